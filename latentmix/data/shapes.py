@@ -1,0 +1,202 @@
+"""The embedded dataset: ten kinds of drawn shape, with the statistics of photographs.
+
+What matters here is not the shapes but what surrounds them. Centred shapes on smooth grounds leave most of the latent
+space empty; their inverted latents have norms far below √L, and mixing them does not behave like mixing photographs.
+So every image is filled with 1/f ("pink") texture, as photographs are; a class has its palette in the ground and one to
+three shapes of a contrasting hue anywhere, at any size and angle, partly out of frame; fine grain lies over everything.
+
+An image depends on (class, index) alone. Indices from `TRAINING_START` on are those the embedded networks were trained
+on; experiments stay below it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+SIZE = 64  # pixels, square
+TRAINING_START = 1_000_000
+GRAIN = 0.02  # standard deviation of the grain, in units where white is 1
+HUES = {
+    "red": 0.0,
+    "orange": 1 / 12,
+    "yellow": 1 / 6,
+    "green": 1 / 3,
+    "cyan": 1 / 2,
+    "blue": 2 / 3,
+    "purple": 0.77,
+    "pink": 0.89,
+}
+COUNTS = {2: "two", 3: "three"}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """A colour by hue (0 to 1 round the circle, 0 is red), saturation and value."""
+
+    hue: float
+    saturation: float
+    value: float
+
+    def name(self) -> str:
+        """In words, e.g. "dark green"."""
+        nearest = min(HUES, key=lambda hue: abs((self.hue - HUES[hue] + 0.5) % 1 - 0.5))
+        return f"dark {nearest}" if self.value < 0.5 else f"pale {nearest}" if self.saturation < 0.5 else nearest
+
+    def rgb(self) -> Array:  # [3, 1, 1], white is 1
+        k = (np.array([5, 3, 1]) + self.hue * 6) % 6
+        rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+        return rgb[:, None, None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a shape lies: the frame spans -1 to 1, y points down; angle in radians."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in one image, but for its texture and grain."""
+
+    ground: Colour
+    roughness: float
+    shapes: tuple[Placed, ...]
+
+
+def draw(class_name: str, index: int) -> Array:
+    """Image number `index` of a class: uint8 [64, 64, 3], RGB. Raises KeyError for a class that is not in `SHAPES`."""
+    scene, rng = _scene(class_name, index)
+    texture = pink(rng, 3)
+    image = scene.ground.rgb() * np.exp(scene.roughness * texture[:1]) + 0.06 * texture
+    for shape in scene.shapes:
+        mask, light = _cover(shape, SHAPES[class_name])
+        image = image * (1 - mask) + shape.colour.rgb() * np.exp(0.15 * pink(rng, 1)) * light * mask
+    image = image + GRAIN * rng.standard_normal(image.shape)
+    return np.rint(image.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
+def describe(class_name: str, index: int) -> str:
+    """What image number `index` shows, e.g. "two red stars on a dark blue ground"."""
+    scene, _ = _scene(class_name, index)
+    count, first = len(scene.shapes), scene.shapes[0].colour.name()
+    plural = "es" if class_name == "cross" else "s"
+    what = f"a {first} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
+    return f"{what} on a {scene.ground.name()} ground"
+
+
+def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
+    """The scene of (class, index) and the generator, ready to draw its textures."""
+    if class_name not in SHAPES:
+        raise KeyError(f"no shape is called {class_name!r}; there are {', '.join(SHAPES)}")
+    kind = list(SHAPES).index(class_name)
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([kind, index])))
+    hue, bright = kind / len(SHAPES), rng.uniform(0.3, 0.85)
+    ground = Colour((hue + 0.07 * rng.standard_normal()) % 1, rng.uniform(0.25, 0.8), bright)
+    count = 1 + int(rng.random() < 0.6) + int(rng.random() < 0.3)
+    shapes = tuple(_placed(rng, hue, (0.2, 0.5) if bright > 0.55 else (0.7, 1.0)) for _ in range(count))
+    return Scene(ground, rng.uniform(0.12, 0.35), shapes), rng
+
+
+def _placed(rng: np.random.Generator, hue: float, values: tuple[float, float]) -> Placed:
+    x, y = rng.uniform(-0.8, 0.8, 2)
+    colour = Colour((hue + 0.45 + 0.1 * rng.standard_normal()) % 1, rng.uniform(0.3, 0.9), rng.uniform(*values))
+    return Placed(x, y, rng.uniform(0.3, 0.7), rng.uniform(-np.pi, np.pi), colour)
+
+
+def _cover(shape: Placed, distance: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
+    """How far a shape covers each pixel, and its shading: [64, 64] each."""
+    axis = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
+    x, y = (axis[None, :] - shape.x) / shape.radius, (axis[:, None] - shape.y) / shape.radius
+    cos, sin = np.cos(shape.angle), np.sin(shape.angle)
+    edge = distance(x * cos - y * sin, x * sin + y * cos) * 30 * shape.radius  # about two pixels wide
+    return 1 / (1 + np.exp(edge.clip(-40, 40))), 1 - 0.3 * np.minimum((x - 0.3) ** 2 + (y + 0.3) ** 2, 1.5)
+
+
+def pink(rng: np.random.Generator, channels: int, exponent: float = 1.15) -> Array:
+    """Noise whose amplitude falls as 1/f^exponent, each channel of zero mean and unit std: [channels, 64, 64]."""
+    spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE)))
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
+    frequency[0, 0] = np.inf  # no constant part
+    noise = np.fft.irfft2(spectrum / frequency**exponent, s=(SIZE, SIZE))
+    return noise / noise.std(axis=(1, 2), keepdims=True)
+
+
+# Signed distances, negative inside, for shapes of about unit radius; y points down. The exact ones for the heart and the
+# drop (a cone with a round end) are Inigo Quilez's.
+
+
+def _polygon(x: Array, y: Array, sides: int, radius: float) -> Array:
+    sector = 2 * np.pi / sides
+    angle = (np.arctan2(x, -y) + sector / 2) % sector - sector / 2
+    return np.hypot(x, y) * np.cos(angle) - radius * np.cos(sector / 2)
+
+
+def _circle(x: Array, y: Array) -> Array:
+    return np.hypot(x, y) - 0.8
+
+
+def _square(x: Array, y: Array) -> Array:
+    return np.maximum(abs(x), abs(y)) - 0.7
+
+
+def _triangle(x: Array, y: Array) -> Array:
+    return _polygon(x, y, 3, 1.0)
+
+
+def _star(x: Array, y: Array) -> Array:
+    point = abs((np.arctan2(x, -y) / (2 * np.pi) * 5) % 1 - 0.5) * 2  # 1 at a point, 0 between two
+    return np.hypot(x, y) - (0.42 + 0.58 * point**1.3)
+
+
+def _ring(x: Array, y: Array) -> Array:
+    return abs(np.hypot(x, y) - 0.65) - 0.2
+
+
+def _cross(x: Array, y: Array) -> Array:
+    return np.minimum(np.maximum(abs(x) - 0.9, abs(y) - 0.28), np.maximum(abs(x) - 0.28, abs(y) - 0.9))
+
+
+def _heart(x: Array, y: Array) -> Array:
+    x, y = abs(x) / 1.5, 0.55 - y / 1.5
+    lobe = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
+    diagonal = 0.5 * np.maximum(x + y, 0)
+    body = np.sqrt(np.minimum(x**2 + (y - 1) ** 2, (x - diagonal) ** 2 + (y - diagonal) ** 2)) * np.sign(x - y)
+    return 1.5 * np.where(x + y > 1, lobe, body)
+
+
+def _crescent(x: Array, y: Array) -> Array:
+    return np.maximum(np.hypot(x, y) - 0.9, 0.75 - np.hypot(x - 0.45, y))
+
+
+def _hexagon(x: Array, y: Array) -> Array:
+    return _polygon(x, y, 6, 0.9)
+
+
+def _drop(x: Array, y: Array) -> Array:
+    x, y, blob, height = abs(x), 0.4 - y, 0.55, 1.35  # a disc of radius `blob` and a cone that rises to `height`
+    slope = blob / height
+    rise = np.sqrt(1 - slope**2)
+    along = y * rise - x * slope
+    flank = x * rise + y * slope - blob
+    return np.where(along < 0, np.hypot(x, y) - blob, np.where(along > rise * height, np.hypot(x, y - height), flank))
+
+
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "ring": _ring,
+    "cross": _cross,
+    "heart": _heart,
+    "crescent": _crescent,
+    "hexagon": _hexagon,
+    "drop": _drop,
+}

@@ -1,0 +1,358 @@
+"""Train everything that latentmix ships: the `tiny` pipeline and the two networks that measure it.
+
+    python scripts/train_tiny.py                      # all stages, then the gates; resumes where it was stopped
+    python scripts/train_tiny.py vae unet --steps 50  # some stages, shortened, to try the script
+
+The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip` and `gates`. Each writes what it trained into
+the package (or `--to`), in the layout that `from_pretrained` and open_clip read, so nothing about these weights is
+special: they load as Stable Diffusion's do. Checkpoints lie under `--work`; every step draws its batch and noise from a
+seed of its own, so a resumed run continues as if it had not been stopped. About 75 minutes on two CPU cores.
+"""
+
+import os
+
+# glibc gives large blocks back to the system at every step, a third of the time on a CPU; it reads these at start-up.
+if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+    import sys
+
+    os.environ |= {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentmix.data import shapes
+
+SEED = 2025
+PER_CLASS = 2000
+CLASSES = list(shapes.SHAPES)
+HERE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Setting:
+    work: Path
+    to: Path
+    device: torch.device
+    steps: int | None  # shortens every stage
+
+
+# --- what all stages share ------------------------------------------------------------------------------------------
+
+
+def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], setting: Setting, **how: float) -> None:
+    """Minimise `loss()` with AdamW, warm-up and cosine, and leave the averaged weights in `modules`.
+
+    `how`: steps, learning_rate, decay (of the average).
+    """
+    steps, peak = setting.steps or int(how["steps"]), how["learning_rate"]
+    parameters = [p for module in modules for p in module.parameters()]
+    average = [p.detach().clone() for p in parameters]
+    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-3)
+    checkpoint, start = setting.work / f"{name}-{steps}.ckpt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=setting.device, weights_only=True)
+        optimiser.load_state_dict(saved["optimiser"])
+        start = saved["step"]
+        for p, a, saved_p, saved_a in zip(parameters, average, saved["now"], saved["average"], strict=True):
+            p.data.copy_(saved_p)
+            a.copy_(saved_a)
+    began, running = time.monotonic(), 0.0
+    for step in range(start, steps):
+        torch.manual_seed(SEED * 1_000_003 + step)
+        for group in optimiser.param_groups:
+            group["lr"] = peak * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        value = loss()
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(how["decay"], (step + 1) / (step + 11)))
+        running = value.item() if step == start else 0.98 * running + 0.02 * value.item()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            rate = (step + 1 - start) / (time.monotonic() - began)
+            left = (steps - step - 1) / rate / 60
+            print(f"{name}: step {step + 1}/{steps}, loss {running:.4f}, {rate:.1f}/s, {left:.0f} min left", flush=True)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            state = {"now": [p.data for p in parameters], "average": average, "optimiser": optimiser.state_dict()}
+            torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+    for p, a in zip(parameters, average, strict=True):
+        p.data.copy_(a)
+
+
+def training_images(work: Path) -> tuple[Tensor, Tensor]:
+    """Images uint8 [20000, 3, 64, 64] and their class numbers [20000]; drawn once, then read from `work`."""
+    path = work / "images.npy"
+    if not path.exists():
+        indices = [(name, shapes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
+        with multiprocessing.get_context("spawn").Pool() as pool:
+            drawn = np.stack(pool.starmap(shapes.draw, indices, chunksize=500))
+        np.save(work / "images.part.npy", drawn)
+        (work / "images.part.npy").replace(path)
+    images = torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).contiguous()
+    return images, torch.arange(len(CLASSES)).repeat_interleave(PER_CLASS)
+
+
+def to_network(images: Tensor) -> Tensor:
+    """uint8 -> float in [-1, 1], channels last."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def pick(count: int, *tensors: Tensor, device: torch.device) -> list[Tensor]:
+    rows = torch.randint(len(tensors[0]), (count,))
+    return [tensor[rows.to(tensor.device)].to(device) for tensor in tensors]
+
+
+def half(module: nn.Module) -> nn.Module:
+    """The weights rounded to float16, which is how they are stored; the networks run in float32."""
+    return module.half()
+
+
+# --- the stages -----------------------------------------------------------------------------------------------------
+
+
+def vae(setting: Setting) -> None:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(SEED)
+    network = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),  # few channels where there are many pixels
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=shapes.SIZE,
+    ).to(setting.device, memory_format=torch.channels_last)
+    images, _ = training_images(setting.work)
+
+    def loss() -> Tensor:
+        x = to_network(pick(32, images, device=setting.device)[0])
+        posterior = network.encode(x).latent_dist
+        error = network.decode(posterior.sample()).sample - x
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return error.square().mean() + 0.2 * error.abs().mean() + 2e-4 * divergence
+
+    train("vae", [network], loss, setting, steps=2500, learning_rate=1.5e-3, decay=0.995)
+    with torch.no_grad():
+        sample = torch.cat([network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)])
+    network.register_to_config(scaling_factor=1 / sample.std().item())
+    half(network).save_pretrained(setting.to / "tiny" / "vae")
+
+
+def tokenizer(setting: Setting, sentences: Sequence[str]):
+    """A tokenizer in CLIP's format whose vocabulary is CLIP's 512 byte symbols and the words of `sentences`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=10_000, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False)
+    bpe.train_from_iterator(sentences, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    symbols = dict.fromkeys([*bytes_, *(b + "</w>" for b in bytes_), *model["vocab"], "<|startoftext|>", "<|endoftext|>"])
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    folder = setting.to / "tiny" / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    made = CLIPTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=merges, model_max_length=24)
+    made.save_pretrained(folder)
+    return made
+
+
+def sentences(per_class: int = PER_CLASS) -> list[str]:
+    """A prompt for every training image, in the order of `training_images`."""
+    start = shapes.TRAINING_START
+    return [f"a photo of {shapes.describe(name, start + i)}" for name in CLASSES for i in range(per_class)]
+
+
+def unet(setting: Setting) -> None:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(SEED + 1)
+    device, prompts = setting.device, sentences()
+    words = tokenizer(setting, [*prompts, *(class_prompt(name) for name in CLASSES)])
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=64,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=words.model_max_length,
+            projection_dim=64,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    ).to(device)
+    network = UNet2DConditionModel(
+        sample_size=shapes.SIZE // 8,
+        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=8,
+        norm_num_groups=16,
+        layers_per_block=1,
+    ).to(device, memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(  # Stable Diffusion 1.5's settings; the class's defaults are others
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    encoder = AutoencoderKL.from_pretrained(setting.to / "tiny" / "vae", torch_dtype=torch.float32).to(device)
+    mean, std, classes = latents(encoder, setting)
+
+    def ids(texts: Sequence[str]) -> Tensor:
+        return words(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+    full, short, empty = ids(prompts), ids([class_prompt(name) for name in CLASSES]), ids([""])
+    levels = scheduler.alphas_cumprod.to(device)
+
+    def loss() -> Tensor:
+        m, s, c, described = pick(64, mean, std, classes, full, device=device)
+        chance = torch.rand(64, device=device)[:, None]
+        text = torch.where(chance < 0.75, short.to(device)[c], described)
+        text = torch.where(chance > 0.9, empty.to(device), text)  # for guidance
+        z0, eps = m + s * torch.randn_like(m), torch.randn_like(m)
+        t = torch.randint(len(levels), (64,), device=device)
+        alpha = levels[t].view(-1, 1, 1, 1)
+        z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
+        return (network(z, t, text_encoder(text).last_hidden_state).sample - eps).square().mean()
+
+    train("unet", [network, text_encoder], loss, setting, steps=10_000, learning_rate=1e-3, decay=0.999)
+    StableDiffusionPipeline(
+        vae=encoder.half(),
+        text_encoder=text_encoder.half(),
+        tokenizer=words,
+        unet=network.half(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    ).save_pretrained(setting.to / "tiny")
+
+
+def class_prompt(name: str) -> str:
+    return f"a photo of a {name}"
+
+
+@torch.no_grad()
+def latents(encoder: nn.Module, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled posterior means and stds of all training images [20000, 4, 8, 8], and their class numbers."""
+    images, classes = training_images(setting.work)
+    scale = encoder.config.scaling_factor
+    posteriors = [encoder.encode(to_network(part.to(setting.device))).latent_dist for part in images.split(250)]
+    return torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale, classes
+
+
+def turned(images: Tensor) -> Tensor:
+    """The batch flipped and transposed at random, as a whole; no class changes by it."""
+    flip, flop, transpose = torch.rand(3) < 0.5
+    images = images.flip(-1) if flip else images
+    images = images.flip(-2) if flop else images
+    return images.transpose(-1, -2) if transpose else images
+
+
+def classifier(setting: Setting) -> None:
+    from safetensors.torch import save_file
+
+    from latentmix.features import Classifier
+
+    torch.manual_seed(SEED + 2)
+    network = Classifier(len(CLASSES)).to(setting.device, memory_format=torch.channels_last)
+    images, classes = training_images(setting.work)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
+
+    def loss() -> Tensor:
+        x, target = pick(64, images, classes, device=setting.device)
+        return criterion(network(to_network(turned(x))), target)
+
+    train("classifier", [network], loss, setting, steps=3000, learning_rate=2e-3, decay=0.995)
+    folder = setting.to / "classifier"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"classes": CLASSES}, indent=2) + "\n")
+
+
+def clip(setting: Setting) -> None:
+    """Contrastive training on captions; images that share a caption count as each other's."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    prompts, folder = sentences(), setting.to / "clip"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
+        (folder / source).write_bytes((setting.to / "tiny" / "tokenizer" / source).read_bytes())
+    vocabulary = len(json.loads((folder / "vocab.json").read_text()))
+    architecture = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": shapes.SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": vocabulary,
+            "hf_tokenizer_name": "clip",
+            "width": 64,
+            "heads": 4,
+            "layers": 2,
+        },
+    }
+    preprocess = {"size": [shapes.SIZE] * 2, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    torch.manual_seed(SEED + 3)
+    network = open_clip.CLIP(**architecture).to(setting.device)
+    words = open_clip.get_tokenizer(f"local-dir:{folder}")
+    full, short = words(prompts), words([class_prompt(name) for name in CLASSES])
+    images, classes = training_images(setting.work)
+
+    def loss() -> Tensor:
+        x, c, text = pick(128, images, classes, full, device=setting.device)
+        text = torch.where(torch.rand(128, 1, device=setting.device) < 0.25, short.to(setting.device)[c], text)
+        image, caption, scale = network(to_network(turned(x)), text)
+        same = (text[:, None] == text[None]).all(-1).float()
+        target = same / same.sum(1, keepdim=True)
+        logits = scale * image @ caption.T
+        return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
+
+    train("clip", [network], loss, setting, steps=2000, learning_rate=1e-3, decay=0.995)
+    save_file({k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "open_clip_model.safetensors")
+
+
+STAGES = {"vae": vae, "unet": unet, "classifier": classifier, "clip": clip}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", default=list(STAGES), help=f"of {', '.join(STAGES)}; default all")
+    parser.add_argument("--work", type=Path, default=HERE / "outputs" / "train_tiny")
+    parser.add_argument("--to", type=Path, default=HERE / "latentmix" / "embedded")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    setting = Setting(given.work, given.to, torch.device(given.device), given.steps)
+    for stage in given.stages:
+        STAGES[stage](setting)
+
+
+if __name__ == "__main__":
+    main()
