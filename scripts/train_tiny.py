@@ -146,7 +146,9 @@ def vae(setting: Setting) -> None:
 
     train("vae", [network], loss, setting, steps=2500, learning_rate=1.5e-3, decay=0.995)
     with torch.no_grad():
-        sample = torch.cat([network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)])
+        sample = torch.cat(
+            [network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)]
+        )
     network.register_to_config(scaling_factor=1 / sample.std().item())
     half(network).save_pretrained(setting.to / "tiny" / "vae")
 
@@ -159,10 +161,14 @@ def tokenizer(setting: Setting, sentences: Sequence[str]):
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=10_000, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False
+    )
     bpe.train_from_iterator(sentences, trainer)
     model = json.loads(bpe.to_str())["model"]
-    symbols = dict.fromkeys([*bytes_, *(b + "</w>" for b in bytes_), *model["vocab"], "<|startoftext|>", "<|endoftext|>"])
+    symbols = dict.fromkeys(
+        [*bytes_, *(b + "</w>" for b in bytes_), *model["vocab"], "<|startoftext|>", "<|endoftext|>"]
+    )
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     folder = setting.to / "tiny" / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
@@ -334,7 +340,9 @@ def clip(setting: Setting) -> None:
         return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
     train("clip", [network], loss, setting, steps=2000, learning_rate=1e-3, decay=0.995)
-    save_file({k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
 
 
 STAGES = {"vae": vae, "unet": unet, "classifier": classifier, "clip": clip}

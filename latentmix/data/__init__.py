@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from latentmix.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,13 @@ class Dataset(Protocol):
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """The first `count` images of a class, or all; raises UserError where there are fewer."""
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    if config.name == "shapes":
+        from latentmix.data.shapes import Shapes
+
+        return Shapes()
+    from latentmix.data.folder import Folder
+
+    return Folder(Path(config.path or ""), config.bad_images)

@@ -11,8 +11,13 @@ on; experiments stay below it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from PIL import Image
+
+from latentmix.data import Source
+from latentmix.errors import UserError
 
 Array = np.ndarray
 SIZE = 64  # pixels, square
@@ -200,3 +205,25 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "hexagon": _hexagon,
     "drop": _drop,
 }
+
+
+class Shapes:
+    """The drawn shapes as a `Dataset`."""
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(SHAPES))
+
+    def title(self, class_id: str) -> str:
+        return class_id
+
+    def images(self, class_id: str, count: int | None = None) -> list[Source]:
+        if class_id not in SHAPES:
+            raise UserError(f"no shape is called {class_id!r}; there are {', '.join(self.classes())}")
+        if count is None or count > TRAINING_START:
+            raise UserError(f"the drawn shapes have no end; say how many of each class, up to {TRAINING_START}")
+        return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+
+
+def _sized(class_name: str, index: int, size: int) -> Array:
+    image = Image.fromarray(draw(class_name, index))
+    return np.asarray(image if size == SIZE else image.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,71 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+
+# glibc's malloc gives large blocks back to the system at every step, a third of the time on a CPU.
+export MALLOC_TRIM_THRESHOLD_ := 4000000000
+export MALLOC_MMAP_THRESHOLD_ := 4000000000
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help setup demo test lint format typecheck lock clean always
+
+help: ## List these targets
+	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
+	@awk -F ':.*## ' '/^[a-z0-9%]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
+
+demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
+	$(BIN)/latentmix sweep experiment=demo $(if $(MODEL),model=$(MODEL)) $(ARGS)
+
+fig%: $(READY) always ## Draw a figure (make fig1, make fig7); EXPERIMENT=x takes another experiment than demo
+	$(BIN)/latentmix figure $@ experiment=$(or $(EXPERIMENT),demo) $(ARGS)
+
+test: $(READY) ## Run the tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## Check style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY) ## Mend style where ruff can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+typecheck: $(READY) ## Check types
+	$(BIN)/mypy $(ARGS)
+
+lock: $(UV) ## Bring requirements.lock up to date with pyproject.toml; ARGS=--upgrade takes newer versions
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --quiet -o requirements.lock $(ARGS)
+
+clean: ## Remove .venv and the tools' caches; outputs/ stays
+	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find latentmix scripts tests -name __pycache__ -prune -exec rm -rf {} +
+
+# uv takes half an installed package for a whole one, so a set-up that was cut off begins again.
+ifneq ($(wildcard $(UNFINISHED)),)
+.PHONY: $(UV)
+endif
+
+$(UV):
+	@if kill -0 "$$(cat $(UNFINISHED) 2>&1)" 2>/dev/null; then \
+	  echo "Another make is filling $(VENV); wait for it." >&2; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "latentmix needs Python 3.11 or newer, and $(PYTHON) is not; try: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	@rm -f $@; echo $$PPID > $(UNFINISHED)
+	$(UV) pip sync --python $(BIN)/python --require-hashes --quiet requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --quiet -e .
+	@mv $(UNFINISHED) $@; touch $@

@@ -1,0 +1,197 @@
+"""The workbench: what all stages of a run share, each thing loaded when it is first needed and then kept."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentmix.config import Config
+from latentmix.data import Dataset, Source, load_dataset
+from latentmix.errors import UserError
+from latentmix.features import Network, clip_network, frechet_network
+from latentmix.ladder import Ladder
+from latentmix.mixing import Method
+from latentmix.models import Conditioning, Model, load_model
+from latentmix.store import Parts, key
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of a curve before averaging over classes: a class, how many latents are mixed, and how."""
+
+    class_id: str
+    n: int
+    method: Method
+
+    def __str__(self) -> str:
+        return f"{self.class_id}, N = {self.n}, {self.method}"
+
+
+class Bench:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def device(self) -> torch.device:
+        if self.config.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=self.config.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device={self.config.device} can't be used: {str(error).splitlines()[0]}") from error
+        return torch.device(self.config.device)
+
+    @property
+    def batch(self) -> int:
+        return 32 if self.config.batch == "auto" else self.config.batch
+
+    @cached_property
+    def model(self) -> Model:
+        return load_model(self.config.model, self.device)
+
+    @cached_property
+    def data(self) -> Dataset:
+        return load_dataset(self.config.data)
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """`frechet` and `clip`, for the two distances."""
+        model = self.config.model
+        return {
+            "frechet": frechet_network(model.features, self.device),
+            "clip": clip_network(model.clip, self.device),
+        }
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        there = self.data.classes()
+        wanted = self.config.data.classes
+        for class_id in wanted or ():
+            if class_id not in there:
+                self.data.images(class_id, 1)  # says what there is instead
+        return there if wanted is None else tuple(dict.fromkeys(wanted))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Class by class, so that one class's latents are in memory at a time."""
+        config = self.config
+        return [Cell(c, n, m) for c in self.classes for n in config.n for m in dict.fromkeys(config.methods)]
+
+    @lru_cache(maxsize=None)  # noqa: B019 - a bench lives as long as its command
+    def pool(self, class_id: str) -> list[Source]:
+        """The images of a class that are inverted and mixed."""
+        return self.data.images(class_id, self.config.pool)
+
+    @lru_cache(maxsize=None)  # noqa: B019
+    def references(self, class_id: str) -> list[Source]:
+        """The real images of a class that generated ones are measured against."""
+        return self.data.images(class_id, self.config.data.reference)
+
+    def prompt(self, class_id: str) -> str:
+        return self.config.model.prompt.format(self.data.title(class_id))
+
+    def conditioning(self, class_id: str, guidance: float) -> Conditioning:
+        row = self.classes.index(class_id)
+        return replace(self._embeddings, text=self._embeddings.text[row : row + 1], guidance=guidance)
+
+    @cached_property
+    def _embeddings(self) -> Conditioning:
+        """All prompts at once, so that the text encoder comes and goes once."""
+        return self.model.embed([self.prompt(class_id) for class_id in self.classes])
+
+    @cached_property
+    def inversion_ladder(self) -> Ladder:
+        return self.model.ladder(self.config.inversion.steps, self.config.inversion.spacing)
+
+    @cached_property
+    def generation_ladder(self) -> Ladder:
+        return self.model.ladder(self.config.steps, self.config.spacing)
+
+    # Where things are kept. Identities hold whatever the bytes depend on, and nothing else.
+
+    def latents_identity(self, class_id: str) -> dict[str, object]:
+        inversion = self.config.inversion
+        return {
+            "model": self.model.identity,
+            "size": self.config.model.size,
+            "prompt": self.prompt(class_id),
+            "inversion": inversion.name,
+            "guidance": inversion.guidance,
+            "ladder": _identity(self.inversion_ladder),
+        }
+
+    def cell_identity(self, cell: Cell) -> dict[str, object]:
+        return {
+            "latents": self.latents_identity(cell.class_id),
+            "pool": [source.id for source in self.pool(cell.class_id)],
+            "seed": self.config.seed,
+            "class": cell.class_id,
+            "n": cell.n,
+            "method": str(cell.method),
+            "guidance": self.config.guidance,
+            "ladder": _identity(self.generation_ladder),
+        }
+
+    def latents(self, class_id: str) -> Parts:
+        """`latents` at t = T and `clean` ones, a row for each image of the pool."""
+        identity = self.latents_identity(class_id)
+        return Parts(self.config.cache / "latents" / key(identity), identity)
+
+    @lru_cache(maxsize=None)  # noqa: B019
+    def cell_folder(self, cell: Cell) -> Path:
+        return self.config.cache / "cells" / key(self.cell_identity(cell))
+
+    def centroids(self, cell: Cell) -> Parts:
+        """`latents`, a row for each draw."""
+        return Parts(self.cell_folder(cell) / "centroids", self.cell_identity(cell))
+
+    def features(self, cell: Cell, network: Network) -> Parts:
+        """`features`, a row for each draw."""
+        identity = {"cell": self.cell_identity(cell), "network": network.identity}
+        return Parts(self.cell_folder(cell) / f"features-{key(network.identity)}", identity)
+
+    def reference_features(self, network: Network) -> Parts:
+        """`features`, a row for each real image of any class."""
+        identity = {"network": network.identity, "size": self.config.model.size}
+        return Parts(self.config.cache / "references" / key(identity), identity)
+
+    def picture(self, cell: Cell, draw: int) -> Path:
+        return self.cell_folder(cell) / "pictures" / f"{draw:06d}.png"
+
+    # What is mixed.
+
+    def pool_latents(self, class_id: str) -> Tensor:
+        """[pool, C, h, w] at t = T, from the cache; UserError where some are missing."""
+        if class_id != self._held[0]:
+            try:
+                held = self.latents(class_id).gather([source.id for source in self.pool(class_id)], "latents")
+            except KeyError:
+                raise UserError(
+                    f"not all images of {class_id!r} are inverted yet; run latentmix invert first"
+                ) from None
+            self._held = class_id, held.to(self.device)
+        return self._held[1]
+
+    _held: tuple[str | None, Tensor] = None, torch.empty(0)
+
+    def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
+        """Uniform weights of each draw's N images over the class's pool: [K, pool]."""
+        drawn = [subset(self.config.seed, cell.class_id, draw, self.config.pool)[: cell.n] for draw in draws]
+        rows = torch.zeros(len(draws), self.config.pool)
+        return rows.scatter_(1, torch.from_numpy(np.stack(drawn)), 1 / cell.n).to(self.device)
+
+
+def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:
+    """The pool in the order in which a draw takes it: its first N are the draw's images, so draws are nested in N, and
+    the same for every method."""
+    word = int.from_bytes(hashlib.sha256(class_id.encode()).digest()[:8])
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, word, draw]))).permutation(pool)
+
+
+def _identity(ladder: Ladder) -> str:
+    return key([[r.clean.alpha, r.clean.sigma, r.noisy.alpha, r.noisy.sigma, r.clock] for r in ladder])

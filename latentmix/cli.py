@@ -1,0 +1,193 @@
+"""The command line. Every command takes Hydra overrides (`n=[2,8]`, `model=sd15`) and continues what is there.
+
+Nothing heavy is imported here: torch, hydra and the rest come inside commands, so that `--help` answers at once.
+"""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentmix.errors import UserError
+
+if TYPE_CHECKING:
+    from latentmix.bench import Bench
+    from latentmix.sweep import Stage
+
+app = typer.Typer(
+    name="latentmix",
+    help="Invert images into the latent space of Stable Diffusion, mix N of them at once, generate, and measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Changes to configs/config.yaml, in Hydra's syntax; quote those with brackets."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+def example(*lines: str) -> str:
+    return "Examples:\n\n" + "\n\n".join(f"    {line}" for line in lines)
+
+
+@app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
+def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Images -> latents at t = T, kept in the cache."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    _work(bench, [sweep.inversion], dry_run)
+    if not dry_run:
+        _say(f"latents of {len(bench.classes)} classes are in {bench.config.cache / 'latents'}")
+
+
+@app.command(
+    epilog=example(
+        "latentmix mix 'n=[8]' 'methods=[fix/chm]' draws=32",
+        "latentmix mix --class star --weights 0.5,0.3,0.2 'methods=[nin/chm,slerp/0]'",
+    )
+)
+def mix(
+    overrides: Overrides = None,
+    weights: Annotated[str | None, typer.Option(help="Mix a class's first images with these, and render it.")] = None,
+    class_id: Annotated[str | None, typer.Option("--class", help="With --weights: which class.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Draws -> mixed latents, kept in the cache; or one mixture with given weights, to look at."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    if weights is None:
+        _work(bench, [sweep.inversion, sweep.mixing], dry_run)
+        if not dry_run:
+            _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
+        return
+    from latentmix.look import mix_once
+
+    _work(bench, [sweep.inversion], dry_run)
+    if not dry_run:
+        for path in mix_once(bench, class_id or bench.classes[0], weights):
+            _say(str(path))
+
+
+@app.command(epilog=example("latentmix generate 'n=[64]' 'methods=[fix/0,fix/chm]' draws=8"))
+def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Mixed latents -> images, all of them kept as PNG."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    _work(bench, [sweep.inversion, lambda b: sweep.generation(b, b.config.draws, measure=False)], dry_run)
+    if not dry_run:
+        from latentmix.look import copy_pictures
+
+        _say(f"images are in {copy_pictures(bench)}")
+
+
+@app.command(epilog=example("latentmix evaluate experiment=demo"))
+def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Images -> features -> metrics.csv, for what has been generated."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    _work(bench, [sweep.references, sweep.measurement], dry_run)
+    if not dry_run:
+        _finish(bench)
+
+
+@app.command(
+    name="sweep",
+    epilog=example(
+        "latentmix sweep experiment=demo",
+        "latentmix sweep experiment=fig7 model=sd15 data=folder data.path=imagenet/train --dry-run",
+        "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
+    ),
+)
+def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    stages = [sweep.references, sweep.inversion, lambda b: sweep.generation(b, b.config.keep, measure=True)]
+    _work(bench, stages, dry_run)
+    if not dry_run:
+        _finish(bench)
+
+
+@app.command(epilog=example("latentmix figure fig7 experiment=demo"))
+def figure(name: Annotated[str, typer.Argument(help="fig1 or fig7.")], overrides: Overrides = None) -> None:
+    """The results of a finished run -> a picture of the paper's kind, as PNG and PDF."""
+    from latentmix.figures import FIGURES
+
+    if name not in FIGURES:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    bench = _bench(overrides)
+    for path in FIGURES[name](bench, bench.config.folder / name):
+        _say(str(path))
+
+
+def main() -> None:
+    """The entry point: user errors become one line, interruptions say that nothing is lost."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except UserError as error:
+        _complain(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("stopped; what is finished is kept, and the same command continues from there")
+        sys.exit(130)
+
+
+def _bench(overrides: list[str] | None) -> "Bench":
+    from latentmix.config import compose
+
+    config = compose(overrides or [])
+    from latentmix.bench import Bench
+    from latentmix.launch import prepare
+
+    prepare(config.launch)
+    return Bench(config)
+
+
+def _work(bench: "Bench", stages: list[Any], dry_run: bool) -> None:
+    """Plan each stage and do it, with a bar; a dry run only plans."""
+    from latentmix import launch
+
+    if dry_run:
+        launch.report(bench, [plan(bench) for plan in stages])
+        return
+    for plan in stages:
+        launch.run(bench, plan(bench))
+
+
+def _finish(bench: "Bench") -> None:
+    from latentmix.evaluate import evaluate
+    from latentmix.figures import FIGURES
+    from latentmix.launch import conclude
+
+    results = evaluate(bench)
+    pictures = [path for name, draw in FIGURES.items() for path in draw(bench, bench.config.folder / name)]
+    conclude(bench, results, pictures)
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _complain(text: str) -> None:
+    typer.echo(f"latentmix: {text}", err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if category is UserWarning and not str(message).startswith("Failed"):
+        _complain(f"warning: {message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""An experiment as YAML under `configs/` composes it and overrides change it, checked once and frozen.
+
+Hydra puts the parts together; pydantic decides what is allowed. What does not change a result (device, batch, launch,
+where to write) is kept apart from what does: only the latter ever enters a cache key.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from latentmix.errors import UserError
+from latentmix.ladder import SPACINGS
+from latentmix.mixing import Method
+
+Positive = Annotated[int, Field(gt=0)]
+MethodName = Annotated[
+    Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
+]
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    name: str
+    size: Positive  # pixels, square
+    guidance: Annotated[float, Field(ge=0)]  # of generation
+    prompt: str
+    features: str  # "embedded" or "inception"
+    clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    embedded: bool = False
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.prompt:
+            raise ValueError("the prompt must contain {} where the class's name goes")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    name: Literal["shapes", "folder"]
+    reference: Positive | None  # real images of a class to measure against; None is all of them
+    path: str | None = None
+    classes: tuple[str, ...] | None = None  # None is all of them
+    bad_images: Literal["refuse", "skip"] = "refuse"
+
+
+@dataclass(frozen=True, config=STRICT)
+class InversionConfig:
+    name: Literal["ddim"]
+    steps: Positive
+    guidance: Annotated[float, Field(ge=0)]
+    spacing: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class LaunchConfig:
+    name: Literal["local"]
+    threads: Positive | None = None  # None leaves it to torch
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Everything that a run is made of; see `configs/config.yaml` for what each key means."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    inversion: InversionConfig
+    launch: LaunchConfig
+    n: tuple[Positive, ...]
+    methods: tuple[MethodName, ...]
+    pool: Positive
+    draws: Positive
+    steps: Positive
+    guidance: Annotated[float, Field(ge=0)]
+    spacing: str
+    seed: int
+    device: str
+    batch: Positive | Literal["auto"]
+    outputs: Path
+    keep: Annotated[int, Field(ge=0)]
+
+    def __post_init__(self) -> None:
+        for spacing in (self.spacing, self.inversion.spacing):
+            if spacing not in SPACINGS:
+                raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+        if not self.n or not self.methods:
+            raise ValueError("n and methods need at least one entry each")
+        if max(self.n) > self.pool:
+            raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
+        if self.draws < 2:
+            raise ValueError("draws must be at least 2, or there is no distribution to measure")
+        if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
+            raise ValueError(f"name={self.name!r} must be a plain folder name")
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's results go."""
+        return self.outputs / self.name
+
+    @property
+    def cache(self) -> Path:
+        return self.outputs / "cache"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in `config.yaml`."""
+        return TypeAdapter(Config).dump_python(self, mode="json")
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The config that `configs/config.yaml` and overrides like `model=sd15` or `n=[2,8]` make; UserError if it can't be."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(overrides))
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, overrides)) from error
+    return validate(plain)
+
+
+def validate(plain: Any) -> Config:
+    """Plain values -> Config; UserError names the key that is wrong and why."""
+    try:
+        return TypeAdapter(Config).validate_python(plain)
+    except ValidationError as error:
+        raise UserError("; ".join(dict.fromkeys(_describe(e) for e in error.errors()))) from error
+
+
+def folder() -> Path:
+    """The configs: beside the package in a checkout, inside it where it was installed."""
+    inside = Path(__file__).resolve().parent / "configs"
+    return inside if inside.is_dir() else inside.parent.parent / "configs"
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if error["type"] == "value_error" or not where:
+        return f"{where}: {reason}" if where else reason
+    if error["type"] == "unexpected_keyword_argument":
+        return f"there is no key {where!r}{_nearest(where)}"
+    return f"{where}={error['input']!r}: {reason}"
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's errors in one line, with the nearest key that exists."""
+    cause = error.__cause__ or error
+    first = str(cause).strip().splitlines()[0]
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
+            return f"there is no key {key!r}{_nearest(key)}"
+    if first.startswith("Missing mandatory value"):
+        needed = str(cause).split("full_key: ")[1].split()[0]
+        return f"{needed} is needed here; give it as {needed}=..."
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            return f"{override!r} is not KEY=VALUE"
+    if first.startswith("In 'config'") and "Could not find" in first:
+        group, _, option = first.split("Could not find '")[1].split("'")[0].partition("/")
+        there = sorted(path.stem for path in (folder() / group).glob("*.yaml"))
+        return f"there is no {group}={option}; there are {', '.join(there) or 'none'}"
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+
+
+def _nearest(key: str) -> str:
+    """ "; did you mean ...?", or nothing where no key is close."""
+    tops = {f.name: f.type for f in dataclasses.fields(Config)}
+    every = [*tops]
+    for top, kind in tops.items():
+        if dataclasses.is_dataclass(kind):
+            every += [f"{top}.{f.name}" for f in dataclasses.fields(kind)]
+    near = difflib.get_close_matches(key, every, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(tops)}"

@@ -1,0 +1,60 @@
+"""Fig. 7: distance to real images against N, a line for each method."""
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from latentmix.bench import Bench
+from latentmix.errors import UserError
+from latentmix.evaluate import AVERAGE, Result, read_table
+from latentmix.figures.style import COLOURS, LINES, MARKERS, save, styled
+from latentmix.mixing import Method
+
+NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
+
+
+def fig7(bench: Bench, stem: Path) -> list[Path]:
+    """Image quality of mixtures of N latents, averaged over classes; bars are 95 % intervals over classes."""
+    table = bench.config.folder / "metrics.csv"
+    if not table.exists():
+        raise UserError(f"{table} is not there; run latentmix sweep with the same settings first")
+    results = [result for result in read_table(table) if result.class_id == AVERAGE]
+    metrics = list(dict.fromkeys(result.metric for result in results))
+    methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results)]
+    with styled():
+        figure = Figure(figsize=(3.4 * len(metrics), 2.8), layout="constrained")
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            for place, method in enumerate(methods):
+                shift = 1 + 0.012 * (place - (len(methods) - 1) / 2)  # so that bars don't hide each other
+                _line(axes, [r for r in results if (r.metric, r.method) == (metric, str(method))], method, shift)
+            axes.set(xscale="log", xlabel="number of latents mixed, N", ylabel=_label(metric))
+            axes.set_xticks(bench.config.n, labels=[str(n) for n in bench.config.n])
+            axes.minorticks_off()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(methods), 4), handlelength=3)
+        return save(figure, stem)
+
+
+def _line(axes: Axes, results: list[Result], method: Method, shift: float) -> None:
+    results = sorted(results, key=lambda result: result.n)
+    values = [result.estimate.value for result in results]
+    errors = [0 if math.isnan(r.estimate.high) else r.estimate.high - r.estimate.value for r in results]
+    axes.errorbar(
+        [result.n * shift for result in results],
+        values,
+        yerr=errors,
+        label=str(method),
+        color=COLOURS[method.mean],
+        linestyle=LINES[method.norm],
+        marker=MARKERS[method.norm],
+        markersize=3.5,
+        linewidth=1.2,
+        elinewidth=0.6,
+    )
+
+
+def _label(metric: str) -> str:
+    clip = metric.removeprefix("clip_distance_")
+    return f"cosine distance\n(CLIP {clip})" if clip != metric else NAMES.get(metric, metric)

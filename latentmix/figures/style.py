@@ -1,0 +1,47 @@
+"""How all figures look: readable at column width, told apart without colour, plots as vectors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from latentmix.store import write
+
+# Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
+COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2"}
+LINES = {"lin": ":", "fix": "-", "nin": "--", "slerp": "-.", "lol": (0, (3, 1, 1, 1, 1, 1))}
+MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D"}
+
+SETTINGS = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """`stem`.png and `stem`.pdf."""
+    paths = []
+    for ending in ("png", "pdf"):
+        buffer = BytesIO()
+        figure.savefig(
+            buffer, format=ending, bbox_inches="tight", metadata={"CreationDate": None} if ending == "pdf" else {}
+        )
+        path = stem.with_suffix(f".{ending}")
+        write(path, buffer.getvalue())
+        paths.append(path)
+    return paths

@@ -1,0 +1,93 @@
+"""Inversion and generation, written once for every family of diffusion model.
+
+A noise level is (α, σ): z = α·x0 + σ·ε. A ladder is a list of rungs from clean to noisy. Inversion climbs it and
+generation descends it, by the same step: say what x0 and ε are here, and put them together as they are there (DDIM, eq.
+12 of Song et al., with η = 0; for rectified flow it is Euler's step). The clock, which is what the network is told, is
+that of a rung's noisy end in both directions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Latents = Float[Tensor, "B C H W"]
+
+
+@dataclass(frozen=True)
+class Level:
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    clean: Level
+    noisy: Level
+    clock: float
+
+
+Ladder = tuple[Rung, ...]
+Predict = Callable[[Latents, Level, float], tuple[Latents, Latents]]  # z, its level, clock -> x0, eps
+
+
+def step(predict: Predict, z: Latents, here: Level, there: Level, clock: float) -> Latents:
+    x0, eps = predict(z, here, clock)
+    return there.alpha * x0 + there.sigma * eps
+
+
+def invert(predict: Predict, z: Latents, ladder: Ladder) -> Latents:
+    """Clean latents -> latents at t = T. Keeps the dtype of `z`; use float32, as 16 bits don't survive many steps."""
+    for rung in ladder:
+        z = step(predict, z, rung.clean, rung.noisy, rung.clock)
+    return z
+
+
+def generate(predict: Predict, z: Latents, ladder: Ladder) -> Latents:
+    """Latents at t = T -> clean latents."""
+    for rung in reversed(ladder):
+        z = step(predict, z, rung.noisy, rung.clean, rung.clock)
+    return z
+
+
+def from_epsilon(out: Latents, z: Latents, here: Level) -> tuple[Latents, Latents]:
+    """x0 and ε from a network that predicts ε."""
+    return (z - here.sigma * out) / here.alpha, out
+
+
+def from_v(out: Latents, z: Latents, here: Level) -> tuple[Latents, Latents]:
+    """x0 and ε from a network that predicts v = α·ε − σ·x0 (Salimans & Ho)."""
+    return here.alpha * z - here.sigma * out, here.sigma * z + here.alpha * out
+
+
+def discrete_ladder(alphas_cumprod: Tensor, clocks: Sequence[int], first: float) -> Ladder:
+    """The ladder of a network trained on discrete time steps: it rises through `clocks` (increasing), from the clean
+    level whose ᾱ is `first`."""
+    levels = [_level(first), *(_level(alphas_cumprod[t].item()) for t in clocks)]
+    return tuple(Rung(*pair, clock) for *pair, clock in zip(levels, levels[1:], clocks, strict=False))
+
+
+def _level(alpha_bar: float) -> Level:
+    return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+
+
+def timesteps(steps: int, spacing: str, train_steps: int = 1000, offset: int = 0) -> tuple[int, ...]:
+    """`steps` time steps, increasing, spaced as diffusers' schedulers space them.
+
+    `trailing` ends at the last step of training (999), `leading` before it (981 for 50 steps and an offset of 1), and
+    `linspace` spans all (Lin et al., "Common diffusion noise schedules and sample steps are flawed", Table 2).
+    """
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+    return SPACINGS[spacing](steps, train_steps, offset)
+
+
+SPACINGS: dict[str, Callable[[int, int, int], tuple[int, ...]]] = {
+    "trailing": lambda n, T, _: tuple(round(T - i * (T / n)) - 1 for i in reversed(range(n))),
+    "leading": lambda n, T, offset: tuple(i * (T // n) + offset for i in range(n)),
+    "linspace": lambda n, T, _: tuple(round(t) for t in torch.linspace(0, T - 1, n, dtype=torch.float64).tolist()),
+}

@@ -1,0 +1,42 @@
+"""Things to look at: one mixture with chosen weights, and the pictures of a run under readable names."""
+
+from pathlib import Path
+
+
+from latentmix.bench import Bench
+from latentmix.errors import UserError
+from latentmix.mixing import mix
+from latentmix.store import save_tensors, write
+from latentmix.sweep import render, write_picture
+
+
+def mix_once(bench: Bench, class_id: str, weights: str) -> list[Path]:
+    """Mix the first images of a class with `weights` ("0.5,0.3,0.2") by each method: the latent, and its picture."""
+    if class_id not in bench.classes:
+        raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(bench.classes)}")
+    try:
+        w = [float(text) for text in weights.split(",")]
+        if len(w) > bench.config.pool:
+            raise ValueError(f"{len(w)} weights are more than pool={bench.config.pool} images")
+        z = bench.pool_latents(class_id)[: len(w)]
+        mixed = {method: mix(z, w, method) for method in bench.config.methods}
+    except ValueError as error:
+        raise UserError(f"--weights {weights}: {error}") from error
+    written = []
+    for method, latent in mixed.items():
+        stem = bench.config.folder / "mixed" / f"{class_id}-{'-'.join(map(str, w))}-{method.norm}-{method.mean}"
+        about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
+        save_tensors(stem.with_name(stem.name + ".safetensors"), {"latents": latent}, about)
+        write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, latent[None], str(method))[0])
+        written += [stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".png")]
+    return written
+
+
+def copy_pictures(bench: Bench) -> Path:
+    """Copy a run's pictures from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder."""
+    folder = bench.config.folder / "images"
+    for cell in bench.cells:
+        place = folder / cell.class_id / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
+        for draw in range(bench.config.draws):
+            write(place / f"{draw:06d}.png", bench.picture(cell, draw).read_bytes())
+    return folder

@@ -1,0 +1,132 @@
+"""What lies on disk is whole, knows what it is, and is found again under a key made from what it was computed from."""
+
+import errno
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from latentmix.errors import UserError
+
+
+class DiskFull(UserError):
+    exit_code = 1
+
+
+def key(identity: Any) -> str:
+    """16 hex digits that name `identity`, anything JSON can hold; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of a model's folder: the bytes of every file; of a file over 64 MiB, its size and 64 blocks from all over."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= 1 << 26:
+                digest.update(file.read())
+                continue
+            for block in range(64):
+                file.seek(block * (size - (1 << 20)) // 63)
+                digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"the disk is full: {path} could not be written. Free some space, or choose another place with outputs=, "
+                "and give the same command again; what is finished is kept"
+            ) from error
+        raise UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """A safetensors file with `about` (JSON) and a checksum of everything in its header."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    text = json.dumps(dict(about), sort_keys=True)
+    write(path, save(held, {"about": text, "sha256": _checksum(held, text)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and `about` of `save_tensors`; raises ValueError where the file is not exactly what was saved."""
+    content = path.read_bytes()
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        text, checksum = header["about"], header["sha256"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file of this cache") from error
+    if checksum != _checksum(tensors, text):
+        raise ValueError(f"{path} does not match its checksum")
+    return tensors, json.loads(text)
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Parts:
+    """Rows of tensors, one row for each id, in files of one batch each.
+
+    A batch is there or not; a damaged one is set aside with a warning and its rows count as missing.
+    """
+
+    def __init__(self, folder: Path, identity: Any) -> None:
+        self.folder = folder
+        self.identity = identity
+
+    def write(self, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        """Each tensor has a row per id."""
+        note = self.folder / "identity.json"  # for whoever looks into the cache
+        if not note.exists():
+            write_json(note, self.identity)
+        save_tensors(self.folder / f"{key(list(ids))}.safetensors", tensors, {"ids": list(ids)})
+
+    def read(self) -> dict[str, dict[str, Tensor]]:
+        """id -> name -> row, for all that is there."""
+        rows: dict[str, dict[str, Tensor]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                tensors, about = load_tensors(path)
+            except ValueError as error:
+                warnings.warn(f"{error}; it is set aside and made again", stacklevel=2)
+                path.replace(path.with_suffix(".damaged"))
+                continue
+            for row, id_ in enumerate(about["ids"]):
+                rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+        return rows
+
+    def gather(self, ids: Iterable[str], name: str) -> Tensor:
+        """The rows of one tensor in the order of `ids`; raises KeyError for one that is missing."""
+        rows = self.read()
+        return torch.stack([rows[id_][name] for id_ in ids])

@@ -1,0 +1,260 @@
+"""The stages of a run, as lists of tasks: what is to be done is planned from what is there, so every run resumes.
+
+A task is one batch. Batches are laid out by the plan alone and always full (the last one is padded), so neither the order
+of work nor an interruption changes a byte of what is kept; another batch size changes nothing beyond rounding.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from latentmix.bench import Bench, Cell
+from latentmix.data import Source
+from latentmix.errors import UserError
+from latentmix.features import Network
+from latentmix.inversion import INVERSIONS
+from latentmix.ladder import generate
+from latentmix.mixing import mixtures
+from latentmix.store import write
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One batch of work: what it is called, its images, the evaluations of the diffusion network, and how it is done."""
+
+    label: str
+    images: int
+    evaluations: int
+    run: Callable[[], None]
+
+
+@dataclass
+class Stage:
+    """All that is left to do of one kind, and how many images are there already."""
+
+    name: str
+    tasks: list[Task] = field(default_factory=list)
+    cached: int = 0
+
+    @property
+    def images(self) -> int:
+        return sum(task.images for task in self.tasks)
+
+    @property
+    def evaluations(self) -> int:
+        return sum(task.evaluations for task in self.tasks)
+
+
+def inversion(bench: Bench) -> Stage:
+    """Images -> latents at t = T, for every class's pool."""
+    stage, each = Stage("invert"), _evaluations(bench.config.inversion.steps, bench.config.inversion.guidance)
+    for class_id in bench.classes:
+        sources = bench.pool(class_id)
+        done = bench.latents(class_id).read().keys()
+        chunks = _chunks(sources, bench.batch)
+        for chunk in chunks:
+            if all(source.id in done for source in chunk):
+                stage.cached += len(chunk)
+            else:
+                run = partial(_invert, bench, class_id, chunk, len(chunks[0]))
+                stage.tasks.append(Task(class_id, len(chunk), each * len(chunk), run))
+    return stage
+
+
+def references(bench: Bench) -> Stage:
+    """The features of the real images that generated ones are measured against."""
+    stage = Stage("real images")
+    done = [bench.reference_features(network).read().keys() for network in bench.networks.values()]
+    for class_id in bench.classes:
+        chunks = _chunks(bench.references(class_id), bench.batch)
+        for chunk in chunks:
+            if all(source.id in there for there in done for source in chunk):
+                stage.cached += len(chunk)
+            else:
+                run = partial(_measure_real, bench, chunk, len(chunks[0]))
+                stage.tasks.append(Task(class_id, len(chunk), 0, run))
+    return stage
+
+
+def mixing(bench: Bench) -> Stage:
+    """Latents -> centroids, kept on disk; a sweep does without, as they are made anew in no time."""
+    stage = Stage("mix")
+    for cell in bench.cells:
+        done = bench.centroids(cell).read().keys()
+        for chunk in _chunks(range(bench.config.draws), bench.batch):
+            if all(_draw_id(draw) in done for draw in chunk):
+                stage.cached += len(chunk)
+            else:
+                stage.tasks.append(Task(str(cell), len(chunk), 0, partial(_mix, bench, cell, chunk)))
+    return stage
+
+
+def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
+    """Centroids -> images: the first `pictures` of each cell are kept, and the features of all if they are to `measure`."""
+    stage, each = Stage("generate"), _evaluations(bench.config.steps, bench.config.guidance)
+    for cell in bench.cells:
+        done = [bench.features(cell, network).read().keys() for network in bench.networks.values()] if measure else []
+        chunks = _chunks(range(bench.config.draws), bench.batch)
+        for chunk in chunks:
+            kept = [draw for draw in chunk if draw < pictures]
+            measured = all(_draw_id(draw) in there for there in done for draw in chunk)
+            if measured and all(_is_picture(bench.picture(cell, draw)) for draw in kept):
+                stage.cached += len(chunk)
+            else:
+                run = partial(_generate, bench, cell, chunk, len(chunks[0]), kept, measure)
+                stage.tasks.append(Task(str(cell), len(chunk), each * len(chunk), run))
+    return stage
+
+
+def measurement(bench: Bench) -> Stage:
+    """Pictures -> features, where they have not been taken yet; UserError where pictures are missing too."""
+    stage = Stage("measure")
+    for cell in bench.cells:
+        done = [bench.features(cell, network).read().keys() for network in bench.networks.values()]
+        chunks = _chunks(range(bench.config.draws), bench.batch)
+        for chunk in chunks:
+            if all(_draw_id(draw) in there for there in done for draw in chunk):
+                stage.cached += len(chunk)
+                continue
+            missing = [draw for draw in chunk if not _is_picture(bench.picture(cell, draw))]
+            if missing:
+                raise UserError(
+                    f"{len(missing)} images of {cell} have not been generated; run latentmix generate first, "
+                    "or latentmix sweep, which does all of it"
+                )
+            run = partial(_measure_pictures, bench, cell, chunk, len(chunks[0]))
+            stage.tasks.append(Task(str(cell), len(chunk), 0, run))
+    return stage
+
+
+# --- the tasks ------------------------------------------------------------------------------------------------------
+
+
+def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
+    config = bench.config
+    images = _padded(_pixels(sources, config.model.size), size)
+    clean = bench.model.encode(images)
+    conditioning = bench.conditioning(class_id, config.inversion.guidance)
+    latents = INVERSIONS[config.inversion.name](bench.model, clean, bench.inversion_ladder, conditioning)
+    _refuse_nan(latents, f"inverting {class_id}")
+    ids = [source.id for source in sources]
+    bench.latents(class_id).write(ids, {"latents": latents[: len(ids)], "clean": clean[: len(ids)]})
+
+
+def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
+    images = _pixels(sources, bench.config.model.size)
+    for network in bench.networks.values():
+        features = _extract(network, images, size)
+        bench.reference_features(network).write([source.id for source in sources], {"features": features})
+
+
+def _mix(bench: Bench, cell: Cell, draws: Sequence[int]) -> None:
+    centroids = _centroids(bench, cell, draws)
+    bench.centroids(cell).write([_draw_id(draw) for draw in draws], {"latents": centroids})
+
+
+@torch.no_grad()
+def _generate(bench: Bench, cell: Cell, draws: Sequence[int], size: int, kept: Sequence[int], measure: bool) -> None:
+    z = _padded(_centroids(bench, cell, draws), size)
+    images = render(bench, cell.class_id, z, str(cell))[: len(draws)]
+    for draw, image in zip(draws, images, strict=True):
+        if draw in kept:
+            write_picture(bench.picture(cell, draw), image)
+    if measure:
+        _keep_features(bench, cell, draws, images, size)
+
+
+def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
+    images = torch.stack([read_picture(bench.picture(cell, draw)) for draw in draws])
+    _keep_features(bench, cell, draws, images, size)
+
+
+def _keep_features(bench: Bench, cell: Cell, draws: Sequence[int], images: Tensor, size: int) -> None:
+    for network in bench.networks.values():
+        features = _extract(network, images, size)
+        bench.features(cell, network).write([_draw_id(draw) for draw in draws], {"features": features})
+
+
+def _centroids(bench: Bench, cell: Cell, draws: Sequence[int]) -> Tensor:
+    """[K, C, h, w]; float32 or better whatever the networks run in."""
+    return mixtures(bench.pool_latents(cell.class_id), bench.weights(cell, draws), [cell.method])[0]
+
+
+@torch.no_grad()
+def render(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
+    """Latents at t = T [B, C, h, w] -> images of a class, uint8 [B, 3, H, W], by the run's steps and guidance."""
+    _refuse_nan(z, f"mixing {what}")
+    conditioning = bench.conditioning(class_id, bench.config.guidance)
+    clean = generate(lambda *at: bench.model.predict(*at, conditioning), z, bench.generation_ladder)
+    _refuse_nan(clean, f"generating {what}")
+    return bench.model.decode(clean).cpu()
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+def _chunks(items: Sequence[Item], batch: int) -> list[Sequence[Item]]:
+    """`items` in equal parts of at most `batch`; only the last may be shorter, and little of it is padding."""
+    size = math.ceil(len(items) / math.ceil(len(items) / batch))
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _evaluations(steps: int, guidance: float) -> int:
+    return steps if guidance == 1 else 2 * steps
+
+
+def _draw_id(draw: int) -> str:
+    return f"{draw:06d}"
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """Repeats the last row up to `size`, since a network's rounding depends on the shape of its batch."""
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def _pixels(sources: Sequence[Source], size: int) -> Tensor:
+    return torch.from_numpy(np.stack([source.pixels(size) for source in sources])).permute(0, 3, 1, 2).contiguous()
+
+
+def _extract(network: Network, images: Tensor, size: int) -> Tensor:
+    return network.extract(_padded(images, size))[: len(images)].cpu()
+
+
+def _refuse_nan(z: Tensor, what: str) -> None:
+    if not bool(z.isfinite().all()):
+        raise UserError(f"NaN or infinity came up in {what}; try model.precision=float32, and look at the inputs there")
+
+
+def write_picture(path: Path, image: Tensor) -> None:
+    """uint8 [3, H, W] -> PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    write(path, buffer.getvalue())
+
+
+def read_picture(path: Path) -> Tensor:
+    """PNG -> uint8 [3, H, W]."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a whole PNG lies there; its own checksums tell."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""The ladder against diffusers' schedulers, and against a data distribution whose solution is known in closed form."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from latentmix.ladder import (
+    Ladder,
+    Level,
+    Predict,
+    Rung,
+    discrete_ladder,
+    from_epsilon,
+    generate,
+    invert,
+    step,
+    timesteps,
+)
+
+Spacing = Literal["trailing", "leading", "linspace"]
+SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace")
+
+quick = settings(max_examples=50, deadline=None, derandomize=True)
+
+SD15: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def alphas_cumprod() -> Tensor:
+    """Of SD 1.5, as diffusers computes them."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def ladder(steps: int, spacing: str = "trailing") -> Ladder:
+    alphas = alphas_cumprod()
+    return discrete_ladder(alphas, timesteps(steps, spacing, offset=1), first=alphas[0].item())
+
+
+def network(z: Tensor, clock: float) -> Tensor:
+    """A smooth network that heeds the clock, so that one step out shows."""
+    return torch.tanh(0.8 * z + clock / 1000)
+
+
+def dummy(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
+    return from_epsilon(network(z, clock), z, here)
+
+
+def noise(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def furthest(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+# diffusers.
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_timesteps_are_those_of_diffusers(spacing: Spacing, offset: int) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**SD15 | {"steps_offset": offset}, timestep_spacing=spacing)
+    for steps in (1, 2, 3, 7, 10, 20, 30, 50, 64, 99, 100, 250, 333, 500, 999, 1000):
+        scheduler.set_timesteps(steps)
+        assert timesteps(steps, spacing, offset=offset) == tuple(reversed(scheduler.timesteps.tolist())), steps
+
+
+def test_where_timesteps_begin_and_end() -> None:
+    assert timesteps(50, "trailing")[::49] == (19, 999)
+    assert timesteps(50, "leading", offset=1)[::49] == (1, 981)
+    assert timesteps(50, "linspace")[::49] == (0, 999)
+    assert timesteps(4, "trailing", train_steps=8) == (1, 3, 5, 7)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 50, 500])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_generation_is_that_of_ddim(spacing: Spacing, steps: int) -> None:
+    """`trailing` only where the number of steps divides 1000: elsewhere diffusers' stride leaves its own time steps."""
+    if spacing == "trailing" and 1000 % steps:
+        pytest.skip("diffusers' stride does not fit")
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**SD15, timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    start = z = noise()
+    for t in scheduler.timesteps:
+        z = scheduler.step(network(z, t.item()), t, z, eta=0.0, return_dict=False)[0]
+    assert furthest(z, start) > 0.1
+    assert furthest(generate(dummy, start, ladder(steps, spacing)), z) < 2e-6
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 50, 500])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_inversion_is_that_of_ddim(spacing: Spacing, steps: int) -> None:
+    """diffusers' inverse scheduler tells the network the noisier end of each step, too."""
+    if spacing == "trailing" and 1000 % steps:
+        pytest.skip("diffusers' stride does not fit")
+    from diffusers import DDIMInverseScheduler
+
+    scheduler = DDIMInverseScheduler(**SD15, timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    start = z = noise()
+    for t in scheduler.timesteps:
+        z = scheduler.step(network(z, t.item()), t, z, return_dict=False)[0]
+    assert furthest(z, start) > 0.1
+    assert furthest(invert(dummy, start, ladder(steps, spacing)), z) < 1e-6
+
+
+def test_the_noise_levels_are_those_of_sd15() -> None:
+    from diffusers import DDIMScheduler
+
+    assert torch.equal(DDIMScheduler(**SD15).alphas_cumprod, alphas_cumprod())
+    assert ladder(50)[-1].noisy.alpha ** 2 == pytest.approx(0.0047, abs=5e-5)  # the paper's
+
+
+# A ladder's build.
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 333, 500])
+def test_each_rung_begins_where_the_one_below_ends(spacing: str, steps: int) -> None:
+    alphas, rungs = alphas_cumprod(), ladder(steps, spacing)
+    assert tuple(rung.clock for rung in rungs) == timesteps(steps, spacing, offset=1)
+    assert rungs[0].clean.alpha ** 2 == pytest.approx(alphas[0].item(), rel=1e-14)
+    for below, above in zip(rungs, rungs[1:], strict=False):
+        assert below.noisy == above.clean
+    for rung in rungs:
+        assert rung.noisy.alpha**2 == pytest.approx(alphas[int(rung.clock)].item(), rel=1e-14)
+        assert rung.noisy.alpha < rung.clean.alpha
+        for level in (rung.clean, rung.noisy):
+            assert level.alpha**2 + level.sigma**2 == pytest.approx(1, rel=1e-14)
+
+
+def test_the_first_level_can_be_clean() -> None:
+    rung = discrete_ladder(alphas_cumprod(), (19,), first=1.0)[0]
+    assert rung.clean == Level(1.0, 0.0)
+
+
+def test_the_clock_is_that_of_the_noisy_end_in_both_directions() -> None:
+    a, b, c = Level(1.0, 0.0), Level(0.8, 0.6), Level(0.6, 0.8)
+    rungs, asked = (Rung(a, b, 10), Rung(b, c, 20)), list[tuple[Level, float]]()
+
+    def predict(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
+        asked.append((here, clock))
+        return z, z
+
+    z = torch.ones(1, 1, 1, 1)
+    up = invert(predict, z, rungs)
+    assert asked == [(a, 10), (b, 20)]
+    asked.clear()
+    down = generate(predict, z, rungs)
+    assert asked == [(c, 20), (b, 10)]
+    assert up.item() == pytest.approx((0.8 + 0.6) * (0.6 + 0.8))
+    assert down.item() == pytest.approx((0.8 + 0.6) * 1.0)
+
+
+def test_an_empty_ladder_leads_nowhere() -> None:
+    z = noise()
+    assert torch.equal(invert(dummy, z, ()), z)
+    assert torch.equal(generate(dummy, z, ()), z)
+
+
+# One step.
+
+
+@quick
+@given(alpha=st.floats(0.05, 1), sigma=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_x0_and_eps_put_together_where_they_were_taken_apart_give_z(alpha: float, sigma: float, seed: int) -> None:
+    z, out, here = noise(seed, torch.float64), noise(seed + 1, torch.float64), Level(alpha, sigma)
+    x0, eps = from_epsilon(out, z, here)
+    assert torch.equal(eps, out)
+    assert furthest(alpha * x0 + sigma * eps, z) < 1e-14
+    assert furthest(step(lambda z, here, _: from_epsilon(out, z, here), z, here, here, 0), z) < 1e-14
+
+
+@quick
+@given(alpha=st.floats(0.05, 1), sigma=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_the_true_epsilon_gives_the_true_x0_and_leads_to_any_level(alpha: float, sigma: float, seed: int) -> None:
+    x0, eps, here, there = (
+        noise(seed, torch.float64),
+        noise(seed + 1, torch.float64),
+        Level(alpha, sigma),
+        Level(0.3, 0.7),
+    )
+    z = alpha * x0 + sigma * eps
+    assert furthest(from_epsilon(eps, z, here)[0], x0) < 1e-13
+    moved = step(lambda z, here, _: from_epsilon(eps, z, here), z, here, there, 0)
+    assert furthest(moved, 0.3 * x0 + 0.7 * eps) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_latents_precision_is_kept(dtype: torch.dtype) -> None:
+    z, rungs = noise(dtype=dtype), ladder(7)
+    assert invert(dummy, z, rungs).dtype == dtype
+    assert generate(dummy, z, rungs).dtype == dtype
+
+
+# Order of convergence.
+
+
+def gaussian(std: float) -> Predict:
+    """The exact prediction for data that are Gaussian: z has the variance v = α²s² + σ², and E[ε|z] = σz / v."""
+
+    def predict(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
+        return from_epsilon(here.sigma / variance(std, here) * z, z, here)
+
+    return predict
+
+
+def variance(std: float, level: Level) -> float:
+    return level.alpha**2 * std**2 + level.sigma**2
+
+
+@pytest.mark.parametrize("std", [0.3, 2.0])
+@pytest.mark.parametrize("upwards", [False, True])
+def test_gaussian_noise_becomes_gaussian_data_and_back(std: float, upwards: bool) -> None:
+    """The ODE's solution only scales, so that the std is right at every level; the error is of first order in 1/steps."""
+    z, errors = noise(dtype=torch.float64), []
+    for steps in (25, 50, 100, 200):
+        rungs = ladder(steps)
+        scale = (variance(std, rungs[0].clean) / variance(std, rungs[-1].noisy)) ** 0.5
+        got, true = (invert, 1 / scale) if upwards else (generate, scale)
+        moved = got(gaussian(std), z, rungs)
+        assert furthest(moved / z, (moved / z).mean()) < 1e-12
+        errors.append((moved.norm() / z.norm() / true - 1).abs().item())
+    assert errors[-1] < 0.04
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert 1.6 < coarse / fine < 2.4
+
+
+def test_the_way_there_and_back_closes_at_first_order() -> None:
+    z = noise(dtype=torch.float64)
+    errors = [
+        furthest(generate(dummy, invert(dummy, z, rungs), rungs), z) for rungs in map(ladder, (50, 100, 200, 500))
+    ]
+    assert errors[-1] < 0.02
+    for ratio, coarse, fine in zip((2, 2, 2.5), errors, errors[1:], strict=False):
+        assert coarse / fine == pytest.approx(ratio, rel=0.2)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_the_number_of_steps_has_bounds(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"between 1 and 1000, not {steps}"):
+        timesteps(steps, "trailing")
+
+
+def test_the_spacings_are_named_when_none_is_meant() -> None:
+    with pytest.raises(ValueError, match="one of trailing, leading, linspace, not 'karras'"):
+        timesteps(50, "karras")

@@ -1,0 +1,487 @@
+"""The equations of mixing: closed forms, invariances, and the definitions written once more as plain loops."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentmix import mixing
+from latentmix.mixing import Method, mix, mixtures
+
+NORMS = ("lin", "fix", "nin", "slerp", "lol")
+MEANS = ("0", "m", "chm")
+METHODS = [f"{norm}/{mean}" for norm in NORMS for mean in MEANS]
+REPRODUCING = [method for method in METHODS if not method.startswith("fix")]
+CLOSED = [method for method in METHODS if not method.startswith("slerp")]
+
+Array = NDArray[np.float64]
+Bundle = tuple[Tensor, Tensor]  # latents [N, C, H, W] and weights [N], float64
+
+quick = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64).to(dtype)
+
+
+def random_weights(*shape: int, seed: int = 0) -> Tensor:
+    w = torch.rand(*shape, generator=rng(seed), dtype=torch.float64) + 0.05
+    return w / w.sum(-1, keepdim=True)
+
+
+def away(a: Tensor, b: Tensor) -> float:
+    """How far `a` is from `b`, relative to the length of `b`."""
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return torch.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
+
+
+@st.composite
+def bundles(draw: st.DrawFn, least: int = 1, most: int = 6) -> Bundle:
+    """Latents of some shape, scale, common bias and biases of their own, with weights that are all positive."""
+    n = draw(st.integers(least, most))
+    shape = (n, draw(st.integers(2, 4)), draw(st.integers(4, 6)), draw(st.integers(4, 6)))
+    seed, scale = draw(st.integers(0, 2**31)), draw(st.floats(0.2, 4))
+    common, own = draw(st.floats(-1, 1)), draw(st.floats(0, 1))
+    z = scale * (noise(*shape, seed=seed) + common + own * noise(n, shape[1], 1, 1, seed=seed + 1))
+    w = torch.tensor(draw(st.lists(st.floats(0.05, 1), min_size=n, max_size=n)), dtype=torch.float64)
+    return z, w / w.sum()
+
+
+# The definitions, from the paper and its sources: one latent at a time, numpy, float64.
+
+
+def the_mean(z: Array, mean: str) -> Array:
+    d = np.zeros_like(z)
+    if mean == "m":
+        d[:] = z.sum() / z.size
+    if mean == "chm":
+        for c in range(len(z)):
+            d[c] = z[c].sum() / z[c].size
+    return d
+
+
+def length(x: Array) -> float:
+    return math.sqrt(float((x * x).sum()))
+
+
+def shoemake(a: Array, b: Array, t: float) -> Array:
+    theta = 2 * math.asin(length(a - b) / 2)
+    return (math.sin((1 - t) * theta) * a + math.sin(t * theta) * b) / math.sin(theta)
+
+
+def buss_fillmore(points: list[Array], w: Array) -> Array:
+    q = np.zeros_like(points[0])
+    for p, share in zip(points, w, strict=True):
+        q = q + share * p
+    q = q / length(q)
+    for _ in range(200):
+        u = np.zeros_like(q)
+        for p, share in zip(points, w, strict=True):
+            u = u + share * logarithm(q, p)
+        if length(u) < 1e-15:
+            break
+        q = math.cos(length(u)) * q + math.sin(length(u)) * u / length(u)
+        q = q / length(q)
+    return q
+
+
+def logarithm(q: Array, p: Array) -> Array:
+    """The tangent at q, of the angle's length, that points to p on the unit sphere."""
+    across = p - float((p * q).sum()) * q
+    theta = math.atan2(length(across), float((p * q).sum()))
+    return theta / length(across) * across
+
+
+def definition(z: Array, w: Array, method: str) -> Array:
+    norm, mean = method.split("/")
+    mixed_d, m, mixed_norm, squares = np.zeros_like(z[0]), np.zeros_like(z[0]), 0.0, 0.0
+    es = []
+    for latent, share in zip(z, w, strict=True):
+        d = the_mean(latent, mean)
+        e = latent - d
+        mixed_d, m = mixed_d + share * d, m + share * e
+        mixed_norm, squares = mixed_norm + share * length(e), squares + share * share
+        es.append(e)
+    if norm == "lin":
+        return mixed_d + m
+    if norm == "fix":
+        return mixed_d + math.sqrt(m.size) * m / length(m)
+    if norm == "nin":
+        return mixed_d + mixed_norm * m / length(m)
+    if norm == "lol":
+        return mixed_d + m / math.sqrt(squares)
+    points = [e / length(e) for e in es]
+    q = shoemake(points[0], points[1], float(w[1])) if len(z) == 2 else buss_fillmore(points, w)
+    return mixed_d + mixed_norm * q
+
+
+@pytest.mark.parametrize("method", METHODS)
+@quick
+@given(bundle=bundles(least=2))
+def test_mix_is_what_the_definitions_say(method: str, bundle: Bundle) -> None:
+    z, w = bundle
+    expected = torch.from_numpy(definition(z.numpy(), w.numpy(), method))
+    assert away(mixtures(z, w[None], [method])[0][0], expected) < (4e-15 if method in CLOSED else 1e-12)
+
+
+def test_bodin_writes_lol_with_the_mean_spelled_out() -> None:
+    z, w = noise(5, 3, 8, 8) + 0.4, random_weights(5)
+    mu = torch.einsum("n,nc->c", w, z.mean((2, 3)))[:, None, None].expand(3, 8, 8)
+    alpha, beta = w.sum(), w.square().sum()
+    assert (
+        away(mix(z, w, "lol/chm"), (1 - alpha / beta.sqrt()) * mu + torch.einsum("n,nchw->chw", w, z) / beta.sqrt())
+        < 1e-14
+    )
+
+
+# What each method keeps.
+
+
+@pytest.mark.parametrize("method", REPRODUCING)
+@quick
+@given(bundle=bundles(), data=st.data())
+def test_a_one_hot_weight_reproduces_its_input(method: str, bundle: Bundle, data: st.DataObject) -> None:
+    z, _ = bundle
+    which = data.draw(st.integers(0, len(z) - 1))
+    w = torch.nn.functional.one_hot(torch.tensor(which), len(z)).double()
+    assert away(mix(z, w, method), z[which]) < 4e-15
+    assert away(mix(z.float(), w, method), z[which].float()) < 2e-6
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_fix_does_not_reproduce_its_input(mean: str, scale: float) -> None:
+    z = scale * noise(3, 4, 16, 16)
+    assert away(mix(z, [0, 1, 0], f"fix/{mean}"), z[1]) == pytest.approx(abs(1 / scale - 1), rel=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@quick
+@given(bundle=bundles(), data=st.data())
+def test_order_does_not_matter(method: str, bundle: Bundle, data: st.DataObject) -> None:
+    z, w = bundle
+    order = data.draw(st.permutations(range(len(z))))
+    assert away(mix(z[order], w[order], method), mix(z, w, method)) < 1e-13
+
+
+@quick
+@given(bundle=bundles())
+def test_norms(bundle: Bundle) -> None:
+    z, w = bundle
+    norms = z.flatten(1).norm(dim=1)
+    fix, nin, slerp = (mixed.norm().item() for mixed in (mix(z, w, f"{norm}/0") for norm in ("fix", "nin", "slerp")))
+    assert fix == pytest.approx(math.sqrt(z[0].numel()), rel=1e-14)
+    assert nin == pytest.approx((w * norms).sum().item(), rel=1e-14)
+    assert slerp == pytest.approx((w * norms).sum().item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("mean", ["m", "chm"])
+@pytest.mark.parametrize("norm", NORMS)
+@quick
+@given(bundle=bundles())
+def test_a_mean_that_is_split_off_is_interpolated(norm: str, mean: str, bundle: Bundle) -> None:
+    z, w = bundle
+    axes = (1, 2, 3) if mean == "m" else (2, 3)
+    expected = torch.einsum("n,nx->x", w, z.mean(axes).reshape(len(z), -1))
+    mixed = mix(z, w, f"{norm}/{mean}").mean([axis - 1 for axis in axes]).flatten()
+    assert (mixed - expected).abs().max() < 1e-13 * z.abs().max()
+
+
+@pytest.mark.parametrize("method", [f"{norm}/{mean}" for norm in ("nin", "slerp", "lol", "lin") for mean in MEANS])
+@quick
+@given(bundle=bundles(), factor=st.floats(0.01, 100))
+def test_all_but_fix_scale_with_their_inputs(method: str, bundle: Bundle, factor: float) -> None:
+    z, w = bundle
+    assert away(mix(factor * z, w, method), factor * mix(z, w, method)) < 1e-13
+
+
+# Bias amplification, eqs. 5 to 9.
+
+BIAS = torch.tensor([0.01, -0.02, 0.03, 0.015], dtype=torch.float64)
+
+
+def biased(n: int) -> Tensor:
+    """Gaussian noise of exactly zero channel means, plus what all have in common."""
+    z = noise(n, 4, 128, 128, seed=n)
+    return z - z.mean((2, 3), keepdim=True) + BIAS[:, None, None]
+
+
+@pytest.mark.parametrize("norm", ["fix", "nin", "slerp", "lol"])
+@pytest.mark.parametrize("n", [4, 16])
+def test_a_common_bias_is_amplified_by_the_root_of_n(norm: str, n: int) -> None:
+    amplified = mix(biased(n), method=f"{norm}/0").mean((1, 2))
+    torch.testing.assert_close(amplified, math.sqrt(n) * BIAS, rtol=0.015, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["fix", "nin", "lol"])
+def test_for_other_weights_the_factor_is_one_over_the_root_of_their_squares(norm: str) -> None:
+    w = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05], dtype=torch.float64)
+    amplified = mix(biased(6), w, f"{norm}/0").mean((1, 2))
+    torch.testing.assert_close(amplified, BIAS / w.square().sum().sqrt(), rtol=0.015, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_splitting_the_channel_means_off_keeps_a_common_bias(norm: str) -> None:
+    mixed = mix(biased(16), method=f"{norm}/chm")
+    torch.testing.assert_close(mixed.mean((1, 2)), BIAS, rtol=1e-12, atol=0)
+    if norm != "lin":
+        assert mixed.std() == pytest.approx(1, abs=0.01)
+
+
+# How near the methods are to each other on Gaussian inputs.
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_lol_chm_is_nearly_fix_chm_and_uniform_slerp_nearly_fix(n: int) -> None:
+    z = noise(n, 4, 64, 64, seed=n, dtype=torch.float32)
+    lol, fix_chm, slerp, fix_0 = (mix(z, method=method) for method in ("lol/chm", "fix/chm", "slerp/0", "fix/0"))
+    assert cosine(lol, fix_chm) >= 0.999999
+    assert cosine(slerp, fix_0) >= 0.998
+
+
+# Slerp.
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("theta", [1e-4, 0.012, 0.3, 1.5, 2.8])
+def test_slerp_of_two_is_shoemakes(theta: float, t: float) -> None:
+    """At any angle, nearly parallel ones included, and at any two lengths."""
+    basis = torch.linalg.qr(noise(2 * 8 * 8, 2)).Q
+    a, b = basis[:, 0], math.cos(theta) * basis[:, 0] + math.sin(theta) * basis[:, 1]
+    expected = ((1 - t) * 5 + t * 11) * torch.from_numpy(shoemake(a.numpy(), b.numpy(), t))
+    mixed = mix(torch.stack([5 * a, 11 * b]).view(2, 2, 8, 8), [1 - t, t], "slerp/0").flatten()
+    assert away(mixed, expected) < 1e-11
+    angle = 2 * math.asin((mixed / mixed.norm() - a).norm().item() / 2)
+    assert angle == pytest.approx(t * theta, abs=1e-11)
+
+
+@quick
+@given(bundle=bundles(least=3, most=12))
+def test_slerp_of_more_is_the_mean_on_the_sphere(bundle: Bundle) -> None:
+    """The tangents at the mean to all points, weighted, cancel."""
+    z, w = bundle
+    q = mix(z, w, "slerp/0").flatten().numpy()
+    tangents = [logarithm(q / length(q), p.flatten().numpy() / length(p.numpy())) for p in z]
+    assert length(sum((share * u for share, u in zip(w.numpy(), tangents, strict=True)), np.zeros_like(q))) < 1e-13
+
+
+def test_slerp_of_more_has_converged_for_64_latents() -> None:
+    z, w = noise(64, 4, 16, 16), random_weights(64)
+    q = mix(z, w, "slerp/0").flatten().numpy()
+    tangents = [logarithm(q / length(q), p.flatten().numpy() / length(p.numpy())) for p in z]
+    assert length(sum((share * u for share, u in zip(w.numpy(), tangents, strict=True)), np.zeros_like(q))) < 1e-10
+
+
+# Shapes and precision.
+
+
+def test_many_mixtures_at_once_equal_one_at_a_time() -> None:
+    z, w = noise(6, 3, 5, 7) + 0.3, random_weights(9, 6)
+    for method, together in zip(METHODS, mixtures(z, w, METHODS), strict=True):
+        assert together.shape == (9, 3, 5, 7)
+        assert away(mix(z, w, method), together) == 0
+        for row, mixed in zip(w, together, strict=True):
+            assert mix(z, row, method).shape == (3, 5, 7)
+            assert away(mix(z, row, method), mixed) < 1e-14
+
+
+def test_weights_may_be_left_out_or_be_a_list_and_a_method_a_string() -> None:
+    z = noise(4, 2, 4, 4)
+    assert torch.equal(mix(z), mix(z, [0.25] * 4, Method("fix", "chm")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_sixteen_bits_are_mixed_in_thirty_two(method: str, dtype: torch.dtype) -> None:
+    z = noise(3, 2, 8, 8, dtype=dtype)
+    mixed = mix(z, [0.2, 0.3, 0.5], method)
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, mix(z.float(), [0.2, 0.3, 0.5], method))
+    assert away(mixed, mix(z.double(), [0.2, 0.3, 0.5], method)) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("latents", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64])
+def test_the_latents_say_the_precision(method: str, latents: torch.dtype, weights: torch.dtype) -> None:
+    z, w = noise(3, 2, 8, 8, dtype=latents), torch.tensor([0.25, 0.5, 0.25], dtype=weights)
+    mixed = mix(z, w, method)
+    assert mixed.dtype == latents
+    assert away(mixed, mix(z.double(), w.double(), method)) < (1e-15 if latents == torch.float64 else 1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="inside autocast the products are taken in 16 bits")
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_does_not_reach_the_mixing(method: str) -> None:
+    z = noise(3, 2, 8, 8, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = mix(z, method=method)
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, mix(z, method=method))
+
+
+def test_the_inputs_are_left_as_they_were() -> None:
+    z, w = noise(3, 2, 4, 4), random_weights(3)
+    before_z, before_w = z.clone(), w.clone()
+    mixtures(z, w[None], METHODS)
+    assert torch.equal(z, before_z)
+    assert torch.equal(w, before_w)
+
+
+@pytest.fixture
+def matmul_settings() -> Iterator[None]:
+    yield
+    torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+
+
+NEW_API = "allow_tf32 can't be read after TF32 was set by the newer fp32_precision, and turns 'medium' into neither"
+
+
+@pytest.mark.usefixtures("matmul_settings")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "off",
+        "allow_tf32",
+        "high",
+        pytest.param("medium", marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason=NEW_API)),
+        pytest.param("fp32_precision", marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason=NEW_API)),
+    ],
+)
+def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    during: list[str] = []
+
+    def probe(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
+        during.append(torch.backends.cuda.matmul.fp32_precision)
+        return m
+
+    monkeypatch.setitem(mixing.NORMS, "probe", probe)
+    if setting in ("high", "medium"):
+        torch.set_float32_matmul_precision(setting)
+    elif setting in ("off", "allow_tf32"):
+        torch.backends.cuda.matmul.allow_tf32 = setting == "allow_tf32"
+    elif setting == "fp32_precision":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    before = torch.backends.cuda.matmul.fp32_precision
+    assert before == ("ieee" if setting == "off" else "tf32")
+
+    mix(noise(2, 1, 2, 2), method="probe/0")
+    assert during == ["ieee"]
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    if setting in ("high", "medium"):
+        assert torch.get_float32_matmul_precision() == setting
+
+    with pytest.raises(RuntimeError):  # what goes wrong half-way must not leave it off
+        mixtures(noise(2, 1, 2, 2), random_weights(1, 3), ["lin/0"])
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("weights", ["uniform", "generic"])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_are_right(method: str, weights: str) -> None:
+    z = (noise(3, 2, 2, 3) + 0.3).requires_grad_()
+    w = (torch.full((3,), 1 / 3, dtype=torch.float64) if weights == "uniform" else random_weights(3)).requires_grad_()
+
+    def mixed(latents: Tensor, shares: Tensor) -> Tensor:
+        return mix(latents, shares, method)
+
+    assert torch.autograd.gradcheck(mixed, (z, w))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", REPRODUCING)
+def test_at_a_one_hot_weight_the_gradient_is_that_of_the_input_alone(method: str, dtype: torch.dtype) -> None:
+    z = noise(3, 2, 4, 4, dtype=dtype).requires_grad_()
+    w = torch.tensor([0.0, 1.0, 0.0], dtype=dtype, requires_grad=True)
+    towards = noise(2, 4, 4, seed=7, dtype=dtype)
+    to_z, to_w = torch.autograd.grad((mix(z, w, method) * towards).sum(), (z, w))
+    expected = torch.zeros_like(z)
+    expected[1] = towards
+    assert away(to_z, expected) < (1e-5 if dtype == torch.float32 else 1e-14)
+    assert to_w.isfinite().all()
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_the_gradient_of_fix_at_a_one_hot_weight_is_finite(mean: str) -> None:
+    z, w = noise(3, 2, 4, 4).requires_grad_(), torch.tensor([0.0, 1.0, 0.0]).double().requires_grad_()
+    for gradient in torch.autograd.grad(mix(z, w, f"fix/{mean}").square().sum(), (z, w)):
+        assert gradient.isfinite().all()
+
+
+# Methods and errors.
+
+
+@pytest.mark.parametrize("text", METHODS)
+def test_a_methods_name_can_be_parsed(text: str) -> None:
+    norm, mean = text.split("/")
+    assert Method.parse(text) == Method(norm, mean)
+    assert str(Method.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("fixx/0", "fix/0"),
+        ("nin/chn", "nin/chm"),
+        ("slurp/m", "slerp/m"),
+        ("nin chm", "nin/chm"),
+        ("lol/chm/0", "lol/chm"),
+    ],
+)
+def test_an_unknown_method_names_the_nearest(typo: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"{re.escape(repr(typo))}.*did you mean '{meant}'"):
+        Method.parse(typo)
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        mix(noise(2, 1, 2, 2), method=typo)
+
+
+@pytest.mark.parametrize("text", ["", "/", "fix", "fix/", "/chm", "0/fix", "µ"])
+def test_whatever_is_no_method_raises_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="there is no method"):
+        Method.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.5, -0.5, 0.0], "negative"),
+        ([[0.2, 0.3, 0.5], [1.5, -0.5, 0.0]], "negative"),
+        ([math.nan, 0.5, 0.5], "finite"),
+        ([math.inf, 0.5, 0.5], "finite"),
+        ([0.2, 0.2, 0.2], "sum to 1; they are off by 0.4"),
+        ([[0.2, 0.3, 0.5], [0.4, 0.4, 0.4]], "sum to 1; they are off by 0.2"),
+        ([0.5, 0.5], r"not \[2\]"),
+        ([[0.5, 0.5]], r"not \[1, 2\]"),
+        ([[[0.2, 0.3, 0.5]]], r"not \[1, 1, 3\]"),
+        (1.0, r"not \[\]"),
+        ([], r"not \[0\]"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mix(noise(3, 1, 2, 2), torch.tensor(weights))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (4, 8, 8), (2, 1, 4, 8, 8), (16,)])
+def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(list(shape)))):
+        mix(torch.ones(shape))
