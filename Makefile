@@ -58,7 +58,7 @@ endif
 
 $(UV):
 	@if kill -0 "$$(cat $(UNFINISHED) 2>&1)" 2>/dev/null; then \
-	  echo "Another make is filling $(VENV); wait for it." >&2; exit 1; fi
+	  echo "Another make is filling $(VENV); wait for it, or run make clean if there is none." >&2; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "latentmix needs Python 3.11 or newer, and $(PYTHON) is not; try: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)

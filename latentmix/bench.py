@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +82,12 @@ class Bench:
         config = self.config
         return [Cell(c, n, m) for c in self.classes for n in config.n for m in dict.fromkeys(config.methods)]
 
-    @lru_cache(maxsize=None)  # noqa: B019 - a bench lives as long as its command
+    @cache  # noqa: B019 - a bench lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
         """The images of a class that are inverted and mixed."""
         return self.data.images(class_id, self.config.pool)
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:
         """The real images of a class that generated ones are measured against."""
         return self.data.images(class_id, self.config.data.reference)
@@ -142,7 +142,7 @@ class Bench:
         identity = self.latents_identity(class_id)
         return Parts(self.config.cache / "latents" / key(identity), identity)
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def cell_folder(self, cell: Cell) -> Path:
         return self.config.cache / "cells" / key(self.cell_identity(cell))
 

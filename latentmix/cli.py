@@ -13,7 +13,6 @@ from latentmix.errors import UserError
 
 if TYPE_CHECKING:
     from latentmix.bench import Bench
-    from latentmix.sweep import Stage
 
 app = typer.Typer(
     name="latentmix",

@@ -116,7 +116,7 @@ class Config:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The config that `configs/config.yaml` and overrides like `model=sd15` or `n=[2,8]` make; UserError if it can't be."""
+    """The config that `configs/config.yaml` and overrides like `model=sd15` make; UserError if it can't be."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException

@@ -22,7 +22,7 @@ AVERAGE = "all"  # the class that stands for the average over classes
 
 @dataclass(frozen=True)
 class Result:
-    """One value of `metrics.csv`: for a class its interval is over draws and `count` is draws; for `all`, over classes."""
+    """One value of `metrics.csv`; interval and count are over draws for a class, over classes for `all`."""
 
     class_id: str
     n: int
@@ -72,7 +72,7 @@ def read_table(path: Path) -> list[Result]:
                 int(row["n"]),
                 row["method"],
                 row["metric"],
-                Estimate(*(_number(row[column]) for column in ("value", "low", "high")), int(row["count"])),
+                Estimate(_number(row["value"]), _number(row["low"]), _number(row["high"]), int(row["count"])),
             )
             for row in csv.DictReader(file)
         ]
@@ -87,7 +87,8 @@ def _write_table(bench: Bench, results: list[Result]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for result in results:
-        value, low, high = ("" if math.isnan(x) else repr(x) for x in result.estimate[:3])
+        estimate = result.estimate
+        value, low, high = ("" if math.isnan(x) else repr(x) for x in (estimate.value, estimate.low, estimate.high))
         run = (config.model.name, config.data.name, config.inversion.name)
         table.writerow(
             (*run, result.class_id, result.n, result.method, result.metric, value, low, high, result.estimate.count)

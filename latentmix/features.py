@@ -61,7 +61,7 @@ class Network:
 
 
 def frechet_network(name: str, device: torch.device) -> Network:
-    """The network that the Fréchet distance is taken in: `inception` (FID) or `embedded`. UserError if it can't be had."""
+    """The network of the Fréchet distance, `inception` (FID) or `embedded`; UserError if it can't be had."""
     if name == "embedded":
         return _embedded_classifier(device)
     if name == "inception":
@@ -107,7 +107,7 @@ def embedded_folder(name: str) -> Path:
 
 def _embedded_classifier(device: torch.device) -> Network:
     folder = embedded_folder("classifier")
-    network = embedded_classifier().to(device, memory_format=torch.channels_last)
+    network = embedded_classifier(folder).to(memory_format=torch.channels_last).to(device)
 
     def extract(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 127.5 - 1)
@@ -115,9 +115,8 @@ def _embedded_classifier(device: torch.device) -> Network:
     return Network("fd_embedded", {"features": "embedded", "weights": folder_digest(folder)}, torch.no_grad()(extract))
 
 
-def embedded_classifier() -> Classifier:
-    """The embedded classifier with its weights, in float32 on the CPU; logits are in the order of its config's classes."""
-    folder = embedded_folder("classifier")
+def embedded_classifier(folder: Path) -> Classifier:
+    """The classifier in a folder, in float32 on the CPU; its logits are in the order of its config's classes."""
     network = Classifier(len(json.loads((folder / "config.json").read_text())["classes"]))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network.eval().requires_grad_(False)

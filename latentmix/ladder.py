@@ -66,7 +66,7 @@ def discrete_ladder(alphas_cumprod: Tensor, clocks: Sequence[int], first: float)
     """The ladder of a network trained on discrete time steps: it rises through `clocks` (increasing), from the clean
     level whose ᾱ is `first`."""
     levels = [_level(first), *(_level(alphas_cumprod[t].item()) for t in clocks)]
-    return tuple(Rung(*pair, clock) for *pair, clock in zip(levels, levels[1:], clocks, strict=False))
+    return tuple(Rung(clean, noisy, clock) for clean, noisy, clock in zip(levels, levels[1:], clocks, strict=False))
 
 
 def _level(alpha_bar: float) -> Level:

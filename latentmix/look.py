@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from latentmix.bench import Bench
 from latentmix.errors import UserError
 from latentmix.mixing import mix

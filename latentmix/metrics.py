@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,8 @@ from torch import Tensor
 Features = Float[Tensor, "n D"]
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """A value with its 95 % interval and the number of things it was computed from."""
 
     value: float
@@ -21,10 +22,10 @@ class Estimate(NamedTuple):
 
 
 def frechet_distance(x: Features, y: Features) -> float:
-    """‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance of Heusel et al. between Gaussians fitted to features.
+    """‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance (Heusel et al.) of Gaussians fitted to features.
 
-    With X and Y the centred features over √(n − 1), Σx = XᵀX and Tr(Σx Σy)^½ is the nuclear norm of X Yᵀ: exact, without
-    the square root of a matrix, and sound where fewer images than dimensions leave Σ singular. In float64 throughout.
+    With X and Y the centred features over √(n − 1), Σx = XᵀX and Tr(Σx Σy)^½ is the nuclear norm of X Yᵀ: exact,
+    without the square root of a matrix, and sound where fewer images than dimensions leave Σ singular. In float64.
     Raises ValueError for fewer than two rows or different widths.
     """
     if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:

@@ -1,8 +1,8 @@
 """Mixing N latents into one: the equations of Landolsi & Kahl, "Addressing degeneracies in latent interpolation for
 diffusion models", and of those that it is compared with.
 
-A method is written `norm/mean`. The mean d of each latent is split off (Section 5), z = d + e, and mixed linearly, since
-whatever the latents have in common is amplified by √N when a norm is restored; the rest is mixed by the norm's formula:
+A method is written `norm/mean`. The mean d of each latent is split off (Section 5), z = d + e, and mixed linearly, as
+what the latents have in common is amplified by √N where a norm is restored; the rest is mixed by the norm's formula:
 
     z' = f_LIN(D, w) + f_norm(E, w)
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Norm = Callable[[Float[Tensor, "N L"], Float[Tensor, "K N"], Float[Tensor, "K L"]], Float[Tensor, "K L"]]
-Mean = Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N #C #H #W"]]
+Mean = Callable[[Float[Tensor, "N C H W"]], Float[Tensor, " N #C #H #W"]]
 
 
 def _lin(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ class Method:
 def mix(latents: Tensor, weights: Tensor | Sequence[float] | None = None, method: str | Method = "fix/chm") -> Tensor:
     """Mix N latents with weights that sum to 1; by default their centroid.
 
-    `latents` is [N, C, H, W], `weights` [N] or, for K mixtures at once, [K, N]; the result is [C, H, W] or [K, C, H, W],
-    in float32 at least, on the device of `latents`, and differentiable in both. Raises ValueError for an unknown method,
-    for shapes that do not fit and for weights that are negative or do not sum to 1.
+    `latents` is [N, C, H, W], `weights` [N] or, for K mixtures at once, [K, N]; the result is [C, H, W] or
+    [K, C, H, W], in float32 at least, on the device of `latents`, and differentiable in both. Raises ValueError for an
+    unknown method, for shapes that do not fit and for weights that are negative or do not sum to 1.
     """
     z = _at_least_float32(latents)
     w = _check(z, weights)

@@ -27,7 +27,7 @@ def key(identity: Any) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest of a model's folder: the bytes of every file; of a file over 64 MiB, its size and 64 blocks from all over."""
+    """A digest of every file in a folder: of its bytes or, beyond 64 MiB, its size and 64 blocks from all over it."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         size = path.stat().st_size
@@ -56,8 +56,8 @@ def write(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"the disk is full: {path} could not be written. Free some space, or choose another place with outputs=, "
-                "and give the same command again; what is finished is kept"
+                f"the disk is full: {path} could not be written. Free some space, or choose another place with "
+                "outputs=, and give the same command again; what is finished is kept"
             ) from error
         raise UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=") from error
 

@@ -1,7 +1,7 @@
 """The stages of a run, as lists of tasks: what is to be done is planned from what is there, so every run resumes.
 
-A task is one batch. Batches are laid out by the plan alone and always full (the last one is padded), so neither the order
-of work nor an interruption changes a byte of what is kept; another batch size changes nothing beyond rounding.
+A task is one batch. Batches are laid out by the plan alone and always full (the last one is padded), so neither the
+order of work nor an interruption changes a byte of what is kept; another batch size changes nothing beyond rounding.
 """
 
 import io
@@ -26,13 +26,12 @@ from latentmix.ladder import generate
 from latentmix.mixing import mixtures
 from latentmix.store import write
 
-
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One batch of work: what it is called, its images, the evaluations of the diffusion network, and how it is done."""
+    """One batch of work: its name, its images, the evaluations of the diffusion network, and how it is done."""
 
     label: str
     images: int
@@ -102,7 +101,7 @@ def mixing(bench: Bench) -> Stage:
 
 
 def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
-    """Centroids -> images: the first `pictures` of each cell are kept, and the features of all if they are to `measure`."""
+    """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
     stage, each = Stage("generate"), _evaluations(bench.config.steps, bench.config.guidance)
     for cell in bench.cells:
         done = [bench.features(cell, network).read().keys() for network in bench.networks.values()] if measure else []
@@ -197,7 +196,8 @@ def render(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
     """Latents at t = T [B, C, h, w] -> images of a class, uint8 [B, 3, H, W], by the run's steps and guidance."""
     _refuse_nan(z, f"mixing {what}")
     conditioning = bench.conditioning(class_id, bench.config.guidance)
-    clean = generate(lambda *at: bench.model.predict(*at, conditioning), z, bench.generation_ladder)
+    model = bench.model
+    clean = generate(lambda z, here, clock: model.predict(z, here, clock, conditioning), z, bench.generation_ladder)
     _refuse_nan(clean, f"generating {what}")
     return bench.model.decode(clean).cpu()
 

@@ -9,29 +9,23 @@ special: they load as Stable Diffusion's do. Checkpoints lie under `--work`; eve
 seed of its own, so a resumed run continues as if it had not been stopped. About 75 minutes on two CPU cores.
 """
 
-import os
-
-# glibc gives large blocks back to the system at every step, a third of the time on a CPU; it reads these at start-up.
-if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-    import sys
-
-    os.environ |= {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
-    os.execv(sys.executable, [sys.executable, *sys.argv])
-
 import argparse
 import json
 import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latentmix.config import LaunchConfig
 from latentmix.data import shapes
+from latentmix.launch import prepare
 
 SEED = 2025
 PER_CLASS = 2000
@@ -114,7 +108,7 @@ def pick(count: int, *tensors: Tensor, device: torch.device) -> list[Tensor]:
     return [tensor[rows.to(tensor.device)].to(device) for tensor in tensors]
 
 
-def half(module: nn.Module) -> nn.Module:
+def half(module: Any) -> Any:
     """The weights rounded to float16, which is how they are stored; the networks run in float32."""
     return module.half()
 
@@ -262,7 +256,7 @@ def class_prompt(name: str) -> str:
 
 
 @torch.no_grad()
-def latents(encoder: nn.Module, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+def latents(encoder: Any, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled posterior means and stds of all training images [20000, 4, 8, 8], and their class numbers."""
     images, classes = training_images(setting.work)
     scale = encoder.config.scaling_factor
@@ -284,7 +278,7 @@ def classifier(setting: Setting) -> None:
     from latentmix.features import Classifier
 
     torch.manual_seed(SEED + 2)
-    network = Classifier(len(CLASSES)).to(setting.device, memory_format=torch.channels_last)
+    network = Classifier(len(CLASSES)).to(memory_format=torch.channels_last).to(setting.device)
     images, classes = training_images(setting.work)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
 
@@ -345,7 +339,132 @@ def clip(setting: Setting) -> None:
     )
 
 
-STAGES = {"vae": vae, "unet": unet, "classifier": classifier, "clip": clip}
+# --- the gates ------------------------------------------------------------------------------------------------------
+
+HELD_OUT = shapes.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Something measured on held-out images, and between which bounds it has to lie."""
+
+    what: str
+    value: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        bounds = " and ".join(
+            [f"at least {self.low:g}"] * (self.low > -math.inf) + [f"at most {self.high:g}"] * (self.high < math.inf)
+        )
+        passed = "pass" if self.low <= self.value <= self.high else "FAIL"
+        return f"{passed}  {self.what}: {self.value:.4g} ({bounds})"
+
+
+@torch.no_grad()
+def gates(setting: Setting) -> None:
+    """What the embedded world has to show before anybody uses it."""
+    from latentmix.features import embedded_classifier
+    from latentmix.models.unet import UNetModel
+
+    torch.manual_seed(SEED + 4)
+    model = UNetModel(setting.to / "tiny", "float32", setting.device)
+    network = embedded_classifier(setting.to / "classifier").to(setting.device)
+    images = {name: held_out(name, 128) for name in CLASSES}
+    clean = {name: model.encode(x) for name, x in images.items()}
+    prompts = {name: model.embed([class_prompt(name)]) for name in CLASSES}
+    found = [
+        *picture_gates(model, network, images, clean, prompts),
+        *inversion_gates(model, clean, prompts),
+        *mixing_gates(model, network, images, clean, prompts),
+    ]
+    print(*found, sep="\n")
+    text = json.dumps([{"what": g.what, "value": round(g.value, 5)} for g in found], indent=2, ensure_ascii=False)
+    (setting.to / "gates.json").write_text(text + "\n")
+
+
+def held_out(name: str, count: int) -> Tensor:
+    drawn = np.stack([shapes.draw(name, HELD_OUT + i) for i in range(count)])
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous()
+
+
+def picture_gates(model, network, images, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
+    from latentmix.ladder import generate
+
+    def right(made: Tensor, place: int) -> float:
+        return (network(to_network(made.to(model.device))).argmax(1) == place).float().mean().item()
+
+    errors = [
+        ((model.decode(clean[c]).cpu().float() - images[c].float()) / 255).square().mean().item() for c in CLASSES
+    ]
+    real, made, ladder = [], [], model.ladder(20, "trailing")
+    for place, name in enumerate(CLASSES):
+        guided = replace(prompts[name], guidance=3.0)
+        noise = torch.randn_like(clean[name][:40])
+        z0 = generate(lambda *at, c=guided: model.predict(*at, c), noise, ladder)  # type: ignore[misc]
+        real.append(right(images[name], place))
+        made.append(right(model.decode(z0), place))
+    return [
+        Gate("VAE, PSNR in dB", -10 * math.log10(sum(errors) / len(errors)), low=21),
+        Gate("real images classified right", sum(real) / len(real), low=0.97),
+        Gate("images from noise, 20 steps at guidance 3, classified right", sum(made) / len(made), low=0.9),
+    ]
+
+
+def inversion_gates(model, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
+    from latentmix.inversion import INVERSIONS
+    from latentmix.ladder import generate
+
+    errors, norms, ladder = [], [], model.ladder(50, "trailing")
+    for name in CLASSES:
+        z0 = clean[name][:32]
+        z = INVERSIONS["ddim"](model, z0, ladder, prompts[name])
+        back = generate(lambda *at, c=prompts[name]: model.predict(*at, c), z, ladder)  # type: ignore[misc]
+        errors.append((back - z0).square().mean().item() / z0.var().item())
+        norms.append(z.flatten(1).norm(dim=1).mean().item() / math.sqrt(z[0].numel()))
+    return [
+        Gate("norm of inverted latents over √L", sum(norms) / len(norms), low=0.97, high=1.03),
+        Gate("round trip, 50 steps at guidance 1, RMSE per std", math.sqrt(sum(errors) / len(errors)), high=0.1),
+    ]
+
+
+def mixing_gates(model, network, images, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
+    """√N in the channel means of centroids, and what it does to the images."""
+    from latentmix.inversion import INVERSIONS
+    from latentmix.ladder import generate
+    from latentmix.metrics import frechet_distance
+
+    ladder, fits, distances = model.ladder(20, "trailing"), [], {"fix/0": 0.0, "fix/chm": 0.0}
+    for name in CLASSES:
+        z = INVERSIONS["ddim"](model, clean[name], ladder, prompts[name])
+        sizes = [1, 2, 4, 8, 16, 32, 64]
+        grown = torch.stack([centroids(z, n, "fix/0").mean((0, 2, 3)) for n in sizes])  # [N, C]
+        root = torch.tensor(sizes).sqrt().to(grown)[:, None]
+        slope = (root * grown).sum(0) / root.square().sum()
+        fits.append(1 - (grown - slope * root).square().sum().item() / (grown - grown.mean(0)).square().sum().item())
+        guided = replace(prompts[name], guidance=3.0)
+        real = network.features(to_network(images[name].to(model.device)))
+        for method in distances:
+            z0 = generate(lambda *at, c=guided: model.predict(*at, c), centroids(z, 64, method), ladder)  # type: ignore[misc]
+            made = network.features(to_network(model.decode(z0)))
+            distances[method] += frechet_distance(made, real) / len(CLASSES)
+    return [
+        Gate("R² of the channel means of fix/0 centroids against √N", sum(fits) / len(fits), low=0.9),
+        Gate("Fréchet distance at N = 64, fix/chm", distances["fix/chm"]),
+        Gate("Fréchet distance at N = 64, fix/0 over fix/chm", distances["fix/0"] / distances["fix/chm"], low=1.5),
+    ]
+
+
+def centroids(z: Tensor, n: int, method: str) -> Tensor:
+    """64 centroids of n latents each, drawn without replacement."""
+    from latentmix.mixing import mixtures
+
+    draws = torch.stack([torch.randperm(len(z), generator=torch.Generator().manual_seed(k))[:n] for k in range(64)])
+    weights = torch.zeros(64, len(z)).scatter_(1, draws, 1 / n)
+    return mixtures(z, weights.to(z.device), [method])[0]
+
+
+STAGES = {"vae": vae, "unet": unet, "classifier": classifier, "clip": clip, "gates": gates}
 
 
 def main() -> None:
@@ -356,6 +475,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int)
     given = parser.parse_args()
+    prepare(LaunchConfig("local"))
     given.work.mkdir(parents=True, exist_ok=True)
     setting = Setting(given.work, given.to, torch.device(given.device), given.steps)
     for stage in given.stages:

@@ -86,38 +86,39 @@ def test_where_timesteps_begin_and_end() -> None:
     assert timesteps(4, "trailing", train_steps=8) == (1, 3, 5, 7)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 20, 50, 500])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
-def test_generation_is_that_of_ddim(spacing: Spacing, steps: int) -> None:
-    """`trailing` only where the number of steps divides 1000: elsewhere diffusers' stride leaves its own time steps."""
-    if spacing == "trailing" and 1000 % steps:
-        pytest.skip("diffusers' stride does not fit")
+# `trailing` only where the number of steps divides 1000; elsewhere diffusers' stride leaves its own time steps.
+GRIDS: list[tuple[Spacing, int]] = [("trailing", n) for n in (1, 2, 20, 50, 500)]
+GRIDS += [("leading", n) for n in (2, 7, 20, 50, 500)]
+PRECISIONS = [(torch.float32, 2e-6), (torch.float64, 1e-7)]  # diffusers' levels are float32 throughout
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize(("spacing", "steps"), GRIDS)
+def test_generation_is_that_of_ddim(spacing: Spacing, steps: int, dtype: torch.dtype, tolerance: float) -> None:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(**SD15, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    start = z = noise()
+    start = z = noise(dtype=dtype)
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.item()), t, z, eta=0.0, return_dict=False)[0]
     assert furthest(z, start) > 0.1
-    assert furthest(generate(dummy, start, ladder(steps, spacing)), z) < 2e-6
+    assert furthest(generate(dummy, start, ladder(steps, spacing)), z) < tolerance * z.abs().max()
 
 
-@pytest.mark.parametrize("steps", [1, 7, 20, 50, 500])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
-def test_inversion_is_that_of_ddim(spacing: Spacing, steps: int) -> None:
-    """diffusers' inverse scheduler tells the network the noisier end of each step, too."""
-    if spacing == "trailing" and 1000 % steps:
-        pytest.skip("diffusers' stride does not fit")
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize(("spacing", "steps"), GRIDS)
+def test_inversion_is_that_of_ddim(spacing: Spacing, steps: int, dtype: torch.dtype, tolerance: float) -> None:
+    """diffusers' inverse scheduler, too, tells the network the noisier end of each step."""
     from diffusers import DDIMInverseScheduler
 
     scheduler = DDIMInverseScheduler(**SD15, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    start = z = noise()
+    start = z = noise(dtype=dtype)
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.item()), t, z, return_dict=False)[0]
     assert furthest(z, start) > 0.1
-    assert furthest(invert(dummy, start, ladder(steps, spacing)), z) < 1e-6
+    assert furthest(invert(dummy, start, ladder(steps, spacing)), z) < tolerance * z.abs().max()
 
 
 def test_the_noise_levels_are_those_of_sd15() -> None:
@@ -247,9 +248,9 @@ def test_the_way_there_and_back_closes_at_first_order() -> None:
     errors = [
         furthest(generate(dummy, invert(dummy, z, rungs), rungs), z) for rungs in map(ladder, (50, 100, 200, 500))
     ]
-    assert errors[-1] < 0.02
+    assert errors[-1] < 0.05
     for ratio, coarse, fine in zip((2, 2, 2.5), errors, errors[1:], strict=False):
-        assert coarse / fine == pytest.approx(ratio, rel=0.2)
+        assert coarse / fine == pytest.approx(ratio, rel=0.1)
 
 
 # Errors.

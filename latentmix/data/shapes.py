@@ -133,8 +133,8 @@ def pink(rng: np.random.Generator, channels: int, exponent: float = 1.15) -> Arr
     return noise / noise.std(axis=(1, 2), keepdims=True)
 
 
-# Signed distances, negative inside, for shapes of about unit radius; y points down. The exact ones for the heart and the
-# drop (a cone with a round end) are Inigo Quilez's.
+# Signed distances, negative inside, for shapes of about unit radius; y points down. The exact ones for the heart and
+# the drop (a cone with a round end) are Inigo Quilez's.
 
 
 def _polygon(x: Array, y: Array, sides: int, radius: float) -> Array:

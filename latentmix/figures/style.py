@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2"}
 LINES = {"lin": ":", "fix": "-", "nin": "--", "slerp": "-.", "lol": (0, (3, 1, 1, 1, 1, 1))}
 MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D"}
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,

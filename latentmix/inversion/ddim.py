@@ -1,4 +1,4 @@
-"""DDIM inversion (Song et al.): the deterministic sampler run backwards, on the premise that ε changes little in a step."""
+"""DDIM inversion (Song et al.): the deterministic sampler run backwards, as if ε did not change within a step."""
 
 import torch
 from torch import Tensor
