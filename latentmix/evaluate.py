@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.bench import Bench, Cell
 from latentmix.metrics import Estimate, cosine_distances, frechet_distance, jackknife_interval, mean_interval
 from latentmix.store import write
+from latentmix.sweep import draw_id
 
 COLUMNS = ("model", "data", "inversion", "class", "n", "method", "metric", "value", "low", "high", "count")
 AVERAGE = "all"  # the class that stands for the average over classes
@@ -102,5 +103,5 @@ def _real(bench: Bench, name: str, class_id: str) -> Tensor:
 
 
 def _made(bench: Bench, name: str, cell: Cell) -> Tensor:
-    ids = [f"{draw:06d}" for draw in range(bench.config.draws)]
+    ids = [draw_id(draw) for draw in range(bench.config.draws)]
     return bench.features(cell, bench.networks[name]).gather(ids, "features")

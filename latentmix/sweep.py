@@ -6,7 +6,7 @@ order of work nor an interruption changes a byte of what is kept; another batch 
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,10 @@ from latentmix.features import Network
 from latentmix.inversion import INVERSIONS
 from latentmix.ladder import generate
 from latentmix.mixing import mixtures
-from latentmix.store import write
+from latentmix.store import Parts, write
 
 Item = TypeVar("Item")
+Work = Callable[[Sequence[Item], int], None]  # a batch, and the size that it is padded to
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Stage:
     """All that is left to do of one kind, and how many images are there already."""
 
     name: str
+    evaluations_each: int = 0
     tasks: list[Task] = field(default_factory=list)
     cached: int = 0
 
@@ -55,86 +57,73 @@ class Stage:
     def evaluations(self) -> int:
         return sum(task.evaluations for task in self.tasks)
 
+    def plan(self, label: str, items: Sequence[Item], missing: Container[Item], batch: int, run: Work[Item]) -> None:
+        """Lay `items` out in batches, and make a task of each that has something missing."""
+        chunks = _chunks(items, batch)
+        for chunk in chunks:
+            if any(item in missing for item in chunk):
+                task = partial(run, chunk, len(chunks[0]))
+                self.tasks.append(Task(label, len(chunk), self.evaluations_each * len(chunk), task))
+            else:
+                self.cached += len(chunk)
+
 
 def inversion(bench: Bench) -> Stage:
     """Images -> latents at t = T, for every class's pool."""
-    stage, each = Stage("invert"), _evaluations(bench.config.inversion.steps, bench.config.inversion.guidance)
+    config = bench.config.inversion
+    stage = Stage("invert", _evaluations(config.steps, config.guidance))
     for class_id in bench.classes:
-        sources = bench.pool(class_id)
-        done = bench.latents(class_id).read().keys()
-        chunks = _chunks(sources, bench.batch)
-        for chunk in chunks:
-            if all(source.id in done for source in chunk):
-                stage.cached += len(chunk)
-            else:
-                run = partial(_invert, bench, class_id, chunk, len(chunks[0]))
-                stage.tasks.append(Task(class_id, len(chunk), each * len(chunk), run))
+        sources, done = bench.pool(class_id), bench.latents(class_id).read().keys()
+        missing = {source for source in sources if source.id not in done}
+        stage.plan(class_id, sources, missing, bench.batch, partial(_invert, bench, class_id))
     return stage
 
 
 def references(bench: Bench) -> Stage:
     """The features of the real images that generated ones are measured against."""
     stage = Stage("real images")
-    done = [bench.reference_features(network).read().keys() for network in bench.networks.values()]
+    done = _in_all([bench.reference_features(network) for network in bench.networks.values()])
     for class_id in bench.classes:
-        chunks = _chunks(bench.references(class_id), bench.batch)
-        for chunk in chunks:
-            if all(source.id in there for there in done for source in chunk):
-                stage.cached += len(chunk)
-            else:
-                run = partial(_measure_real, bench, chunk, len(chunks[0]))
-                stage.tasks.append(Task(class_id, len(chunk), 0, run))
+        sources = bench.references(class_id)
+        missing = {source for source in sources if source.id not in done}
+        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench))
     return stage
 
 
 def mixing(bench: Bench) -> Stage:
     """Latents -> centroids, kept on disk; a sweep does without, as they are made anew in no time."""
-    stage = Stage("mix")
+    stage, draws = Stage("mix"), range(bench.config.draws)
     for cell in bench.cells:
         done = bench.centroids(cell).read().keys()
-        for chunk in _chunks(range(bench.config.draws), bench.batch):
-            if all(_draw_id(draw) in done for draw in chunk):
-                stage.cached += len(chunk)
-            else:
-                stage.tasks.append(Task(str(cell), len(chunk), 0, partial(_mix, bench, cell, chunk)))
+        missing = {draw for draw in draws if draw_id(draw) not in done}
+        stage.plan(str(cell), draws, missing, bench.batch, partial(_mix, bench, cell))
     return stage
 
 
 def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
-    stage, each = Stage("generate"), _evaluations(bench.config.steps, bench.config.guidance)
+    stage = Stage("generate", _evaluations(bench.config.steps, bench.config.guidance))
+    draws = range(bench.config.draws)
     for cell in bench.cells:
-        done = [bench.features(cell, network).read().keys() for network in bench.networks.values()] if measure else []
-        chunks = _chunks(range(bench.config.draws), bench.batch)
-        for chunk in chunks:
-            kept = [draw for draw in chunk if draw < pictures]
-            measured = all(_draw_id(draw) in there for there in done for draw in chunk)
-            if measured and all(_is_picture(bench.picture(cell, draw)) for draw in kept):
-                stage.cached += len(chunk)
-            else:
-                run = partial(_generate, bench, cell, chunk, len(chunks[0]), kept, measure)
-                stage.tasks.append(Task(str(cell), len(chunk), each * len(chunk), run))
+        missing = {draw for draw in draws[:pictures] if not _is_picture(bench.picture(cell, draw))}
+        if measure:
+            missing |= _unmeasured(bench, cell)
+        stage.plan(str(cell), draws, missing, bench.batch, partial(_generate, bench, cell, draws[:pictures], measure))
     return stage
 
 
 def measurement(bench: Bench) -> Stage:
     """Pictures -> features, where they have not been taken yet; UserError where pictures are missing too."""
-    stage = Stage("measure")
+    stage, draws = Stage("measure"), range(bench.config.draws)
     for cell in bench.cells:
-        done = [bench.features(cell, network).read().keys() for network in bench.networks.values()]
-        chunks = _chunks(range(bench.config.draws), bench.batch)
-        for chunk in chunks:
-            if all(_draw_id(draw) in there for there in done for draw in chunk):
-                stage.cached += len(chunk)
-                continue
-            missing = [draw for draw in chunk if not _is_picture(bench.picture(cell, draw))]
-            if missing:
-                raise UserError(
-                    f"{len(missing)} images of {cell} have not been generated; run latentmix generate first, "
-                    "or latentmix sweep, which does all of it"
-                )
-            run = partial(_measure_pictures, bench, cell, chunk, len(chunks[0]))
-            stage.tasks.append(Task(str(cell), len(chunk), 0, run))
+        missing = _unmeasured(bench, cell)
+        lost = [draw for draw in draws if missing and not _is_picture(bench.picture(cell, draw))]
+        if lost:
+            raise UserError(
+                f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
+                "or latentmix sweep, which does all of it"
+            )
+        stage.plan(str(cell), draws, missing, bench.batch, partial(_measure_pictures, bench, cell))
     return stage
 
 
@@ -159,13 +148,13 @@ def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
         bench.reference_features(network).write([source.id for source in sources], {"features": features})
 
 
-def _mix(bench: Bench, cell: Cell, draws: Sequence[int]) -> None:
+def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
     centroids = _centroids(bench, cell, draws)
-    bench.centroids(cell).write([_draw_id(draw) for draw in draws], {"latents": centroids})
+    bench.centroids(cell).write([draw_id(draw) for draw in draws], {"latents": centroids})
 
 
 @torch.no_grad()
-def _generate(bench: Bench, cell: Cell, draws: Sequence[int], size: int, kept: Sequence[int], measure: bool) -> None:
+def _generate(bench: Bench, cell: Cell, kept: range, measure: bool, draws: Sequence[int], size: int) -> None:
     z = _padded(_centroids(bench, cell, draws), size)
     images = render(bench, cell.class_id, z, str(cell))[: len(draws)]
     for draw, image in zip(draws, images, strict=True):
@@ -183,7 +172,7 @@ def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int)
 def _keep_features(bench: Bench, cell: Cell, draws: Sequence[int], images: Tensor, size: int) -> None:
     for network in bench.networks.values():
         features = _extract(network, images, size)
-        bench.features(cell, network).write([_draw_id(draw) for draw in draws], {"features": features})
+        bench.features(cell, network).write([draw_id(draw) for draw in draws], {"features": features})
 
 
 def _centroids(bench: Bench, cell: Cell, draws: Sequence[int]) -> Tensor:
@@ -215,8 +204,18 @@ def _evaluations(steps: int, guidance: float) -> int:
     return steps if guidance == 1 else 2 * steps
 
 
-def _draw_id(draw: int) -> str:
+def draw_id(draw: int) -> str:
     return f"{draw:06d}"
+
+
+def _in_all(parts: Sequence[Parts]) -> set[str]:
+    """The ids whose rows are in each of several."""
+    return set.intersection(*(set(part.read()) for part in parts))
+
+
+def _unmeasured(bench: Bench, cell: Cell) -> set[int]:
+    done = _in_all([bench.features(cell, network) for network in bench.networks.values()])
+    return {draw for draw in range(bench.config.draws) if draw_id(draw) not in done}
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:

@@ -147,29 +147,27 @@ def vae(setting: Setting) -> None:
     half(network).save_pretrained(setting.to / "tiny" / "vae")
 
 
-def tokenizer(setting: Setting, sentences: Sequence[str]):
-    """A tokenizer in CLIP's format whose vocabulary is CLIP's 512 byte symbols and the words of `sentences`."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+def tokenizer(setting: Setting, texts: Sequence[str]) -> Any:
+    """A tokenizer in CLIP's format: its 512 byte symbols, and merges that build each word of `texts` from the left.
+
+    Byte pairs merged by how common they are would do as well, but libraries break ties by chance.
+    """
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False
-    )
-    bpe.train_from_iterator(sentences, trainer)
-    model = json.loads(bpe.to_str())["model"]
-    symbols = dict.fromkeys(
-        [*bytes_, *(b + "</w>" for b in bytes_), *model["vocab"], "<|startoftext|>", "<|endoftext|>"]
-    )
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: dict[tuple[str, str], None] = {}
+    for word in sorted({word for text in texts for word in text.split()}):
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        for place in range(1, len(symbols)):
+            merges["".join(symbols[:place]), symbols[place]] = None
+    symbols = [*alphabet, *(b + "</w>" for b in alphabet), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
     folder = setting.to / "tiny" / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    made = CLIPTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=merges, model_max_length=24)
+    made = CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=24)
     made.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     return made
 
 
@@ -238,7 +236,7 @@ def unet(setting: Setting) -> None:
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
         return (network(z, t, text_encoder(text).last_hidden_state).sample - eps).square().mean()
 
-    train("unet", [network, text_encoder], loss, setting, steps=10_000, learning_rate=1e-3, decay=0.999)
+    train("unet", [network, text_encoder], loss, setting, steps=6000, learning_rate=1e-3, decay=0.999)
     StableDiffusionPipeline(
         vae=encoder.half(),
         text_encoder=text_encoder.half(),
@@ -264,12 +262,19 @@ def latents(encoder: Any, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale, classes
 
 
-def turned(images: Tensor) -> Tensor:
-    """The batch flipped and transposed at random, as a whole; no class changes by it."""
-    flip, flop, transpose = torch.rand(3) < 0.5
-    images = images.flip(-1) if flip else images
-    images = images.flip(-2) if flop else images
-    return images.transpose(-1, -2) if transpose else images
+def varied(x: Tensor) -> Tensor:
+    """The batch, as a whole, flipped, transposed and softened at random; no class changes by it.
+
+    Softened, since a VAE of 256 numbers leaves no grain: who measures its images should look at what is in them.
+    """
+    flip, flop, transpose, soften = torch.rand(4) < 0.5
+    x = x.flip(-1) if flip else x
+    x = x.flip(-2) if flop else x
+    x = x.transpose(-1, -2) if transpose else x
+    if soften:
+        small = nn.functional.interpolate(x, size=(int(torch.randint(16, 40, ())),) * 2, mode="area")
+        x = nn.functional.interpolate(small, size=x.shape[-2:], mode="bicubic")
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def classifier(setting: Setting) -> None:
@@ -284,9 +289,9 @@ def classifier(setting: Setting) -> None:
 
     def loss() -> Tensor:
         x, target = pick(64, images, classes, device=setting.device)
-        return criterion(network(to_network(turned(x))), target)
+        return criterion(network(varied(to_network(x))), target)
 
-    train("classifier", [network], loss, setting, steps=3000, learning_rate=2e-3, decay=0.995)
+    train("classifier", [network], loss, setting, steps=2500, learning_rate=2e-3, decay=0.995)
     folder = setting.to / "classifier"
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "model.safetensors")
@@ -327,13 +332,13 @@ def clip(setting: Setting) -> None:
     def loss() -> Tensor:
         x, c, text = pick(128, images, classes, full, device=setting.device)
         text = torch.where(torch.rand(128, 1, device=setting.device) < 0.25, short.to(setting.device)[c], text)
-        image, caption, scale = network(to_network(turned(x)), text)
+        image, caption, scale = network(varied(to_network(x)), text)
         same = (text[:, None] == text[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
         logits = scale * image @ caption.T
         return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
-    train("clip", [network], loss, setting, steps=2000, learning_rate=1e-3, decay=0.995)
+    train("clip", [network], loss, setting, steps=1500, learning_rate=1e-3, decay=0.995)
     save_file(
         {k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "open_clip_model.safetensors"
     )

@@ -45,8 +45,8 @@ MODULES = {name_of(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py")
 
 
 def imports(source: str, module: str, is_package: bool) -> set[str]:
-    """The modules that a source imports, those inside functions included: `from latentmix import x` is latentmix.x where
-    that is a module, and an attribute of latentmix elsewhere."""
+    """The modules that a source imports, those inside functions included: `from latentmix import x` is latentmix.x
+    where that is a module, and an attribute of latentmix elsewhere."""
     found = set[str]()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -124,7 +124,8 @@ def loaded_by(statement: str, suspects: set[str]) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_mixing_is_imported_without_what_experiments_need() -> None:
+@pytest.mark.parametrize("statement", ["from latentmix.mixing import mix", "from latentmix import mix"])
+def test_mixing_is_imported_without_what_experiments_need(statement: str) -> None:
     heavy = {
         "diffusers",
         "transformers",
@@ -136,7 +137,11 @@ def test_mixing_is_imported_without_what_experiments_need() -> None:
         "PIL",
         "matplotlib",
     }
-    assert loaded_by("from latentmix.mixing import mix", heavy | {"torch"}) == {"torch"}
+    assert loaded_by(statement, heavy | {"torch"}) == {"torch"}
+
+
+def test_the_package_alone_is_imported_without_torch() -> None:
+    assert not loaded_by("import latentmix", {"torch", "numpy"})
 
 
 @pytest.mark.skipif(find_spec("latentmix.cli") is None, reason="there is no command line yet")

@@ -1,5 +1,7 @@
 """The ladder against diffusers' schedulers, and against a data distribution whose solution is known in closed form."""
 
+import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -15,6 +17,7 @@ from latentmix.ladder import (
     Rung,
     discrete_ladder,
     from_epsilon,
+    from_v,
     generate,
     invert,
     step,
@@ -57,6 +60,13 @@ def dummy(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
     return from_epsilon(network(z, clock), z, here)
 
 
+def dummy_v(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
+    return from_v(network(z, clock), z, here)
+
+
+PREDICTIONS: dict[str, Predict] = {"epsilon": dummy, "v_prediction": dummy_v}
+
+
 def noise(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -89,36 +99,47 @@ def test_where_timesteps_begin_and_end() -> None:
 # `trailing` only where the number of steps divides 1000; elsewhere diffusers' stride leaves its own time steps.
 GRIDS: list[tuple[Spacing, int]] = [("trailing", n) for n in (1, 2, 20, 50, 500)]
 GRIDS += [("leading", n) for n in (2, 7, 20, 50, 500)]
-PRECISIONS = [(torch.float32, 2e-6), (torch.float64, 1e-7)]  # diffusers' levels are float32 throughout
+TOLERANCES = {  # v multiplies the rounding of float32 more than ε
+    ("epsilon", torch.float32): 2e-6,
+    ("epsilon", torch.float64): 1e-13,
+    ("v_prediction", torch.float32): 1e-5,
+    ("v_prediction", torch.float64): 1e-13,
+}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize(("prediction", "dtype"), TOLERANCES)
 @pytest.mark.parametrize(("spacing", "steps"), GRIDS)
-def test_generation_is_that_of_ddim(spacing: Spacing, steps: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_generation_is_that_of_ddim(spacing: Spacing, steps: int, prediction: str, dtype: torch.dtype) -> None:
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(**SD15, timestep_spacing=spacing)
+    scheduler = DDIMScheduler(**SD15, timestep_spacing=spacing, prediction_type=prediction)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(dtype)  # float32 as it stands, roots and all
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.to(dtype)
     scheduler.set_timesteps(steps)
     start = z = noise(dtype=dtype)
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.item()), t, z, eta=0.0, return_dict=False)[0]
     assert furthest(z, start) > 0.1
-    assert furthest(generate(dummy, start, ladder(steps, spacing)), z) < tolerance * z.abs().max()
+    ours = generate(PREDICTIONS[prediction], start, ladder(steps, spacing))
+    assert furthest(ours, z) < TOLERANCES[prediction, dtype] * z.abs().max()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize(("prediction", "dtype"), TOLERANCES)
 @pytest.mark.parametrize(("spacing", "steps"), GRIDS)
-def test_inversion_is_that_of_ddim(spacing: Spacing, steps: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_inversion_is_that_of_ddim(spacing: Spacing, steps: int, prediction: str, dtype: torch.dtype) -> None:
     """diffusers' inverse scheduler, too, tells the network the noisier end of each step."""
     from diffusers import DDIMInverseScheduler
 
-    scheduler = DDIMInverseScheduler(**SD15, timestep_spacing=spacing)
+    scheduler = DDIMInverseScheduler(**SD15, timestep_spacing=spacing, prediction_type=prediction)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(dtype)
+    scheduler.initial_alpha_cumprod = scheduler.initial_alpha_cumprod.to(dtype)
     scheduler.set_timesteps(steps)
     start = z = noise(dtype=dtype)
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.item()), t, z, return_dict=False)[0]
     assert furthest(z, start) > 0.1
-    assert furthest(invert(dummy, start, ladder(steps, spacing)), z) < tolerance * z.abs().max()
+    ours = invert(PREDICTIONS[prediction], start, ladder(steps, spacing))
+    assert furthest(ours, z) < TOLERANCES[prediction, dtype] * z.abs().max()
 
 
 def test_the_noise_levels_are_those_of_sd15() -> None:
@@ -137,7 +158,7 @@ def test_each_rung_begins_where_the_one_below_ends(spacing: str, steps: int) -> 
     alphas, rungs = alphas_cumprod(), ladder(steps, spacing)
     assert tuple(rung.clock for rung in rungs) == timesteps(steps, spacing, offset=1)
     assert rungs[0].clean.alpha ** 2 == pytest.approx(alphas[0].item(), rel=1e-14)
-    for below, above in zip(rungs, rungs[1:], strict=False):
+    for below, above in pairwise(rungs):
         assert below.noisy == above.clean
     for rung in rungs:
         assert rung.noisy.alpha**2 == pytest.approx(alphas[int(rung.clock)].item(), rel=1e-14)
@@ -153,7 +174,7 @@ def test_the_first_level_can_be_clean() -> None:
 
 def test_the_clock_is_that_of_the_noisy_end_in_both_directions() -> None:
     a, b, c = Level(1.0, 0.0), Level(0.8, 0.6), Level(0.6, 0.8)
-    rungs, asked = (Rung(a, b, 10), Rung(b, c, 20)), list[tuple[Level, float]]()
+    rungs, asked = (Rung(a, b, 10.0), Rung(b, c, 20.0)), list[tuple[Level, float]]()
 
     def predict(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
         asked.append((here, clock))
@@ -185,7 +206,7 @@ def test_x0_and_eps_put_together_where_they_were_taken_apart_give_z(alpha: float
     x0, eps = from_epsilon(out, z, here)
     assert torch.equal(eps, out)
     assert furthest(alpha * x0 + sigma * eps, z) < 1e-14
-    assert furthest(step(lambda z, here, _: from_epsilon(out, z, here), z, here, here, 0), z) < 1e-14
+    assert furthest(step(lambda z, here, _: from_epsilon(out, z, here), z, here, here, 0.0), z) < 1e-14
 
 
 @quick
@@ -199,8 +220,18 @@ def test_the_true_epsilon_gives_the_true_x0_and_leads_to_any_level(alpha: float,
     )
     z = alpha * x0 + sigma * eps
     assert furthest(from_epsilon(eps, z, here)[0], x0) < 1e-13
-    moved = step(lambda z, here, _: from_epsilon(eps, z, here), z, here, there, 0)
+    moved = step(lambda z, here, _: from_epsilon(eps, z, here), z, here, there, 0.0)
     assert furthest(moved, 0.3 * x0 + 0.7 * eps) < 1e-13
+
+
+@quick
+@given(angle=st.floats(0, math.pi / 2), seed=st.integers(0, 1000))
+def test_the_true_v_gives_the_true_x0_and_epsilon(angle: float, seed: int) -> None:
+    """v = α·ε − σ·x0, at any level that keeps the variance."""
+    x0, eps, here = noise(seed, torch.float64), noise(seed + 1, torch.float64), Level(math.cos(angle), math.sin(angle))
+    z, v = here.alpha * x0 + here.sigma * eps, here.alpha * eps - here.sigma * x0
+    for got, true in zip(from_v(v, z, here), (x0, eps), strict=True):
+        assert furthest(got, true) < 1e-14
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -229,7 +260,7 @@ def variance(std: float, level: Level) -> float:
 @pytest.mark.parametrize("std", [0.3, 2.0])
 @pytest.mark.parametrize("upwards", [False, True])
 def test_gaussian_noise_becomes_gaussian_data_and_back(std: float, upwards: bool) -> None:
-    """The ODE's solution only scales, so that the std is right at every level; the error is of first order in 1/steps."""
+    """The ODE's solution only scales, so the std is right at every level; the error is of first order in 1/steps."""
     z, errors = noise(dtype=torch.float64), []
     for steps in (25, 50, 100, 200):
         rungs = ladder(steps)
@@ -239,7 +270,7 @@ def test_gaussian_noise_becomes_gaussian_data_and_back(std: float, upwards: bool
         assert furthest(moved / z, (moved / z).mean()) < 1e-12
         errors.append((moved.norm() / z.norm() / true - 1).abs().item())
     assert errors[-1] < 0.04
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert 1.6 < coarse / fine < 2.4
 
 
@@ -249,7 +280,7 @@ def test_the_way_there_and_back_closes_at_first_order() -> None:
         furthest(generate(dummy, invert(dummy, z, rungs), rungs), z) for rungs in map(ladder, (50, 100, 200, 500))
     ]
     assert errors[-1] < 0.05
-    for ratio, coarse, fine in zip((2, 2, 2.5), errors, errors[1:], strict=False):
+    for ratio, coarse, fine in zip((2, 2, 2.5), errors[:-1], errors[1:], strict=True):
         assert coarse / fine == pytest.approx(ratio, rel=0.1)
 
 

@@ -25,7 +25,7 @@ CLOSED = [method for method in METHODS if not method.startswith("slerp")]
 Array = NDArray[np.float64]
 Bundle = tuple[Tensor, Tensor]  # latents [N, C, H, W] and weights [N], float64
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def rng(seed: int) -> torch.Generator:
@@ -167,7 +167,7 @@ def test_a_one_hot_weight_reproduces_its_input(method: str, bundle: Bundle, data
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_fix_does_not_reproduce_its_input(mean: str, scale: float) -> None:
     z = scale * noise(3, 4, 16, 16)
-    assert away(mix(z, [0, 1, 0], f"fix/{mean}"), z[1]) == pytest.approx(abs(1 / scale - 1), rel=0.1)
+    assert away(mix(z, [0.0, 1.0, 0.0], f"fix/{mean}"), z[1]) == pytest.approx(abs(1 / scale - 1), rel=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -225,20 +225,20 @@ def biased(n: int) -> Tensor:
 @pytest.mark.parametrize("n", [4, 16])
 def test_a_common_bias_is_amplified_by_the_root_of_n(norm: str, n: int) -> None:
     amplified = mix(biased(n), method=f"{norm}/0").mean((1, 2))
-    torch.testing.assert_close(amplified, math.sqrt(n) * BIAS, rtol=0.015, atol=0)
+    assert (amplified / BIAS - math.sqrt(n)).abs().max() < 0.015 * math.sqrt(n)
 
 
 @pytest.mark.parametrize("norm", ["fix", "nin", "lol"])
 def test_for_other_weights_the_factor_is_one_over_the_root_of_their_squares(norm: str) -> None:
     w = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05], dtype=torch.float64)
     amplified = mix(biased(6), w, f"{norm}/0").mean((1, 2))
-    torch.testing.assert_close(amplified, BIAS / w.square().sum().sqrt(), rtol=0.015, atol=0)
+    assert (amplified / BIAS * w.square().sum().sqrt() - 1).abs().max() < 0.015
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_splitting_the_channel_means_off_keeps_a_common_bias(norm: str) -> None:
     mixed = mix(biased(16), method=f"{norm}/chm")
-    torch.testing.assert_close(mixed.mean((1, 2)), BIAS, rtol=1e-12, atol=0)
+    assert (mixed.mean((1, 2)) / BIAS - 1).abs().max() < 1e-12
     if norm != "lin":
         assert mixed.std() == pytest.approx(1, abs=0.01)
 
@@ -371,7 +371,11 @@ def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeyp
         during.append(torch.backends.cuda.matmul.fp32_precision)
         return m
 
+    def failing(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
+        raise ArithmeticError
+
     monkeypatch.setitem(mixing.NORMS, "probe", probe)
+    monkeypatch.setitem(mixing.NORMS, "failing", failing)
     if setting in ("high", "medium"):
         torch.set_float32_matmul_precision(setting)
     elif setting in ("off", "allow_tf32"):
@@ -387,8 +391,8 @@ def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeyp
     if setting in ("high", "medium"):
         assert torch.get_float32_matmul_precision() == setting
 
-    with pytest.raises(RuntimeError):  # what goes wrong half-way must not leave it off
-        mixtures(noise(2, 1, 2, 2), random_weights(1, 3), ["lin/0"])
+    with pytest.raises(ArithmeticError):  # what goes wrong half-way must not leave it off
+        mix(noise(2, 1, 2, 2), method="failing/0")
     assert torch.backends.cuda.matmul.fp32_precision == before
 
 

@@ -6,6 +6,7 @@ before the U-Net comes. Latents stay in float32 here whatever the U-Net runs in:
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import resources
@@ -80,6 +81,11 @@ def _loaded(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
         raise UserError(f"{folder} can't be loaded: {reason}") from error
 
 
+def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+    """`batch` in parts of at most eight images of 512 px, or as many pixels: a VAE in float32 takes a GiB for each."""
+    return batch.split(max(1, 8 * 512**2 // math.prod(size)))
+
+
 class UNetModel:
     """A `Model` (see the protocol) from a Stable Diffusion pipeline folder."""
 
@@ -127,14 +133,15 @@ class UNetModel:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.device).float() / 127.5 - 1
-        mean = self._vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mean
-        return (mean * self._vae.config.scaling_factor).contiguous()
+        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        means = [self._vae.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
+        return (torch.cat(means) * self._vae.config.scaling_factor).contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         z = (latents / self._vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)
-        pixels = self._vae.decode(z).sample
+        size = [side * 2 ** (len(self._vae.config.block_out_channels) - 1) for side in z.shape[2:]]
+        pixels = torch.cat([self._vae.decode(part).sample for part in _within_memory(z, size)])
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
 
     def _network(self, z: Tensor, clock: float, text: Tensor) -> Tensor:
