@@ -30,10 +30,11 @@ class Classifier(nn.Module):
         super().__init__()
 
         def level(width: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(width, out, kernel, stride, kernel // 2), nn.GroupNorm(8, out), nn.SiLU()]
+            return [nn.Conv2d(width, out, kernel, stride, kernel // 2), nn.BatchNorm2d(out), nn.SiLU()]
 
         self.body = nn.Sequential(
             *level(3, 32, 7, 2),
+            *level(32, 32, 3, 1),
             *level(32, 64, 3, 2),
             *level(64, 64, 3, 1),
             *level(64, 128, 3, 2),

@@ -26,7 +26,7 @@ class Level:
 class Rung:
     clean: Level
     noisy: Level
-    clock: float
+    clock: int | float
 
 
 Ladder = tuple[Rung, ...]

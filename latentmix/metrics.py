@@ -21,7 +21,7 @@ class Estimate:
     count: int
 
 
-def frechet_distance(x: Features, y: Features) -> float:
+def frechet_distance(x: Features, y: Float[Tensor, "m _"]) -> float:
     """‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance (Heusel et al.) of Gaussians fitted to features.
 
     With X and Y the centred features over √(n − 1), Σx = XᵀX and Tr(Σx Σy)^½ is the nuclear norm of X Yᵀ: exact,
@@ -46,7 +46,7 @@ def _moments(x: Features) -> tuple[Tensor, Tensor]:
     return mean, torch.linalg.qr(root, mode="r").R if len(x) > x.shape[1] else root
 
 
-def cosine_distances(x: Features, y: Features) -> Float[Tensor, " n"]:
+def cosine_distances(x: Features, y: Float[Tensor, "m D"]) -> Float[Tensor, " n"]:
     """1 − cos between each row of `x` and the mean of the rows of `y`, each brought to unit length first."""
     unit_x, unit_y = (torch.nn.functional.normalize(f.double(), dim=1) for f in (x, y))
     return 1 - unit_x @ torch.nn.functional.normalize(unit_y.mean(0), dim=0)

@@ -66,7 +66,8 @@ def _angle_over_sine(cos: Tensor) -> Tensor:
     """θ / sin θ, which tends to 1 as θ does to 0, where it could not be differentiated as written."""
     near = cos > 1 - 1e-4
     safe = torch.where(near, torch.zeros_like(cos), cos)
-    return torch.where(near, 1 + (1 - cos) / 3, safe.arccos() / (1 - safe.square()).sqrt())
+    series = 1 + (1 - cos) / 3 + 2 * (1 - cos).square() / 15
+    return torch.where(near, series, safe.arccos() / (1 - safe.square()).sqrt())
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / _norm(x)
+    """Zero stays zero: a latent that its mean explains wholly has no direction, and keeps none."""
+    return x / _norm(x).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 NORMS: dict[str, Norm] = {"lin": _lin, "fix": _fix, "nin": _nin, "slerp": _slerp, "lol": _lol}
@@ -127,8 +129,9 @@ def mixtures(
 ) -> list[Float[Tensor, "K C H W"]]:
     """What `mix` gives for each of several methods, at the cost of one matrix product: all means are linear in z."""
     parsed = [method if isinstance(method, Method) else Method.parse(method) for method in methods]
-    z, w = _at_least_float32(latents), weights
-    with _no_tf32():
+    z = _at_least_float32(latents)
+    w = weights.to(z)
+    with _all_bits(z.device):
         centroid = w @ z.flatten(1)
         return [_mix(z, w, centroid, method) for method in parsed]
 
@@ -163,11 +166,13 @@ def _check(z: Tensor, weights: Tensor | Sequence[float] | None) -> Tensor:
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
-    """A bias of a thousandth matters here once √N has multiplied it, so products keep all their bits on a GPU."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+def _all_bits(device: torch.device) -> Iterator[None]:
+    """No TF32 and no autocast: a bias of a thousandth matters here, once √N has multiplied it."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.fp32_precision = before

@@ -325,7 +325,6 @@ def test_the_latents_say_the_precision(method: str, latents: torch.dtype, weight
     assert away(mixed, mix(z.double(), w.double(), method)) < (1e-15 if latents == torch.float64 else 1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="inside autocast the products are taken in 16 bits")
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_does_not_reach_the_mixing(method: str) -> None:
     z = noise(3, 2, 8, 8, dtype=torch.float32)
@@ -350,9 +349,6 @@ def matmul_settings() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
-NEW_API = "allow_tf32 can't be read after TF32 was set by the newer fp32_precision, and turns 'medium' into neither"
-
-
 @pytest.mark.usefixtures("matmul_settings")
 @pytest.mark.parametrize(
     "setting",
@@ -360,8 +356,8 @@ NEW_API = "allow_tf32 can't be read after TF32 was set by the newer fp32_precisi
         "off",
         "allow_tf32",
         "high",
-        pytest.param("medium", marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason=NEW_API)),
-        pytest.param("fp32_precision", marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason=NEW_API)),
+        "medium",
+        "fp32_precision",
     ],
 )
 def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,3 +485,10 @@ def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) ->
 def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(str(list(shape)))):
         mix(torch.ones(shape))
+
+
+@pytest.mark.parametrize("method", ["nin/chm", "nin/m", "slerp/chm", "lol/chm", "fix/chm"])
+def test_latents_that_their_mean_explains_wholly_are_mixed_linearly(method: str) -> None:
+    z = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1).expand(2, 4, 8, 8)
+    assert torch.equal(mix(z, [1.0, 0.0], method), z[0])
+    assert torch.equal(mix(z, method=method), torch.full((4, 8, 8), 2.0))

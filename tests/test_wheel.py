@@ -29,7 +29,9 @@ def test_wheel_works_outside_its_checkout(tmp_path: Path) -> None:
         archive.extractall(site)
     environment = os.environ | {"PYTHONPATH": str(site)}
     probe = [sys.executable, "-c", PROBE]
-    found = subprocess.run(probe, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    found = subprocess.run(
+        probe, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
     for line in found.stdout.splitlines():
         assert Path(line).is_relative_to(site), line
     assert (site / "latentmix" / "embedded" / "clip" / "open_clip_model.safetensors").stat().st_size > 100_000

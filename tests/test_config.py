@@ -1,0 +1,429 @@
+"""The config: what its parts compose to, what is refused and in which words, and what of it makes a result another."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from latentmix import config
+from latentmix.bench import Bench, Cell
+from latentmix.config import Config, compose, validate
+from latentmix.errors import UserError
+from latentmix.mixing import Method
+from latentmix.store import key
+
+GROUPS = ("model", "data", "inversion", "experiment", "launch")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config.folder() / group).glob("*.yaml"))]
+NEEDED = {("data", "folder"): ["data.path=somewhere"]}  # what an option cannot do without
+
+
+def refusal(*overrides: str) -> str:
+    """What is said of overrides, in one line."""
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert caught.value.exit_code == 2
+    return text
+
+
+def written(group: str, option: str) -> dict[str, Any]:
+    """What stands in an option's file."""
+    return yaml.safe_load((config.folder() / group / f"{option}.yaml").read_text())
+
+
+# What is composed
+
+
+def test_the_configs_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (config.folder() / "config.yaml").is_file()
+    assert config.folder().is_absolute()
+    assert compose([]).model.name == "tiny"
+
+
+def test_the_configs_of_an_installed_latentmix_lie_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "site" / "latentmix" / "config.py"))
+    assert config.folder() == tmp_path / "site" / "configs"
+    (tmp_path / "site" / "latentmix" / "configs").mkdir(parents=True)
+    assert config.folder() == tmp_path / "site" / "latentmix" / "configs"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_to_what_stands_in_its_file(group: str, option: str) -> None:
+    plain = compose([f"{group}={option}", *NEEDED.get((group, option), [])]).as_dict()
+    there = plain if group == "experiment" else plain[group]
+    for name, value in written(group, option).items():
+        if isinstance(value, dict):
+            assert there[name] | value == there[name]
+        elif not (isinstance(value, str) and ("${" in value or value == "???")):
+            assert there[name] == value, name
+
+
+def test_every_group_has_options() -> None:
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
+
+
+def test_every_option_of_a_group_says_the_same_keys() -> None:
+    """Or a key that one lacks would fall back silently to something else than the file next to it says."""
+    for group in ("model", "data"):
+        keys = {option: set(written(group, option)) for g, option in OPTIONS if g == group}
+        assert len(set(map(frozenset, keys.values()))) == 1, keys
+
+
+def test_the_demo_is_the_papers_figure_in_miniature() -> None:
+    demo, default = compose(["experiment=demo"]), compose([])
+    assert demo.name == "demo"
+    assert demo.folder == Path("outputs/demo")
+    assert demo.cache == default.cache == Path("outputs/cache")
+    assert demo.model == default.model
+    assert demo.model.embedded
+    assert demo.data.name == "shapes"
+    assert demo.steps == demo.inversion.steps == 20
+    assert demo.draws < default.draws
+    assert set(default.methods) < set(demo.methods)
+
+
+def test_fig7_is_the_papers() -> None:
+    fig7 = compose(["experiment=fig7", "model=sd15"])
+    assert fig7.name == "fig7-sd15"
+    assert fig7.n == (2, 4, 8, 16, 32, 48, 64)
+    assert [str(method) for method in fig7.methods] == ["fix/0", "nin/0", "fix/m", "nin/m", "fix/chm", "nin/chm"]
+    assert (fig7.draws, fig7.steps, fig7.guidance, fig7.inversion.guidance) == (1000, 50, 7.5, 1)
+    assert (fig7.model.size, fig7.model.features, fig7.model.clip) == (512, "inception", "ViT-L-14/openai")
+    assert fig7.spacing == fig7.inversion.spacing == "trailing"
+
+
+def test_what_is_not_given_follows_what_is() -> None:
+    made = compose(["model=sd15", "steps=30", "spacing=leading"])
+    assert (made.inversion.steps, made.inversion.spacing, made.guidance) == (30, "leading", 7.5)
+    assert made.name == "sd15-shapes"
+    made = compose(["steps=30", "inversion.steps=500", "inversion.spacing=linspace", "guidance=1"])
+    assert (made.steps, made.inversion.steps) == (30, 500)
+    assert (made.spacing, made.inversion.spacing) == ("trailing", "linspace")
+    assert (made.guidance, made.model.guidance) == (1, 3)
+
+
+def test_overrides_win_over_experiments() -> None:
+    made = compose(["draws=8", "experiment=demo", "n=[2,3]", "methods=[slerp/chm,lol/m]", "data.classes=[ring]"])
+    assert (made.draws, made.n, made.data.classes) == (8, (2, 3), ("ring",))
+    assert made.methods == (Method("slerp", "chm"), Method("lol", "m"))
+    assert made.pool == compose(["experiment=demo"]).pool
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("model.path='/a b/c=d'", "/a b/c=d"),
+        ("model.prompt='a drawing of a {}, black on white'", "a drawing of a {}, black on white"),
+        ("data.reference=null", None),
+        ("data.classes=[t-shirt,'two words']", ["t-shirt", "two words"]),
+        ("batch=8", 8),
+        ("batch=auto", "auto"),
+        ("guidance=0", 0),
+        ("outputs=/x/y", "/x/y"),
+        ("++seed=7", 7),
+        ("launch.threads=2", 2),
+    ],
+)
+def test_an_override_arrives(override: str, value: Any) -> None:
+    at: Any = compose([override]).as_dict()
+    for part in override.split("=")[0].lstrip("+").split("."):
+        at = at[part]
+    assert at == value
+
+
+def test_a_config_is_frozen() -> None:
+    made = compose([])
+    for owner, name in ((made, "seed"), (made.model, "size"), (made.inversion, "steps")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(owner, name, 1)
+
+
+ROUND_TRIPS: list[Sequence[str]] = [
+    [],
+    ["experiment=demo"],
+    ["experiment=fig7", "model=sd15", "data=folder", "data.path='/x/é'", "model.revision=main", "batch=4"],
+    [
+        "data.classes=[star]",
+        "data.reference=null",
+        "launch.threads=1",
+        "outputs=../out",
+        "guidance=0.1",
+        "seed=123456789",
+    ],
+]
+
+
+@pytest.mark.parametrize("overrides", ROUND_TRIPS, ids=lambda overrides: " ".join(overrides[:1]) or "defaults")
+def test_plain_values_make_the_same_config_again(overrides: Sequence[str]) -> None:
+    made = compose(overrides)
+    plain = made.as_dict()
+    for again in (plain, yaml.safe_load(yaml.safe_dump(plain)), json.loads(json.dumps(plain))):
+        assert validate(again) == made
+        assert validate(again).as_dict() == plain
+
+
+def test_the_keys_of_a_config_are_those_of_its_file() -> None:
+    """As the file lists every key and its default."""
+    top = yaml.safe_load((config.folder() / "config.yaml").read_text())
+    groups = {next(iter(entry)) for entry in top["defaults"] if isinstance(entry, dict)}
+    assert (top.keys() | groups) - {"defaults", "experiment"} == {field.name for field in dataclasses.fields(Config)}
+
+
+# What is refused
+
+ERRORS: list[tuple[str, list[str]]] = [
+    ("stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
+    ("+stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
+    ("++stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
+    ("~stps", ["no key 'stps'", "did you mean 'steps'?"]),
+    ("modle=tiny", ["no key 'modle'", "did you mean 'model'?"]),
+    ("model.guidence=3", ["no key 'model.guidence'", "did you mean 'model.guidance'?"]),
+    ("+model.guidence=3", ["no key 'model.guidence'", "did you mean 'model.guidance'?"]),
+    ("inversion.setps=3", ["no key 'inversion.setps'", "did you mean 'inversion.steps'?"]),
+    ("xyzzy=1", ["no key 'xyzzy'", "name, model, data", "outputs, keep"]),
+    ("model=tinny", ["no model=tinny", "sd15", "tiny"]),
+    ("experiment=dmeo", ["no experiment=dmeo", "demo, fig7"]),
+    ("inversion=ddmi", ["no inversion=ddmi", "ddim"]),
+    ("data=shape", ["no data=shape", "folder, shapes"]),
+    ("launch=lokal", ["no launch=lokal", "local"]),
+    ("methods=[fix/0,niin/chm]", ["'niin/chm'", "did you mean 'nin/chm'?"]),
+    ("methods=[fix]", ["'fix'", "norms lin, fix, nin", "means 0, m, chm"]),
+    ("methods=fix/0", ["methods='fix/0'"]),
+    ("methods=[]", ["methods"]),
+    ("n=[]", ["n and methods"]),
+    ("n=[2,129]", ["n=129", "pool=128"]),
+    ("pool=63", ["n=64", "pool=63"]),
+    ("n=[0]", ["n.0=0", "greater than 0"]),
+    ("n=[2.5]", ["n.0=2.5", "integer"]),
+    ("n=5", ["n=5"]),
+    ("n=[2,8", ["[2,8"]),
+    ("n=[2,8]]", ["n=[2,8]]"]),
+    ("draws=-3", ["draws=-3", "greater than 0"]),
+    ("draws=0", ["draws=0", "greater than 0"]),
+    ("draws=1", ["draws", "at least 2"]),
+    ("draws=many", ["draws='many'", "integer"]),
+    ("draws=", ["draws=''", "integer"]),
+    ("draws=null", ["draws=None", "integer"]),
+    ("--force", ["'--force' is not KEY=VALUE"]),
+    ("data=folder", ["data.path is needed", "data.path=..."]),
+    ("spacing=karras", ["spacing", "trailing, leading, linspace", "'karras'"]),
+    ("inversion.spacing=Trailing", ["spacing", "trailing, leading, linspace", "'Trailing'"]),
+    ("name=a/b", ["name='a/b'", "plain folder name"]),
+    ("name=..", ["name='..'", "plain folder name"]),
+    ("name=cache", ["name='cache'", "plain folder name"]),
+    ("name=", ["name=''", "plain folder name"]),
+    ("name=/etc", ["name='/etc'", "plain folder name"]),
+    ("model.prompt='a photo'", ["prompt", "{}"]),
+    ("model.precision=float8", ["model.precision='float8'", "'float32'"]),
+    ("model.size=-64", ["model.size=-64", "greater than 0"]),
+    ("guidance=-1", ["guidance=-1", "greater than or equal to 0"]),
+    ("guidance=nan", ["guidance=nan"]),
+    ("steps=0", ["steps=0", "greater than 0"]),
+    ("batch=0", ["batch=0", "greater than 0", "'auto'"]),
+    ("keep=-1", ["keep=-1"]),
+    ("seed=1.5", ["seed=1.5", "integer"]),
+    ("outputs=null", ["outputs=None"]),
+    ("data.bad_images=ignore", ["data.bad_images='ignore'", "'refuse' or 'skip'"]),
+    ("data.classes=star", ["data.classes='star'"]),
+    ("data.reference=0", ["data.reference=0"]),
+    ("launch.threads=0", ["launch.threads=0"]),
+    ("name=${nothing}", ["nothing", "name"]),
+]
+
+
+@pytest.mark.parametrize(("override", "parts"), ERRORS, ids=[override for override, _ in ERRORS])
+def test_what_is_wrong_is_named_in_one_line(override: str, parts: list[str]) -> None:
+    text = refusal(override)
+    for part in parts:
+        assert part in text, text
+
+
+def test_the_wrong_one_of_many_overrides_is_named() -> None:
+    text = refusal("experiment=demo", "model=tiny", "pool=100", "inversion.stps=3", "data.classes=[star]", "steps=9")
+    assert "no key 'inversion.stps'" in text
+    assert "data.path is needed" in refusal("data=folder", "model.path=/x", "steps=9")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    text = refusal("draws=-3", "seed=abc", "model.size=0")
+    for part in ("draws=-3", "seed='abc'", "model.size=0"):
+        assert part in text
+
+
+def test_a_file_of_plain_values_is_checked_likewise() -> None:
+    plain = compose([]).as_dict()
+    for wrong, part in (
+        (plain | {"stps": 3}, "did you mean 'steps'?"),
+        (plain | {"model": plain["model"] | {"sizze": 3}}, "did you mean 'model.size'?"),
+        ({name: value for name, value in plain.items() if name != "seed"}, "seed"),
+        (plain | {"methods": ["fix/zero"]}, "'fix/zero'"),
+        ([], ""),
+        (None, ""),
+    ):
+        with pytest.raises(UserError) as caught:
+            validate(wrong)
+        assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+# Objects of Python's cannot be made by a config
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+x=!!python/object/apply:os.mkdir ['{}']",
+        "+x='!!python/object/apply:os.mkdir [{}]'",
+        "+x={{_target_:os.mkdir,path:'{}'}}",
+        "+model._target_=os.mkdir",
+        "model._target_=os.mkdir",
+        "model={{_target_:os.mkdir,path:'{}'}}",
+        "model.path={{_target_:os.mkdir,path:'{}'}}",
+        "model.path=!!python/object/apply:os.mkdir ['{}']",
+        "name=${{oc.create:os.mkdir}}",
+        "name=${{python:os.mkdir}}",
+    ],
+)
+def test_an_override_that_would_make_an_object_is_refused(tmp_path: Path, override: str) -> None:
+    refusal(override.format(tmp_path / "made"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_tag_of_yamls_stays_a_text(tmp_path: Path) -> None:
+    text = f"!!python/object/apply:os.mkdir [{tmp_path / 'made'}]"
+    assert compose([f"model.path='{text}'"]).model.path == text
+    assert not (tmp_path / "made").exists()
+
+
+# What should be refused, or in better words
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        pytest.param("draws", "'draws' is not KEY=VALUE", marks=pytest.mark.xfail(reason="did you mean 'draws'?")),
+        pytest.param("star", "'star' is not KEY=VALUE", marks=pytest.mark.xfail(reason="there is no key 'star'")),
+        pytest.param("n=[2,8", "n=[2,8", marks=pytest.mark.xfail(reason="Hydra leaves the key out")),
+        pytest.param("~steps", "steps is needed", marks=pytest.mark.xfail(reason="did you mean 'steps'?")),
+        pytest.param("model=null", "model", marks=pytest.mark.xfail(raises=ValueError, reason="Hydra's ValueError")),
+        pytest.param("=3", "=3", marks=pytest.mark.xfail(raises=ValueError, reason="Hydra's ValueError")),
+        pytest.param("seed=-1", "seed=-1", marks=pytest.mark.xfail(reason="numpy's SeedSequence refuses it, late")),
+        pytest.param("guidance=inf", "guidance=inf", marks=pytest.mark.xfail(reason="gives NaN, late")),
+        pytest.param("n=[2,2]", "n", marks=pytest.mark.xfail(reason="counts every class twice in the averages")),
+        pytest.param("data.classes=[]", "data.classes", marks=pytest.mark.xfail(reason="leaves nothing to do")),
+        pytest.param("model.prompt='a {} {x}'", "prompt", marks=pytest.mark.xfail(reason="KeyError, late")),
+        pytest.param("model.prompt='a {} or {}'", "prompt", marks=pytest.mark.xfail(reason="IndexError, late")),
+        pytest.param("model.prompt='a {{}}'", "prompt", marks=pytest.mark.xfail(reason="the class's name is left out")),
+    ],
+)
+def test_what_fails_late_or_obscurely_is_refused(override: str, part: str) -> None:
+    assert part in refusal(override)
+
+
+@pytest.mark.xfail(reason="LexerNoViableAltException, in the words of Hydra's grammar")
+def test_a_value_that_needs_quotes_is_said_to() -> None:
+    """Those with spaces do not, but é and = do."""
+    text = refusal("data.path=/home/andré")
+    assert "Exception" not in text
+    assert "quotes" in text
+
+
+# What of it makes a result another
+
+CELL = Cell("star", 2, Method("fix", "0"))
+BASE = ("device=cpu", "model.precision=float32")
+
+
+def identities(*overrides: str, cell: Cell = CELL) -> tuple[str, str]:
+    """The names of what is kept of a class's latents and of a cell."""
+    bench = Bench(compose([*BASE, *overrides]))
+    return key(bench.latents_identity(cell.class_id)), key(bench.cell_identity(cell))
+
+
+@pytest.fixture(scope="module")
+def base() -> tuple[str, str]:
+    return identities()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "device=auto",
+        "batch=3",
+        "outputs=elsewhere",
+        "keep=0",
+        "launch.threads=1",
+        "name=other",
+        # What it is one of many of, and how it is measured
+        "draws=7",
+        "n=[2,4]",
+        "methods=[fix/0]",
+        "data.classes=[star]",
+        "data.reference=7",
+        "model.features=inception",
+        "model.clip=ViT-L-14/openai",
+        "model.guidance=7 guidance=3",
+    ],
+)
+def test_how_and_of_what_run_it_is_makes_no_difference(base: tuple[str, str], override: str) -> None:
+    assert identities(*override.split()) == base
+
+
+@pytest.mark.parametrize("override", ["seed=1", "guidance=2.5", "steps=49 inversion.steps=50", "pool=100"])
+def test_a_cell_is_another_where_only_mixing_or_generation_is(base: tuple[str, str], override: str) -> None:
+    latents, cell = identities(*override.split())
+    assert latents == base[0]
+    assert cell != base[1]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_the_spacing_of_generation_is_told_from_that_of_inversion(base: tuple[str, str], spacing: str) -> None:
+    latents, cell = identities(f"spacing={spacing}", "inversion.spacing=trailing")
+    assert latents == base[0]
+    assert cell != base[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=49",
+        "inversion.steps=49",
+        "inversion.guidance=2",
+        "inversion.spacing=leading",
+        "model.size=32",
+        "model.prompt='a drawing of a {}'",
+        "model.precision=bfloat16",
+    ],
+)
+def test_all_is_another_where_inversion_is(base: tuple[str, str], override: str) -> None:
+    for new, old in zip(identities(override), base, strict=True):
+        assert new != old
+
+
+@pytest.mark.parametrize(
+    "cell", [Cell("star", 4, CELL.method), Cell("star", 2, Method("nin", "0")), Cell("star", 2, Method("fix", "chm"))]
+)
+def test_cells_of_a_class_share_its_latents(base: tuple[str, str], cell: Cell) -> None:
+    latents, other = identities(cell=cell)
+    assert latents == base[0]
+    assert other != base[1]
+
+
+def test_classes_share_nothing(base: tuple[str, str]) -> None:
+    for new, old in zip(identities(cell=Cell("ring", 2, CELL.method)), base, strict=True):
+        assert new != old
+
+
+def test_identities_are_plain() -> None:
+    """So that they can be written beside what they name, and read by anyone."""
+    bench = Bench(compose(BASE))
+    for identity in (bench.latents_identity("star"), bench.cell_identity(CELL)):
+        assert json.loads(json.dumps(identity)) == identity
+        assert not any(isinstance(value, float) and math.isnan(value) for value in identity.values())
