@@ -31,7 +31,7 @@ from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.ddim import ddim
-from latentmix.ladder import Ladder, generate
+from latentmix.ladder import Ladder, Level, generate
 from latentmix.models import Conditioning, load_model, unet
 from latentmix.models.unet import UNetModel, find
 
@@ -133,8 +133,11 @@ class Pair:
         return drawn[:, :, : self.side, : self.side].contiguous()
 
     def generate(self, ladder: Ladder, guidance: float) -> Tensor:
+        def predict(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
+            return self.model.predict(z, here, clock, self.conditioning(guidance))
+
         with torch.no_grad():
-            return generate(lambda *at: self.model.predict(*at, self.conditioning(guidance)), self.noise, ladder)
+            return generate(predict, self.noise, ladder)
 
 
 @pytest.fixture(scope="module")
