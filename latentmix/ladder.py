@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Latents = Float[Tensor, "B C H W"]
+Clock = int | float
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Level:
 class Rung:
     clean: Level
     noisy: Level
-    clock: int | float
+    clock: Clock
 
 
 Ladder = tuple[Rung, ...]
-Predict = Callable[[Latents, Level, float], tuple[Latents, Latents]]  # z, its level, clock -> x0, eps
+Predict = Callable[[Latents, Level, Clock], tuple[Latents, Latents]]  # z, its level, clock -> x0, eps
 
 
-def step(predict: Predict, z: Latents, here: Level, there: Level, clock: float) -> Latents:
+def step(predict: Predict, z: Latents, here: Level, there: Level, clock: Clock) -> Latents:
     x0, eps = predict(z, here, clock)
     return there.alpha * x0 + there.sigma * eps
 
