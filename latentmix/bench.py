@@ -76,6 +76,12 @@ class Bench:
                 self.data.images(class_id, 1)  # says what there is instead
         return there if wanted is None else tuple(dict.fromkeys(wanted))
 
+    def check(self) -> None:
+        """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and images."""
+        _ = self.model, self.inversion_ladder, self.generation_ladder
+        for class_id in self.classes:
+            self.pool(class_id)
+
     @property
     def cells(self) -> list[Cell]:
         """Class by class, so that one class's latents are in memory at a time."""

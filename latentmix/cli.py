@@ -67,11 +67,12 @@ def mix(
         if not dry_run:
             _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
         return
-    from latentmix.look import mix_once
+    from latentmix.look import mix_once, mixture
 
+    wanted = mixture(bench, class_id or bench.classes[0], weights)
     _work(bench, [sweep.inversion], dry_run)
     if not dry_run:
-        for path in mix_once(bench, class_id or bench.classes[0], weights):
+        for path in mix_once(bench, wanted):
             _say(str(path))
 
 
@@ -94,7 +95,7 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    _work(bench, [sweep.references, sweep.measurement], dry_run)
+    _work(bench, [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
     if not dry_run:
         _finish(bench)
 
@@ -112,7 +113,12 @@ def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    stages = [sweep.references, sweep.inversion, lambda b: sweep.generation(b, b.config.keep, measure=True)]
+    stages = [
+        sweep.references,
+        sweep.inversion,
+        lambda b: sweep.measurement(b, required=False),
+        lambda b: sweep.generation(b, b.config.keep, measure=True),
+    ]
     _work(bench, stages, dry_run)
     if not dry_run:
         _finish(bench)
@@ -131,16 +137,13 @@ def figure(name: Annotated[str, typer.Argument(help="fig1 or fig7.")], overrides
 
 
 def main() -> None:
-    """The entry point: user errors become one line, interruptions say that nothing is lost."""
+    """The entry point: user errors become one line."""
     warnings.showwarning = _show_warning
     try:
         app()
     except UserError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _complain("stopped; what is finished is kept, and the same command continues from there")
-        sys.exit(130)
 
 
 def _bench(overrides: list[str] | None) -> "Bench":
@@ -158,6 +161,7 @@ def _work(bench: "Bench", stages: list[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar; a dry run only plans."""
     from latentmix import launch
 
+    bench.check()
     if dry_run:
         launch.report(bench, [plan(bench) for plan in stages])
         return
@@ -171,7 +175,8 @@ def _finish(bench: "Bench") -> None:
     from latentmix.launch import conclude
 
     results = evaluate(bench)
-    pictures = [path for name, draw in FIGURES.items() for path in draw(bench, bench.config.folder / name)]
+    names = [name for name in FIGURES if name != "fig1" or bench.config.keep > 0]
+    pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
     conclude(bench, results, pictures)
 
 

@@ -18,6 +18,7 @@ from latentmix.ladder import SPACINGS
 from latentmix.mixing import Method
 
 Positive = Annotated[int, Field(gt=0)]
+Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MethodName = Annotated[
     Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
 ]
@@ -28,7 +29,7 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 class ModelConfig:
     name: str
     size: Positive  # pixels, square
-    guidance: Annotated[float, Field(ge=0)]  # of generation
+    guidance: Guidance  # of generation
     prompt: str
     features: str  # "embedded" or "inception"
     clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
@@ -39,24 +40,28 @@ class ModelConfig:
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
-        if "{}" not in self.prompt:
-            raise ValueError("the prompt must contain {} where the class's name goes")
+        if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
+            raise ValueError("the prompt must contain {} once, where the class's name goes, and no other braces")
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     name: Literal["shapes", "folder"]
-    reference: Positive | None  # real images of a class to measure against; None is all of them
+    reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
     path: str | None = None
     classes: tuple[str, ...] | None = None  # None is all of them
     bad_images: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and not self.classes:
+            raise ValueError("data.classes is empty; null takes all classes")
 
 
 @dataclass(frozen=True, config=STRICT)
 class InversionConfig:
     name: Literal["ddim"]
     steps: Positive
-    guidance: Annotated[float, Field(ge=0)]
+    guidance: Guidance
     spacing: str
 
 
@@ -80,9 +85,9 @@ class Config:
     pool: Positive
     draws: Positive
     steps: Positive
-    guidance: Annotated[float, Field(ge=0)]
+    guidance: Guidance
     spacing: str
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     device: str
     batch: Positive | Literal["auto"]
     outputs: Path
@@ -94,6 +99,8 @@ class Config:
                 raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
         if not self.n or not self.methods:
             raise ValueError("n and methods need at least one entry each")
+        if len(set(self.n)) < len(self.n):
+            raise ValueError(f"n={list(self.n)} names a number twice")
         if max(self.n) > self.pool:
             raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
         if self.draws < 2:
@@ -127,7 +134,7 @@ def compose(overrides: Sequence[str]) -> Config:
         with initialize_config_dir(str(folder()), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
     return validate(plain)
 
@@ -158,8 +165,18 @@ def _describe(error: Any) -> str:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's errors in one line, with the nearest key that exists."""
+    from hydra.errors import OverrideParseException
+
     cause = error.__cause__ or error
     first = str(cause).strip().splitlines()[0]
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if override.startswith("~") and key.lstrip("~") in _keys():
+            return f"{key.lstrip('~')} is needed, and can't be taken away"
+        if not key or not equals and not override.startswith("~"):
+            return f"{override!r} is not KEY=VALUE"
+        if isinstance(error, OverrideParseException) and error.override == override:
+            return f"{override}: the value '{value}' can't be read; put it in quotes for Hydra too: \"{key}='...'\""
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
@@ -167,22 +184,22 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if first.startswith("Missing mandatory value"):
         needed = str(cause).split("full_key: ")[1].split()[0]
         return f"{needed} is needed here; give it as {needed}=..."
-    for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            return f"{override!r} is not KEY=VALUE"
     if first.startswith("In 'config'") and "Could not find" in first:
         group, _, option = first.split("Could not find '")[1].split("'")[0].partition("/")
         there = sorted(path.stem for path in (folder() / group).glob("*.yaml"))
         return f"there is no {group}={option}; there are {', '.join(there) or 'none'}"
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    return f"{' '.join(overrides)}: {reason}"
 
 
 def _nearest(key: str) -> str:
-    """ "; did you mean ...?", or nothing where no key is close."""
-    tops = {f.name: f.type for f in dataclasses.fields(Config)}
-    every = [*tops]
-    for top, kind in tops.items():
-        if dataclasses.is_dataclass(kind):
-            every += [f"{top}.{f.name}" for f in dataclasses.fields(kind)]
-    near = difflib.get_close_matches(key, every, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(tops)}"
+    """What to say of a key that is not there: the nearest that is, or all."""
+    near = difflib.get_close_matches(key, _keys(), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(_keys(groups=False))}"
+
+
+def _keys(groups: bool = True) -> list[str]:
+    """All keys, those inside groups as `model.size`."""
+    tops = dataclasses.fields(Config)
+    inside = [(top.name, dataclasses.fields(top.type)) for top in tops if dataclasses.is_dataclass(top.type)]
+    return [top.name for top in tops] + [f"{top}.{f.name}" for top, fields in inside for f in fields if groups]

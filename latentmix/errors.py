@@ -5,3 +5,9 @@ class UserError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 2
+
+
+class Interrupted(UserError):
+    """The user stopped the work."""
+
+    exit_code = 130

@@ -61,7 +61,10 @@ def averages(results: list[Result]) -> list[Result]:
     groups: dict[tuple[int, str, str], list[float]] = {}
     for result in results:
         groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate.value)
-    return [Result(AVERAGE, *group, mean_interval(torch.tensor(values))) for group, values in groups.items()]
+    return [
+        Result(AVERAGE, *group, mean_interval(torch.tensor(values, dtype=torch.float64)))
+        for group, values in groups.items()
+    ]
 
 
 def read_table(path: Path) -> list[Result]:

@@ -85,7 +85,9 @@ def clip_network(name: str, device: torch.device) -> Network:
         if (architecture, pretrained) not in open_clip.list_pretrained():
             raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
         with _weights_of(f"open_clip's {name}", "model.clip=embedded"):
-            model = open_clip.create_model(architecture, pretrained=pretrained)
+            # OpenAI's weights want QuickGELU, which the architectures' own configs do not name.
+            quick = bool(open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False))
+            model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
         identity = {"clip": name}
     model = model.to(device).eval().requires_grad_(False)
     pre = open_clip.get_model_preprocess_cfg(model)

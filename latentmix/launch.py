@@ -19,6 +19,7 @@ from rich.text import Text
 
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
+from latentmix.errors import Interrupted
 from latentmix.evaluate import AVERAGE, Result
 from latentmix.store import key, write, write_json
 from latentmix.sweep import Stage
@@ -53,6 +54,8 @@ class Rate(ProgressColumn):
 def run(bench: Bench, stage: Stage) -> None:
     """Do all tasks of a stage."""
     console = Console(stderr=True)
+    if not stage.tasks and not stage.cached:
+        return
     if not stage.tasks:
         console.print(f"{stage.name}: all {stage.cached} images are there already")
         return
@@ -60,10 +63,13 @@ def run(bench: Bench, stage: Stage) -> None:
     start = time.monotonic()
     with Progress(*columns, TextColumn("{task.fields[what]}"), console=console, speed_estimate_period=120) as bar:
         done = bar.add_task(stage.name, total=stage.images + stage.cached, completed=stage.cached, what="")
-        for task in stage.tasks:
-            bar.update(done, what=task.label)
-            task.run()
-            bar.update(done, advance=task.images)
+        try:
+            for task in stage.tasks:
+                bar.update(done, what=task.label)
+                task.run()
+                bar.update(done, advance=task.images)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
         bar.update(done, what="")
     _remember_rate(bench, stage, time.monotonic() - start)
 
@@ -71,7 +77,7 @@ def run(bench: Bench, stage: Stage) -> None:
 def report(bench: Bench, stages: Sequence[Stage]) -> None:
     """What a run would do, on the console."""
     table = Table("stage", "to do", "done before", "network evaluations", "time")
-    for stage in stages:
+    for stage in (stage for stage in stages if stage.tasks or stage.cached):
         seconds = _estimate(bench, stage)
         row = (stage.name, f"{stage.images:,}", f"{stage.cached:,}", f"{stage.evaluations:,}")
         table.add_row(*row, "not known yet" if seconds is None else _duration(seconds))

@@ -1,6 +1,9 @@
 """Things to look at: one mixture with chosen weights, and the pictures of a run under readable names."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from latentmix.bench import Bench
 from latentmix.errors import UserError
@@ -9,20 +12,35 @@ from latentmix.store import save_tensors, write
 from latentmix.sweep import render, write_picture
 
 
-def mix_once(bench: Bench, class_id: str, weights: str) -> list[Path]:
-    """Mix the first images of a class with `weights` ("0.5,0.3,0.2") by each method: the latent, and its picture."""
+@dataclass(frozen=True)
+class Mixture:
+    """The first images of a class, and their weights."""
+
+    class_id: str
+    weights: tuple[float, ...]
+
+
+def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
+    """Weights as they were given ("0.5,0.3,0.2"), checked; UserError where they or the class can't be used."""
     if class_id not in bench.classes:
         raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(bench.classes)}")
     try:
-        w = [float(text) for text in weights.split(",")]
-        if len(w) > bench.config.pool:
-            raise ValueError(f"{len(w)} weights are more than pool={bench.config.pool} images")
-        z = bench.pool_latents(class_id)[: len(w)]
-        mixed = {method: mix(z, w, method) for method in bench.config.methods}
+        weights = tuple(float(part) for part in text.split(","))
+        if len(weights) > bench.config.pool:
+            raise ValueError(f"{len(weights)} weights are more than pool={bench.config.pool} images")
+        mix(torch.zeros(len(weights), 1, 1, 1), weights)
     except ValueError as error:
-        raise UserError(f"--weights {weights}: {error}") from error
+        raise UserError(f"--weights {text}: {error}") from error
+    return Mixture(class_id, weights)
+
+
+def mix_once(bench: Bench, wanted: Mixture) -> list[Path]:
+    """Make a mixture by each method: the latent, and its picture."""
+    class_id, w = wanted.class_id, wanted.weights
+    z = bench.pool_latents(class_id)[: len(w)]
     written = []
-    for method, latent in mixed.items():
+    for method in bench.config.methods:
+        latent = mix(z, w, method)
         stem = bench.config.folder / "mixed" / f"{class_id}-{'-'.join(map(str, w))}-{method.norm}-{method.mean}"
         about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
         save_tensors(stem.with_name(stem.name + ".safetensors"), {"latents": latent}, about)

@@ -6,6 +6,8 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def key(identity: Any) -> str:
 def folder_digest(folder: Path) -> str:
     """A digest of every file in a folder: of its bytes or, beyond 64 MiB, its size and 64 blocks from all over it."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder))):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
         with path.open("rb") as file:
@@ -40,6 +42,10 @@ def folder_digest(folder: Path) -> str:
                 file.seek(block * (size - (1 << 20)) // 63)
                 digest.update(file.read(1 << 20))
     return digest.hexdigest()[:16]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -53,13 +59,21 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        _tidy(part)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"the disk is full: {path} could not be written. Free some space, or choose another place with "
                 "outputs=, and give the same command again; what is finished is kept"
             ) from error
         raise UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=") from error
+    except BaseException:
+        _tidy(part)
+        raise
+
+
+def _tidy(part: Path) -> None:
+    with suppress(OSError):
+        part.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -70,7 +84,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """A safetensors file with `about` (JSON) and a checksum of everything in its header."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     text = json.dumps(dict(about), sort_keys=True)
-    write(path, save(held, {"about": text, "sha256": _checksum(held, text)}))
+    header = {"about": text, "sha256": _checksum(held, text)}
+    write(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,7 +93,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = path.read_bytes()
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = json.loads(metadata["latentmix"])
         text, checksum = header["about"], header["sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of this cache") from error
@@ -91,14 +107,19 @@ def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
 
 
 class Parts:
     """Rows of tensors, one row for each id, in files of one batch each.
 
-    A batch is there or not; a damaged one is set aside with a warning and its rows count as missing.
+    A batch is there or not; the rows of a damaged one count as missing, with a warning, until it is written again.
     """
 
     def __init__(self, folder: Path, identity: Any) -> None:
@@ -119,8 +140,7 @@ class Parts:
             try:
                 tensors, about = load_tensors(path)
             except ValueError as error:
-                warnings.warn(f"{error}; it is set aside and made again", stacklevel=2)
-                path.replace(path.with_suffix(".damaged"))
+                _warn_once(f"{error}; it counts as missing and is made again")
                 continue
             for row, id_ in enumerate(about["ids"]):
                 rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})

@@ -112,12 +112,14 @@ def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     return stage
 
 
-def measurement(bench: Bench) -> Stage:
-    """Pictures -> features, where they have not been taken yet; UserError where pictures are missing too."""
+def measurement(bench: Bench, required: bool) -> Stage:
+    """Pictures -> features, in cells whose pictures are all there; where they are `required` to be, or UserError."""
     stage, draws = Stage("measure"), range(bench.config.draws)
     for cell in bench.cells:
         missing = _unmeasured(bench, cell)
         lost = [draw for draw in draws if missing and not _is_picture(bench.picture(cell, draw))]
+        if not required and (lost or not missing):
+            continue
         if lost:
             raise UserError(
                 f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
@@ -254,6 +256,6 @@ def _is_picture(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError):
         return False
     return True

@@ -277,7 +277,6 @@ def test_a_clip_of_open_clip_is_used_as_its_preprocessing_says(named_clip: Named
     assert network.identity == {"clip": f"{TINY}/some_tag"}
 
 
-@pytest.mark.xfail(raises=UserWarning, reason="features.py:87 doesn't ask for the activation that the tag names")
 def test_openais_weights_get_the_activation_they_were_trained_with(named_clip: NamedClip) -> None:
     """QuickGELU; open_clip only warns where an architecture's config says otherwise, as that of ViT-L-14 does."""
     model = named_clip("openai", quick_gelu=True)

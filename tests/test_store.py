@@ -1,6 +1,7 @@
 """What is on disk: keys, writing in one move, files that know when they are damaged, and batches of rows."""
 
 import errno
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -170,7 +171,6 @@ def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.xfail(raises=NotADirectoryError, reason="store.py:56: unlink fails in its turn")
 def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
     """outputs=FILE, for instance."""
     (tmp_path / "outputs").write_bytes(b"")
@@ -178,7 +178,6 @@ def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
         write(tmp_path / "outputs" / "file", b"content")
 
 
-@pytest.mark.xfail(reason="store.py:55 tidies up after OSError only")
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
@@ -218,7 +217,6 @@ def test_a_tensor_comes_back_to_the_bit(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
-@pytest.mark.xfail(raises=RuntimeError, reason="store.py:94: a tensor of no dimension can't be viewed as bytes")
 def test_a_number_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
     saved = ({"number": torch.tensor(3, dtype=dtype)}, ABOUT)
     save_tensors(tmp_path / "file", *saved)
@@ -299,7 +297,6 @@ def test_any_changed_bytes_are_detected_or_harmless(
     detected_or_harmless(path, bytes(content))
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="store.py:94: a tensor of no dimension can't be viewed as bytes")
 def test_a_lost_dimension_is_detected(tmp_path: Path) -> None:
     save_tensors(tmp_path / "file", {"x": torch.ones(1)}, {})
     content = (tmp_path / "file").read_bytes()
@@ -333,7 +330,9 @@ def test_a_file_of_others_is_refused(tmp_path: Path) -> None:
 def test_metadata_that_was_changed_is_detected(tmp_path: Path) -> None:
     save_tensors(tmp_path / "file", {"x": torch.ones(2)}, {"ids": ["a", "b"]})
     content = (tmp_path / "file").read_bytes()
-    (tmp_path / "file").write_bytes(content.replace(rb"[\"a\", \"b\"]", rb"[\"b\", \"a\"]"))
+    right, wrong = (json.dumps(json.dumps(ids)[1:-1])[1:-1].encode() for ids in ('["a", "b"]', '["b", "a"]'))
+    assert right in content
+    (tmp_path / "file").write_bytes(content.replace(right, wrong))
     with pytest.raises(ValueError, match="does not match its checksum"):
         load_tensors(tmp_path / "file")
 
@@ -418,16 +417,14 @@ def test_a_part_half_written_is_not_seen(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole[:-1] + b"!"])
-def test_a_damaged_part_is_set_aside_and_its_rows_are_missing(parts: Parts, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_part_is_named_and_its_rows_are_missing(parts: Parts, damage: Callable[[bytes], bytes]) -> None:
     parts.write(["a", "b"], rows(2))
     (file,) = files(parts)
     parts.write(["c", "d"], rows(2, seed=1))
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.warns(UserWarning, match=f"{file.name}.*it is set aside and made again"):
+    with pytest.warns(UserWarning, match=f"{file.name}.*it counts as missing and is made again"):
         held = parts.read()
     assert held.keys() == {"c", "d"}
-    assert not file.exists()
-    assert file.with_suffix(".damaged").exists()
     with warnings.catch_warnings():  # said once
         warnings.simplefilter("error")
         assert parts.read().keys() == {"c", "d"}
@@ -492,7 +489,6 @@ def test_hidden_files_do_not_count(model: Path) -> None:
     assert folder_digest(model) == digest
 
 
-@pytest.mark.xfail(reason="store.py:32 looks at a file's own name only")
 def test_hidden_folders_do_not_count(model: Path) -> None:
     """`hf download --local-dir` leaves its times of day in .cache, and git all its objects in .git."""
     digest = folder_digest(model)

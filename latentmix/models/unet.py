@@ -54,7 +54,7 @@ def _checked(folder: Path) -> Path:
         raise UserError(f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout")
     try:
         pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from None
     if pipeline != "StableDiffusionPipeline":
         raise UserError(f"{folder} holds a {pipeline}; only StableDiffusionPipeline folders can be read")
@@ -81,6 +81,16 @@ def _loaded(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
         raise UserError(f"{folder} can't be loaded: {reason}") from error
 
 
+def _weights(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
+    """A network, whole: what its files lack, libraries would fill with chance."""
+    network, about = _loaded(load, folder, output_loading_info=True, **how)
+    if about["missing_keys"]:
+        raise UserError(
+            f"{folder} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again, whole"
+        )
+    return network
+
+
 def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
     """`batch` in parts of at most eight images of 512 px, or as many pixels: a VAE in float32 takes a GiB for each."""
     return batch.split(max(1, 8 * 512**2 // math.prod(size)))
@@ -105,7 +115,10 @@ class UNetModel:
 
     def ladder(self, steps: int, spacing: str) -> Ladder:
         config, alphas = self._scheduler, self._alphas_cumprod
-        clocks = ladder.timesteps(steps, spacing, config.num_train_timesteps, config.steps_offset)
+        try:
+            clocks = ladder.timesteps(steps, spacing, config.num_train_timesteps, config.steps_offset)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         return ladder.discrete_ladder(alphas, clocks, first=1.0 if config.set_alpha_to_one else alphas[0].item())
 
     @torch.no_grad()
@@ -113,7 +126,7 @@ class UNetModel:
         from transformers import CLIPTextModel, CLIPTokenizer
 
         tokenizer = _loaded(CLIPTokenizer.from_pretrained, self.folder / "tokenizer")
-        encoder = _loaded(CLIPTextModel.from_pretrained, self.folder / "text_encoder", dtype=torch.float32)
+        encoder = _weights(CLIPTextModel.from_pretrained, self.folder / "text_encoder", dtype=torch.float32)
         length = encoder.config.max_position_embeddings
         ids = tokenizer(
             [*prompts, ""], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -151,7 +164,7 @@ class UNetModel:
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
-        network = _loaded(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
+        network = _weights(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
         return network.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     @cached_property
@@ -159,7 +172,7 @@ class UNetModel:
         from diffusers import AutoencoderKL
 
         # Always float32: in float16 some decoders overflow to NaN.
-        network = _loaded(AutoencoderKL.from_pretrained, self.folder / "vae", torch_dtype=torch.float32)
+        network = _weights(AutoencoderKL.from_pretrained, self.folder / "vae", torch_dtype=torch.float32)
         return network.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     @cached_property
