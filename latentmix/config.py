@@ -173,7 +173,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key, equals, value = override.partition("=")
         if override.startswith("~") and key.lstrip("~") in _keys():
             return f"{key.lstrip('~')} is needed, and can't be taken away"
-        if not key or not equals and not override.startswith("~"):
+        if not key or (not equals and not override.startswith("~")):
             return f"{override!r} is not KEY=VALUE"
         if isinstance(error, OverrideParseException) and error.override == override:
             return f"{override}: the value '{value}' can't be read; put it in quotes for Hydra too: \"{key}='...'\""

@@ -373,7 +373,8 @@ def test_a_second_run_changes_nothing_and_says_so(copy: Run) -> None:
     said = done("sweep", *copy.arguments)
     assert files(copy.outputs / "cache") == cache
     assert (copy.folder / "metrics.csv").read_bytes() == table
-    counts = {"real images": len(CLASSES) * REFERENCE, "invert": len(CLASSES) * POOL, "generate": IMAGES}
+    counts = {"real images": len(CLASSES) * REFERENCE, "invert": len(CLASSES) * POOL}
+    counts |= {"measure": IMAGES, "generate": IMAGES}
     assert said.err.splitlines() == [f"{name}: all {count} images are there already" for name, count in counts.items()]
 
 
@@ -447,7 +448,7 @@ def test_a_dry_run_counts_and_writes_nothing(
 ) -> None:
     outputs = tmp_path / "outputs"
     said = done(*command, *BASE, f"outputs={outputs}", "--dry-run")
-    assert table(said.out) == planned
+    assert {stage: counts for stage, counts in table(said.out).items() if any(counts)} == planned
     assert "nothing was done" in said.out
     assert not outputs.exists()
 
@@ -465,6 +466,15 @@ def test_a_dry_run_on_a_finished_run_finds_all_done(run: Run) -> None:
         assert {(to_do, evaluations) for to_do, _, evaluations in counts.values()} == {(0, 0)}
         assert all(cached for _, cached, _ in counts.values())
     assert files(run.outputs) == before
+
+
+@pytest.mark.xfail(reason="a dry run plans the generation before the measurement that makes it superfluous")
+def test_a_dry_run_knows_that_pictures_only_need_measuring(tmp_path: Path) -> None:
+    few = (*BASE, "data.classes=[star]", "n=[2]", "methods=[fix/0]", f"outputs={tmp_path}")
+    done("generate", *few)
+    counts = table(done("sweep", *few, "--dry-run").out)
+    assert counts["measure"] == (DRAWS, 0, 0)
+    assert counts["generate"][::2] == (0, 0)
 
 
 def test_a_dry_run_estimates_by_the_last_run(run: Run) -> None:
