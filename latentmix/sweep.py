@@ -105,8 +105,8 @@ def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     stage = Stage("generate", _evaluations(bench.config.steps, bench.config.guidance))
     draws = range(bench.config.draws)
     for cell in bench.cells:
-        missing = {draw for draw in draws[:pictures] if not _is_picture(bench.picture(cell, draw))}
-        if measure:
+        missing = _without_picture(bench, cell, draws[:pictures])
+        if measure and _without_picture(bench, cell, draws):  # else `measurement` has all it needs
             missing |= _unmeasured(bench, cell)
         stage.plan(str(cell), draws, missing, bench.batch, partial(_generate, bench, cell, draws[:pictures], measure))
     return stage
@@ -117,7 +117,7 @@ def measurement(bench: Bench, required: bool) -> Stage:
     stage, draws = Stage("measure"), range(bench.config.draws)
     for cell in bench.cells:
         missing = _unmeasured(bench, cell)
-        lost = [draw for draw in draws if missing and not _is_picture(bench.picture(cell, draw))]
+        lost = _without_picture(bench, cell, draws) if missing else set()
         if not required and (lost or not missing):
             continue
         if lost:
@@ -213,6 +213,10 @@ def draw_id(draw: int) -> str:
 def _in_all(parts: Sequence[Parts]) -> set[str]:
     """The ids whose rows are in each of several."""
     return set.intersection(*(set(part.read()) for part in parts))
+
+
+def _without_picture(bench: Bench, cell: Cell, draws: Sequence[int]) -> set[int]:
+    return {draw for draw in draws if not _is_picture(bench.picture(cell, draw))}
 
 
 def _unmeasured(bench: Bench, cell: Cell) -> set[int]:
