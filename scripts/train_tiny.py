@@ -247,6 +247,10 @@ def unet(setting: Setting) -> None:
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     ).save_pretrained(setting.to / "tiny")
+    config = setting.to / "tiny" / "vae" / "config.json"
+    plain = json.loads(config.read_text())
+    plain.pop("_name_or_path", None)  # where it lay when it was read back, on the machine that trained it
+    config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
 
 
 def class_prompt(name: str) -> str:
