@@ -167,7 +167,7 @@ class Bench:
         return Parts(self.config.cache / "references" / key(identity), identity)
 
     def picture(self, cell: Cell, draw: int) -> Path:
-        return self.cell_folder(cell) / "pictures" / f"{draw:06d}.png"
+        return self.cell_folder(cell) / "pictures" / f"{draw_id(draw)}.png"
 
     # What is mixed.
 
@@ -190,6 +190,11 @@ class Bench:
         drawn = [subset(self.config.seed, cell.class_id, draw, self.config.pool)[: cell.n] for draw in draws]
         rows = torch.zeros(len(draws), self.config.pool)
         return rows.scatter_(1, torch.from_numpy(np.stack(drawn)), 1 / cell.n).to(self.device)
+
+
+def draw_id(draw: int) -> str:
+    """A draw's name, as a row in the cache and as a picture."""
+    return f"{draw:06d}"
 
 
 def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from latentmix.bench import Bench, Cell
+from latentmix.bench import Bench, Cell, draw_id
 from latentmix.metrics import Estimate, cosine_distances, frechet_distance, jackknife_interval, mean_interval
 from latentmix.store import write
-from latentmix.sweep import draw_id
 
 COLUMNS = ("model", "data", "inversion", "class", "n", "method", "metric", "value", "low", "high", "count")
 AVERAGE = "all"  # the class that stands for the average over classes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from latentmix.bench import Bench
+from latentmix.bench import Bench, draw_id
 from latentmix.errors import UserError
 from latentmix.mixing import mix
 from latentmix.store import save_tensors, write
@@ -55,5 +55,5 @@ def copy_pictures(bench: Bench) -> Path:
     for cell in bench.cells:
         place = folder / cell.class_id / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
         for draw in range(bench.config.draws):
-            write(place / f"{draw:06d}.png", bench.picture(cell, draw).read_bytes())
+            write(place / f"{draw_id(draw)}.png", bench.picture(cell, draw).read_bytes())
     return folder

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentmix.bench import Bench, Cell
+from latentmix.bench import Bench, Cell, draw_id
 from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.features import Network
@@ -204,10 +204,6 @@ def _chunks(items: Sequence[Item], batch: int) -> list[Sequence[Item]]:
 
 def _evaluations(steps: int, guidance: float) -> int:
     return steps if guidance == 1 else 2 * steps
-
-
-def draw_id(draw: int) -> str:
-    return f"{draw:06d}"
 
 
 def _in_all(parts: Sequence[Parts]) -> set[str]:

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from latentmix import ladder
 from latentmix.config import ModelConfig
 from latentmix.errors import UserError
+from latentmix.features import embedded_folder
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning
 from latentmix.store import folder_digest
@@ -32,7 +32,7 @@ def find(config: ModelConfig) -> Path:
     if config.path is not None:
         return _checked(Path(config.path).expanduser())
     if config.embedded:
-        return _checked(Path(str(resources.files("latentmix"))) / "embedded" / config.name)
+        return _checked(embedded_folder(config.name))
     if config.hub is None:
         raise UserError(f"model {config.name!r} says neither path nor hub; give the folder with model.path=FOLDER")
     from huggingface_hub import snapshot_download
