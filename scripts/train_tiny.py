@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.fft import dct
 from torch import Tensor, nn
 
 from latentmix.config import LaunchConfig
@@ -52,7 +53,7 @@ def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], s
     steps, peak = setting.steps or int(how["steps"]), how["learning_rate"]
     parameters = [p for module in modules for p in module.parameters()]
     average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
     checkpoint, start = setting.work / f"{name}-{steps}.ckpt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=setting.device, weights_only=True)
@@ -116,8 +117,12 @@ def half(module: Any) -> Any:
 # --- the stages -----------------------------------------------------------------------------------------------------
 
 
+FLOOR = 0.1  # least variance that a direction of the VAE's latents should have, where their mean variance is 1
+
+
 def vae(setting: Setting) -> None:
     from diffusers import AutoencoderKL
+    from diffusers.models.resnet import ResnetBlock2D
 
     torch.manual_seed(SEED)
     network = AutoencoderKL(
@@ -126,25 +131,47 @@ def vae(setting: Setting) -> None:
         block_out_channels=(16, 32, 64, 128),  # few channels where there are many pixels
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=shapes.SIZE,
     ).to(setting.device, memory_format=torch.channels_last)
+    with torch.no_grad():
+        network.quant_conv.bias[4:] = -6  # type: ignore[union-attr]  # little noise: a channel drowned early stays unused
+        for block in network.modules():
+            if isinstance(block, ResnetBlock2D):
+                block.conv2.weight.zero_()  # each block starts as the identity
     images, _ = training_images(setting.work)
 
     def loss() -> Tensor:
-        x = to_network(pick(32, images, device=setting.device)[0])
+        x = to_network(pick(16, images, device=setting.device)[0])
         posterior = network.encode(x).latent_dist
         error = network.decode(posterior.sample()).sample - x
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error.square().mean() + 0.2 * error.abs().mean() + 2e-4 * divergence
+        return error.square().mean() + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.02 * idle(posterior.mean)
 
-    train("vae", [network], loss, setting, steps=2500, learning_rate=1.5e-3, decay=0.995)
+    train("vae", [network], loss, setting, steps=8000, learning_rate=2e-3, decay=0.998)
     with torch.no_grad():
         sample = torch.cat(
             [network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)]
         )
     network.register_to_config(scaling_factor=1 / sample.std().item())
     half(network).save_pretrained(setting.to / "tiny" / "vae")
+
+
+def idle(mean: Tensor) -> Tensor:
+    """How far directions of the latents [B, C, H, W] fall short of `FLOOR`; 0 where none does.
+
+    A direction is a mixture of channels at one spatial frequency. One that a VAE leaves unused holds less variance than
+    the least noise of the schedule, so that no inversion can take it to variance 1.
+    """
+    basis = cosines(mean.shape[-1]).to(mean)
+    waves = (basis @ ((mean - mean.mean(0)) / mean.std()) @ basis.T).permute(2, 3, 1, 0)  # [H, W, C, B]
+    variances = torch.linalg.eigvalsh(waves @ waves.mT / len(mean))
+    return (math.log(FLOOR) - (variances + 1e-4).log()).relu().mean()
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal basis of the discrete cosine transform [size, size], one frequency a row."""
+    return torch.from_numpy(dct(np.eye(size), axis=0, norm="ortho"))
 
 
 def tokenizer(setting: Setting, texts: Sequence[str]) -> Any:
@@ -236,7 +263,7 @@ def unet(setting: Setting) -> None:
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
         return (network(z, t, text_encoder(text).last_hidden_state).sample - eps).square().mean()
 
-    train("unet", [network, text_encoder], loss, setting, steps=6000, learning_rate=1e-3, decay=0.999)
+    train("unet", [network, text_encoder], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
     StableDiffusionPipeline(
         vae=encoder.half(),
         text_encoder=text_encoder.half(),
@@ -281,21 +308,41 @@ def varied(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def attributes() -> Tensor:
+    """Of every training image, in their order: class, colour of the ground, colour of the first shape, number of
+    shapes; as numbers from 0 up, [20000, 4]."""
+    scenes = [shapes.scene(name, shapes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
+    told = [(s.ground.name(), s.shapes[0].colour.name(), len(s.shapes)) for s in scenes]
+    kind = torch.arange(len(CLASSES)).repeat_interleave(PER_CLASS)
+    return torch.stack(
+        [kind, *(torch.from_numpy(np.unique(t, return_inverse=True)[1]) for t in zip(*told, strict=True))], dim=1
+    )
+
+
 def classifier(setting: Setting) -> None:
+    """Trained to tell colours and counts beside the class, as the thousand classes of Inception do: features that knew
+    shapes alone would not see an image turn to another colour."""
     from safetensors.torch import save_file
 
     from latentmix.features import Classifier
 
     torch.manual_seed(SEED + 2)
+    images, _ = training_images(setting.work)
+    known = attributes()
     network = Classifier(len(CLASSES)).to(memory_format=torch.channels_last).to(setting.device)
-    images, classes = training_images(setting.work)
+    heads = nn.ModuleList(nn.Linear(Classifier.WIDTH, int(told.max()) + 1) for told in known[:, 1:].T)
+    heads = heads.to(setting.device)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
 
     def loss() -> Tensor:
-        x, target = pick(64, images, classes, device=setting.device)
-        return criterion(network(varied(to_network(x))), target)
+        x, targets = pick(64, images, known, device=setting.device)
+        features = network.features(varied(to_network(x)))
+        first, *others = (
+            criterion(head(features), t) for head, t in zip([network.head, *heads], targets.T, strict=True)
+        )
+        return first + 0.5 * sum(others)
 
-    train("classifier", [network], loss, setting, steps=5000, learning_rate=3e-3, decay=0.99)
+    train("classifier", [network, heads], loss, setting, steps=5000, learning_rate=3e-3, decay=0.99)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()

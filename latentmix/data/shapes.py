@@ -77,10 +77,10 @@ class Scene:
 
 def draw(class_name: str, index: int) -> Array:
     """Image number `index` of a class: uint8 [64, 64, 3], RGB. Raises KeyError for a class that is not in `SHAPES`."""
-    scene, rng = _scene(class_name, index)
+    shown, rng = _scene(class_name, index)
     texture = pink(rng, 3)
-    image = scene.ground.rgb() * np.exp(scene.roughness * texture[:1]) + 0.06 * texture
-    for shape in scene.shapes:
+    image = shown.ground.rgb() * np.exp(shown.roughness * texture[:1]) + 0.06 * texture
+    for shape in shown.shapes:
         mask, light = _cover(shape, SHAPES[class_name])
         image = image * (1 - mask) + shape.colour.rgb() * np.exp(0.15 * pink(rng, 1)) * light * mask
     image = image + GRAIN * rng.standard_normal(image.shape)
@@ -89,11 +89,20 @@ def draw(class_name: str, index: int) -> Array:
 
 def describe(class_name: str, index: int) -> str:
     """What image number `index` shows, e.g. "two red stars on a dark blue ground"."""
-    scene, _ = _scene(class_name, index)
-    count, first = len(scene.shapes), scene.shapes[0].colour.name()
+    shown = scene(class_name, index)
+    count, first = len(shown.shapes), shown.shapes[0].colour.name()
     plural = "es" if class_name == "cross" else "s"
-    what = f"a {first} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
-    return f"{what} on a {scene.ground.name()} ground"
+    what = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
+    return f"{what} on {_a(shown.ground.name())} ground"
+
+
+def scene(class_name: str, index: int) -> Scene:
+    """What image number `index` of a class shows. Raises KeyError for a class that is not in `SHAPES`."""
+    return _scene(class_name, index)[0]
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
