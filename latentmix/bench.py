@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from latentmix.config import Config
-from latentmix.data import Dataset, Source, load_dataset
+from latentmix.data import Dataset, Source, choose, load_dataset
+from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network, clip_network, frechet_network
 from latentmix.ladder import Ladder
 from latentmix.mixing import Method
-from latentmix.models import Conditioning, Model, load_model
+from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.store import Parts, key
 
 
@@ -35,6 +36,7 @@ class Cell:
 class Bench:
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.batch = 32 if config.batch == "auto" else config.batch  # until `memory.settle` knows better
 
     @cached_property
     def device(self) -> torch.device:
@@ -46,17 +48,25 @@ class Bench:
             raise UserError(f"device={self.config.device} can't be used: {str(error).splitlines()[0]}") from error
         return torch.device(self.config.device)
 
-    @property
-    def batch(self) -> int:
-        return 32 if self.config.batch == "auto" else self.config.batch
-
     @cached_property
     def model(self) -> Model:
         return load_model(self.config.model, self.device)
 
     @cached_property
     def data(self) -> Dataset:
-        return load_dataset(self.config.data)
+        config = self.config
+        if config.data.name != "synthetic":
+            return load_dataset(config.data)
+        identity = {
+            "model": self.model.identity,
+            "size": config.model.size,
+            "prompt": config.model.prompt,
+            "guidance": config.guidance,
+            "ladder": _identity(self.generation_ladder),
+            "seed": config.seed,
+            "noise": config.data.noise,
+        }
+        return Synthetic(config.data.classes or (), config.cache / "synthetic" / key(identity), config.seed)
 
     @cached_property
     def networks(self) -> dict[str, Network]:
@@ -69,12 +79,9 @@ class Bench:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        there = self.data.classes()
-        wanted = self.config.data.classes
-        for class_id in wanted or ():
-            if class_id not in there:
-                self.data.images(class_id, 1)  # says what there is instead
-        return there if wanted is None else tuple(dict.fromkeys(wanted))
+        chosen = choose(self.data, self.config.data.classes, self.config.seed)
+        self.data.fetch(chosen)
+        return chosen
 
     def check(self) -> None:
         """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and images."""
@@ -102,13 +109,26 @@ class Bench:
         return self.config.model.prompt.format(self.data.title(class_id))
 
     def conditioning(self, class_id: str, guidance: float) -> Conditioning:
-        row = self.classes.index(class_id)
-        return replace(self._embeddings, text=self._embeddings.text[row : row + 1], guidance=guidance)
+        return Conditioning(self._embeddings[self.prompt(class_id)], self._embeddings[""], guidance)
 
     @cached_property
-    def _embeddings(self) -> Conditioning:
-        """All prompts at once, so that the text encoder comes and goes once."""
-        return self.model.embed([self.prompt(class_id) for class_id in self.classes])
+    def _embeddings(self) -> dict[str, Text]:
+        """All prompts at once, and then from the cache, so that the text encoders come and go once."""
+        identity = {"model": self.model.identity}
+        kept = Parts(self.config.cache / "prompts" / key(identity), identity)
+        wanted = dict.fromkeys(["", *(self.prompt(class_id) for class_id in self.classes)])
+        there = kept.read()
+        missing = [prompt for prompt in wanted if prompt not in there]
+        if missing:
+            made = self.model.embed(missing)
+            for row, prompt in enumerate(missing):
+                kept.write([prompt], {"states": made.states[row, None], "pooled": made.pooled[row, None]})
+        rows = kept.read()
+
+        def tensor(prompt: str, name: str) -> Tensor:
+            return rows[prompt][name][None].to(self.device)
+
+        return {prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in wanted}
 
     @cached_property
     def inversion_ladder(self) -> Ladder:

@@ -41,7 +41,7 @@ def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    _work(bench, [sweep.inversion], dry_run)
+    _work(bench, "invert", [sweep.inversion], dry_run)
     if not dry_run:
         _say(f"latents of {len(bench.classes)} classes are in {bench.config.cache / 'latents'}")
 
@@ -63,14 +63,14 @@ def mix(
 
     bench = _bench(overrides)
     if weights is None:
-        _work(bench, [sweep.inversion, sweep.mixing], dry_run)
+        _work(bench, "mix", [sweep.inversion, sweep.mixing], dry_run)
         if not dry_run:
             _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
         return
     from latentmix.look import mix_once, mixture
 
     wanted = mixture(bench, class_id or bench.classes[0], weights)
-    _work(bench, [sweep.inversion], dry_run)
+    _work(bench, "invert", [sweep.inversion], dry_run)
     if not dry_run:
         for path in mix_once(bench, wanted):
             _say(str(path))
@@ -82,7 +82,8 @@ def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    _work(bench, [sweep.inversion, lambda b: sweep.generation(b, b.config.draws, measure=False)], dry_run)
+    stages = [sweep.inversion, lambda b: sweep.generation(b, b.config.draws, measure=False)]
+    _work(bench, "generate", stages, dry_run)
     if not dry_run:
         from latentmix.look import copy_pictures
 
@@ -95,7 +96,7 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    _work(bench, [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
+    _work(bench, "evaluate", [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
     if not dry_run:
         _finish(bench)
 
@@ -119,7 +120,7 @@ def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         lambda b: sweep.measurement(b, required=False),
         lambda b: sweep.generation(b, b.config.keep, measure=True),
     ]
-    _work(bench, stages, dry_run)
+    _work(bench, "sweep", stages, dry_run)
     if not dry_run:
         _finish(bench)
 
@@ -134,6 +135,27 @@ def figure(name: Annotated[str, typer.Argument(help="fig1 or fig7.")], overrides
     bench = _bench(overrides)
     for path in FIGURES[name](bench, bench.config.folder / name):
         _say(str(path))
+
+
+@app.command(epilog=example("latentmix doctor experiment=demo", "latentmix doctor model=sd15"))
+def doctor(overrides: Overrides = None) -> None:
+    """Is all that an experiment needs here? A line for each thing, and what to do about what is missing."""
+    from latentmix.doctor import examine, versions
+
+    findings = [versions(), *examine(_bench(overrides))]
+    for line in (line for finding in findings for line in finding.lines()):
+        _say(line)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=example("latentmix fetch model=sd15"))
+def fetch(overrides: Overrides = None) -> None:
+    """Weights and images that an experiment needs from elsewhere -> this machine, ahead of time."""
+    from latentmix import doctor
+
+    for line in doctor.fetch(_bench(overrides)):
+        _say(line)
 
 
 def main() -> None:
@@ -157,16 +179,23 @@ def _bench(overrides: list[str] | None) -> "Bench":
     return Bench(config)
 
 
-def _work(bench: "Bench", stages: list[Any], dry_run: bool) -> None:
-    """Plan each stage and do it, with a bar; a dry run only plans."""
-    from latentmix import launch
+def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
+    """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
+    from latentmix import doctor, launch, memory, sweep
 
+    generates = command != "evaluate"
+    if generates:
+        stages = [sweep.synthesis, *stages]
+    if not dry_run:
+        doctor.require(bench, command)
     bench.check()
     if dry_run:
         launch.report(bench, [plan(bench) for plan in stages])
         return
+    if generates:
+        memory.settle(bench)
     for plan in stages:
-        launch.run(bench, plan(bench))
+        launch.run(bench, plan)
 
 
 def _finish(bench: "Bench") -> None:

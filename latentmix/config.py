@@ -6,6 +6,7 @@ where to write) is kept apart from what does: only the latter ever enters a cach
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,11 @@ Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MethodName = Annotated[
     Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
 ]
+LOCAL = ("shapes", "folder", "imagenet", "synthetic")
+RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
+ClassNames = Annotated[
+    tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
+]
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -30,6 +36,7 @@ class ModelConfig:
     name: str
     size: Positive  # pixels, square
     guidance: Guidance  # of generation
+    spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
     features: str  # "embedded" or "inception"
     clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
@@ -38,6 +45,7 @@ class ModelConfig:
     revision: str | None = None
     embedded: bool = False
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
 
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
@@ -46,15 +54,33 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    name: Literal["shapes", "folder"]
+    name: str  # without `hub` one of `LOCAL`
     reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
     path: str | None = None
-    classes: tuple[str, ...] | None = None  # None is all of them
+    classes: ClassNames | None = None  # None is all of them
     bad_images: Literal["refuse", "skip"] = "refuse"
+    hub: str | None = None  # OWNER/NAME of a data set on the Hugging Face hub
+    subset: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    image: str = "image"  # the columns of the images
+    label: str = "label"  # and of their classes
+    synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
+    limit: Positive | None = None  # images of each class that are kept; None is all of them
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
 
     def __post_init__(self) -> None:
+        if self.hub is None and self.name not in LOCAL:
+            raise ValueError(f"data.name={self.name!r} must be one of {', '.join(LOCAL)}, or give data.hub=OWNER/NAME")
         if self.classes is not None and not self.classes:
             raise ValueError("data.classes is empty; null takes all classes")
+        for entry in self.classes or ():
+            if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
+                raise ValueError("data.classes=random:K draws K classes, K a number from 1; it stands alone")
+        if self.name == "synthetic" and (self.reference is None or not self.classes or RANDOM.match(self.classes[0])):
+            raise ValueError("data=synthetic needs names in data.classes, and a number of images in data.reference")
+        if self.limit is not None and self.limit < (self.reference or 0):
+            raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -103,6 +129,8 @@ class Config:
             raise ValueError(f"n={list(self.n)} names a number twice")
         if max(self.n) > self.pool:
             raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
+        if self.data.limit is not None and self.data.limit < self.pool:
+            raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise it")
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
         if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:

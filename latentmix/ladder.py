@@ -8,6 +8,7 @@ that of a rung's noisy end in both directions.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -63,11 +64,45 @@ def from_v(out: Latents, z: Latents, here: Level) -> tuple[Latents, Latents]:
     return here.alpha * z - here.sigma * out, here.sigma * z + here.alpha * out
 
 
+def from_velocity(out: Latents, z: Latents, here: Level) -> tuple[Latents, Latents]:
+    """x0 and ε from a network that predicts ε − x0, the velocity of a rectified flow, whose α is 1 − σ."""
+    return z - here.sigma * out, z + here.alpha * out
+
+
 def discrete_ladder(alphas_cumprod: Tensor, clocks: Sequence[int], first: float) -> Ladder:
     """The ladder of a network trained on discrete time steps: it rises through `clocks` (increasing), from the clean
     level whose ᾱ is `first`."""
     levels = [_level(first), *(_level(alphas_cumprod[t].item()) for t in clocks)]
     return tuple(Rung(clean, noisy, clock) for clean, noisy, clock in zip(levels, levels[1:], clocks, strict=False))
+
+
+def flow_ladder(sigmas: Sequence[float], train_steps: int = 1000) -> Ladder:
+    """The ladder of a rectified flow: it rises through `sigmas` (increasing) from 0; the clock is σ in training
+    steps."""
+    levels = [Level(1 - sigma, sigma) for sigma in (0.0, *sigmas)]
+    return tuple(Rung(here, there, there.sigma * train_steps) for here, there in pairwise(levels))
+
+
+def flow_sigmas(steps: int, spacing: str, shift: float, train_steps: int = 1000) -> tuple[float, ...]:
+    """`steps` noise levels of a rectified flow, increasing to 1, shifted towards noise (Esser et al., eq. 23).
+
+    `linspace` is what diffusers' scheduler and the reference implementation do: levels evenly from 1 down to the least
+    one that was trained on, which is itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
+    """
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
+    if spacing not in FLOW_SPACINGS:
+        raise ValueError(f"spacing must be {' or '.join(FLOW_SPACINGS)} for a rectified flow, not {spacing!r}")
+    least = 1 / steps if spacing == "trailing" else _shifted(1 / train_steps, shift)
+    stride = (1 - least) / max(1, steps - 1)
+    return tuple(_shifted(1 - i * stride, shift) for i in reversed(range(steps)))
+
+
+FLOW_SPACINGS = ("linspace", "trailing")
+
+
+def _shifted(sigma: float, shift: float) -> float:
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def _level(alpha_bar: float) -> Level:

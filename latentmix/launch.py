@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from latentmix import memory
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
 from latentmix.errors import Interrupted
@@ -51,8 +52,19 @@ class Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
 
 
-def run(bench: Bench, stage: Stage) -> None:
-    """Do all tasks of a stage."""
+def run(bench: Bench, plan: Callable[[Bench], Stage]) -> None:
+    """Do all tasks of a stage; where memory runs out, what is left of it in batches of half the size."""
+    while True:
+        try:
+            return _run(bench, plan(bench))
+        except Exception as error:
+            if not memory.is_short_of_memory(error):
+                raise
+        memory.shrink(bench)  # out here, where the error and all that its frames hold are gone
+        Console(stderr=True).print(f"memory ran out; going on with {bench.batch} images at once")
+
+
+def _run(bench: Bench, stage: Stage) -> None:
     console = Console(stderr=True)
     if not stage.tasks and not stage.cached:
         return

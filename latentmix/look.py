@@ -22,6 +22,7 @@ class Mixture:
 
 def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
     """Weights as they were given ("0.5,0.3,0.2"), checked; UserError where they or the class can't be used."""
+    class_id = bench.data.resolve(class_id)
     if class_id not in bench.classes:
         raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(bench.classes)}")
     try:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from latentmix.bench import Bench, Cell, draw_id
 from latentmix.data import Source
+from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network
 from latentmix.inversion import INVERSIONS
@@ -66,6 +67,17 @@ class Stage:
                 self.tasks.append(Task(label, len(chunk), self.evaluations_each * len(chunk), task))
             else:
                 self.cached += len(chunk)
+
+
+def synthesis(bench: Bench) -> Stage:
+    """Noise -> images that stand for real ones, where the data are `synthetic`."""
+    stage, data = Stage("synthesize", _evaluations(bench.config.steps, bench.config.guidance)), bench.data
+    if isinstance(data, Synthetic):
+        for class_id in bench.classes:
+            indices = range(max(len(bench.pool(class_id)), len(bench.references(class_id))))
+            missing = {index for index in indices if not _is_picture(data.path(class_id, index))}
+            stage.plan(class_id, indices, missing, bench.batch, partial(_synthesize, bench, data, class_id))
+    return stage
 
 
 def inversion(bench: Bench) -> Stage:
@@ -130,6 +142,19 @@ def measurement(bench: Bench, required: bool) -> Stage:
 
 
 # --- the tasks ------------------------------------------------------------------------------------------------------
+
+
+def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> None:
+    config = bench.config
+
+    def noise(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
+
+    z = noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device)
+    images = render(bench, class_id, _padded(z, size), f"images of {class_id}")[: len(indices)]
+    perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
+    for index, image in zip(indices, perturbed.round().clamp(0, 255).to(torch.uint8), strict=True):
+        write_picture(data.path(class_id, index), image)
 
 
 def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:

@@ -1,9 +1,10 @@
-"""Train everything that latentmix ships: the `tiny` pipeline and the two networks that measure it.
+"""Train everything that latentmix ships: the `tiny` and `tiny-sd3` pipelines and the two networks that measure them.
 
     python scripts/train_tiny.py                      # all stages, then the gates; resumes where it was stopped
     python scripts/train_tiny.py vae unet --steps 50  # some stages, shortened, to try the script
 
-The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip` and `gates`. Each writes what it trained into
+The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip`, `vae_sd3`, `transformer` (with its text
+encoders) and `gates`. Each writes what it trained into
 the package (or `--to`), in the layout that `from_pretrained` and open_clip read, so nothing about these weights is
 special: they load as Stable Diffusion's do. Checkpoints lie under `--work`; every step draws its batch and noise from a
 seed of its own, so a resumed run continues as if it had not been stopped. About an hour on two CPU cores.
@@ -121,6 +122,17 @@ FLOOR = 0.1  # least variance that a direction of the VAE's latents should have,
 
 
 def vae(setting: Setting) -> None:
+    network = autoencoder("vae", 4, setting)
+    half(network).save_pretrained(setting.to / "tiny" / "vae")
+
+
+def vae_sd3(setting: Setting) -> None:
+    network = autoencoder("vae_sd3", 16, setting)
+    half(network).save_pretrained(setting.to / "tiny-sd3" / "vae")
+
+
+def autoencoder(name: str, channels: int, setting: Setting) -> Any:
+    """A trained AutoencoderKL with so many latent channels, its scale set; and its shift, where 3.x has one."""
     from diffusers import AutoencoderKL
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -130,12 +142,12 @@ def vae(setting: Setting) -> None:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 128),  # few channels where there are many pixels
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         sample_size=shapes.SIZE,
     ).to(setting.device, memory_format=torch.channels_last)
     with torch.no_grad():
-        network.quant_conv.bias[4:] = -6  # type: ignore[union-attr]  # little noise: a channel drowned early stays unused
+        network.quant_conv.bias[channels:] = -6  # type: ignore[union-attr]  # a channel drowned early stays unused
         for block in network.modules():
             if isinstance(block, ResnetBlock2D):
                 block.conv2.weight.zero_()  # each block starts as the identity
@@ -148,24 +160,30 @@ def vae(setting: Setting) -> None:
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         return error.square().mean() + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.02 * idle(posterior.mean)
 
-    train("vae", [network], loss, setting, steps=8000, learning_rate=2e-3, decay=0.998)
+    train(name, [network], loss, setting, steps=8000, learning_rate=2e-3, decay=0.998)
     with torch.no_grad():
         sample = torch.cat(
             [network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)]
         )
     network.register_to_config(scaling_factor=1 / sample.std().item())
-    half(network).save_pretrained(setting.to / "tiny" / "vae")
+    if channels > 4:
+        network.register_to_config(shift_factor=sample.mean().item())
+    return network
 
 
 def idle(mean: Tensor) -> Tensor:
     """How far directions of the latents [B, C, H, W] fall short of `FLOOR`; 0 where none does.
 
-    A direction is a mixture of channels at one spatial frequency. One that a VAE leaves unused holds less variance than
-    the least noise of the schedule, so that no inversion can take it to variance 1.
+    A direction is a mixture of channels at one spatial frequency; of four channels at random where there are more, as
+    a batch tells no more apart. One that a VAE leaves unused holds less variance than the least noise of the schedule,
+    so that no inversion can take it to variance 1.
     """
-    basis = cosines(mean.shape[-1]).to(mean)
+    basis, channels = cosines(mean.shape[-1]).to(mean), mean.shape[1]
+    if channels > 4:
+        mean = mean[:, torch.randperm(channels, device=mean.device)]
     waves = (basis @ ((mean - mean.mean(0)) / mean.std()) @ basis.T).permute(2, 3, 1, 0)  # [H, W, C, B]
-    variances = torch.linalg.eigvalsh(waves @ waves.mT / len(mean))
+    fours = waves.unflatten(2, (channels // 4, 4))
+    variances = torch.linalg.eigvalsh(fours @ fours.mT / len(mean))
     return (math.log(FLOOR) - (variances + 1e-4).log()).relu().mean()
 
 
@@ -174,7 +192,7 @@ def cosines(size: int) -> Tensor:
     return torch.from_numpy(dct(np.eye(size), axis=0, norm="ortho"))
 
 
-def tokenizer(setting: Setting, texts: Sequence[str]) -> Any:
+def tokenizer(folder: Path, texts: Sequence[str]) -> Any:
     """A tokenizer in CLIP's format: its 512 byte symbols, and merges that build each word of `texts` from the left.
 
     Byte pairs merged by how common they are would do as well, but libraries break ties by chance.
@@ -190,7 +208,6 @@ def tokenizer(setting: Setting, texts: Sequence[str]) -> Any:
             merges["".join(symbols[:place]), symbols[place]] = None
     symbols = [*alphabet, *(b + "</w>" for b in alphabet), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
-    folder = setting.to / "tiny" / "tokenizer"
     made = CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=24)
     made.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
@@ -204,27 +221,33 @@ def sentences(per_class: int = PER_CLASS) -> list[str]:
     return [f"a photo of {shapes.describe(name, start + i)}" for name in CLASSES for i in range(per_class)]
 
 
-def unet(setting: Setting) -> None:
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+def text_encoder(kind: Any, words: Any, width: int, layers: int) -> Any:
+    from transformers import CLIPTextConfig
 
-    torch.manual_seed(SEED + 1)
-    device, prompts = setting.device, sentences()
-    words = tokenizer(setting, [*prompts, *(class_prompt(name) for name in CLASSES)])
-    text_encoder = CLIPTextModel(
+    return kind(
         CLIPTextConfig(
             vocab_size=len(words),
-            hidden_size=64,
-            intermediate_size=192,
-            num_hidden_layers=2,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=words.model_max_length,
-            projection_dim=64,
+            projection_dim=width,
             bos_token_id=words.bos_token_id,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.pad_token_id,
         )
-    ).to(device)
+    )
+
+
+def unet(setting: Setting) -> None:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(SEED + 1)
+    device, folder = setting.device, setting.to / "tiny"
+    words = tokenizer(folder / "tokenizer", all_prompts())
+    text = text_encoder(CLIPTextModel, words, 64, layers=2).to(device)
     network = UNet2DConditionModel(
         sample_size=shapes.SIZE // 8,
         block_out_channels=(64, 128),
@@ -243,41 +266,118 @@ def unet(setting: Setting) -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    encoder = AutoencoderKL.from_pretrained(setting.to / "tiny" / "vae", torch_dtype=torch.float32).to(device)
-    mean, std, classes = latents(encoder, setting)
-
-    def ids(texts: Sequence[str]) -> Tensor:
-        return words(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-    full, short, empty = ids(prompts), ids([class_prompt(name) for name in CLASSES]), ids([""])
-    levels = scheduler.alphas_cumprod.to(device)
+    encoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
+    draw, levels = examples(encoder, words, setting), scheduler.alphas_cumprod.to(device)
 
     def loss() -> Tensor:
-        m, s, c, described = pick(64, mean, std, classes, full, device=device)
-        chance = torch.rand(64, device=device)[:, None]
-        text = torch.where(chance < 0.75, short.to(device)[c], described)
-        text = torch.where(chance > 0.9, empty.to(device), text)  # for guidance
-        z0, eps = m + s * torch.randn_like(m), torch.randn_like(m)
+        z0, ids = draw(64)
+        eps = torch.randn_like(z0)
         t = torch.randint(len(levels), (64,), device=device)
         alpha = levels[t].view(-1, 1, 1, 1)
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
-        return (network(z, t, text_encoder(text).last_hidden_state).sample - eps).square().mean()
+        return (network(z, t, text(ids).last_hidden_state).sample - eps).square().mean()
 
-    train("unet", [network, text_encoder], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
-    StableDiffusionPipeline(
+    train("unet", [network, text], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
+    pipeline = StableDiffusionPipeline(
         vae=encoder.half(),
-        text_encoder=text_encoder.half(),
+        text_encoder=text.half(),
         tokenizer=words,
         unet=network.half(),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
-    ).save_pretrained(setting.to / "tiny")
-    config = setting.to / "tiny" / "vae" / "config.json"
+    )
+    save_pipeline(pipeline, folder)
+
+
+def transformer(setting: Setting) -> None:
+    """The counterpart of Stable Diffusion 3.5: an MMDiT on two CLIP text encoders that predicts a flow's velocity."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(SEED + 5)
+    device, folder, width = setting.device, setting.to / "tiny-sd3", 48
+    words = tokenizer(folder / "tokenizer", all_prompts())
+    texts = [text_encoder(CLIPTextModelWithProjection, words, width, layers=3).to(device) for _ in range(2)]
+    network = SD3Transformer2DModel(
+        sample_size=shapes.SIZE // 8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=6,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=2 * width,
+        caption_projection_dim=128,
+        pooled_projection_dim=2 * width,
+        pos_embed_max_size=shapes.SIZE // 8,
+        qk_norm="rms_norm",
+    ).to(device)
+    encoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
+    draw = examples(encoder, words, setting)
+
+    def loss() -> Tensor:
+        z0, ids = draw(64)
+        eps, sigma = torch.randn_like(z0), torch.rand(64, device=device)
+        told = [text(ids, output_hidden_states=True) for text in texts]
+        states = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
+        pooled = torch.cat([out.text_embeds for out in told], dim=-1)
+        z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
+        return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
+
+    train("transformer", [network, *texts], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
+    pipeline = StableDiffusion3Pipeline(
+        vae=encoder.half(),
+        text_encoder=texts[0].half(),
+        text_encoder_2=texts[1].half(),
+        text_encoder_3=None,  # type: ignore[arg-type]
+        tokenizer=words,
+        tokenizer_2=words,
+        tokenizer_3=None,  # type: ignore[arg-type]
+        transformer=network.half(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    save_pipeline(pipeline, folder)
+
+
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    pipeline.save_pretrained(folder)
+    config = folder / "vae" / "config.json"
     plain = json.loads(config.read_text())
     plain.pop("_name_or_path", None)  # where it lay when it was read back, on the machine that trained it
     config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+
+
+def examples(encoder: Any, words: Any, setting: Setting) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """What draws a training batch: posterior samples [B, C, 8, 8] and the ids of their prompts.
+
+    Three quarters of the prompts name the class alone, as experiments do, and one in ten is empty, for guidance.
+    """
+
+    def ids(texts: Sequence[str]) -> Tensor:
+        return words(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+    device = setting.device
+    mean, std, classes = latents(encoder, setting)
+    full, short, empty = ids(sentences()), ids([class_prompt(name) for name in CLASSES]), ids([""])
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        m, s, c, described = pick(count, mean, std, classes, full, device=device)
+        chance = torch.rand(count, device=device)[:, None]
+        prompts = torch.where(chance < 0.75, short.to(device)[c], described)
+        return m + s * torch.randn_like(m), torch.where(chance > 0.9, empty.to(device), prompts)
+
+    return draw
+
+
+def all_prompts() -> list[str]:
+    return [*sentences(), *(class_prompt(name) for name in CLASSES)]
 
 
 def class_prompt(name: str) -> str:
@@ -286,11 +386,12 @@ def class_prompt(name: str) -> str:
 
 @torch.no_grad()
 def latents(encoder: Any, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled posterior means and stds of all training images [20000, 4, 8, 8], and their class numbers."""
+    """Scaled posterior means and stds of all training images [20000, C, 8, 8], and their class numbers."""
     images, classes = training_images(setting.work)
-    scale = encoder.config.scaling_factor
+    scale, shift = encoder.config.scaling_factor, encoder.config.shift_factor or 0.0
     posteriors = [encoder.encode(to_network(part.to(setting.device))).latent_dist for part in images.split(250)]
-    return torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale, classes
+    mean, std = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
+    return (mean - shift) * scale, std * scale, classes
 
 
 def varied(x: Tensor) -> Tensor:
@@ -319,24 +420,38 @@ def attributes() -> Tensor:
     )
 
 
+@torch.no_grad()
+def reconstructions(setting: Setting) -> Tensor:
+    """Every training image as the VAE of `tiny` gives it back, uint8 [20000, 3, 64, 64]."""
+    from latentmix.models.vae import VAE
+
+    images, network = training_images(setting.work)[0], VAE(setting.to / "tiny" / "vae", setting.device)
+    return torch.cat([network.decode(network.encode(part)).cpu() for part in images.split(250)])
+
+
 def classifier(setting: Setting) -> None:
-    """Trained to tell colours and counts beside the class, as the thousand classes of Inception do: features that knew
-    shapes alone would not see an image turn to another colour."""
+    """A judge of what is in an image.
+
+    It is trained to tell colours and counts beside the class, as the thousand classes of Inception do: features that
+    knew shapes alone would not see an image turn to another colour. And half of what it sees has been through the VAE,
+    which is small and softens everything: it shall judge what is shown, not the softness that no method can help.
+    """
     from safetensors.torch import save_file
 
     from latentmix.features import Classifier
 
     torch.manual_seed(SEED + 2)
     images, _ = training_images(setting.work)
-    known = attributes()
+    known, softened = attributes(), reconstructions(setting)
     network = Classifier(len(CLASSES)).to(memory_format=torch.channels_last).to(setting.device)
     heads = nn.ModuleList(nn.Linear(Classifier.WIDTH, int(told.max()) + 1) for told in known[:, 1:].T)
     heads = heads.to(setting.device)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
 
     def loss() -> Tensor:
-        x, targets = pick(64, images, known, device=setting.device)
-        features = network.features(varied(to_network(x)))
+        x, soft, targets = pick(64, images, softened, known, device=setting.device)
+        through = torch.rand(64, 1, 1, 1, device=setting.device) < 0.5
+        features = network.features(varied(to_network(torch.where(through, soft, x))))
         first, *others = (
             criterion(head(features), t) for head, t in zip([network.head, *heads], targets.T, strict=True)
         )
@@ -424,22 +539,54 @@ class Gate:
 def gates(setting: Setting) -> None:
     """What the embedded world has to show before anybody uses it."""
     from latentmix.features import embedded_classifier
-    from latentmix.models.unet import UNetModel
 
-    torch.manual_seed(SEED + 4)
-    model = UNetModel(setting.to / "tiny", "float32", setting.device)
     network = embedded_classifier(setting.to / "classifier").to(setting.device)
     images = {name: held_out(name, 128) for name in CLASSES}
-    clean = {name: model.encode(x) for name, x in images.items()}
-    prompts = {name: model.embed([class_prompt(name)]) for name in CLASSES}
-    found = [
-        *picture_gates(model, network, images, clean, prompts),
-        *inversion_gates(model, clean, prompts),
-        *mixing_gates(model, network, images, clean, prompts),
-    ]
-    print(*found, sep="\n")
-    text = json.dumps([{"what": g.what, "value": round(g.value, 5)} for g in found], indent=2, ensure_ascii=False)
-    (setting.to / "gates.json").write_text(text + "\n")
+    table = {}
+    for folder in (setting.to / name for name in ("tiny", "tiny-sd3")):
+        if (folder / "model_index.json").exists():
+            table[folder.name] = gates_of(subject(folder, images, setting), network, images)
+            print(folder.name, *table[folder.name], sep="\n")
+    plain = {name: [{"what": g.what, "value": round(g.value, 5)} for g in found] for name, found in table.items()}
+    (setting.to / "gates.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test: its clean latents of held-out images and its prompts, by class."""
+
+    model: Any
+    spacing: str
+    clean: dict[str, Tensor]
+    prompts: dict[str, Any]
+
+    def generate(self, z: Tensor, name: str, steps: int, guidance: float) -> Tensor:
+        from latentmix.ladder import generate
+
+        told = replace(self.prompts[name], guidance=guidance)
+        return generate(lambda *at: self.model.predict(*at, told), z, self.model.ladder(steps, self.spacing))
+
+    def invert(self, name: str, steps: int, count: int | None = None) -> Tensor:
+        from latentmix.inversion import INVERSIONS
+
+        ladder = self.model.ladder(steps, self.spacing)
+        return INVERSIONS["ddim"](self.model, self.clean[name][:count], ladder, self.prompts[name])
+
+
+def subject(folder: Path, images: dict[str, Tensor], setting: Setting) -> Subject:
+    from latentmix.config import compose
+    from latentmix.models import Conditioning, load_model
+
+    config = compose([f"model={folder.name}", f"model.path='{folder}'", "model.precision=float32"]).model
+    model = load_model(config, setting.device)
+    null = model.embed([""])
+    prompts = {name: Conditioning(model.embed([class_prompt(name)]), null) for name in CLASSES}
+    return Subject(model, config.spacing, {name: model.encode(x) for name, x in images.items()}, prompts)
+
+
+def gates_of(tested: Subject, network: Any, images: dict[str, Tensor]) -> list[Gate]:
+    torch.manual_seed(SEED + 4)
+    return [*picture_gates(tested, network, images), *inversion_gates(tested), *mixing_gates(tested, network, images)]
 
 
 def held_out(name: str, count: int) -> Tensor:
@@ -447,8 +594,8 @@ def held_out(name: str, count: int) -> Tensor:
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous()
 
 
-def picture_gates(model, network, images, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
-    from latentmix.ladder import generate
+def picture_gates(tested: Subject, network: Any, images: dict[str, Tensor]) -> list[Gate]:
+    model, clean = tested.model, tested.clean
 
     def right(made: Tensor, place: int) -> float:
         return (network(to_network(made.to(model.device))).argmax(1) == place).float().mean().item()
@@ -456,13 +603,11 @@ def picture_gates(model, network, images, clean, prompts) -> list[Gate]:  # type
     errors = [
         ((model.decode(clean[c]).cpu().float() - images[c].float()) / 255).square().mean().item() for c in CLASSES
     ]
-    real, made, ladder = [], [], model.ladder(20, "trailing")
+    real, made = [], []
     for place, name in enumerate(CLASSES):
-        guided = replace(prompts[name], guidance=3.0)
         noise = torch.randn_like(clean[name][:40])
-        z0 = generate(lambda *at, c=guided: model.predict(*at, c), noise, ladder)  # type: ignore[misc]
         real.append(right(images[name], place))
-        made.append(right(model.decode(z0), place))
+        made.append(right(model.decode(tested.generate(noise, name, 20, guidance=3.0)), place))
     return [
         Gate("VAE, PSNR in dB", -10 * math.log10(sum(errors) / len(errors)), low=21),
         Gate("real images classified right", sum(real) / len(real), low=0.97),
@@ -470,15 +615,11 @@ def picture_gates(model, network, images, clean, prompts) -> list[Gate]:  # type
     ]
 
 
-def inversion_gates(model, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
-    from latentmix.inversion import INVERSIONS
-    from latentmix.ladder import generate
-
-    errors, norms, ladder = [], [], model.ladder(50, "trailing")
+def inversion_gates(tested: Subject) -> list[Gate]:
+    errors, norms = [], []
     for name in CLASSES:
-        z0 = clean[name][:32]
-        z = INVERSIONS["ddim"](model, z0, ladder, prompts[name])
-        back = generate(lambda *at, c=prompts[name]: model.predict(*at, c), z, ladder)  # type: ignore[misc]
+        z0, z = tested.clean[name][:32], tested.invert(name, 50, count=32)
+        back = tested.generate(z, name, 50, guidance=1.0)
         errors.append((back - z0).square().mean().item() / z0.var().item())
         norms.append(z.flatten(1).norm(dim=1).mean().item() / math.sqrt(z[0].numel()))
     return [
@@ -487,26 +628,22 @@ def inversion_gates(model, clean, prompts) -> list[Gate]:  # type: ignore[no-unt
     ]
 
 
-def mixing_gates(model, network, images, clean, prompts) -> list[Gate]:  # type: ignore[no-untyped-def]
+def mixing_gates(tested: Subject, network: Any, images: dict[str, Tensor]) -> list[Gate]:
     """√N in the channel means of centroids, and what it does to the images."""
-    from latentmix.inversion import INVERSIONS
-    from latentmix.ladder import generate
     from latentmix.metrics import frechet_distance
 
-    ladder, fits, distances = model.ladder(20, "trailing"), [], {"fix/0": 0.0, "fix/chm": 0.0}
+    fits, distances = [], {"fix/0": 0.0, "fix/chm": 0.0}
     for name in CLASSES:
-        z = INVERSIONS["ddim"](model, clean[name], ladder, prompts[name])
+        z = tested.invert(name, 20)
         sizes = [1, 2, 4, 8, 16, 32, 64]
         grown = torch.stack([centroids(z, n, "fix/0").mean((0, 2, 3)) for n in sizes])  # [N, C]
         root = torch.tensor(sizes).sqrt().to(grown)[:, None]
         slope = (root * grown).sum(0) / root.square().sum()
         fits.append(1 - (grown - slope * root).square().sum().item() / (grown - grown.mean(0)).square().sum().item())
-        guided = replace(prompts[name], guidance=3.0)
-        real = network.features(to_network(images[name].to(model.device)))
+        real = network.features(to_network(images[name].to(z.device)))
         for method in distances:
-            z0 = generate(lambda *at, c=guided: model.predict(*at, c), centroids(z, 64, method), ladder)  # type: ignore[misc]
-            made = network.features(to_network(model.decode(z0)))
-            distances[method] += frechet_distance(made, real) / len(CLASSES)
+            made = tested.model.decode(tested.generate(centroids(z, 64, method), name, 20, guidance=3.0))
+            distances[method] += frechet_distance(network.features(to_network(made)), real) / len(CLASSES)
     return [
         Gate("R² of the channel means of fix/0 centroids against √N", sum(fits) / len(fits), low=0.9),
         Gate("Fréchet distance at N = 64, fix/chm", distances["fix/chm"]),
@@ -523,7 +660,15 @@ def centroids(z: Tensor, n: int, method: str) -> Tensor:
     return mixtures(z, weights.to(z.device), [method])[0]
 
 
-STAGES = {"vae": vae, "unet": unet, "classifier": classifier, "clip": clip, "gates": gates}
+STAGES = {
+    "vae": vae,
+    "unet": unet,
+    "classifier": classifier,
+    "clip": clip,
+    "vae_sd3": vae_sd3,
+    "transformer": transformer,
+    "gates": gates,
+}
 
 
 def main() -> None:

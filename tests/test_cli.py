@@ -1,9 +1,7 @@
 """The command line as a user meets it: what it prints, what it leaves on disk, that the numbers are those of the files
 beside them, and that whatever is wrong is said in one line."""
 
-import contextlib
 import csv
-import io
 import json
 import math
 import resource
@@ -11,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from driver import Said, invoke
 from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
@@ -51,32 +49,6 @@ BASE = (
 )
 COMMANDS = ("invert", "mix", "generate", "evaluate", "sweep", "figure")
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-def invoke(*arguments: str) -> Said:
-    """The command line in this process; an exception that a user would see as a traceback goes through."""
-    code: object = None
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        warnings.simplefilter("always", UserWarning)  # the command line shows these, and makes no errors of them
-        patch.setattr(sys, "argv", ["latentmix", *arguments])
-        patch.setenv("COLUMNS", "200")
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-    return Said(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 
 
 def done(*arguments: str) -> Said:

@@ -19,7 +19,12 @@ from latentmix.store import key
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config.folder() / group).glob("*.yaml"))]
-NEEDED = {("data", "folder"): ["data.path=somewhere"]}  # what an option cannot do without
+NEEDED = {  # what an option cannot do without
+    ("data", "folder"): ["data.path=somewhere"],
+    ("data", "imagenet"): ["data.path=somewhere"],
+    ("data", "hub"): ["data.hub=owner/name"],
+    ("data", "synthetic"): ["data.classes=[star]"],
+}
 
 
 def refusal(*overrides: str) -> str:
@@ -123,6 +128,8 @@ def test_overrides_win_over_experiments() -> None:
         ("model.prompt='a drawing of a {}, black on white'", "a drawing of a {}, black on white"),
         ("data.reference=null", None),
         ("data.classes=[t-shirt,'two words']", ["t-shirt", "two words"]),
+        ("data.classes=[tree frog,n02012849]", ["tree frog", "n02012849"]),
+        ("data.classes=random:10", ["random:10"]),
         ("batch=8", 8),
         ("batch=auto", "auto"),
         ("guidance=0", 0),
@@ -191,7 +198,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("model=tinny", ["no model=tinny", "sd15", "tiny"]),
     ("experiment=dmeo", ["no experiment=dmeo", "demo, fig7"]),
     ("inversion=ddmi", ["no inversion=ddmi", "ddim"]),
-    ("data=shape", ["no data=shape", "folder, shapes"]),
+    ("data=shape", ["no data=shape", "folder, hub, imagenet, imagenet-hub, imagenette, shapes"]),
     ("launch=lokal", ["no launch=lokal", "local"]),
     ("methods=[fix/0,niin/chm]", ["'niin/chm'", "did you mean 'nin/chm'?"]),
     ("methods=[fix]", ["'fix'", "norms lin, fix, nin", "means 0, m, chm"]),
@@ -232,6 +239,11 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("outputs=null", ["outputs=None"]),
     ("data.bad_images=ignore", ["data.bad_images='ignore'", "'refuse' or 'skip'"]),
     ("data.classes=star", ["data.classes='star'"]),
+    ("data.classes=random:0", ["data.classes=random:K"]),
+    ("data.classes=[random:2,star]", ["data.classes=random:K", "stands alone"]),
+    ("data.name=photos", ["data.name='photos'", "shapes, folder, imagenet", "data.hub"]),
+    ("data.limit=100", ["data.reference=500 is more than data.limit=100"]),
+    ("data.limit=0", ["data.limit=0"]),
     ("data.reference=0", ["data.reference=0"]),
     ("launch.threads=0", ["launch.threads=0"]),
     ("name=${nothing}", ["nothing", "name"]),

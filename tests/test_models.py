@@ -32,8 +32,9 @@ from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.ddim import ddim
 from latentmix.ladder import Ladder, Level, generate
-from latentmix.models import Conditioning, load_model, unet
-from latentmix.models.unet import UNetModel, find
+from latentmix.models import Conditioning, Text, load_model, vae
+from latentmix.models.pipeline import find
+from latentmix.models.unet import UNetModel
 
 for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
@@ -111,6 +112,10 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def conditioning_of(model: UNetModel, prompts: list[str], guidance: float = 1.0) -> Conditioning:
+    return Conditioning(model.embed(prompts), model.embed([""]), guidance)
+
+
 class Pair:
     """A pipeline folder as diffusers reads it and as latentmix does."""
 
@@ -125,7 +130,7 @@ class Pair:
 
     @cache  # noqa: B019 - a pair lives as long as this module's tests
     def conditioning(self, guidance: float) -> Conditioning:
-        return replace(self.model.embed(PROMPTS), guidance=guidance)
+        return conditioning_of(self.model, PROMPTS, guidance)
 
     def images(self) -> Tensor:
         """Two drawn ones, cut to this pipeline's size: uint8 [2, 3, H, W]."""
@@ -284,11 +289,11 @@ def test_embeddings_are_those_of_diffusers_pipeline(pair: Pair) -> None:
     prompts = [*PROMPTS, "", "A Photo of  a star, " * 20]
     text, null = pair.pipeline.encode_prompt(prompts, CPU, 1, True)
     ours = pair.model.embed(prompts)
-    assert furthest(ours.text, text) < 1e-4
-    assert furthest(ours.null, null[:1]) < 1e-4
-    assert torch.equal(ours.text[2:3], ours.null)
-    assert furthest(ours.text[0], ours.text[1]) > 1e-2
-    assert ours.guidance == 1
+    assert furthest(ours.states, text) < 1e-4
+    assert furthest(ours.states[2:3], null[:1]) < 1e-4
+    assert torch.equal(ours.states[2:3], pair.model.embed([""]).states)  # whatever else is asked for
+    assert furthest(ours.states[0], ours.states[1]) > 1e-2
+    assert ours.pooled.shape == (4, 0)
 
 
 def test_encoding_is_the_posteriors_mean_in_the_networks_scale(pair: Pair) -> None:
@@ -317,17 +322,17 @@ def test_decoding_is_that_of_diffusers_pipeline(pair: Pair) -> None:
 def test_pixels_beyond_black_and_white_are_cut_off(random: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     model = UNetModel(random.folder, "float32", CPU)
     values = torch.tensor([-7.0, -1.0, 0.0, 0.5, 1.0, 7.0]).view(1, 1, 1, 6)
-    monkeypatch.setattr(model._vae, "decode", lambda z: type("Output", (), {"sample": values}))
+    monkeypatch.setattr(model.vae._network, "decode", lambda z: type("Output", (), {"sample": values}))
     assert model.decode(random.noise).flatten().tolist() == [0, 0, 128, 191, 255, 255]
 
 
 def test_the_vae_takes_a_large_batch_in_parts(random: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of at most eight images of 512 px."""
     for size, parts in ((64, [20]), (512, [8, 8, 4]), (1024, [2] * 10), (4096, [1] * 20)):
-        assert [len(part) for part in unet._within_memory(torch.zeros(20, 1), (size, size))] == parts
+        assert [len(part) for part in vae._within_memory(torch.zeros(20, 1), (size, size))] == parts
     latents = random.model.encode(random.images())
     images = random.model.decode(latents)
-    monkeypatch.setattr(unet, "_within_memory", lambda batch, size: batch.split(1))
+    monkeypatch.setattr(vae, "_within_memory", lambda batch, size: batch.split(1))
     assert furthest(random.model.encode(random.images()), latents) < 1e-5
     assert_same_pixels(random.model.decode(latents), images.float())
 
@@ -354,9 +359,9 @@ def rounded(folder: Path, place: Path, dtype: torch.dtype, stored: torch.dtype) 
 
 def all_of(model: UNetModel, pair: Pair) -> list[Tensor]:
     """Something from each part of a model."""
-    rung, conditioning = model.ladder(STEPS, "trailing")[25], model.embed(PROMPTS)
+    rung, conditioning = model.ladder(STEPS, "trailing")[25], conditioning_of(model, PROMPTS)
     predicted = model.predict(pair.noise, rung.noisy, rung.clock, conditioning)
-    return [conditioning.text, conditioning.null, *predicted, model.encode(pair.images())]
+    return [conditioning.text.states, conditioning.null.states, *predicted, model.encode(pair.images())]
 
 
 def test_16_bit_weights_are_read_as_float32(random: Pair, tmp_path: Path) -> None:
@@ -366,7 +371,7 @@ def test_16_bit_weights_are_read_as_float32(random: Pair, tmp_path: Path) -> Non
     assert all(got.dtype == torch.float32 for got in results)
     assert all(map(torch.equal, results, all_of(full, random)))
     assert not any(map(torch.equal, results, all_of(random.model, random)))
-    for network in (half._unet, half._vae):
+    for network in (half._unet, half.vae._network):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
@@ -374,11 +379,10 @@ def test_in_16_bits_only_the_network_is_rounded(random: Pair) -> None:
     model = UNetModel(random.folder, "bfloat16", CPU)
     rung = model.ladder(STEPS, "trailing")[25]
     ours, exact = (
-        m.predict(random.noise, rung.noisy, rung.clock, replace(m.embed(PROMPTS), guidance=7.5))
-        for m in (model, random.model)
+        m.predict(random.noise, rung.noisy, rung.clock, conditioning_of(m, PROMPTS, 7.5)) for m in (model, random.model)
     )
     assert {weight.dtype for weight in model._unet.parameters()} == {torch.bfloat16}
-    assert {weight.dtype for weight in model._vae.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in model.vae._network.parameters()} == {torch.float32}
     for got, true in zip(ours, exact, strict=True):
         assert got.dtype == torch.float32
         assert 1e-5 < ((got - true).norm() / true.norm()).item() < 0.1
@@ -386,14 +390,18 @@ def test_in_16_bits_only_the_network_is_rounded(random: Pair) -> None:
     assert furthest(rung.noisy.alpha * x0 + rung.noisy.sigma * eps, random.noise) < 1e-5
 
 
+def row_of(text: Text, row: int) -> Text:
+    return Text(text.states[row : row + 1], text.pooled[row : row + 1])
+
+
 @pytest.mark.parametrize("guidance", [1, 7.5])
 def test_a_rows_prediction_does_not_depend_on_the_others(pair: Pair, guidance: float) -> None:
     prompts = [*PROMPTS, "a photo of a ring"]
-    conditioning = replace(pair.model.embed(prompts), guidance=guidance)
+    conditioning = conditioning_of(pair.model, prompts, guidance)
     z, rung = torch.cat([pair.noise, -pair.noise[:1]]), pair.model.ladder(STEPS, "trailing")[25]
     together = pair.model.predict(z, rung.noisy, rung.clock, conditioning)
     for row in range(3):
-        own = replace(conditioning, text=conditioning.text[row : row + 1])
+        own = replace(conditioning, text=row_of(conditioning.text, row))
         alone = pair.model.predict(z[row : row + 1], rung.noisy, rung.clock, own)
         for among, single in zip(together, alone, strict=True):
             assert away(among[row : row + 1], single) < 1e-5 * guidance  # which multiplies rounding too
@@ -402,8 +410,8 @@ def test_a_rows_prediction_does_not_depend_on_the_others(pair: Pair, guidance: f
 
 def test_one_prompt_serves_a_whole_batch(pair: Pair) -> None:
     rung, conditioning = pair.model.ladder(STEPS, "trailing")[25], pair.conditioning(7.5)
-    one = replace(conditioning, text=conditioning.text[:1])
-    both = replace(conditioning, text=conditioning.text[:1].repeat(2, 1, 1))
+    one = replace(conditioning, text=row_of(conditioning.text, 0))
+    both = replace(conditioning, text=one.text + one.text)
     for got, true in zip(
         *(pair.model.predict(pair.noise, rung.noisy, rung.clock, c) for c in (one, both)), strict=True
     ):
@@ -456,11 +464,11 @@ def copied(folder: Path, place: Path) -> Path:
 
 def use(part: str) -> Callable[[UNetModel], Any]:
     """What reads a part of the pipeline."""
-    z = torch.zeros(1, 4, 12, 12)
+    z, nothing = torch.zeros(1, 4, 12, 12), Text(torch.zeros(1, 24, 24), torch.zeros(1, 0))
 
     def predict(model: UNetModel) -> Any:
         rung = model.ladder(2, "trailing")[0]
-        return model.predict(z, rung.noisy, rung.clock, Conditioning(torch.zeros(1, 24, 24), torch.zeros(1, 24, 24)))
+        return model.predict(z, rung.noisy, rung.clock, Conditioning(nothing, nothing))
 
     uses = {"unet": predict, "vae": lambda model: model.decode(z), "text_encoder": lambda model: model.embed([""])}
     return uses[part]

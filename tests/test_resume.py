@@ -1,24 +1,21 @@
 """However a run is cut off, damaged, put in another order or extended, what it ends with is what it would have been."""
 
-import contextlib
 import errno
-import io
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from driver import Said, invoke
 
-from latentmix import cli, figures, launch, store, sweep
+from latentmix import figures, launch, store, sweep
 from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.evaluate import evaluate, read_table
@@ -40,35 +37,16 @@ WORKERS = ("_measure_real", "_invert", "_generate")  # what does a batch, by sta
 BATCHES = {"_measure_real": 2 * 3, "_invert": 2 * 3, "_generate": 8 * 2}
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    err: str
-
-
-def invoke(*arguments: str) -> Said:
-    """The command line in this process; an exception that a user would see as a traceback goes through."""
-    code: object = None
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        warnings.simplefilter("always", UserWarning)  # the command line shows these, and makes no errors of them
-        patch.setattr(sys, "argv", ["latentmix", *arguments])
-        patch.setenv("COLUMNS", "200")
-        patch.setattr(figures, "FIGURES", {})  # which take longer than all the rest, and are tested elsewhere
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-    return Said(code if isinstance(code, int) else 0, err.getvalue())
+def quickly(*arguments: str) -> Said:
+    """Without figures, which take longer than all the rest, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "FIGURES", {})
+        return invoke(*arguments)
 
 
 def run(outputs: Path, *more: str, command: str = "sweep") -> str:
     """Runs to the end; what it said."""
-    said = invoke(command, *BASE, *more, f"outputs={outputs}")
+    said = quickly(command, *BASE, *more, f"outputs={outputs}")
     assert said.code == 0, said.err
     return said.err
 
@@ -414,7 +392,7 @@ def test_a_full_disk(writes: int, whole: Path, tmp_path: Path, worked: list[str]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        said = invoke("sweep", *BASE, f"outputs={outputs}")
+        said = quickly("sweep", *BASE, f"outputs={outputs}")
     assert said.code == 1
     (line,) = (line for line in said.err.splitlines() if line.startswith("latentmix: "))
     assert "the disk is full" in line and str(outputs) in line and "outputs=" in line

@@ -1,13 +1,15 @@
 """Where images come from: each data set lists its classes and yields their images, the same way for every use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from latentmix.config import DataConfig
+from latentmix.config import RANDOM, DataConfig
+from latentmix.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class Dataset(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Identifiers of all classes, sorted."""
 
+    def resolve(self, name: str) -> str:
+        """The identifier of the class that a user calls so; raises UserError where there is none, or more than one."""
+
+    def fetch(self, class_ids: Sequence[str]) -> None:
+        """Bring what images of these classes are elsewhere to this machine, all in one go; `images` needs it not."""
+
     def title(self, class_id: str) -> str:
         """The class's name as it stands in a prompt."""
 
@@ -30,10 +38,33 @@ class Dataset(Protocol):
 
 
 def load_dataset(config: DataConfig) -> Dataset:
+    if config.hub is not None:
+        from latentmix.data.hub import Hub
+
+        return Hub(config)
     if config.name == "shapes":
         from latentmix.data.shapes import Shapes
 
         return Shapes()
+    if config.name == "imagenet":
+        from latentmix.data.imagenet import ImageNet
+
+        return ImageNet(Path(config.path or ""), config.bad_images)
     from latentmix.data.folder import Folder
 
     return Folder(Path(config.path or ""), config.bad_images)
+
+
+def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str, ...]:
+    """Identifiers of the classes that a config asks for: all (None), those it names in its order, or `random:K`.
+
+    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError where a class is missing.
+    """
+    if wanted is None:
+        return data.classes()
+    if not (drawn := RANDOM.fullmatch(wanted[0])):
+        return tuple(dict.fromkeys(data.resolve(name) for name in wanted))
+    there, count = data.classes(), int(drawn[1])
+    if count > len(there):
+        raise UserError(f"data.classes={wanted[0]} asks for more than the {len(there)} classes that there are")
+    return tuple(sorted(sorted(there, key=lambda c: sha256(f"{seed} {c}".encode()).digest())[:count]))

@@ -9,7 +9,7 @@ An image depends on (class, index) alone. Indices from `TRAINING_START` on are t
 on; experiments stay below it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -222,12 +222,19 @@ class Shapes:
     def classes(self) -> tuple[str, ...]:
         return tuple(sorted(SHAPES))
 
+    def resolve(self, name: str) -> str:
+        if name not in SHAPES:
+            raise UserError(f"no shape is called {name!r}; there are {', '.join(self.classes())}")
+        return name
+
+    def fetch(self, class_ids: Sequence[str]) -> None:
+        """Nothing: they are drawn here."""
+
     def title(self, class_id: str) -> str:
         return class_id
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        if class_id not in SHAPES:
-            raise UserError(f"no shape is called {class_id!r}; there are {', '.join(self.classes())}")
+        class_id = self.resolve(class_id)
         if count is None or count > TRAINING_START:
             raise UserError(f"the drawn shapes have no end; say how many of each class, up to {TRAINING_START}")
         return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]

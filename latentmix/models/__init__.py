@@ -1,6 +1,6 @@
 """Diffusion models as the rest of latentmix sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,16 +8,34 @@ import torch
 from torch import Tensor
 
 from latentmix.config import ModelConfig
+from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """What a network is told besides the clock: text [B or 1, S, D], the empty prompt's [1, S, D], and how far to go
-    from the second to the first (classifier-free guidance; 1 is no guidance)."""
+class Text:
+    """Prompts as a network reads them, a row each: states [B, S, D] and, for families that have it, a summary
+    `pooled` [B, P]; P is 0 for the others."""
 
-    text: Tensor
-    null: Tensor
+    states: Tensor
+    pooled: Tensor
+
+    def expand(self, rows: int) -> "Text":
+        """One prompt for a whole batch; as it is where it has `rows` rows already."""
+        return Text(self.states.expand(rows, -1, -1), self.pooled.expand(rows, -1))
+
+    def __add__(self, other: "Text") -> "Text":
+        """The rows of both."""
+        return Text(torch.cat([self.states, other.states]), torch.cat([self.pooled, other.pooled]))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a network is told besides the clock: a prompt, the empty prompt, and how far to go from the second to the
+    first (classifier-free guidance; 1 is no guidance)."""
+
+    text: Text
+    null: Text
     guidance: float = 1.0
 
 
@@ -31,7 +49,8 @@ class Model(Protocol):
     def ladder(self, steps: int, spacing: str) -> Ladder:
         """The rungs from clean to noisy."""
 
-    def embed(self, prompts: Sequence[str]) -> Conditioning: ...
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """A row for each prompt; the text encoders come and go within the call."""
 
     def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """float32 latents [B, C, h, w] at a level -> x0 and ε, likewise."""
@@ -42,8 +61,34 @@ class Model(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
 
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """C, h, w for images of `size` pixels, square; raises ValueError for a size that the model can't take."""
+
+
+def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
+    """The network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
+    text = conditioning.text.expand(len(z))
+    if conditioning.guidance == 1:
+        return network(z, text)
+    null = conditioning.null.expand(len(z))
+    out_null, out_text = network(torch.cat([z, z]), null + text).chunk(2)
+    return out_null + conditioning.guidance * (out_text - out_null)
+
 
 def load_model(config: ModelConfig, device: torch.device) -> Model:
-    from latentmix.models.unet import UNetModel, find
+    """The model that a config names, its networks read when they are first needed; UserError if it can't be had."""
+    from latentmix.models.mmdit import MMDiTModel
+    from latentmix.models.pipeline import find, pipeline_class
+    from latentmix.models.unet import UNetModel
 
-    return UNetModel(find(config), config.precision, device)
+    folder = find(config)
+    model: Model
+    if pipeline_class(folder) == "StableDiffusion3Pipeline":
+        model = MMDiTModel(folder, config.precision, device, config.max_sequence_length)
+    else:
+        model = UNetModel(folder, config.precision, device)
+    try:
+        model.latent_shape(config.size)
+    except ValueError as error:
+        raise UserError(f"model.size={config.size}: {error}") from error
+    return model

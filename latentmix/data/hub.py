@@ -1,0 +1,236 @@
+"""Any data set on the Hugging Face hub that has a column of images and one of class labels.
+
+Its split is streamed once, past whatever is not wanted. What is wanted stays in the user's cache as files, in the
+stream's order, and is read like any folder from then on, without a network.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from latentmix.config import DataConfig
+from latentmix.data import Source, imagenet
+from latentmix.data.folder import unknown
+from latentmix.data.kept import place
+from latentmix.data.pictures import images, listing, sources, suffix
+from latentmix.errors import Interrupted, UserError
+from latentmix.store import DiskFull, key, write, write_json
+
+PAGE = "https://huggingface.co/datasets/"
+EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
+COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
+STRIDE = 500  # rows of the stream after which it is written down how far it came
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The images of one split, in the stream's order; `limit` of each class at most."""
+
+    config: DataConfig
+
+    def classes(self) -> tuple[str, ...]:
+        """All classes that the data set's features name, sorted: WordNet ids with `synsets`, else the names."""
+        return tuple(sorted(self._labels))
+
+    def resolve(self, name: str) -> str:
+        """The class of this name or, with `synsets`, WordNet id; UserError where there is none."""
+        class_id = imagenet.resolve(name) if self.config.synsets else name
+        if class_id not in self._labels:
+            there = list(map(self.title, self.classes())) if self.config.synsets else self.classes()
+            raise UserError(unknown(name, there, self._name))
+        return class_id
+
+    def title(self, class_id: str) -> str:
+        return imagenet.title(class_id) if self.config.synsets else class_id.replace("_", " ")
+
+    def fetch(self, class_ids: Sequence[str]) -> None:
+        """Stream what is not kept yet of these classes; an interrupted stream goes on from about where it was."""
+        missing = {self._labels[class_id] for class_id in class_ids if not self._is_kept(self._labels[class_id])}
+        if missing:
+            self._stream(missing)
+
+    def images(self, class_id: str, count: int | None = None) -> list[Source]:
+        """The first `count` usable images of a class, or all up to `limit`; UserError for fewer, or none."""
+        limit = self.config.limit
+        if count is not None and limit is not None and count > limit:
+            raise UserError(f"data.limit={limit} keeps fewer than {count} images of a class; raise it")
+        label = self._labels[self.resolve(class_id)]
+        self.fetch([class_id])
+        blobs = images(listing(self._class_folder(label)))[:limit]
+        return sources(blobs, count, self.config.bad_images, f"class {class_id!r} of {self._name}")
+
+    @property
+    def _name(self) -> str:
+        return str(self.config.hub)
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where everything of this data set is kept."""
+        config = self.config
+        parts = [config.hub, config.subset, config.revision, config.split, config.image, config.label]
+        return place() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"
+
+    def _class_folder(self, label: int) -> Path:
+        return self._folder / f"{label:05d}"
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        """Class -> its number in the column of labels. Classes name files, so none has a slash."""
+        about = _read(self._folder / "about.json")
+        if "names" not in about:
+            about = {"hub": self._name, "names": self._open().features[self.config.label].names}
+            with self._explained():
+                write_json(self._folder / "about.json", about)
+        names = [str(name) for name in about["names"]]
+        ids = imagenet.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
+        return {class_id: label for label, class_id in enumerate(ids)}
+
+    def _is_kept(self, label: int) -> bool:
+        """Whether as many images as are wanted are there, or all that exist."""
+        done = _read(self._class_folder(label) / COMPLETE)
+        if not done or len(images(listing(self._class_folder(label)))) < done["count"]:
+            return False
+        return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
+
+    def _open(self) -> Any:
+        """The split as a stream of rows, an image as {"bytes", "path"}; UserError where that can't be."""
+        with self._explained():
+            import datasets
+
+            config = self.config
+            part = {"data_dir" if config.revision == EXPORT else "name": config.subset}
+            rows = datasets.load_dataset(
+                config.hub, split=config.split, revision=config.revision, streaming=True, **part
+            )
+            self._check(rows.features or {})
+            rows = rows.select_columns([config.image, config.label])
+            return rows.cast_column(config.image, datasets.Image(decode=False))
+
+    def _check(self, features: Any) -> None:
+        """UserError where the columns are not what they should be."""
+        columns = {name: type(feature).__name__ for name, feature in features.items()}
+        there = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+        for key_, name, kind in (("image", self.config.image, "Image"), ("label", self.config.label, "ClassLabel")):
+            if columns.get(name) != kind:
+                raise UserError(f"{self._name} has no {kind} column {name!r}; set data.{key_} to one, of: {there}")
+
+    def _stream(self, labels: set[int]) -> None:
+        """Keep what is wanted of these labels."""
+        limit, rows = self.config.limit, self._open()
+        total = None if limit is None else limit * len(labels)
+        mark = _Mark(self._folder / "progress.json", {"labels": sorted(labels), "limit": limit})
+        with self._explained(), _bar(self._name, total) as (bar, task):
+            kept, start = mark.resume(rows)
+            for row, example in enumerate(rows, start):
+                label = example[self.config.label]
+                if label in labels and kept[label] != limit:
+                    self._keep(label, row, example[self.config.image])
+                    kept[label] += 1
+                    if kept.total() == total:
+                        break
+                if (row + 1) % STRIDE == 0:
+                    mark.write(rows, kept, row + 1)
+                    bar.update(task, completed=kept.total(), what=f"of {row + 1:,} seen")
+            else:
+                limit = None  # there are no more
+            for label in labels:
+                write_json(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
+            mark.file.unlink(missing_ok=True)
+
+    def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
+        """Write an image's bytes as they are; the row in its name keeps the stream's order."""
+        content = image["bytes"]
+        if content is None:
+            from datasets.utils.file_utils import xopen
+
+            with xopen(image["path"], "rb") as opened:
+                content = opened.read()
+        file = self._class_folder(label) / f"{row:09d}{suffix(content)}"
+        if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
+            write(file, content)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One line for whatever the hub's libraries raise, which is nearly anything."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; the images fetched are kept, and the same command goes on from there") from None
+        except DiskFull as error:
+            raise DiskFull(
+                f"the disk is full: {self._folder} takes no more; free some space, or set LATENTMIX_CACHE to a folder "
+                "with more, and give the same command again"
+            ) from error
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(self._explanation(error)) from error
+
+    def _explanation(self, error: BaseException) -> str:
+        """What went wrong on the hub, and what to do."""
+        name = self._name
+        elsewhere = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""
+        if _is_about(error, "GatedRepoError", "gated dataset", "private or gated", "Unauthorized", "Forbidden"):
+            return f"{name} is gated: accept its terms at {PAGE}{name}, then log in with `hf auth login`{elsewhere}"
+        if _is_about(error, "Offline", "ConnectError", "ConnectionError", "Timeout", "ReadError", "ProtocolError"):
+            return (
+                f"the Hugging Face hub can't be reached for {name}, or HF_HUB_OFFLINE is set; run this once with a "
+                f"network, or copy {self._folder} from a machine that has it{elsewhere}"
+            )
+        if _is_about(error, "scripts are no longer supported"):
+            return f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}"
+        if _is_about(error, "DatasetNotFoundError", "Couldn't find any data file"):
+            return f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`"
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return f"{name} can't be read from the hub: {reason}; check data.hub, data.subset and data.split"
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How far a stream came, so that the next run need not start from its first row."""
+
+    file: Path
+    wanted: dict[str, Any]  # a mark of a stream for anything else does not count
+
+    def resume(self, rows: Any) -> tuple[Counter[int], int]:
+        """Moves the stream to where it was; the images kept of each label by then, and the next row."""
+        mark = _read(self.file)
+        if mark.get("wanted") != self.wanted:
+            return Counter(), 0
+        rows.load_state_dict(mark["state"])
+        return Counter({int(label): count for label, count in mark["kept"].items()}), mark["row"]
+
+    def write(self, rows: Any, kept: Counter[int], row: int) -> None:
+        write_json(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
+
+
+@contextmanager
+def _bar(name: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    text = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
+    with Progress(SpinnerColumn(), *text, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        yield bar, bar.add_task(f"images of {name}", total=total, what="")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What JSON a file holds; nothing where it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(file.read_bytes()))
+    return {}
+
+
+def _is_about(error: BaseException | None, *signs: str) -> bool:
+    """Whether an error, or one that led to it, has one of the signs in its kind or text."""
+    while error is not None:
+        text = f"{type(error).__name__} {error}"
+        if any(sign in text for sign in signs):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,135 @@
+"""Images as they lie in files and archives: their bytes, their pixels, and which of them can be used.
+
+Every image asked for is decoded once before any is used, so that a broken one is found now and not hours into a run.
+"""
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from latentmix.data import Source
+from latentmix.data.kept import Checked
+from latentmix.errors import UserError
+
+BadImages = Literal["refuse", "skip"]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP")  # no others, whatever the suffix says: these have the modes that `picture` knows
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Where an image's bytes are: a file or, in an archive, the `size` bytes of a member from `offset` on."""
+
+    file: Path
+    offset: int = 0
+    size: int = -1  # all that follows
+    member: str = ""
+
+    def read(self) -> bytes:
+        with self.file.open("rb") as opened:
+            opened.seek(self.offset)
+            return opened.read(self.size)
+
+    @property
+    def name(self) -> str:
+        """The image's own file name."""
+        return Path(self.member).name or self.file.name
+
+    def __str__(self) -> str:
+        return f"{self.member} in {self.file}" if self.member else str(self.file)
+
+
+def is_image(name: str) -> bool:
+    """By its suffix alone; hidden files are none."""
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without what starts with a dot; raises OSError."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def images(entries: Iterable[Path]) -> list[Blob]:
+    """A link that leads nowhere counts too: it stands for an image that is missing, which should not go unnoticed."""
+    return [Blob(entry) for entry in entries if is_image(entry.name) and not entry.is_dir()]
+
+
+def sources(blobs: list[Blob], count: int | None, bad_images: BadImages, where: str) -> list[Source]:
+    """The first `count` usable images, or all. Raises UserError, which says `where`, for fewer, for none, and for a
+    broken one that is not to be skipped."""
+    with Checked(f"{blobs[0].file.absolute()} {blobs[0].offset}" if blobs else "none") as checked:
+        usable = (source for blob in blobs if (source := _source(blob, bad_images, checked)))
+        found = list(islice(usable, count))
+    if len(found) >= (1 if count is None else count):
+        return found
+    if not found:
+        raise UserError(f"{where} has no usable images; add some ({', '.join(SUFFIXES)})")
+    raise UserError(f"{where} has {len(found)} of the {count} images asked for; lower the count or add images")
+
+
+def _source(blob: Blob, bad_images: BadImages, checked: Checked) -> Source | None:
+    """The image, or None where it is broken and to be skipped."""
+    try:
+        return Source(checked.id(blob.file, blob.offset, partial(_checksum, blob)), partial(_pixels, blob))
+    except Exception as error:  # on broken files Pillow raises anything: OSError, SyntaxError, struct.error...
+        problem = f"{blob} cannot be used: {_reason(error)}"
+        if bad_images == "refuse":
+            raise UserError(f"{problem}; mend or delete it, or set data.bad_images=skip") from error
+        _warn_once(f"{problem}; the next image is taken instead")
+        return None
+
+
+def _checksum(blob: Blob) -> str:
+    """16 hex digits that name a whole image; raises anything for a broken one."""
+    content = blob.read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _picture(content)
+    return sha256(content).hexdigest()[:16]
+
+
+def _pixels(blob: Blob, size: int) -> np.ndarray:
+    """The centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB."""
+    return np.array(ImageOps.fit(_picture(blob.read()), (size, size), Image.Resampling.BICUBIC))
+
+
+def _picture(content: bytes) -> Image.Image:
+    """The whole image, upright, on white where it is transparent, in RGB."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def suffix(content: bytes) -> str:
+    """By what the bytes are; ".jpg" for what is no image, so that it is found broken where it is used."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            return {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}[str(opened.format)]
+    except Exception:
+        return ".jpg"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is not an image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]} format"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Once in a process, though the images of a class are asked for many times; Python's own filters forget."""
+    warnings.warn(text, stacklevel=2)

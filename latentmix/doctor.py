@@ -1,0 +1,583 @@
+"""What an experiment needs, and whether it is here: device, weights, images and room on the disk.
+
+Looking costs no network. Only for what is not here is it asked, within seconds, whether it could be fetched; never when
+HF_HUB_OFFLINE is set.
+"""
+
+import errno
+import json
+import math
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from latentmix.bench import Bench
+from latentmix.config import DataConfig, ModelConfig
+from latentmix.data.kept import place as kept_images
+from latentmix.errors import UserError
+from latentmix.features import Classifier, embedded_folder
+from latentmix.models.pipeline import NETWORKS, find, pipeline_class, wanted_files
+from latentmix.store import DiskFull
+
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
+INCEPTION = (  # torch-fidelity's, said here too since importing it takes seconds
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+SYNTHETIC = "synthetic"  # the data set that needs the model
+PATIENCE = 5  # seconds that a server has to answer
+PNG = 2  # bytes that a pixel of a photograph takes
+
+# What each command leaves on the disk; those that keep features also need the networks that make them.
+WRITES = {
+    "invert": ("synthetic images", "latents"),
+    "mix": ("synthetic images", "latents", "centroids"),
+    "generate": ("synthetic images", "latents", "all pictures"),
+    "evaluate": ("features of real images", "features"),
+    "sweep": ("synthetic images", "latents", "features of real images", "features", "pictures"),
+}
+SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
+    "synthetic images": lambda bench: _synthetic(bench) * _picture(bench),
+    "latents": lambda bench: 2 * len(bench.classes) * bench.config.pool * _latent(bench),
+    "centroids": lambda bench: _images(bench) * _latent(bench),
+    "features of real images": lambda bench: sum(len(bench.references(c)) for c in bench.classes) * _features(bench),
+    "features": lambda bench: _images(bench) * _features(bench),
+    "pictures": lambda bench: len(bench.cells) * min(bench.config.keep, bench.config.draws) * _picture(bench),
+    "all pictures": lambda bench: 2 * _images(bench) * _picture(bench),  # in the cache, and under readable names
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, in a line, and more lines on what to do. To "fetch" is what a run can get by itself."""
+
+    state: Literal["ok", "fetch", "warning", "missing"]
+    what: str
+    text: str
+    advice: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        yield _line(self.state, self.what, self.text)
+        yield from (_line("", "", line) for line in self.advice)
+
+
+def _line(state: str, what: str, text: str) -> str:
+    return f"{state:<9}{what:<10}{text}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that a part of the experiment reads: where they are, and what to do where they are not."""
+
+    name: str
+    look: Callable[[], Path | None]  # without a network; UserError where the user gave them, and they are wrong
+    refusal: Callable[[], str | None] = lambda: None  # why they can't be fetched from here
+    get: Callable[[], Any] = lambda: None
+    advice: tuple[str, ...] = ()  # how to bring them from another machine
+
+
+def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
+    """What a command needs, thing by thing."""
+    kinds, config = WRITES[command], bench.config.model
+    device, model = _device(bench), _look("model", config)
+    if device.state == model.state == "ok":
+        model = _model(bench, model)
+    if bench.config.data.name == SYNTHETIC and model.state != "ok":
+        data = Finding("fetch", "data", "the images are generated once the model is here")
+    else:
+        data = _data(bench, references="features" in kinds)
+    networks = [_look(what, config) for what in ("features", "clip") if "features" in kinds]
+    known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
+    sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
+    return [device, model, data, *networks, *sizes]
+
+
+def versions() -> Finding:
+    """Of Python, latentmix and what the numbers depend on."""
+    there = {"python": platform.python_version()}
+    missing = []
+    for name in ("latentmix", *PACKAGES):
+        try:
+            there[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("missing", "versions", f"{', '.join(missing)} can't be found; install latentmix again")
+    return Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in there.items()))
+
+
+def require(bench: Bench, command: str) -> None:
+    """Stop before any work where something is missing: UserError names all of it. What is short is warned of."""
+    findings = examine(bench, command)
+    for finding in findings:
+        if finding.state == "warning":
+            warnings.warn(finding.text, stacklevel=2)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        more = "; latentmix doctor says what to do" if any(finding.advice for finding in missing) else ""
+        raise UserError("; ".join(finding.text for finding in missing) + more)
+
+
+def fetch(bench: Bench) -> Iterator[str]:
+    """Get all that an experiment needs and is not here; a line for each part, once it is."""
+    config = bench.config
+    for what, listed in FILES.items():
+        files = listed(config.model)
+        there = files.look()
+        if there is None:
+            _get(files)
+        yield _line("new" if there is None else "there", what, f"{files.name} {_where(there or files.look())}")
+    before = _data(bench, references=True)
+    if before.state == "missing":
+        raise UserError(before.text)
+    images = {source.id for c in bench.classes for source in (*bench.pool(c), *bench.references(c))}
+    yield _line(
+        "there" if before.state == "ok" else "new",
+        "data",
+        f"{len(images):,} images of {len(bench.classes)} classes {_home(config.data)}",
+    )
+
+
+def _get(files: Files) -> None:
+    """DiskFull or another UserError where that fails."""
+    if refusal := files.refusal():
+        raise UserError(f"{files.name} is not here, and {refusal}")
+    try:
+        files.get()
+    except Exception as error:  # of libraries for networks, which raise nearly anything
+        if _is_full(error):
+            raise DiskFull(
+                f"the disk is full: {files.name} could not be fetched; free some space, or set HF_HOME and TORCH_HOME "
+                "to folders with more, and give the same command again"
+            ) from error
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{files.name} could not be fetched ({type(error).__name__}); try again later") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _where(place: Path | None) -> str:
+    own = place is not None and place.is_relative_to(embedded_folder(""))
+    return "comes with latentmix, so there is nothing to fetch" if own else f"is in {place}"
+
+
+# --- the device -----------------------------------------------------------------------------------------------------
+
+
+def _device(bench: Bench) -> Finding:
+    try:
+        device = bench.device
+    except UserError as error:
+        return Finding("missing", "device", str(error))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {cores} cores"
+    free = _free_memory(device)
+    return Finding("ok", "device", name if free is None else f"{name}, {_size(free)} of memory")
+
+
+def _memory(bench: Bench) -> Finding:
+    """Whether the largest network fits beside nothing else; they come and go one by one."""
+    needed, free = _weights(bench), _free_memory(bench.device)
+    text = f"the model's largest network takes {_size(needed)}"
+    if free is None or needed < free:
+        return Finding("ok", "memory", text)
+    where = "the GPU" if bench.device.type == "cuda" else "this machine"
+    instead = "model.precision=bfloat16 or a smaller model" if _bytes_each(bench) == 4 else "a smaller model"
+    return Finding("warning", "memory", f"{text}, and {where} has {_size(free)}; try {instead}")
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Of the GPU, what others leave; of a machine, all. None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _weights(bench: Bench) -> int:
+    """Bytes of the largest of the model's networks, in the precision that they run in."""
+    folder = find(_local(bench.config.model))
+    parts = [sum(map(_parameters, _safetensors(folder / part))) for part in NETWORKS[pipeline_class(folder)]]
+    return max(parts) * _bytes_each(bench)
+
+
+def _bytes_each(bench: Bench) -> int:
+    precision = bench.config.model.precision
+    return 4 if precision == "float32" or (precision == "auto" and bench.device.type == "cpu") else 2
+
+
+def _parameters(file: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def _look(what: str, config: ModelConfig) -> Finding:
+    """Whether the files of a part are here, or can be fetched."""
+    try:
+        files = FILES[what](config)
+        place = files.look()
+    except UserError as error:
+        return Finding("missing", what, str(error))
+    if place is not None:
+        return Finding("ok", what, f"{files.name} {_where(place)}")
+    refusal = files.refusal()
+    if refusal is not None:
+        return Finding("missing", what, f"{files.name} is not here, and {refusal}", files.advice)
+    return Finding("fetch", what, f"{files.name} is not here yet; latentmix fetch gets it, or else the run does")
+
+
+def _model(bench: Bench, found: Finding) -> Finding:
+    """What was found, unless the model's settings can't be used."""
+    try:
+        with _offline():  # for what is here, the hub is not asked whether there is more
+            _ = bench.model, bench.inversion_ladder, bench.generation_ladder
+    except UserError as error:
+        return Finding("missing", "model", str(error))
+    return found
+
+
+def _model_files(config: ModelConfig) -> Files:
+    if not _on_hub(config):
+        return Files(config.name, lambda: _pipeline(config))
+    hub, revision = str(config.hub), config.revision
+    wanted, unwanted = (wanted_files()[name] for name in ("allow_patterns", "ignore_patterns"))
+    options = [f"--revision {revision}"] if revision else []
+    options += [f"--include '{pattern}'" for pattern in wanted] + [f"--exclude '{pattern}'" for pattern in unwanted]
+    instead = "; or add --local-dir FOLDER to the command, and give that folder here as model.path=FOLDER"
+    return Files(
+        f"{config.name} ({hub})",
+        lambda: _pipeline(config),
+        lambda: _access(hub, "model_index.json", revision) or _no_room(hub, revision, wanted, unwanted),
+        lambda: find(config),
+        _elsewhere(hub, f"hf download {hub} {' '.join(options)}", instead),
+    )
+
+
+def _on_hub(config: ModelConfig) -> bool:
+    return config.path is None and not config.embedded and config.hub is not None
+
+
+def _pipeline(config: ModelConfig) -> Path | None:
+    """The folder of a model's files; None where it is not, or not whole, in the hub's cache."""
+    try:
+        folder = find(_local(config))
+        for part in NETWORKS[pipeline_class(folder)]:
+            _check_weights(folder / part)
+    except UserError:
+        if _on_hub(config):
+            return None
+        raise
+    return folder
+
+
+def _local(config: ModelConfig) -> ModelConfig:
+    """The same model, read from the hub's cache if it is one of the hub's; UserError if it isn't there."""
+    if not _on_hub(config):
+        return config
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    patterns = wanted_files()
+    try:
+        place = snapshot_download(
+            str(config.hub),
+            revision=config.revision,
+            local_files_only=True,
+            allow_patterns=patterns["allow_patterns"],
+            ignore_patterns=patterns["ignore_patterns"],
+        )
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise UserError(f"{config.hub} is not in the hub's cache") from error
+    return replace(config, path=place)
+
+
+def _check_weights(folder: Path) -> None:
+    """UserError where a file of a network's weights is cut short, or one of several is not there."""
+    from safetensors import SafetensorError
+
+    files = {*_safetensors(folder)}
+    file = folder
+    try:
+        for file in folder.glob("*.safetensors.index.json"):
+            files |= {folder / name for name in json.loads(file.read_bytes())["weight_map"].values()}
+        for file in sorted(files):
+            _parameters(file)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{file} is missing or cut short; copy the folder again, whole") from error
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The weights that are read: not those of other precisions beside them."""
+    ignored = wanted_files()["ignore_patterns"]
+    return [f for f in sorted(folder.glob("*.safetensors")) if not any(fnmatch(f.name, p) for p in ignored)]
+
+
+# --- the networks that measure --------------------------------------------------------------------------------------
+
+
+def _frechet_files(config: ModelConfig) -> Files:
+    if config.features == "embedded":
+        return Files("the embedded classifier", lambda: embedded_folder("classifier"))
+    if config.features == "inception":
+        return _inception()
+    raise UserError(f"there is no feature network {config.features!r}; there are embedded and inception")
+
+
+def _clip_files(config: ModelConfig) -> Files:
+    if config.clip == "embedded":
+        return Files("the embedded CLIP", lambda: embedded_folder("clip"))
+    return _open_clip(config.clip)
+
+
+FILES: dict[str, Callable[[ModelConfig], Files]] = {
+    "model": _model_files,
+    "features": _frechet_files,
+    "clip": _clip_files,
+}
+
+
+def _inception() -> Files:
+    place = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION.rpartition("/")[2]
+
+    def get() -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(INCEPTION, str(place))
+
+    advice = (f"On a machine that is online: curl -LO {INCEPTION}", f"Then copy it to {place.parent}")
+    return Files("Inception-v3", lambda: place if place.is_file() else None, _url_refusal, get, advice)
+
+
+def _open_clip(name: str) -> Files:
+    """Where open_clip looks itself: on the hub, for safetensors first."""
+    import open_clip
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    architecture, _, pretrained = name.partition("/")
+    if (architecture, pretrained) not in open_clip.list_pretrained():
+        raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
+    about = open_clip.get_pretrained_cfg(architecture, pretrained)
+    hub, _, file = about["hf_hub"].rpartition("/")
+    safe = str(Path(file).with_suffix(".safetensors")) if file else HF_SAFE_WEIGHTS_NAME
+    other = file or HF_WEIGHTS_NAME
+    return Files(
+        f"open_clip's {name} ({hub})",
+        lambda: _cached(hub, safe, other),
+        lambda: _access(hub, safe) or _no_room(hub, None, [safe]),
+        lambda: open_clip.download_pretrained(about),
+        _elsewhere(hub, f"hf download {hub} {safe}", f"; should there be no such file, take {other}"),
+    )
+
+
+def _cached(hub: str, *names: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(hub, name) for name in names)
+    return next((Path(place) for place in found if isinstance(place, str)), None)
+
+
+# --- what could be fetched ------------------------------------------------------------------------------------------
+
+
+def _access(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
+    """Why a file on the hub can't be read from here, by asking for its headers; None if it can."""
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{hub}"
+    login = "log in with `hf auth login` (or set HF_TOKEN)"
+    try:
+        get_hf_file_metadata(hf_hub_url(hub, file, revision=revision, repo_type=kind), timeout=PATIENCE)
+    except errors.GatedRepoError:
+        return f"is gated: accept its terms at {page}, and {login}"
+    except errors.RepositoryNotFoundError:
+        return f"the hub has no {hub}, or it is private: check the name, or {login}"
+    except errors.RevisionNotFoundError:
+        return f"the hub has no revision {revision} of it"
+    except errors.HFValidationError:
+        return f"{hub!r} is not OWNER/NAME, as the hub names things"
+    except errors.EntryNotFoundError:
+        return None  # this file may have another name; the others are to be had
+    except Exception as error:  # of the network or the hub, of several libraries' kinds
+        return f"the Hugging Face hub can't be reached ({type(error).__name__})"
+    return None
+
+
+def _no_room(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> str | None:
+    """Why files of the hub have no room in its cache; None if they have, or where that can't be told."""
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        files = snapshot_download(hub, revision=revision, dry_run=True, allow_patterns=wanted, ignore_patterns=unwanted)
+    except Exception:
+        return None
+    needed = sum(file.file_size or 0 for file in files if file.will_download)
+    free = shutil.disk_usage(_nearest(Path(constants.HF_HUB_CACHE))).free
+    if needed < free:
+        return None
+    return f"{constants.HF_HUB_CACHE} has {_size(free)} for its {_size(needed)}: free some space, or set HF_HOME"
+
+
+def _url_refusal() -> str | None:
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    try:
+        with urllib.request.urlopen(INCEPTION, timeout=PATIENCE):
+            return None
+    except (OSError, urllib.error.URLError) as error:
+        return f"{INCEPTION} can't be reached ({type(error).__name__})"
+
+
+def _elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
+    from huggingface_hub import constants
+
+    folder = f"models--{hub.replace('/', '--')}"
+    return (
+        f"On a machine that is online: {command}",
+        f"Then copy {folder} from its cache (~/.cache/huggingface/hub, or HF_HOME/hub) to {constants.HF_HUB_CACHE}, "
+        f"with its links (cp -a){note}",
+    )
+
+
+# --- the images -----------------------------------------------------------------------------------------------------
+
+
+def _data(bench: Bench, references: bool) -> Finding:
+    """Whether all images are here; those of a data set on the hub may also come later."""
+    hub = bench.config.data.hub
+    if hub is not None:
+        import datasets  # noqa: F401 - it reads only once whether there is a network
+    try:
+        with _offline():
+            images = sum(len(bench.pool(c)) for c in bench.classes)
+            images += sum(len(bench.references(c)) for c in bench.classes) if references else 0
+    except UserError as error:
+        # What the user got wrong has no cause; what the hub's libraries raised is one.
+        return Finding("missing", "data", str(error)) if hub is None or error.__cause__ is None else _hub_data(hub)
+    return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, with images enough")
+
+
+def _hub_data(hub: str) -> Finding:
+    refusal = _access(hub, ".gitattributes", kind="dataset")
+    if refusal is None:
+        return Finding("fetch", "data", f"{hub} is not all here yet; latentmix fetch gets it, or else the run does")
+    advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {kept_images()}"
+    return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Whatever is not here is an error at once, instead of a download."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _home(config: DataConfig) -> str:
+    """Where the images are."""
+    if config.hub is not None:
+        return f"are in {kept_images()}"
+    return "are made by latentmix, so there is nothing to fetch" if config.path is None else f"are in {config.path}"
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+def _disk(bench: Bench, kinds: Sequence[str]) -> Finding:
+    """Whether what a run keeps has room at `outputs`, less what is kept already."""
+    outputs = bench.config.outputs
+    place = _nearest(outputs)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return Finding("missing", "disk", f"{place} can't be written to; choose another place with outputs=")
+    free, needed = shutil.disk_usage(place).free, sum(SIZES[kind](bench) for kind in kinds)
+    if needed > free:  # looking takes long where much is kept
+        needed = max(0, needed - _kept(bench))
+    if needed > free:
+        text = f"about {_size(needed)} will be written to {outputs}, which has {_size(free)} left"
+        advice = "free some space, choose another place with outputs=, or lower draws, pool or keep"
+        return Finding("missing", "disk", f"the disk is too small: {text}; {advice}")
+    text = f"{_size(free)} are free at {outputs}"
+    return Finding("ok", "disk", f"{text}, and about {_size(needed)} will be written" if kinds else text)
+
+
+def _kept(bench: Bench) -> int:
+    """Bytes of what is there of the latents, features and pictures of a run."""
+    folders = [bench.latents(c).folder for c in bench.classes] + [bench.cell_folder(cell) for cell in bench.cells]
+    files = (file for folder in (*folders, bench.config.folder) for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or of those above it the first that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _images(bench: Bench) -> int:
+    return len(bench.cells) * bench.config.draws
+
+
+def _synthetic(bench: Bench) -> int:
+    config = bench.config
+    most = max(config.pool, config.data.reference or 0)
+    return len(bench.classes) * most if config.data.name == SYNTHETIC else 0
+
+
+def _latent(bench: Bench) -> int:
+    return 4 * math.prod(bench.model.latent_shape(bench.config.model.size))
+
+
+def _picture(bench: Bench) -> int:
+    return PNG * bench.config.model.size**2
+
+
+def _features(bench: Bench) -> int:
+    """Of one image, by both networks."""
+    config = bench.config.model
+    if config.clip == "embedded":
+        about = json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]
+    else:
+        import open_clip
+
+        about = open_clip.get_model_config(config.clip.partition("/")[0])
+    return 4 * ((Classifier.WIDTH if config.features == "embedded" else 2048) + about["embed_dim"])
+
+
+def _size(count: float) -> str:
+    """Bytes, in the largest unit that leaves a number above 1."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"

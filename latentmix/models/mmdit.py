@@ -1,0 +1,133 @@
+"""Stable Diffusion 3 and 3.5: a multimodal diffusion transformer (MMDiT) that predicts a rectified flow's velocity.
+
+It reads two CLIP text encoders and T5. They are loaded one after another, before the transformer, and each goes when
+its prompts are encoded: T5 alone has twice the size of the 3.5-medium transformer.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from latentmix import ladder
+from latentmix.errors import UserError
+from latentmix.ladder import Ladder, Level
+from latentmix.models import Conditioning, Text, guided
+from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part
+from latentmix.models.vae import VAE
+from latentmix.store import folder_digest
+
+UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladders than the one here
+    "use_dynamic_shifting",
+    "shift_terminal",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
+
+
+class MMDiTModel:
+    """A `Model` (see the protocol) from a Stable Diffusion 3 pipeline folder."""
+
+    def __init__(self, folder: Path, precision: str, device: torch.device, max_sequence_length: int) -> None:
+        self.folder = folder
+        self.device = device
+        if precision == "auto":  # float16 overflows in T5, and the transformer was trained in bfloat16
+            precision = "float32" if device.type == "cpu" else "bfloat16"
+        self.dtype = DTYPES[precision]
+        self.max_sequence_length = max_sequence_length
+        self.vae = VAE(folder / "vae", device)
+        self.encode, self.decode = self.vae.encode, self.vae.decode
+        for setting in (s for s in UNKNOWN if self._scheduler.get(s)):
+            raise UserError(f"{folder / 'scheduler'} sets {setting}, which is not known here; unset it there")
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        return {
+            "weights": folder_digest(self.folder),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "max_sequence_length": str(self.max_sequence_length),
+        }
+
+    def ladder(self, steps: int, spacing: str) -> Ladder:
+        config = self._scheduler
+        try:
+            sigmas = ladder.flow_sigmas(steps, spacing, config["shift"], config["num_train_timesteps"])
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return ladder.flow_ladder(sigmas, config["num_train_timesteps"])
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Text:
+        first, second = (self._clip(prompts, suffix) for suffix in ("", "_2"))
+        clip = torch.cat([first.states, second.states], dim=-1)
+        t5 = self._t5(prompts)
+        clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return Text(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
+
+    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        def network(z: Tensor, text: Text) -> Tensor:
+            time = torch.full([len(z)], clock, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
+            return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
+
+        return ladder.from_velocity(guided(network, z, conditioning), z, here)
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        config = self._transformer_config
+        shape = self.vae.latent_shape(size, patch=config["patch_size"])
+        largest = config["pos_embed_max_size"] * config["patch_size"] * self.vae.reduction
+        if size > largest:
+            raise ValueError(f"must be at most {largest} for this model")
+        return shape
+
+    def _clip(self, prompts: Sequence[str], suffix: str) -> Text:
+        """The last state but one of each token, and the projection of the last token's."""
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        tokenizer = load_part(CLIPTokenizer.from_pretrained, self.folder / f"tokenizer{suffix}")
+        folder = self.folder / f"text_encoder{suffix}"
+        encoder = load_network(CLIPTextModelWithProjection.from_pretrained, folder, dtype=torch.float32)
+        length = encoder.config.max_position_embeddings
+        outs = encoded(encoder.to(self.device), tokenizer, prompts, length, output_hidden_states=True)
+        states = torch.cat([out.hidden_states[-2] for out in outs])
+        return Text(states.to(self.dtype), torch.cat([out.text_embeds for out in outs]).to(self.dtype))
+
+    def _t5(self, prompts: Sequence[str]) -> Tensor:
+        """[B, max_sequence_length, D]; zeros where the pipeline was saved without T5."""
+        length = self.max_sequence_length
+        if not has(self.folder, "text_encoder_3"):
+            width = self._transformer_config["joint_attention_dim"]
+            return torch.zeros(len(prompts), length, width, dtype=self.dtype, device=self.device)
+        from transformers import T5EncoderModel, T5TokenizerFast
+
+        tokenizer = load_part(T5TokenizerFast.from_pretrained, self.folder / "tokenizer_3")
+        dtype = torch.float32 if self.dtype == torch.float32 else torch.bfloat16
+        encoder = load_network(T5EncoderModel.from_pretrained, self.folder / "text_encoder_3", dtype=dtype)
+        outs = encoded(encoder.to(self.device), tokenizer, prompts, length)
+        return torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
+
+    @cached_property
+    def _transformer(self) -> Any:
+        from diffusers import SD3Transformer2DModel
+
+        folder = self.folder / "transformer"
+        return load_network(SD3Transformer2DModel.from_pretrained, folder, torch_dtype=self.dtype).to(self.device)
+
+    @cached_property
+    def _transformer_config(self) -> dict[str, Any]:
+        """Read without the weights."""
+        from diffusers import SD3Transformer2DModel
+
+        return load_part(SD3Transformer2DModel.load_config, self.folder / "transformer")
+
+    @cached_property
+    def _scheduler(self) -> dict[str, Any]:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return dict(load_part(FlowMatchEulerDiscreteScheduler.from_pretrained, self.folder / "scheduler").config)

@@ -1,0 +1,128 @@
+"""Pipeline folders in diffusers' layout: where a model's is, whether it is whole, and how its parts are read."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentmix.config import ModelConfig
+from latentmix.errors import UserError
+from latentmix.features import embedded_folder
+
+NETWORKS = {  # the parts that hold weights
+    "StableDiffusionPipeline": ("text_encoder", "unet", "vae"),
+    "StableDiffusion3Pipeline": ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae"),
+}
+OTHERS = {
+    "StableDiffusionPipeline": ("scheduler", "tokenizer"),
+    "StableDiffusion3Pipeline": ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
+}
+OPTIONAL = ("text_encoder_3", "tokenizer_3")  # T5, which Stable Diffusion 3 can do without
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def find(config: ModelConfig) -> Path:
+    """The pipeline folder that a model's config names: `path`, the embedded one, or a snapshot from the hub."""
+    if config.path is not None:
+        return _checked(Path(config.path).expanduser())
+    if config.embedded:
+        return _checked(embedded_folder(config.name))
+    if config.hub is None:
+        raise UserError(f"model {config.name!r} says neither path nor hub; give the folder with model.path=FOLDER")
+    return _checked(_snapshot(config.hub, config.revision))
+
+
+def wanted_files() -> dict[str, list[str]]:
+    """Which files of a repository are a pipeline's, as `snapshot_download` takes it: hubs hold the same weights in
+    several formats and precisions."""
+    parts = {part for table in (NETWORKS, OTHERS) for parts in table.values() for part in parts}
+    kinds = ("json", "txt", "model", "safetensors")
+    allowed = ["model_index.json", *(f"{part}/*.{kind}" for part in sorted(parts) for kind in kinds)]
+    return {"allow_patterns": allowed, "ignore_patterns": ["*fp16*", "*bf16*", "*non_ema*"]}
+
+
+def _snapshot(hub: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    elsewhere = "or give its folder with model.path=FOLDER"
+    try:
+        return Path(snapshot_download(hub, revision=revision, **wanted_files()))
+    except GatedRepoError as error:
+        raise UserError(
+            f"{hub} is gated: accept its licence at https://huggingface.co/{hub}, log in with `hf auth login` (or set "
+            f"HF_TOKEN), and try again, {elsewhere}"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{hub} is not in the local cache and could not be fetched ({type(error).__name__}); "
+            f"fetch it on a machine that is online, {elsewhere}"
+        ) from error
+
+
+def pipeline_class(folder: Path) -> str:
+    """The name of the diffusers class that a folder was saved by."""
+    return str(_index(folder)["_class_name"])
+
+
+def has(folder: Path, part: str) -> bool:
+    """Whether a pipeline was saved with an optional part."""
+    return _index(folder).get(part, [None])[0] is not None
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model_index.json").read_text())
+
+
+def _checked(folder: Path) -> Path:
+    """`folder`, if a Stable Diffusion pipeline lies there whole; else UserError says what is missing."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout")
+    try:
+        name = pipeline_class(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from None
+    if name not in NETWORKS:
+        raise UserError(f"{folder} holds a {name}; only folders of {' and '.join(NETWORKS)} can be read")
+    for part in (*OTHERS[name], *NETWORKS[name]):
+        if part in OPTIONAL and not has(folder, part):
+            continue
+        if not any((folder / part).glob("*.json")):
+            raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the folder again, whole")
+        if part in NETWORKS[name] and not any((folder / part).glob("*.safetensors")):
+            raise UserError(
+                f"{folder / part} holds no *.safetensors; copy the folder again (pickled weights are not read)"
+            )
+    return folder
+
+
+def load_part(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
+    """A part of the pipeline, with one line instead of a traceback where its files are damaged."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # for files that are read in no time
+    try:
+        return load(folder, local_files_only=True, **how)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{folder} can't be loaded: {reason}") from error
+
+
+def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
+    """A network, whole and frozen: what its files lack, libraries would fill with chance."""
+    network, about = load_part(load, folder, output_loading_info=True, **how)
+    if about["missing_keys"]:
+        raise UserError(
+            f"{folder} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again, whole"
+        )
+    return network.requires_grad_(False)
+
+
+def encoded(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **how: Any) -> list[Any]:
+    """A text encoder's output for each prompt, padded and cut to `length` tokens; one by one, as rounding depends on
+    what else is in a batch."""
+    padding = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    ids = tokenizer(list(prompts), max_length=length, **padding).input_ids
+    return [encoder(row, **how) for row in ids.to(encoder.device).split(1)]

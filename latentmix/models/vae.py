@@ -1,0 +1,73 @@
+"""The autoencoder between pixels and latents, the same class in every family."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.models.pipeline import load_network, load_part
+
+
+class VAE:
+    """Always float32: in float16 some decoders overflow to NaN."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale, the posterior's mean."""
+        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
+        return ((torch.cat(means) - self._shift) * self._scale).contiguous()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
+        z = (latents / self._scale + self._shift).contiguous(memory_format=torch.channels_last)
+        size = [side * self.reduction for side in z.shape[2:]]
+        pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
+        return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
+
+    def latent_shape(self, size: int, patch: int = 1) -> tuple[int, int, int]:
+        """C, h, w for images of `size` pixels, square; ValueError for one that leaves a part of a patch over."""
+        if size % (self.reduction * patch):
+            raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
+        return self._config["latent_channels"], size // self.reduction, size // self.reduction
+
+    @property
+    def reduction(self) -> int:
+        """Pixels to a latent, along a side."""
+        return 2 ** (len(self._config["block_out_channels"]) - 1)
+
+    @property
+    def _scale(self) -> float:
+        return self._network.config.scaling_factor
+
+    @property
+    def _shift(self) -> float:
+        return self._network.config.shift_factor or 0.0
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """Read without the weights."""
+        from diffusers import AutoencoderKL
+
+        return load_part(AutoencoderKL.load_config, self.folder)
+
+    @cached_property
+    def _network(self) -> Any:
+        from diffusers import AutoencoderKL
+
+        network = load_network(AutoencoderKL.from_pretrained, self.folder, torch_dtype=torch.float32)
+        return network.to(self.device, memory_format=torch.channels_last)
+
+
+def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+    """`batch` in parts of at most eight images of 512 px, or as many pixels: a VAE in float32 takes a GiB for each."""
+    return batch.split(max(1, 8 * 512**2 // math.prod(size)))
