@@ -19,9 +19,13 @@ def settle(bench: Bench) -> None:
     if bench.config.batch != "auto":
         return
     known = _known(bench).get(_name(bench))
-    bench.batch = known or (_found(bench) if bench.device.type == "cuda" else _on_a_cpu(bench))
-    if known is None:
+    if known is not None:
+        bench.batch = known
+    elif bench.device.type == "cuda":
+        bench.batch = _found(bench)
         _remember(bench)
+    else:
+        bench.batch = _on_a_cpu(bench)
 
 
 def shrink(bench: Bench) -> None:

@@ -4,10 +4,10 @@
     python scripts/train_tiny.py vae unet --steps 50  # some stages, shortened, to try the script
 
 The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip`, `vae_sd3`, `transformer` (with its text
-encoders) and `gates`. Each writes what it trained into
-the package (or `--to`), in the layout that `from_pretrained` and open_clip read, so nothing about these weights is
-special: they load as Stable Diffusion's do. Checkpoints lie under `--work`; every step draws its batch and noise from a
-seed of its own, so a resumed run continues as if it had not been stopped. About an hour on two CPU cores.
+encoders) and `gates`. Each writes what it trained into the package (or `--to`), in the layout that `from_pretrained`
+and open_clip read, so nothing about these weights is special: they load as Stable Diffusion's do. Checkpoints lie under
+`--work`; every step draws its batch and noise from a seed of its own, so a resumed run continues as if it had not been
+stopped. About three hours on two CPU cores.
 """
 
 import argparse

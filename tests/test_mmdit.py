@@ -153,7 +153,7 @@ class Pair:
     @torch.no_grad()
     def ours(self, ladder: Ladder, guidance: float) -> Tensor:
         conditioning = self.conditioning(guidance)
-        return generate(lambda *at: self.model.predict(*at, conditioning), self.noise, ladder)
+        return generate(lambda z, here, clock: self.model.predict(z, here, clock, conditioning), self.noise, ladder)
 
     def clean(self) -> Tensor:
         drawn = torch.stack([torch.from_numpy(draw(name, 0)).permute(2, 0, 1) for name in ("star", "heart")])
@@ -226,7 +226,7 @@ def test_the_round_trips_error_falls_with_the_step(pair: Pair) -> None:
     for steps in (20, 200):
         ladder = pair.model.ladder(steps, "trailing")
         z = ddim(pair.model, clean, ladder, conditioning)
-        back = generate(lambda *at: pair.model.predict(*at, conditioning), z, ladder)
+        back = generate(lambda z, here, clock: pair.model.predict(z, here, clock, conditioning), z, ladder)
         errors.append(away(back, clean))
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.35)
 
@@ -262,7 +262,9 @@ def test_encoding_and_decoding_are_the_pipelines_scale_and_shift(pair: Pair) -> 
 def test_in_16_bits_only_the_networks_are_rounded(pair: Pair) -> None:
     model = MMDiTModel(pair.folder, "bfloat16", CPU, LENGTH)
     conditioning = Conditioning(model.embed(PROMPTS), model.embed([""]), 4.5)
-    z = generate(lambda *at: model.predict(*at, conditioning), pair.noise, model.ladder(10, "linspace"))
+    z = generate(
+        lambda z, here, clock: model.predict(z, here, clock, conditioning), pair.noise, model.ladder(10, "linspace")
+    )
     assert z.dtype == torch.float32
     assert {weight.dtype for weight in model._transformer.parameters()} == {torch.bfloat16}
     exact = pair.ours(pair.model.ladder(10, "linspace"), 4.5)

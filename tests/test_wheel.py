@@ -13,7 +13,7 @@ UV = Path(sys.executable).with_name("uv")
 PROBE = """
 import latentmix
 from latentmix import config
-from latentmix.models.unet import find
+from latentmix.models.pipeline import find
 made = config.compose(["experiment=demo"])
 print(latentmix.__file__, config.folder(), find(made.model), sep="\\n")
 """

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def find(config: ModelConfig) -> Path:
     return _checked(_snapshot(config.hub, config.revision))
 
 
-def wanted_files() -> dict[str, list[str]]:
+def wanted_files() -> dict[str, Any]:
     """Which files of a repository are a pipeline's, as `snapshot_download` takes it: hubs hold the same weights in
     several formats and precisions."""
     parts = {part for table in (NETWORKS, OTHERS) for parts in table.values() for part in parts}
@@ -44,9 +45,12 @@ def wanted_files() -> dict[str, list[str]]:
 
 
 def _snapshot(hub: str, revision: str | None) -> Path:
+    """The repository's folder in the hub's cache, filled if need be; no network is asked where it is whole."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError
 
+    with suppress(Exception):
+        return _checked(Path(snapshot_download(hub, revision=revision, local_files_only=True)))
     elsewhere = "or give its folder with model.path=FOLDER"
     try:
         return Path(snapshot_download(hub, revision=revision, **wanted_files()))
@@ -55,7 +59,7 @@ def _snapshot(hub: str, revision: str | None) -> Path:
             f"{hub} is gated: accept its licence at https://huggingface.co/{hub}, log in with `hf auth login` (or set "
             f"HF_TOKEN), and try again, {elsewhere}"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of httpx, of the hub's library, of the system
         raise UserError(
             f"{hub} is not in the local cache and could not be fetched ({type(error).__name__}); "
             f"fetch it on a machine that is online, {elsewhere}"
