@@ -136,14 +136,18 @@ class Parts:
     def read(self) -> dict[str, dict[str, Tensor]]:
         """id -> name -> row, for all that is there."""
         rows: dict[str, dict[str, Tensor]] = {}
+        damaged: list[ValueError] = []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 tensors, about = load_tensors(path)
             except ValueError as error:
-                _warn_once(f"{error}; it counts as missing and is made again")
+                damaged.append(error)
                 continue
             for row, id_ in enumerate(about["ids"]):
                 rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+        if damaged:
+            more = f" (nor are {len(damaged) - 1} others beside it)" if len(damaged) > 1 else ""
+            _warn_once(f"{damaged[0]}{more}; it counts as missing and is made again")
         return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import product
@@ -101,14 +100,6 @@ class Run:
             r for r in self.rows if (r["class"], r["n"], r["method"], r["metric"]) == (class_id, str(n), method, metric)
         )
         return row
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_threads() -> Iterator[None]:
-    """`launch.threads` is for the whole process; leave it as it was."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

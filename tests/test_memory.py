@@ -1,7 +1,6 @@
 """The size of batches: found, remembered, and halved when memory runs out, with results as they would have been."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from latentmix.errors import UserError
 from latentmix.models.unet import UNetModel
 
 BASE = ("data.classes=[star]", "n=[2]", "pool=10", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def room_for(most: int, patch: pytest.MonkeyPatch, error: Exception) -> list[int]:

@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,6 @@ def assert_same(outputs: Path, whole: Path, but: str = "nothing") -> None:
     one, other = results(outputs), results(whole)
     names = {name for name in one.keys() | other.keys() if but not in name}
     assert {name for name in names if one.get(name) != other.get(name)} == set()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_threads() -> Iterator[None]:
-    """`launch.threads` is for the whole process; leave it as it was."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Images that the model makes for itself: what they are made of, and that they are kept and used."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,6 @@ BASE = (
     "methods=[fix/0]",
     "launch.threads=1",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
