@@ -515,6 +515,7 @@ def clip(setting: Setting) -> None:
 
 # --- the gates ------------------------------------------------------------------------------------------------------
 
+POOL = 512  # images of each class; draws of 64 from fewer overlap so much that all centroids look alike
 HELD_OUT = shapes.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
 
 
@@ -541,7 +542,7 @@ def gates(setting: Setting) -> None:
     from latentmix.features import embedded_classifier
 
     network = embedded_classifier(setting.to / "classifier").to(setting.device)
-    images = {name: held_out(name, 128) for name in CLASSES}
+    images = {name: held_out(name, POOL) for name in CLASSES}
     table = {}
     for folder in (setting.to / name for name in ("tiny", "tiny-sd3")):
         if (folder / "model_index.json").exists():
@@ -652,11 +653,11 @@ def mixing_gates(tested: Subject, network: Any, images: dict[str, Tensor]) -> li
 
 
 def centroids(z: Tensor, n: int, method: str) -> Tensor:
-    """64 centroids of n latents each, drawn without replacement."""
+    """128 centroids of n latents each, drawn without replacement."""
     from latentmix.mixing import mixtures
 
-    draws = torch.stack([torch.randperm(len(z), generator=torch.Generator().manual_seed(k))[:n] for k in range(64)])
-    weights = torch.zeros(64, len(z)).scatter_(1, draws, 1 / n)
+    draws = torch.stack([torch.randperm(len(z), generator=torch.Generator().manual_seed(k))[:n] for k in range(128)])
+    weights = torch.zeros(128, len(z)).scatter_(1, draws, 1 / n)
     return mixtures(z, weights.to(z.device), [method])[0]
 
 
