@@ -15,8 +15,9 @@ from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network, clip_network, frechet_network
+from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
-from latentmix.mixing import Method
+from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.store import Parts, key
 
@@ -50,7 +51,7 @@ class Bench:
 
     @cached_property
     def model(self) -> Model:
-        return load_model(self.config.model, self.device)
+        return load_model(self.config.model, self.device, self.config.inversion.float32)
 
     @cached_property
     def data(self) -> Dataset:
@@ -132,11 +133,18 @@ class Bench:
 
     @cached_property
     def inversion_ladder(self) -> Ladder:
-        return self.model.ladder(self.config.inversion.steps, self.config.inversion.spacing)
+        return self._ladder(self.config.inversion.steps, self.config.inversion.spacing)
 
     @cached_property
     def generation_ladder(self) -> Ladder:
-        return self.model.ladder(self.config.steps, self.config.spacing)
+        return self._ladder(self.config.steps, self.config.spacing)
+
+    def _ladder(self, steps: int, spacing: str) -> Ladder:
+        return self.model.ladder(steps * self.inversion.rungs, spacing)
+
+    @property
+    def inversion(self) -> Inversion:
+        return INVERSIONS[self.config.inversion.kind]
 
     # Where things are kept. Identities hold whatever the bytes depend on, and nothing else.
 
@@ -146,8 +154,7 @@ class Bench:
             "model": self.model.identity,
             "size": self.config.model.size,
             "prompt": self.prompt(class_id),
-            "inversion": inversion.name,
-            "guidance": inversion.guidance,
+            "inversion": inversion.settings,
             "ladder": _identity(self.inversion_ladder),
         }
 
@@ -164,7 +171,7 @@ class Bench:
         }
 
     def latents(self, class_id: str) -> Parts:
-        """`latents` at t = T and `clean` ones, a row for each image of the pool."""
+        """`latents` at t = T with what else an inversion leaves, and `clean` ones; a row for each image of the pool."""
         identity = self.latents_identity(class_id)
         return Parts(self.config.cache / "latents" / key(identity), identity)
 
@@ -193,17 +200,30 @@ class Bench:
 
     def pool_latents(self, class_id: str) -> Tensor:
         """[pool, C, h, w] at t = T, from the cache; UserError where some are missing."""
+        return self._inverted(class_id)["latents"]
+
+    def mixed(self, class_id: str, weights: Tensor, method: Method) -> State:
+        """Mixtures by weights [K, pool] of a class's latents and of their companions, on the device."""
+        inverted = self._inverted(class_id)
+        hows = {"latents": method, **{name: how or method for name, how in self.inversion.companions.items()}}
+        return {name: mixtures(inverted[name], weights, [how])[0].to(self.device) for name, how in hows.items()}
+
+    def _inverted(self, class_id: str) -> State:
+        """What the inversion left of a class's pool: latents on the device; companions, which may be large, not."""
         if class_id != self._held[0]:
+            ids = [source.id for source in self.pool(class_id)]
+            rows = self.latents(class_id).read()
             try:
-                held = self.latents(class_id).gather([source.id for source in self.pool(class_id)], "latents")
+                names = ["latents", *self.inversion.companions]
+                held = {name: torch.stack([rows[id_][name] for id_ in ids]) for name in names}
             except KeyError:
                 raise UserError(
                     f"not all images of {class_id!r} are inverted yet; run latentmix invert first"
                 ) from None
-            self._held = class_id, held.to(self.device)
+            self._held = class_id, held | {"latents": held["latents"].to(self.device)}
         return self._held[1]
 
-    _held: tuple[str | None, Tensor] = None, torch.empty(0)
+    _held: tuple[str | None, State] = None, {}
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         """Uniform weights of each draw's N images over the class's pool: [K, pool]."""

@@ -125,8 +125,57 @@ def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         _finish(bench)
 
 
+@app.command(
+    epilog=example(
+        "latentmix diagnose experiment=demo", "latentmix diagnose 'data.classes=[star,heart]' pool=256 steps=20"
+    )
+)
+def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """What latents have in common, and how many can be mixed without mean adjustment: diagnosis.json and Fig. 4."""
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    _work(bench, "diagnose", [sweep.inversion], dry_run)
+    if not dry_run:
+        from latentmix.bias import diagnosed, record, show
+        from latentmix.figures.bias import draw_growth
+
+        diagnoses = {class_id: diagnosed(bench, class_id) for class_id in bench.classes}
+        show(bench, diagnoses)
+        for path in (record(bench, diagnoses), *draw_growth(bench, diagnoses, bench.config.folder / "fig4")):
+            _say(str(path))
+
+
+@app.command(
+    epilog=example(
+        "latentmix probe experiment=demo",
+        "latentmix probe --class heart --draws 3 --offsets 0,0.2,0.4,0.8,1.6",
+        "latentmix probe model=sd15 'data=synthetic' 'data.classes=[tree frog]' --region left --share 0.5",
+    )
+)
+def probe(
+    overrides: Overrides = None,
+    offsets: Annotated[str, typer.Option(help="How much, b; 0 is always among them.")] = "0,0.1,0.2,0.4,0.8",
+    channels: Annotated[str, typer.Option(help="The one that b is taken from, and the one it is added to.")] = "0,1",
+    region: Annotated[str, typer.Option(help="Where: at the top, bottom, left or right of the frame.")] = "top",
+    share: Annotated[float, typer.Option(help="How much of the frame the region takes.")] = 0.25,
+    class_id: Annotated[str | None, typer.Option("--class", help="Which class; the run's first by default.")] = None,
+    draws: Annotated[int, typer.Option(help="How many noises to start from; each gives a pair of rows.")] = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Offset a part of the latent, before diffusion and after it, and see what changes: probe.csv and Fig. 6."""
+    from latentmix import probe as probes
+
+    bench = _bench(overrides)
+    wanted = probes.parse(class_id, offsets, channels, region, share, draws)
+    _work(bench, "probe", [lambda b: probes.probing(b, wanted)], dry_run)
+    if not dry_run:
+        for path in probes.finish(bench, wanted):
+            _say(str(path))
+
+
 @app.command(epilog=example("latentmix figure fig7 experiment=demo"))
-def figure(name: Annotated[str, typer.Argument(help="fig1 or fig7.")], overrides: Overrides = None) -> None:
+def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], overrides: Overrides = None) -> None:
     """The results of a finished run -> a picture of the paper's kind, as PNG and PDF."""
     from latentmix.figures import FIGURES
 
@@ -183,8 +232,7 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
     from latentmix import doctor, launch, memory, sweep
 
-    generates = command != "evaluate"
-    if generates:
+    if command not in ("evaluate", "probe"):  # which need no images to invert
         stages = [sweep.synthesis, *stages]
     if not dry_run:
         doctor.require(bench, command)
@@ -192,7 +240,7 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
     if dry_run:
         launch.report(bench, [plan(bench) for plan in stages])
         return
-    if generates:
+    if command != "evaluate":
         memory.settle(bench)
     for plan in stages:
         launch.run(bench, plan)
@@ -204,7 +252,8 @@ def _finish(bench: "Bench") -> None:
     from latentmix.launch import conclude
 
     results = evaluate(bench)
-    names = [name for name in FIGURES if name != "fig1" or bench.config.keep > 0]
+    unfit = {"fig4"} if bench.config.keep > 0 else {"fig1", "fig4"}  # fig4 shows no results, but latents: diagnose does
+    names = [name for name in FIGURES if name not in unfit]
     pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
     conclude(bench, results, pictures)
 

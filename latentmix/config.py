@@ -28,6 +28,7 @@ RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many
 ClassNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
 ]
+PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -85,10 +86,30 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class InversionConfig:
-    name: Literal["ddim"]
+    """How images are inverted; the settings below `float32` belong to some kinds only, whose presets have them."""
+
+    name: str  # of the preset, as results are labelled
+    kind: Literal["ddim", "null_text", "negative_prompt", "fixed_point", "renoise", "midpoint", "exact"]
     steps: Positive
     guidance: Guidance
     spacing: str
+    float32: tuple[Literal["unet", "transformer"], ...] = ()  # networks that precision=auto does not put in 16 bits
+    iterations: Positive = 1
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    averaged: Positive = 1
+    regularisation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    coupling: Annotated[float, Field(gt=0.5, le=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.averaged > self.iterations:
+            raise ValueError(f"averaged={self.averaged} is more than iterations={self.iterations}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What latents depend on beside the ladder."""
+        plain = dataclasses.asdict(self)
+        return {name: value for name, value in plain.items() if name not in {"name", "steps", "spacing", "float32"}}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -133,6 +154,13 @@ class Config:
             raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise it")
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
+        for setting in PAIRED.get(self.inversion.kind, ()):
+            own, of_generation = getattr(self.inversion, setting), getattr(self, setting)
+            if own != of_generation:
+                raise ValueError(
+                    f"inversion={self.inversion.name} needs the same {setting} in both directions, not {own} and "
+                    f"{of_generation}; set {setting}=..., which both take, and leave inversion.{setting}"
+                )
         if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
             raise ValueError(f"name={self.name!r} must be a plain folder name")
 

@@ -15,8 +15,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,16 @@ from latentmix.config import DataConfig, ModelConfig
 from latentmix.data.kept import place as kept_images
 from latentmix.errors import UserError
 from latentmix.features import Classifier, embedded_folder
-from latentmix.models.pipeline import NETWORKS, find, pipeline_class, wanted_files
+from latentmix.models.pipeline import (
+    NETWORKS,
+    cached,
+    check_weights,
+    find,
+    parameters,
+    pipeline_class,
+    wanted_files,
+    weights,
+)
 from latentmix.store import DiskFull
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
@@ -42,6 +50,8 @@ PNG = 2  # bytes that a pixel of a photograph takes
 # What each command leaves on the disk; those that keep features also need the networks that make them.
 WRITES = {
     "invert": ("synthetic images", "latents"),
+    "diagnose": ("synthetic images", "latents"),
+    "probe": ("a probe",),
     "mix": ("synthetic images", "latents", "centroids"),
     "generate": ("synthetic images", "latents", "all pictures"),
     "evaluate": ("features of real images", "features"),
@@ -55,6 +65,7 @@ SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "features": lambda bench: _images(bench) * _features(bench),
     "pictures": lambda bench: len(bench.cells) * min(bench.config.keep, bench.config.draws) * _picture(bench),
     "all pictures": lambda bench: 2 * _images(bench) * _picture(bench),  # in the cache, and under readable names
+    "a probe": lambda bench: 10 * (_latent(bench) + _picture(bench)),  # of five offsets, before and after
 }
 
 
@@ -216,21 +227,14 @@ def _free_memory(device: torch.device) -> int | None:
 
 def _weights(bench: Bench) -> int:
     """Bytes of the largest of the model's networks, in the precision that they run in."""
-    folder = find(_local(bench.config.model))
-    parts = [sum(map(_parameters, _safetensors(folder / part))) for part in NETWORKS[pipeline_class(folder)]]
+    folder = find(bench.config.model)
+    parts = [sum(map(parameters, weights(folder / part))) for part in NETWORKS[pipeline_class(folder)]]
     return max(parts) * _bytes_each(bench)
 
 
 def _bytes_each(bench: Bench) -> int:
     precision = bench.config.model.precision
     return 4 if precision == "float32" or (precision == "auto" and bench.device.type == "cpu") else 2
-
-
-def _parameters(file: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -284,57 +288,9 @@ def _on_hub(config: ModelConfig) -> bool:
 
 def _pipeline(config: ModelConfig) -> Path | None:
     """The folder of a model's files; None where it is not, or not whole, in the hub's cache."""
-    try:
-        folder = find(_local(config))
-        for part in NETWORKS[pipeline_class(folder)]:
-            _check_weights(folder / part)
-    except UserError:
-        if _on_hub(config):
-            return None
-        raise
-    return folder
-
-
-def _local(config: ModelConfig) -> ModelConfig:
-    """The same model, read from the hub's cache if it is one of the hub's; UserError if it isn't there."""
-    if not _on_hub(config):
-        return config
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    patterns = wanted_files()
-    try:
-        place = snapshot_download(
-            str(config.hub),
-            revision=config.revision,
-            local_files_only=True,
-            allow_patterns=patterns["allow_patterns"],
-            ignore_patterns=patterns["ignore_patterns"],
-        )
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise UserError(f"{config.hub} is not in the hub's cache") from error
-    return replace(config, path=place)
-
-
-def _check_weights(folder: Path) -> None:
-    """UserError where a file of a network's weights is cut short, or one of several is not there."""
-    from safetensors import SafetensorError
-
-    files = {*_safetensors(folder)}
-    file = folder
-    try:
-        for file in folder.glob("*.safetensors.index.json"):
-            files |= {folder / name for name in json.loads(file.read_bytes())["weight_map"].values()}
-        for file in sorted(files):
-            _parameters(file)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{file} is missing or cut short; copy the folder again, whole") from error
-
-
-def _safetensors(folder: Path) -> list[Path]:
-    """The weights that are read: not those of other precisions beside them."""
-    ignored = wanted_files()["ignore_patterns"]
-    return [f for f in sorted(folder.glob("*.safetensors")) if not any(fnmatch(f.name, p) for p in ignored)]
+    if _on_hub(config):
+        return cached(str(config.hub), config.revision)
+    return check_weights(find(config))
 
 
 # --- the networks that measure --------------------------------------------------------------------------------------

@@ -23,6 +23,16 @@ class Level:
     alpha: float
     sigma: float
 
+    @property
+    def scale(self) -> float:
+        """What z is divided by to lie on the straight line (1 − s)·x0 + s·ε, whatever the family; see `move`."""
+        return self.alpha + self.sigma
+
+    @property
+    def s(self) -> float:
+        """How far along that line: 0 is clean, 1 is noise."""
+        return self.sigma / self.scale
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -38,6 +48,15 @@ Predict = Callable[[Latents, Level, Clock], tuple[Latents, Latents]]  # z, its l
 def step(predict: Predict, z: Latents, here: Level, there: Level, clock: Clock) -> Latents:
     x0, eps = predict(z, here, clock)
     return there.alpha * x0 + there.sigma * eps
+
+
+def move(z: Latents, here: Level, there: Level, x0: Latents, eps: Latents) -> Latents:
+    """`z` taken from `here` to `there` with the velocity ε − x0, which may have been predicted elsewhere.
+
+    On z / (α + σ) = (1 − s)·x0 + s·ε every family is a rectified flow, dz/ds = ε − x0, so methods of higher order are
+    written once, on this line. With what is predicted at `z` itself this is `step`.
+    """
+    return there.scale * (z / here.scale + (there.s - here.s) * (eps - x0))
 
 
 def invert(predict: Predict, z: Latents, ladder: Ladder) -> Latents:

@@ -20,11 +20,17 @@ class Mixture:
     weights: tuple[float, ...]
 
 
-def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
-    """Weights as they were given ("0.5,0.3,0.2"), checked; UserError where they or the class can't be used."""
-    class_id = bench.data.resolve(class_id)
+def class_of(bench: Bench, name: str) -> str:
+    """A class by any of its names; UserError where it is not one of the run's."""
+    class_id = bench.data.resolve(name)
     if class_id not in bench.classes:
         raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(bench.classes)}")
+    return class_id
+
+
+def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
+    """Weights as they were given ("0.5,0.3,0.2"), checked; UserError where they or the class can't be used."""
+    class_id = class_of(bench, class_id)
     try:
         weights = tuple(float(part) for part in text.split(","))
         if len(weights) > bench.config.pool:
@@ -38,14 +44,14 @@ def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
 def mix_once(bench: Bench, wanted: Mixture) -> list[Path]:
     """Make a mixture by each method: the latent, and its picture."""
     class_id, w = wanted.class_id, wanted.weights
-    z = bench.pool_latents(class_id)[: len(w)]
+    row = torch.tensor([[*w, *[0.0] * (bench.config.pool - len(w))]])
     written = []
     for method in bench.config.methods:
-        latent = mix(z, w, method)
+        mixed = bench.mixed(class_id, row, method)
         stem = bench.config.folder / "mixed" / f"{class_id}-{'-'.join(map(str, w))}-{method.norm}-{method.mean}"
         about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
-        save_tensors(stem.with_name(stem.name + ".safetensors"), {"latents": latent}, about)
-        write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, latent[None], str(method))[0])
+        save_tensors(stem.with_name(stem.name + ".safetensors"), {name: x[0] for name, x in mixed.items()}, about)
+        write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, mixed, str(method))[0])
         written += [stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".png")]
     return written
 

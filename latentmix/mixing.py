@@ -6,86 +6,70 @@ what the latents have in common is amplified by √N where a norm is restored; t
 
     z' = f_LIN(D, w) + f_norm(E, w)
 
-Throughout: K mixtures of N latents of L = C·H·W numbers; e [N, L], w [K, N] and m = Σ w e [K, L].
+Throughout: K mixtures of N latents of L = C·H·W numbers; e [N, C, H, W], w [K, N] and m = Σ w e [K, C, H, W]. The
+paper's norms only scale m; those that lead elsewhere are in `paths`.
 """
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Norm = Callable[[Float[Tensor, "N L"], Float[Tensor, "K N"], Float[Tensor, "K L"]], Float[Tensor, "K L"]]
-Mean = Callable[[Float[Tensor, "N C H W"]], Float[Tensor, " N #C #H #W"]]
+from latentmix.paths import adain, nao, slerp
+
+Latents = Float[Tensor, "N C H W"]
+Weights = Float[Tensor, "K N"]
+Mixtures = Float[Tensor, "K C H W"]
 
 
-def _lin(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
-    """Eq. 1: the weighted mean, whose norm falls as N grows."""
-    return m
+@dataclass(frozen=True)
+class Lengths:
+    """What a norm's formula is made of: the weights, ‖e‖ of the latents, ‖m‖ of their weighted means, and L."""
+
+    w: Weights
+    e: Float[Tensor, " N"]
+    m: Float[Tensor, " K"]
+    L: int
 
 
-def _fix(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
-    """Eq. 2: the weighted mean at the norm √L, which Gaussian noise has."""
-    return math.sqrt(m.shape[1]) * _unit(m)
+SCALES: dict[str, Callable[[Lengths], Tensor]] = {  # s [K] of e' = s·m
+    "lin": lambda of: torch.ones_like(of.m),  # eq. 1: the weighted mean, whose norm falls as N grows
+    "fix": lambda of: _over(math.sqrt(of.L), of.m),  # eq. 2: at the norm √L, which Gaussian noise has
+    "nin": lambda of: _over(of.w @ of.e, of.m),  # eq. 4: at the mixed norm of the inputs
+    "lol": lambda of: (
+        1 / of.w.square().sum(1).sqrt()
+    ),  # Bodin et al., "Linear combinations of latents": noise's variance
+}
+PATHS: dict[str, Callable[[Latents, Weights, Mixtures], Mixtures]] = {"slerp": slerp, "adain": adain, "nao": nao}
+NORMS = (*SCALES, *PATHS)
 
-
-def _nin(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
-    """Eq. 4: the weighted mean at the mixed norm of the inputs."""
-    return (w @ _norm(e)) * _unit(m)
-
-
-def _lol(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
-    """Bodin et al., "Linear combinations of latents": the variance that one latent of zero mean has, in closed form."""
-    return m / w.square().sum(1, keepdim=True).sqrt()
-
-
-def _slerp(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
-    """The weighted mean on the sphere (Buss & Fillmore, algorithm A1) at the mixed norm of the inputs.
-
-    For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). It can't be stated in closed form for more, so it
-    is iterated until the tangent step vanishes.
-    """
-    p = _unit(e)
-    q = _unit(w @ p)
-    for _ in range(100):
-        cos = (q @ p.T).clamp(-1, 1)  # [K, N]
-        pull = w * _angle_over_sine(cos)
-        u = pull @ p - (pull * cos).sum(1, keepdim=True) * q  # the mean in the tangent plane at q
-        length = _norm(u)
-        q = _unit(q * length.cos() + u * torch.sinc(length / math.pi))
-        if length.max() < 8 * torch.finfo(u.dtype).eps:
-            break
-    return (w @ _norm(e)) * q
-
-
-def _angle_over_sine(cos: Tensor) -> Tensor:
-    """θ / sin θ, which tends to 1 as θ does to 0, where it could not be differentiated as written."""
-    near = cos > 1 - 1e-4
-    safe = torch.where(near, torch.zeros_like(cos), cos)
-    series = 1 + (1 - cos) / 3 + 2 * (1 - cos).square() / 15
-    return torch.where(near, series, safe.arccos() / (1 - safe.square()).sqrt())
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Zero stays zero: a latent that its mean explains wholly has no direction, and keeps none."""
-    return x / _norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-
-
-NORMS: dict[str, Norm] = {"lin": _lin, "fix": _fix, "nin": _nin, "slerp": _slerp, "lol": _lol}
-
-MEANS: dict[str, Mean] = {
+MEANS: dict[str, Callable[[Latents], Float[Tensor, " N #C #H #W"]]] = {
     "0": lambda z: z.new_zeros(len(z), 1, 1, 1),
     "m": lambda z: z.mean((1, 2, 3), keepdim=True),  # over the whole latent
     "chm": lambda z: z.mean((2, 3), keepdim=True),  # over each channel
+    "lp": lambda z: low_pass(z, cutoff=1.0),  # what is left of it by a filter; lp0.5 is one of cut-off 0.5
 }
+REFUSED = {  # combinations that make no sense, as patterns, and why
+    r"adain/(?!0$).*": "adain sets the mean of each channel itself; write adain/0",
+    r"nao/lp.*": "nao seeks the norm of whole noise, which what a filter leaves has not; write nao/0 or nao/chm",
+}
+
+
+def low_pass(z: Latents, cutoff: float) -> Latents:
+    """The slow part of each channel (the paper's option 4): a Gaussian of this width in the frequency domain, in cycles
+    per frame. At 0 it is the channel's mean, all of the latent towards infinity."""
+    height, width = z.shape[2:]
+    rows, columns = (torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width))
+    square = (rows[:, None].square() + columns.square()).to(z)  # the frequency's, [H, W / 2 + 1]
+    gain = torch.exp(-square / (2 * cutoff**2)) if cutoff else (square == 0).to(z)
+    return torch.fft.irfft2(torch.fft.rfft2(z) * gain, s=(height, width))
 
 
 @dataclass(frozen=True, order=True)
@@ -97,18 +81,29 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> "Method":
-        """`"nin/chm"` -> Method; raises ValueError that names the nearest method there is."""
+        """`"nin/chm"` -> Method; raises ValueError that names the nearest method there is, or why there is none."""
         norm, _, mean = text.partition("/")
-        if norm in NORMS and mean in MEANS:
-            return cls(norm, mean)
-        every = [f"{norm}/{mean}" for norm in NORMS for mean in MEANS]
-        near = difflib.get_close_matches(text, every, n=1, cutoff=0)[0]
-        raise ValueError(
-            f"there is no method {text!r}; did you mean {near!r}? (norms {', '.join(NORMS)}; means {', '.join(MEANS)})"
-        )
+        if norm not in NORMS or (mean not in MEANS and not _CUTOFF.fullmatch(mean)):
+            every = [f"{norm}/{mean}" for norm in NORMS for mean in MEANS]
+            near = difflib.get_close_matches(text, every, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"there is no method {text!r}; did you mean {near!r}? "
+                f"(norms {', '.join(NORMS)}; means {', '.join(MEANS)}, and lp0.5 for a cut-off of 0.5 cycles per frame)"
+            )
+        for pattern, reason in REFUSED.items():
+            if re.fullmatch(pattern, text):
+                raise ValueError(f"there is no method {text!r}: {reason}")
+        return cls(norm, mean)
+
+    def split(self, z: Latents) -> Float[Tensor, " N #C #H #W"]:
+        """d of each latent, in as few numbers as tell it."""
+        return (MEANS.get(self.mean) or partial(low_pass, cutoff=float(self.mean.removeprefix("lp"))))(z)
 
     def __str__(self) -> str:
         return f"{self.norm}/{self.mean}"
+
+
+_CUTOFF = re.compile(r"lp\d+(\.\d+)?")
 
 
 def mix(latents: Tensor, weights: Tensor | Sequence[float] | None = None, method: str | Method = "fix/chm") -> Tensor:
@@ -124,24 +119,57 @@ def mix(latents: Tensor, weights: Tensor | Sequence[float] | None = None, method
     return mixed if w.ndim == 2 else mixed[0]
 
 
-def mixtures(
-    latents: Float[Tensor, "N C H W"], weights: Float[Tensor, "K N"], methods: Sequence[str | Method]
-) -> list[Float[Tensor, "K C H W"]]:
+def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]) -> list[Mixtures]:
     """What `mix` gives for each of several methods, at the cost of one matrix product: all means are linear in z."""
     parsed = [method if isinstance(method, Method) else Method.parse(method) for method in methods]
     z = _at_least_float32(latents)
     w = weights.to(z)
     with _all_bits(z.device):
-        centroid = w @ z.flatten(1)
-        return [_mix(z, w, centroid, method) for method in parsed]
+        centroids = (w @ z.flatten(1)).unflatten(1, z.shape[1:])
+        mixed: dict[Method, Tensor] = {}
+        for mean in dict.fromkeys(method.mean for method in parsed):
+            alike = [method for method in dict.fromkeys(parsed) if method.mean == mean]
+            mixed |= zip(alike, _mix(z, w, centroids, alike), strict=True)
+        return [mixed[method] for method in parsed]
 
 
-def _mix(z: Tensor, w: Tensor, centroid: Tensor, method: Method) -> Tensor:
-    d = MEANS[method.mean](z)
-    e = (z - d).flatten(1)
+def _mix(z: Latents, w: Weights, centroids: Mixtures, methods: Sequence[Method]) -> list[Mixtures]:
+    """By methods that split the same mean off."""
+    d = methods[0].split(z)
+    e = z - d
     mixed_d = torch.einsum("kn,nchw->kchw", w, d)
-    m = (centroid.view(-1, *z.shape[1:]) - mixed_d).flatten(1)
-    return mixed_d + NORMS[method.norm](e, w, m).view(-1, *z.shape[1:])
+    e_norm = torch.linalg.vector_norm(e, dim=(1, 2, 3))
+    mixed = [torch.empty_like(centroids) for _ in methods]
+    for rows in _rows(centroids):
+        m = centroids[rows] - mixed_d[rows]
+        of = Lengths(w[rows], e_norm, torch.linalg.vector_norm(m, dim=(1, 2, 3)), m[0].numel())
+        for whole, method in zip(mixed, methods, strict=True):
+            if method.norm in SCALES:
+                scale = SCALES[method.norm](of).view(-1, 1, 1, 1)
+                _put(whole[rows], mixed_d[rows], scale, m)
+            else:
+                whole[rows] = mixed_d[rows] + PATHS[method.norm](e, w[rows], m)
+    return mixed
+
+
+def _put(place: Tensor, d: Tensor, scale: Tensor, m: Tensor) -> None:
+    """d + s·m, at once in its place where no gradient is asked for."""
+    differentiable = torch.is_grad_enabled() and (scale.requires_grad or m.requires_grad)
+    if differentiable:
+        place.copy_(torch.addcmul(d, scale, m))
+    else:
+        torch.addcmul(d, scale, m, out=place)
+
+
+def _rows(x: Tensor) -> list[slice]:
+    """Rows that are worked on at once: on a CPU as many as its caches hold, elsewhere all."""
+    many = max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
+    return [slice(start, start + many) for start in range(0, len(x), many)]
+
+
+def _over(a: Tensor | float, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is: a latent that its mean explains wholly has no direction, and keeps none."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

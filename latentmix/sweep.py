@@ -22,9 +22,7 @@ from latentmix.data import Source
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network
-from latentmix.inversion import INVERSIONS
-from latentmix.ladder import generate
-from latentmix.mixing import mixtures
+from latentmix.inversion import State, ddim, halves
 from latentmix.store import Parts, write
 
 Item = TypeVar("Item")
@@ -71,7 +69,7 @@ class Stage:
 
 def synthesis(bench: Bench) -> Stage:
     """Noise -> images that stand for real ones, where the data are `synthetic`."""
-    stage, data = Stage("synthesize", _evaluations(bench.config.steps, bench.config.guidance)), bench.data
+    stage, data = Stage("synthesize", len(bench.generation_ladder) * halves(bench.config.guidance)), bench.data
     if isinstance(data, Synthetic):
         for class_id in bench.classes:
             indices = range(max(len(bench.pool(class_id)), len(bench.references(class_id))))
@@ -82,8 +80,8 @@ def synthesis(bench: Bench) -> Stage:
 
 def inversion(bench: Bench) -> Stage:
     """Images -> latents at t = T, for every class's pool."""
-    config = bench.config.inversion
-    stage = Stage("invert", _evaluations(config.steps, config.guidance))
+    settings = bench.config.inversion
+    stage = Stage("invert", settings.steps * bench.inversion.calls(settings))
     for class_id in bench.classes:
         sources, done = bench.pool(class_id), bench.latents(class_id).read().keys()
         missing = {source for source in sources if source.id not in done}
@@ -114,7 +112,7 @@ def mixing(bench: Bench) -> Stage:
 
 def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
-    stage = Stage("generate", _evaluations(bench.config.steps, bench.config.guidance))
+    stage = Stage("generate", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
     draws = range(bench.config.draws)
     for cell in bench.cells:
         missing = _without_picture(bench, cell, draws[:pictures])
@@ -150,8 +148,10 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
     def noise(purpose: str, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
-    z = noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device)
-    images = render(bench, class_id, _padded(z, size), f"images of {class_id}")[: len(indices)]
+    z = _padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
+    told = bench.conditioning(class_id, config.guidance)
+    made = ddim.generate(bench.model, {"latents": z}, bench.generation_ladder, told, config.inversion)
+    images = _decoded(bench, made, f"images of {class_id}")[: len(indices)]
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     for index, image in zip(indices, perturbed.round().clamp(0, 255).to(torch.uint8), strict=True):
         write_picture(data.path(class_id, index), image)
@@ -162,10 +162,10 @@ def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -
     images = _padded(_pixels(sources, config.model.size), size)
     clean = bench.model.encode(images)
     conditioning = bench.conditioning(class_id, config.inversion.guidance)
-    latents = INVERSIONS[config.inversion.name](bench.model, clean, bench.inversion_ladder, conditioning)
-    _refuse_nan(latents, f"inverting {class_id}")
+    found = bench.inversion.invert(bench.model, clean, bench.inversion_ladder, conditioning, config.inversion)
+    _refuse_nan(found["latents"], f"inverting {class_id}")
     ids = [source.id for source in sources]
-    bench.latents(class_id).write(ids, {"latents": latents[: len(ids)], "clean": clean[: len(ids)]})
+    bench.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()})
 
 
 def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
@@ -176,14 +176,13 @@ def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
 
 
 def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
-    centroids = _centroids(bench, cell, draws)
-    bench.centroids(cell).write([draw_id(draw) for draw in draws], {"latents": centroids})
+    bench.centroids(cell).write([draw_id(draw) for draw in draws], _mixed(bench, cell, draws))
 
 
 @torch.no_grad()
 def _generate(bench: Bench, cell: Cell, kept: range, measure: bool, draws: Sequence[int], size: int) -> None:
-    z = _padded(_centroids(bench, cell, draws), size)
-    images = render(bench, cell.class_id, z, str(cell))[: len(draws)]
+    state = {name: _padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
+    images = render(bench, cell.class_id, state, str(cell))[: len(draws)]
     for draw, image in zip(draws, images, strict=True):
         if draw in kept:
             write_picture(bench.picture(cell, draw), image)
@@ -202,18 +201,21 @@ def _keep_features(bench: Bench, cell: Cell, draws: Sequence[int], images: Tenso
         bench.features(cell, network).write([draw_id(draw) for draw in draws], {"features": features})
 
 
-def _centroids(bench: Bench, cell: Cell, draws: Sequence[int]) -> Tensor:
-    """[K, C, h, w]; float32 or better whatever the networks run in."""
-    return mixtures(bench.pool_latents(cell.class_id), bench.weights(cell, draws), [cell.method])[0]
+def _mixed(bench: Bench, cell: Cell, draws: Sequence[int]) -> State:
+    """A row for each draw; float32 or better whatever the networks run in."""
+    return bench.mixed(cell.class_id, bench.weights(cell, draws), cell.method)
 
 
 @torch.no_grad()
-def render(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
-    """Latents at t = T [B, C, h, w] -> images of a class, uint8 [B, 3, H, W], by the run's steps and guidance."""
-    _refuse_nan(z, f"mixing {what}")
-    conditioning = bench.conditioning(class_id, bench.config.guidance)
-    model = bench.model
-    clean = generate(lambda z, here, clock: model.predict(z, here, clock, conditioning), z, bench.generation_ladder)
+def render(bench: Bench, class_id: str, state: State, what: str) -> Tensor:
+    """Mixtures of what was inverted -> images of a class, uint8 [B, 3, H, W], by the run's steps and guidance."""
+    _refuse_nan(state["latents"], f"mixing {what}")
+    told = bench.conditioning(class_id, bench.config.guidance)
+    ladder, settings = bench.generation_ladder, bench.config.inversion
+    return _decoded(bench, bench.inversion.generate(bench.model, state, ladder, told, settings), what)
+
+
+def _decoded(bench: Bench, clean: Tensor, what: str) -> Tensor:
     _refuse_nan(clean, f"generating {what}")
     return bench.model.decode(clean).cpu()
 
@@ -225,10 +227,6 @@ def _chunks(items: Sequence[Item], batch: int) -> list[Sequence[Item]]:
     """`items` in equal parts of at most `batch`; only the last may be shorter, and little of it is padding."""
     size = math.ceil(len(items) / math.ceil(len(items) / batch))
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _evaluations(steps: int, guidance: float) -> int:
-    return steps if guidance == 1 else 2 * steps
 
 
 def _in_all(parts: Sequence[Parts]) -> set[str]:

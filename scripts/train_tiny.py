@@ -122,17 +122,20 @@ FLOOR = 0.1  # least variance that a direction of the VAE's latents should have,
 
 
 def vae(setting: Setting) -> None:
-    network = autoencoder("vae", 4, setting)
+    network = autoencoder("vae", 4, setting, steps=6000)
     half(network).save_pretrained(setting.to / "tiny" / "vae")
 
 
 def vae_sd3(setting: Setting) -> None:
-    network = autoencoder("vae_sd3", 16, setting)
+    network = autoencoder("vae_sd3", 16, setting, steps=4000, start=setting.to / "tiny" / "vae")
     half(network).save_pretrained(setting.to / "tiny-sd3" / "vae")
 
 
-def autoencoder(name: str, channels: int, setting: Setting) -> Any:
-    """A trained AutoencoderKL with so many latent channels, its scale set; and its shift, where 3.x has one."""
+def autoencoder(name: str, channels: int, setting: Setting, steps: int, start: Path | None = None) -> Any:
+    """A trained AutoencoderKL with so many latent channels, its scale set; and its shift, where 3.x has one.
+
+    Where there is a VAE to `start` from, all layers are its own but those that touch the latents.
+    """
     from diffusers import AutoencoderKL
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -151,6 +154,10 @@ def autoencoder(name: str, channels: int, setting: Setting) -> Any:
         for block in network.modules():
             if isinstance(block, ResnetBlock2D):
                 block.conv2.weight.zero_()  # each block starts as the identity
+    if start is not None:
+        known = AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32).state_dict()
+        there = network.state_dict()
+        network.load_state_dict({k: v if v.shape == there[k].shape else there[k] for k, v in known.items()})
     images, _ = training_images(setting.work)
 
     def loss() -> Tensor:
@@ -160,7 +167,7 @@ def autoencoder(name: str, channels: int, setting: Setting) -> Any:
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         return error.square().mean() + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.02 * idle(posterior.mean)
 
-    train(name, [network], loss, setting, steps=8000, learning_rate=2e-3, decay=0.998)
+    train(name, [network], loss, setting, steps=steps, learning_rate=2e-3, decay=0.998)
     with torch.no_grad():
         sample = torch.cat(
             [network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)]
@@ -277,7 +284,7 @@ def unet(setting: Setting) -> None:
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
         return (network(z, t, text(ids).last_hidden_state).sample - eps).square().mean()
 
-    train("unet", [network, text], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
+    train("unet", [network, text], loss, setting, steps=8000, learning_rate=1e-3, decay=0.9995)
     pipeline = StableDiffusionPipeline(
         vae=encoder.half(),
         text_encoder=text.half(),
@@ -331,7 +338,7 @@ def transformer(setting: Setting) -> None:
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
-    train("transformer", [network, *texts], loss, setting, steps=8000, learning_rate=1e-3, decay=0.999)
+    train("transformer", [network, *texts], loss, setting, steps=8000, learning_rate=1e-3, decay=0.9995)
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),
@@ -457,7 +464,7 @@ def classifier(setting: Setting) -> None:
         )
         return first + 0.5 * sum(others)
 
-    train("classifier", [network, heads], loss, setting, steps=5000, learning_rate=3e-3, decay=0.99)
+    train("classifier", [network, heads], loss, setting, steps=9000, learning_rate=3e-3, decay=0.99)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()
@@ -563,15 +570,17 @@ class Subject:
 
     def generate(self, z: Tensor, name: str, steps: int, guidance: float) -> Tensor:
         from latentmix.ladder import generate
+        from latentmix.models import predictor
 
         told = replace(self.prompts[name], guidance=guidance)
-        return generate(lambda *at: self.model.predict(*at, told), z, self.model.ladder(steps, self.spacing))
+        return generate(predictor(self.model, told), z, self.model.ladder(steps, self.spacing))
 
     def invert(self, name: str, steps: int, count: int | None = None) -> Tensor:
-        from latentmix.inversion import INVERSIONS
+        from latentmix.ladder import invert
+        from latentmix.models import predictor
 
-        ladder = self.model.ladder(steps, self.spacing)
-        return INVERSIONS["ddim"](self.model, self.clean[name][:count], ladder, self.prompts[name])
+        told, ladder = self.prompts[name], self.model.ladder(steps, self.spacing)
+        return invert(predictor(self.model, told), self.clean[name][:count], ladder)
 
 
 def subject(folder: Path, images: dict[str, Tensor], setting: Setting) -> Subject:

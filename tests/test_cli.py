@@ -46,7 +46,7 @@ BASE = (
     f"steps={STEPS}",
     "launch.threads=1",
 )
-COMMANDS = ("invert", "mix", "generate", "evaluate", "sweep", "figure", "doctor", "fetch")
+COMMANDS = ("invert", "mix", "generate", "evaluate", "sweep", "diagnose", "probe", "figure", "doctor", "fetch")
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
 
 
@@ -504,7 +504,7 @@ def test_mix_refuses_weights_before_it_works(tmp_path: Path, wrong: list[str]) -
 
 def test_figures_that_do_not_exist_or_come_too_early(tmp_path: Path) -> None:
     arguments = (*BASE, f"outputs={tmp_path / 'outputs'}")
-    assert "there is no figure 'fig2'; there are fig1, fig7" in refusal("figure", "fig2", *arguments)
+    assert "there is no figure 'fig2'; there are fig1, fig4, fig7" in refusal("figure", "fig2", *arguments)
     assert "metrics.csv is not there; run latentmix sweep" in refusal("figure", "fig7", *arguments)
     assert "no picture of star, N = 2, fix/0 is kept" in refusal("figure", "fig1", *arguments)
     assert not (tmp_path / "outputs").exists()

@@ -363,15 +363,15 @@ def matmul_settings() -> Iterator[None]:
 def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     during: list[str] = []
 
-    def probe(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
+    def probe(of: mixing.Lengths) -> Tensor:
         during.append(torch.backends.cuda.matmul.fp32_precision)
-        return m
+        return of.m
 
-    def failing(e: Tensor, w: Tensor, m: Tensor) -> Tensor:
+    def failing(of: mixing.Lengths) -> Tensor:
         raise ArithmeticError
 
-    monkeypatch.setitem(mixing.NORMS, "probe", probe)
-    monkeypatch.setitem(mixing.NORMS, "failing", failing)
+    monkeypatch.setitem(mixing.SCALES, "fix", probe)
+    monkeypatch.setitem(mixing.SCALES, "nin", failing)
     if setting in ("high", "medium"):
         torch.set_float32_matmul_precision(setting)
     elif setting in ("off", "allow_tf32"):
@@ -381,14 +381,14 @@ def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeyp
     before = torch.backends.cuda.matmul.fp32_precision
     assert before == ("ieee" if setting == "off" else "tf32")
 
-    mix(noise(2, 1, 2, 2), method="probe/0")
+    mix(noise(2, 1, 2, 2), method="fix/0")
     assert during == ["ieee"]
     assert torch.backends.cuda.matmul.fp32_precision == before
     if setting in ("high", "medium"):
         assert torch.get_float32_matmul_precision() == setting
 
     with pytest.raises(ArithmeticError):  # what goes wrong half-way must not leave it off
-        mix(noise(2, 1, 2, 2), method="failing/0")
+        mix(noise(2, 1, 2, 2), method="nin/0")
     assert torch.backends.cuda.matmul.fp32_precision == before
 
 

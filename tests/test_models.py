@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import diffusers
 import pytest
@@ -26,11 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentmix.config import ModelConfig, compose
+from latentmix.config import InversionConfig, ModelConfig, compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
-from latentmix.inversion.ddim import ddim
 from latentmix.ladder import Ladder, Level, generate
 from latentmix.models import Conditioning, Text, load_model, vae
 from latentmix.models.pipeline import find
@@ -270,7 +269,8 @@ def inverted_by_diffusers(pair: Pair, z: Tensor, guidance: float, spacing: str) 
 @pytest.mark.parametrize(("guidance", "spacing"), [(1, "trailing"), (7.5, "trailing"), (1, "leading")])
 def test_inversion_is_that_of_diffusers_inverse_scheduler(pair: Pair, guidance: float, spacing: str) -> None:
     clean = pair.model.encode(pair.images())
-    ours = ddim(pair.model, clean, pair.model.ladder(STEPS, spacing), pair.conditioning(guidance))
+    ladder, told = pair.model.ladder(STEPS, spacing), pair.conditioning(guidance)
+    ours = INVERSIONS["ddim"].invert(pair.model, clean, ladder, told, compose([]).inversion)["latents"]
     assert ours.dtype == torch.float32
     theirs = inverted_by_diffusers(pair, clean, guidance, spacing)
     assert away(ours, theirs) < 1e-4 * guidance  # which multiplies rounding; in float64 the two are the same to 1e-6
@@ -278,7 +278,8 @@ def test_inversion_is_that_of_diffusers_inverse_scheduler(pair: Pair, guidance: 
 
 
 def test_inversions_are_found_by_the_names_that_configs_use() -> None:
-    assert INVERSIONS[compose([]).inversion.name] is ddim
+    kinds = get_args(get_type_hints(InversionConfig)["kind"])
+    assert set(kinds) == set(INVERSIONS)
 
 
 # Text, and images to latents and back

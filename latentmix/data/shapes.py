@@ -4,6 +4,9 @@ What matters here is not the shapes but what surrounds them. Centred shapes on s
 space empty; their inverted latents have norms far below √L, and mixing them does not behave like mixing photographs.
 So every image is filled with 1/f ("pink") texture, as photographs are; a class has its palette in the ground and one to
 three shapes of a contrasting hue anywhere, at any size and angle, partly out of frame; fine grain lies over everything.
+The plane repeats, so what leaves the frame on one side comes in on the other, and a class's mean image is one flat
+colour. Shapes that keep to the middle leave a mean image with a rim, which all latents have in common, in space, where
+no mean over a channel can take it away; the many objects of photographs leave hardly any.
 
 An image depends on (class, index) alone. Indices from `TRAINING_START` on are those the embedded networks were trained
 on; experiments stay below it.
@@ -119,7 +122,7 @@ def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
 
 
 def _placed(rng: np.random.Generator, hue: float, values: tuple[float, float]) -> Placed:
-    x, y = rng.uniform(-0.8, 0.8, 2)
+    x, y = rng.uniform(-1, 1, 2)
     colour = Colour((hue + 0.45 + 0.1 * rng.standard_normal()) % 1, rng.uniform(0.3, 0.9), rng.uniform(*values))
     return Placed(x, y, rng.uniform(0.3, 0.7), rng.uniform(-np.pi, np.pi), colour)
 
@@ -127,7 +130,8 @@ def _placed(rng: np.random.Generator, hue: float, values: tuple[float, float]) -
 def _cover(shape: Placed, distance: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
     """How far a shape covers each pixel, and its shading: [64, 64] each."""
     axis = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    x, y = (axis[None, :] - shape.x) / shape.radius, (axis[:, None] - shape.y) / shape.radius
+    x, y = (((axis - centre + 1) % 2 - 1) / shape.radius for centre in (shape.x, shape.y))  # to the nearest copy
+    x, y = x[None, :], y[:, None]
     cos, sin = np.cos(shape.angle), np.sin(shape.angle)
     edge = distance(x * cos - y * sin, x * sin + y * cos) * 30 * shape.radius  # about two pixels wide
     return 1 / (1 + np.exp(edge.clip(-40, 40))), 1 - 0.3 * np.minimum((x - 0.3) ** 2 + (y + 0.3) ** 2, 1.5)

@@ -16,6 +16,10 @@ COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2"}
 LINES = {"lin": ":", "fix": "-", "nin": "--", "slerp": "-.", "lol": (0, (3, 1, 1, 1, 1, 1))}
 MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D"}
 
+# One colour and one marker for each of up to eight classes.
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+SHAPES = ("o", "s", "^", "v", "D", "x", "+", "*")
+
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,

@@ -1,6 +1,6 @@
 """Diffusion models as the rest of latentmix sees them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentmix.config import ModelConfig
 from latentmix.errors import UserError
-from latentmix.ladder import Ladder, Level
+from latentmix.ladder import Ladder, Level, Predict
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Model(Protocol):
         """C, h, w for images of `size` pixels, square; raises ValueError for a size that the model can't take."""
 
 
+def predictor(model: Model, conditioning: Conditioning) -> Predict:
+    """A model's prediction for one conditioning, as the ladder takes it."""
+    return lambda z, here, clock: model.predict(z, here, clock, conditioning)
+
+
 def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
     """The network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
     text = conditioning.text.expand(len(z))
@@ -75,18 +80,24 @@ def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: C
     return out_null + conditioning.guidance * (out_text - out_null)
 
 
-def load_model(config: ModelConfig, device: torch.device) -> Model:
-    """The model that a config names, its networks read when they are first needed; UserError if it can't be had."""
+def load_model(config: ModelConfig, device: torch.device, float32: Collection[str] = ()) -> Model:
+    """The model that a config names, its networks read when they are first needed; UserError if it can't be had.
+
+    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits.
+    """
     from latentmix.models.mmdit import MMDiTModel
     from latentmix.models.pipeline import find, pipeline_class
     from latentmix.models.unet import UNetModel
 
     folder = find(config)
     model: Model
-    if pipeline_class(folder) == "StableDiffusion3Pipeline":
-        model = MMDiTModel(folder, config.precision, device, config.max_sequence_length)
+    flow = pipeline_class(folder) == "StableDiffusion3Pipeline"
+    exact = config.precision == "auto" and ("transformer" if flow else "unet") in float32
+    precision = "float32" if exact else config.precision
+    if flow:
+        model = MMDiTModel(folder, precision, device, config.max_sequence_length)
     else:
-        model = UNetModel(folder, config.precision, device)
+        model = UNetModel(folder, precision, device)
     try:
         model.latent_shape(config.size)
     except ValueError as error:

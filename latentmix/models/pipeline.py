@@ -1,8 +1,9 @@
 """Pipeline folders in diffusers' layout: where a model's is, whether it is whole, and how its parts are read."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,25 @@ def wanted_files() -> dict[str, Any]:
     return {"allow_patterns": allowed, "ignore_patterns": ["*fp16*", "*bf16*", "*non_ema*"]}
 
 
+def cached(hub: str, revision: str | None) -> Path | None:
+    """The repository's folder in the hub's cache; None where it is not there, or not whole. No network is asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        place = snapshot_download(hub, revision=revision, local_files_only=True, **wanted_files())
+        return check_weights(_checked(Path(place)))
+    except (LocalEntryNotFoundError, HFValidationError, UserError):
+        return None
+
+
 def _snapshot(hub: str, revision: str | None) -> Path:
-    """The repository's folder in the hub's cache, filled if need be; no network is asked where it is whole."""
+    """The repository's folder in the hub's cache, filled if need be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError
 
-    with suppress(Exception):
-        return _checked(Path(snapshot_download(hub, revision=revision, local_files_only=True)))
+    if (folder := cached(hub, revision)) is not None:
+        return folder
     elsewhere = "or give its folder with model.path=FOLDER"
     try:
         return Path(snapshot_download(hub, revision=revision, **wanted_files()))
@@ -100,6 +113,41 @@ def _checked(folder: Path) -> Path:
                 f"{folder / part} holds no *.safetensors; copy the folder again (pickled weights are not read)"
             )
     return folder
+
+
+def check_weights(folder: Path) -> Path:
+    """The pipeline folder, if no file of weights is cut short or missing beside others; else UserError."""
+    for part in NETWORKS[pipeline_class(folder)]:
+        _check_part(folder / part)
+    return folder
+
+
+def _check_part(folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    files = {*weights(folder)}
+    file = folder
+    try:
+        for file in folder.glob("*.safetensors.index.json"):
+            files |= {folder / name for name in json.loads(file.read_bytes())["weight_map"].values()}
+        for file in sorted(files):
+            parameters(file)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{file} is missing or cut short; copy the folder again, whole") from error
+
+
+def weights(folder: Path) -> list[Path]:
+    """A network's files of weights that are read: not those of other precisions beside them."""
+    ignored = wanted_files()["ignore_patterns"]
+    return [f for f in sorted(folder.glob("*.safetensors")) if not any(fnmatch(f.name, p) for p in ignored)]
+
+
+def parameters(file: Path) -> int:
+    """How many numbers a file of weights holds, by its header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
 
 
 def load_part(load: Callable[..., Any], folder: Path, **how: Any) -> Any:

@@ -1,0 +1,26 @@
+"""Fig. 6: what an offset in a part of the latent does, before diffusion and after it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from latentmix.figures.style import save, styled
+
+
+def draw_probe(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str], stem: Path) -> list[Path]:
+    """Pictures, uint8 [3, H, W], in a grid with a name for each row and a title for each column."""
+    with styled():
+        figure = Figure(figsize=(0.9 * len(titles) + 0.5, 0.9 * len(rows) + 0.3))
+        grid = figure.subplots(len(rows), len(titles), squeeze=False)
+        for axes, pictures, name in zip(grid, rows, names, strict=True):
+            for cell, picture in zip(axes, pictures, strict=True):
+                cell.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+                cell.set(xticks=[], yticks=[])
+                cell.spines[:].set_visible(False)
+            axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for cell, title in zip(grid[0], titles, strict=True):
+            cell.set_title(title, fontsize=8)
+        figure.subplots_adjust(wspace=0.04, hspace=0.04)
+        return save(figure, stem)

@@ -1,0 +1,46 @@
+"""EDICT (Wallace et al., "Exact diffusion inversion via coupled transformations"): two latents that take turns.
+
+Each is moved by a velocity predicted at the other, which a step back can predict again, so inversion undoes generation
+up to rounding. After each step they are drawn together by the factor `coupling`, or they would drift apart; that is
+undone too. The order of the two changes with every step.
+"""
+
+import torch
+from torch import Tensor
+
+from latentmix.config import InversionConfig
+from latentmix.ladder import Ladder, move
+from latentmix.models import Conditioning, Model
+
+
+@torch.no_grad()
+def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings: InversionConfig) -> dict[str, Tensor]:
+    """Both latents at the ladder's top: `latents` and their `partner`."""
+    p, x, y = settings.coupling, z0, z0
+    for place, rung in enumerate(rungs):
+        if place % 2:
+            x, y = y, x
+        y = (y - (1 - p) * x) / p
+        x = (x - (1 - p) * y) / p
+        y = move(y, rung.clean, rung.noisy, *model.predict(x, rung.clean, rung.clock, told))
+        x = move(x, rung.clean, rung.noisy, *model.predict(y, rung.noisy, rung.clock, told))
+        if place % 2:
+            x, y = y, x
+    return {"latents": x, "partner": y}
+
+
+@torch.no_grad()
+def generate(
+    model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, settings: InversionConfig
+) -> Tensor:
+    p, x, y = settings.coupling, state["latents"], state["partner"]
+    for place, rung in reversed(list(enumerate(rungs))):
+        if place % 2:
+            x, y = y, x
+        x = move(x, rung.noisy, rung.clean, *model.predict(y, rung.noisy, rung.clock, told))
+        y = move(y, rung.noisy, rung.clean, *model.predict(x, rung.clean, rung.clock, told))
+        x = p * x + (1 - p) * y
+        y = p * y + (1 - p) * x
+        if place % 2:
+            x, y = y, x
+    return x

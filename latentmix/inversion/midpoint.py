@@ -1,0 +1,40 @@
+"""The midpoint rule, of second order, in both directions; for rectified flows it is RF-Solver (Wang et al., "Taming
+rectified flow for inversion and editing").
+
+A step takes two rungs. The velocity k at its start leads to the rung between, where the velocity is k'; the step then
+follows k + (k' − k)/2θ, θ being how far along the step the middle lies. Unlike in DDIM inversion the network is told
+the time at which z is, since a clock that belongs to another level costs the second order.
+"""
+
+import torch
+from torch import Tensor
+
+from latentmix.config import InversionConfig
+from latentmix.ladder import Clock, Ladder, Level, Predict, move
+from latentmix.models import Conditioning, Model, predictor
+
+Point = tuple[Level, Clock]
+
+
+@torch.no_grad()
+def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
+    return {"latents": _solve(predictor(model, told), z0, _points(rungs))}
+
+
+@torch.no_grad()
+def generate(model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, _: InversionConfig) -> Tensor:
+    return _solve(predictor(model, told), state["latents"], _points(rungs)[::-1])
+
+
+def _points(rungs: Ladder) -> list[Point]:
+    """The levels of a ladder with their own clocks, clean to noisy; the clean end's is 0."""
+    return [(rungs[0].clean, 0), *((rung.noisy, rung.clock) for rung in rungs)]
+
+
+def _solve(predict: Predict, z: Tensor, points: list[Point]) -> Tensor:
+    for (here, clock), (middle, between), (there, _) in zip(points[:-2:2], points[1:-1:2], points[2::2], strict=True):
+        x0, eps = predict(z, here, clock)
+        x0_middle, eps_middle = predict(move(z, here, middle, x0, eps), middle, between)
+        share = (there.s - here.s) / (2 * (middle.s - here.s))  # 1 / 2θ
+        z = move(z, here, there, torch.lerp(x0, x0_middle, share), torch.lerp(eps, eps_middle, share))
+    return z

@@ -1,0 +1,110 @@
+"""Mixing by more than a scale: what the paper's methods are compared with.
+
+Each takes the latents less their means, e [N, C, H, W], the weights w [K, N] and the weighted means m [K, C, H, W].
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Latents = Float[Tensor, "N C H W"]
+Weights = Float[Tensor, "K N"]
+Mixtures = Float[Tensor, "K C H W"]
+
+
+def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
+    """The weighted mean on the sphere (Buss & Fillmore, algorithm A1) at the mixed norm of the inputs.
+
+    For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). It can't be stated in closed form for more, so it
+    is iterated until the tangent step vanishes.
+    """
+    flat = e.flatten(1)
+    p = _unit(flat)
+    q = _unit(w @ p)
+    for _ in range(100):
+        cos = (q @ p.T).clamp(-1, 1)  # [K, N]
+        pull = w * _angle_over_sine(cos)
+        u = pull @ p - (pull * cos).sum(1, keepdim=True) * q  # the mean in the tangent plane at q
+        length = _norm(u)
+        q = _unit(q * length.cos() + u * torch.sinc(length / math.pi))
+        if length.max() < 8 * torch.finfo(u.dtype).eps:
+            break
+    return ((w @ _norm(flat)) * q).view_as(m)
+
+
+def _angle_over_sine(cos: Tensor) -> Tensor:
+    """θ / sin θ, which tends to 1 as θ does to 0, where it could not be differentiated as written."""
+    near = cos > 1 - 1e-4
+    safe = torch.where(near, torch.zeros_like(cos), cos)
+    series = 1 + (1 - cos) / 3 + 2 * (1 - cos).square() / 15
+    return torch.where(near, series, safe.arccos() / (1 - safe.square()).sqrt())
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Zero stays zero: a latent that its mean explains wholly has no direction, and keeps none."""
+    return x / _norm(x).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def adain(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
+    """Slerp, then each channel brought to the mixed mean and standard deviation of the inputs' (DiffMorpher, Zhang et
+    al., adaptive instance normalisation carried from two inputs to N)."""
+    mean, std = (torch.einsum("kn,nc->kc", w, of)[:, :, None, None] for of in _statistics(e))
+    mixed = slerp(e, w, m)
+    own_mean, own_std = (of[:, :, None, None] for of in _statistics(mixed))
+    return mean + std * (mixed - own_mean) / own_std.clamp_min(torch.finfo(m.dtype).tiny)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's mean and standard deviation over the frame."""
+    mean = x.mean((2, 3))
+    return mean, torch.linalg.vector_norm(x - mean[:, :, None, None], dim=(2, 3)) / math.sqrt(x[0, 0].numel())
+
+
+NAO_POINTS = 8  # on the path from the centroid to each input, ends not counted
+NAO_STEPS, NAO_RATE = 200, 0.01
+
+
+def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
+    """The centroid by norm-aware optimisation (Samuel et al., "Norm-guided latent space exploration"): the point c from
+    which paths lead to all inputs through norms that Gaussian noise is likely to have.
+
+        minimise  −f(‖c‖) − N Σ w Σ ‖segment‖·f(‖midpoint‖),  f the log density of such a norm
+
+    over c and all points of the paths, by Adam from straight paths. Thousands of times slower than the others, and not
+    differentiable. One input of weight 1 is left where it is.
+    """
+    mixed = [_nao(e.flatten(1)[row > 0].detach(), row[row > 0].detach()) for row in w]
+    return torch.stack(mixed).view_as(m)
+
+
+@torch.enable_grad()
+def _nao(points: Float[Tensor, "N L"], w: Float[Tensor, " N"]) -> Float[Tensor, " L"]:
+    if len(points) == 1:
+        return points[0]
+    start = w @ points
+    along = torch.linspace(0, 1, NAO_POINTS + 2).to(points)[1:-1, None, None]
+    centroid = start.clone().requires_grad_()
+    paths = torch.lerp(start, points, along).requires_grad_()  # [P, N, L]
+    optimiser = torch.optim.Adam([centroid, paths], lr=NAO_RATE)
+    for _ in range(NAO_STEPS):
+        path = torch.cat([centroid.expand(1, *points.shape), paths, points[None]])
+        lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=2)
+        density = _log_density(((path[1:] + path[:-1]) / 2).norm(dim=2), len(start))
+        loss = -_log_density(centroid.norm(), len(start)) - len(w) * (w * lengths * density).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return centroid.detach()
+
+
+def _log_density(norm: Tensor, L: int) -> Tensor:
+    """ln of the χ density with L degrees of freedom; in float64, as it is a small difference of large numbers."""
+    x = norm.double()
+    constant = (L / 2 - 1) * math.log(2) + math.lgamma(L / 2)
+    return ((L - 1) * x.log() - x.square() / 2 - constant).to(norm)

@@ -1,0 +1,438 @@
+"""Diagnoses of latents whose bias, scatter and correlation are known, by closed forms and by simulation; and the
+command that makes them of a class's latents."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from driver import invoke
+from PIL import Image
+from scipy import stats
+from torch import Tensor
+
+from latentmix.bench import Bench, subset
+from latentmix.bias import sizes, verdict
+from latentmix.config import compose
+from latentmix.diagnosis import (
+    Diagnosis,
+    autocorrelation,
+    band,
+    channel_stds,
+    common,
+    diagnose,
+    gains,
+    growth,
+    limit,
+    norms,
+    resolved,
+    terminal,
+)
+from latentmix.features import embedded_folder
+from latentmix.mixing import mix
+
+C, H, W = 4, 8, 8
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def latents(images: int, d: Tensor | float, seed: int, size: int = H) -> Tensor:
+    """White noise and a common bias, of which noise leaves a little more."""
+    return normal(images, C, size, size, seed=seed) + d
+
+
+def exactly(images: int, d: Tensor | float, seed: int, size: int = H) -> Tensor:
+    """The same, without what noise adds to the channels' means of all of them."""
+    z = latents(images, 0.0, seed, size)
+    return z - z.mean((0, 2, 3), keepdim=True) + d
+
+
+def per_channel(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None, None]
+
+
+def orders(draws: int, images: int, seed: int = 0) -> Tensor:
+    return torch.rand(draws, images, generator=torch.Generator().manual_seed(seed)).argsort(1)
+
+
+def diagnosis(z: Tensor) -> Diagnosis:
+    return diagnose(z, torch.zeros_like(z), 0.1, [1, 2, len(z)], orders(4, len(z)))
+
+
+# Each latent's own statistics.
+
+
+def test_norms() -> None:
+    unit = torch.nn.functional.normalize(normal(3, C * H * W, seed=1)).view(3, C, H, W)
+    of = norms(unit * math.sqrt(C * H * W) * torch.tensor([0.9, 1.0, 1.4]).view(3, 1, 1, 1))
+    assert (of.mean, of.std, of.least, of.most) == pytest.approx((1.1, math.sqrt(0.07), 0.9, 1.4))
+
+
+def test_channel_means_and_their_intervals_by_hand() -> None:
+    z = latents(12, per_channel(0.5, 0, -0.5, 2), seed=2)
+    for channel, estimate in enumerate(diagnosis(z).means):
+        values = z[:, channel].numpy().mean((1, 2))
+        low, high = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((values.mean(), low, high))
+        assert estimate.count == 12
+
+
+def test_channel_stds_are_about_the_mean_of_all_and_intervals_hold_the_truth() -> None:
+    scale = per_channel(0.5, 1, 1, 2)
+    z = latents(16, 0.0, seed=3) * scale + 5
+    values = np.sqrt(((z - z.mean((0, 2, 3), keepdim=True)) ** 2).mean((0, 2, 3)).numpy())
+    assert [e.value for e in channel_stds(z)] == pytest.approx(values.tolist())
+    pools = [channel_stds(latents(16, 0.0, seed=1000 + i) * scale + 5) for i in range(150)]
+    hits = [e.low < s < e.high for pool in pools for e, s in zip(pool, scale.flatten().tolist(), strict=True)]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.03)
+
+
+# Correlation in space.
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_white_noise_has_no_autocorrelation_within_the_error_that_is_given(lag: int) -> None:
+    found = [autocorrelation(latents(10, 0.0, seed=i), lag) for i in range(200)]
+    values = np.array([a.channels for a in found])
+    error = found[0].null_error
+    assert values.std() == pytest.approx(error, rel=0.1)
+    assert abs(values.mean()) < 4 * error / math.sqrt(values.size)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(2, {1: 1 / 2, 2: 0}), (3, {1: 2 / 3, 2: 1 / 3})])
+def test_autocorrelation_of_smoothed_noise(width: int, expected: dict[int, float]) -> None:
+    """A running mean of k places has 1 − lag/k, and where it runs along rows only, columns stay white."""
+    noise = normal(400, C, 8 + width - 1, 8 + width - 1, seed=4)
+    rows = sum(noise[..., i : i + 8] for i in range(width))
+    assert isinstance(rows, Tensor)
+    both = sum(rows[..., i : i + 8, :] for i in range(width))
+    assert isinstance(both, Tensor)
+    for lag, value in expected.items():
+        assert autocorrelation(both, lag).channels == pytest.approx((value,) * C, abs=0.03)
+        assert autocorrelation(rows[..., :8, :], lag).channels == pytest.approx((value / 2,) * C, abs=0.03)
+
+
+def test_what_latents_have_in_common_is_no_autocorrelation() -> None:
+    z = latents(10, 0.0, seed=5)
+    shifted = autocorrelation(z + torch.linspace(-3, 3, W) + per_channel(1, 2, 3, 4), 1)
+    assert shifted.channels == pytest.approx(autocorrelation(z, 1).channels, rel=1e-9)
+
+
+def test_a_frame_of_few_places_has_few_lags() -> None:
+    z = normal(5, C, 2, 6, seed=6)
+    assert [a.lag for a in diagnosis(z).autocorrelation] == [1]
+    assert diagnosis(normal(5, C, 1, 1, seed=6)).autocorrelation == ()
+
+
+# The common bias.
+
+
+def test_the_bias_is_split_without_the_noise_of_its_estimate() -> None:
+    wave = 0.2 * torch.sin(2 * math.pi * torch.arange(W) / W)  # mean square 0.02, mean 0
+    d = per_channel(0.1, -0.1, 0.1, 0.3) + wave
+    pools = [diagnosis(latents(10, d, seed=i)).bias for i in range(150)]
+    noise = 0.1  # v/P, which would be added to the sum of both, and a 64th of it to the first
+    for found, expected in (([b.channels for b in pools], 0.03), ([b.space for b in pools], 0.02)):
+        error = float(stats.sem(found))
+        assert error < noise / 50
+        assert abs(np.mean(found) - expected) < 4 * error
+
+
+def test_no_bias_is_found_where_there_is_none() -> None:
+    values = [common(latents(10, 0.0, seed=i).mean((2, 3))) for i in range(300)]
+    assert abs(np.mean(values)) < 4 * stats.sem(values)
+
+
+def test_noise_passes_for_bias_in_one_pool_of_twenty() -> None:
+    found = [any(resolved(normal(10, C, seed=i))) for i in range(1500)]
+    assert np.mean(found) == pytest.approx(0.05, abs=0.02)
+
+
+def test_only_channels_with_a_bias_are_resolved() -> None:
+    assert diagnosis(latents(40, per_channel(0, 0.2, 0, -0.2), seed=7)).resolved == (False, True, False, True)
+
+
+# What is left of the image at the last level.
+
+
+@pytest.mark.parametrize(
+    ("own", "share"),
+    [((0, 0, 0, 0), 1), ((0, 0, 0.1, 0), 0.5), ((-0.2, 0, 0, 0), -3)],
+    ids=["all", "half", "none of it"],
+)
+def test_the_share_of_the_terminal_signal(own: tuple[float, ...], share: float) -> None:
+    """The clean latents' first channel is 2 on average, which α = 0.05 makes 0.1."""
+    alpha, clean = 0.05, latents(4000, per_channel(2, 0, 0, 0), seed=8)
+    z = alpha * clean + math.sqrt(1 - alpha**2) * normal(*clean.shape, seed=9) + per_channel(*own)
+    found = diagnose(z, clean, alpha, [1], orders(1, len(z))).terminal
+    assert found.share == pytest.approx(share, abs=0.12)
+    assert found.channels == pytest.approx((0.1, 0, 0, 0), abs=0.002)
+    assert found.alpha == alpha
+
+
+def test_a_schedule_that_ends_in_noise_explains_nothing() -> None:
+    z = latents(20, 0.3, seed=10)
+    found = diagnose(z, latents(20, 1.0, seed=11), 0.0, [1], orders(1, 20)).terminal
+    assert (found.share, found.channels) == (0, (0, 0, 0, 0))
+
+
+def test_where_there_is_no_bias_there_is_nothing_to_explain() -> None:
+    means = normal(20, C, seed=12)
+    assert math.isnan(terminal(means, means, 1.0, there=False).share)
+    assert math.isnan(diagnosis(latents(20, 0.0, seed=12)).terminal.share)
+
+
+# Growth with N.
+
+
+def test_growth_by_definition() -> None:
+    """Eq. 2 with NumPy, of one draw."""
+    z, order = latents(6, 0.3, seed=13), orders(1, 6)
+    for n, row in zip((1, 4, 6), growth(z, [1, 4, 6], order).means, strict=True):
+        mean = z.numpy()[order[0, :n].numpy()].mean(0)
+        assert row == pytest.approx((math.sqrt(mean.size) * mean / np.linalg.norm(mean)).mean((1, 2)).tolist())
+
+
+def test_a_small_bias_grows_by_the_root_of_n() -> None:
+    d = per_channel(0.05, -0.03, 0.02, -0.04)
+    of = growth(exactly(64, d, seed=14, size=32), [1, 2, 4, 8, 16, 32, 64], orders(64, 64))
+    for fit in (of.root, of.exact):
+        assert fit.slopes == pytest.approx(d.flatten().tolist(), rel=0.1)
+        assert min(fit.r2) > 0.98
+    assert of.means[-1] == pytest.approx((8 * d.flatten()).tolist(), rel=0.05)
+
+
+def test_a_large_bias_outgrows_eq_9_but_not_the_amplification_itself() -> None:
+    d = per_channel(0.3, -0.3, 0.3, -0.3)
+    of = growth(exactly(64, d, seed=15, size=16), [1, 2, 4, 8, 16, 32, 64], orders(64, 64))
+    assert max(map(abs, of.root.slopes)) < 0.2
+    assert of.exact.slopes == pytest.approx(d.flatten().tolist(), rel=0.02)
+    assert min(of.exact.r2) > 0.99 > max(of.root.r2)
+
+
+def test_the_fit_is_a_line_through_the_origin_by_least_squares() -> None:
+    of = growth(latents(9, 0.2, seed=16), [1, 4, 9], orders(5, 9))
+    x, y = np.array([[1.0], [2.0], [3.0]]), np.array(of.means)
+    slopes, left, *_ = np.linalg.lstsq(x, y, rcond=None)
+    assert of.root.slopes == pytest.approx(slopes[0].tolist())
+    assert of.root.r2 == pytest.approx((1 - left / ((y - y.mean(0)) ** 2).sum(0)).tolist())
+
+
+def test_gains_are_those_of_centroids() -> None:
+    z = 1.3 * latents(40, per_channel(0.2, 0, 0, 0), seed=17)
+    many = orders(200, 40)
+    for n, gain in zip((2, 10, 40), gains(z, [2, 10, 40]).tolist(), strict=True):
+        means = torch.stack([z[order[:n]].mean(0).norm() for order in many])
+        assert gain == pytest.approx((math.sqrt(C * H * W) / means).mean().item(), rel=0.02)
+
+
+# The range of random centroids, and where it is left.
+
+
+def outside(d: Tensor | float, n: int, count: int = 1500) -> float:
+    """How many of the centroids of N latents have a channel's mean outside of the band, of latents not seen before."""
+    generator = torch.Generator().manual_seed(n)
+    noise = torch.randn(count, C, H, W, generator=generator, dtype=torch.float64) / math.sqrt(n)  # the mean of N
+    z = noise + d
+    centroids = z * (math.sqrt(C * H * W) / z.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    return (centroids.mean((2, 3)).abs() > band(C, H, W)).any(1).double().mean().item()
+
+
+@pytest.mark.parametrize("n", [1, 9, 100])
+def test_random_centroids_keep_within_the_band_whatever_n_is(n: int) -> None:
+    assert outside(0.0, n) == pytest.approx(0.05, abs=0.02)
+
+
+def test_centroids_leave_the_band_at_the_limit_that_a_pool_predicts() -> None:
+    """In expectation, so at the limit half of them are outside; before and after it few and most."""
+    d = per_channel(0.07, 0, 0, 0)
+    most = limit(latents(4000, d, seed=18), [True, False, False, False])
+    assert most == pytest.approx((band(C, H, W) / 0.07) ** 2, rel=0.1)
+    assert most is not None
+    assert outside(d, most) == pytest.approx(0.5, abs=0.08)
+    assert outside(d, most // 4) < 0.2
+    assert outside(d, 3 * most) > 0.9
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 2])
+def test_the_limit_is_where_the_amplified_bias_meets_the_band(scale: float) -> None:
+    z = scale * latents(200, per_channel(0.1, 0.05, -0.12, 0), seed=19)
+    most = limit(z, [True] * C)
+    assert most is not None
+    within, beyond = (gains(z, [most, most + 1])[:, None] * z.mean((0, 2, 3)).abs()).amax(1)
+    assert within <= band(C, H, W) < beyond
+
+
+def test_the_limit_is_that_of_a_whole_diagnosis() -> None:
+    z = latents(300, per_channel(0.1, 0, 0, 0), seed=20)
+    found = diagnosis(z)
+    assert found.limit == limit(z, [True, False, False, False])
+    assert found.band == band(C, H, W)
+
+
+def test_there_is_no_limit_without_a_bias_nor_where_a_bias_in_space_stops_the_growth() -> None:
+    assert diagnosis(latents(30, 0.0, seed=21)).limit is None
+    wave = 2 * torch.sin(2 * math.pi * torch.arange(W) / W)
+    z = latents(500, per_channel(0.2, 0, 0, 0) + wave, seed=22)
+    found = diagnosis(z)
+    assert any(found.resolved)
+    assert found.limit is None
+    assert outside(per_channel(0.2, 0, 0, 0) + wave, 10_000, count=20) == 0
+
+
+# The whole.
+
+
+def test_the_order_of_the_images_does_not_matter() -> None:
+    z, clean, order = latents(12, 0.2, seed=23), latents(12, 1.0, seed=24), orders(6, 12)
+    shuffle = orders(1, 12, seed=5)[0]
+    one = diagnose(z, clean, 0.1, [1, 5, 12], order)
+    other = diagnose(z[shuffle], clean[shuffle], 0.1, [1, 5, 12], shuffle.argsort()[order])
+    assert flat(one) == pytest.approx(flat(other), nan_ok=True)
+
+
+def flat(of: Diagnosis) -> list[float]:
+    estimates = [(e.value, e.low, e.high) for e in (*of.means, *of.stds)]
+    lines = [of.growth.root.slopes, of.growth.root.r2, of.growth.exact.slopes, *of.growth.means]
+    rest = (of.norms.mean, of.norms.std, of.bias.channels, of.bias.space, of.terminal.share, of.limit or 0)
+    return [x for row in (*estimates, *lines, *(a.channels for a in of.autocorrelation), rest) for x in row]
+
+
+def test_latents_in_float32_do() -> None:
+    z, clean, order = latents(12, 0.2, seed=25), latents(12, 1.0, seed=26), orders(6, 12)
+    single = diagnose(z.float(), clean.float(), 0.1, [1, 5, 12], order)
+    assert flat(single) == pytest.approx(flat(diagnose(z, clean, 0.1, [1, 5, 12], order)), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "clean", "order", "chosen", "reason"),
+    [
+        ((5, 4, 8), (5, 4, 8), (2, 5), [1], r"must be \[P, C, h, w\]"),
+        ((1, 4, 8, 8), (1, 4, 8, 8), (2, 1), [1], "at least 2"),
+        ((5, 4, 8, 8), (4, 4, 8, 8), (2, 5), [1], r"clean latents must be \[5, 4, 8, 8\]"),
+        ((5, 4, 8, 8), (5, 4, 8, 8), (2, 6), [1], r"orders must be \[K, 5\]"),
+        ((5, 4, 8, 8), (5, 4, 8, 8), (5,), [1], r"orders must be \[K, 5\]"),
+        ((5, 4, 8, 8), (5, 4, 8, 8), (2, 5), [6], "between 1 and 5"),
+        ((5, 4, 8, 8), (5, 4, 8, 8), (2, 5), [0], "between 1 and 5"),
+        ((5, 4, 8, 8), (5, 4, 8, 8), (2, 5), [], "between 1 and 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    shape: tuple[int, ...], clean: tuple[int, ...], order: tuple[int, ...], chosen: list[int], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        diagnose(torch.zeros(shape), torch.zeros(clean), 0.1, chosen, torch.zeros(order, dtype=torch.int64))
+
+
+def test_verdicts() -> None:
+    found = diagnosis(latents(40, per_channel(0.2, 0, 0, 0), seed=27))
+    assert any(found.resolved)
+    assert verdict(replace(found, limit=9)) == "mix at most 9 of these without mean adjustment"
+    assert verdict(replace(found, limit=1)) == "mix none of these without mean adjustment"
+    assert "mix any number" in verdict(replace(found, limit=None))
+    unresolved = replace(found, limit=None, resolved=(False,) * C)
+    assert verdict(unresolved).startswith("40 images show no bias in any channel's mean")
+
+
+@pytest.mark.parametrize("pool", [2, 3, 16, 128, 1000])
+def test_sizes_span_the_pool(pool: int) -> None:
+    chosen = sizes(pool)
+    assert (chosen[0], chosen[-1]) == (1, pool)
+    assert chosen == sorted(set(chosen)) and len(chosen) <= 12
+    assert np.diff(np.sqrt(chosen)).max() < 2 * (math.sqrt(pool) - 1) / min(11, pool - 1)
+
+
+# The command.
+
+POOL, STEPS = 8, 2
+BASE = ("data.classes=[star,heart]", "n=[2]", f"pool={POOL}", f"steps={STEPS}", "launch.threads=1")
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("diagnose")
+    said = invoke("diagnose", *BASE, f"outputs={place}")
+    assert said.code == 0, said.err
+    folder = place / "tiny-shapes"
+    assert said.out.splitlines()[-3:] == [str(folder / n) for n in ("diagnosis.json", "fig4.png", "fig4.pdf")]
+    for class_id in ("star", "heart"):
+        assert f"{class_id}: {classes(place)[class_id]['verdict']}" in said.out
+        assert f"│ {class_id}" in said.out
+    return place
+
+
+def classes(outputs: Path) -> dict[str, dict]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    note = json.loads((outputs / "tiny-shapes" / "diagnosis.json").read_text(), parse_constant=refuse)
+    assert (note["model"], note["data"], note["inversion"]) == ("tiny", "shapes", "ddim")
+    return note["classes"]
+
+
+def test_the_numbers_are_those_of_the_cached_latents(outputs: Path) -> None:
+    bench = Bench(compose([*BASE, f"outputs={outputs}"]))
+    alphas = DDIMScheduler.from_pretrained(embedded_folder("tiny") / "scheduler").alphas_cumprod
+    assert set(classes(outputs)) == {"star", "heart"}
+    for class_id, found in classes(outputs).items():
+        z, clean = (bench.latents(class_id).gather([f"{class_id}/{i}" for i in range(POOL)], n) for n in NAMES)
+        assert [m["value"] for m in found["means"]] == pytest.approx(z.mean((0, 2, 3)).tolist(), abs=1e-6)
+        assert found["terminal"]["alpha"] == pytest.approx(alphas[999].sqrt().item())
+        signal = alphas[999].sqrt() * clean.mean((0, 2, 3))
+        assert found["terminal"]["channels"] == pytest.approx(signal.tolist(), abs=1e-6)
+        assert found["images"] == POOL
+
+
+NAMES = ("latents", "clean")
+
+
+def test_draws_are_those_of_a_sweep(outputs: Path) -> None:
+    bench = Bench(compose([*BASE, f"outputs={outputs}"]))
+    z, of = bench.pool_latents("star"), classes(outputs)["star"]["growth"]
+    means = [mix(z[subset(0, "star", k, POOL)[: of["sizes"][1]]], method="fix/0").mean((1, 2)) for k in range(100)]
+    assert of["means"][1] == pytest.approx(torch.stack(means).mean(0).tolist(), abs=1e-5)
+
+
+def test_once_more_inverts_nothing_and_changes_nothing(outputs: Path) -> None:
+    there = {path: path.read_bytes() for path in (outputs / "tiny-shapes").iterdir()}
+    said = invoke("diagnose", *BASE, f"outputs={outputs}")
+    assert f"all {2 * POOL} images are there already" in said.err
+    assert {path: path.read_bytes() for path in (outputs / "tiny-shapes").iterdir()} == there
+
+
+def test_the_figure_is_drawn_anew_alike(outputs: Path) -> None:
+    paths = [outputs / "tiny-shapes" / f"fig4.{ending}" for ending in ("png", "pdf")]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    assert invoke("figure", "fig4", *BASE, f"outputs={outputs}").out.split() == [str(path) for path in paths]
+    assert [path.read_bytes() for path in paths] == before
+    with Image.open(paths[0]) as image:
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_dry_run_only_plans(tmp_path: Path) -> None:
+    said = invoke("diagnose", *BASE, f"outputs={tmp_path / 'outputs'}", "--dry-run")
+    assert said.code == 0 and "invert" in said.out and "nothing was done" in said.out
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("diagnose", "pool=1", "n=[1]"), "pool=1 is too small"),
+        (("figure", "fig4"), "not all images of 'star' are inverted yet; run latentmix invert first"),
+    ],
+)
+def test_what_can_not_be_diagnosed(command: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    name, *rest = command
+    more = [argument for argument in rest if "=" not in argument]
+    said = invoke(name, *more, *BASE, *(a for a in rest if "=" in a), f"outputs={tmp_path}")
+    assert said.code == 2
+    assert reason in said.err.splitlines()[-1]

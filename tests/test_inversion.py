@@ -1,0 +1,445 @@
+"""Inversions against closed forms, against plain loops of their definitions, and on both embedded models."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driver import invoke
+from torch import Tensor
+
+from latentmix.config import Config, InversionConfig, compose
+from latentmix.errors import UserError
+from latentmix.inversion import INVERSIONS, State, fixed_point
+from latentmix.ladder import Ladder, Level, discrete_ladder, flow_ladder, flow_sigmas, move, step, timesteps
+from latentmix.models import Conditioning, Model, Text, load_model
+
+PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def away(a: Tensor, b: Tensor) -> float:
+    """The root mean square of the difference, over that of `b`."""
+    return ((a - b).square().mean().sqrt() / b.square().mean().sqrt()).item()
+
+
+def ladders(steps: int) -> dict[str, Ladder]:
+    """Stable Diffusion 1.5's and 3.5's."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, dim=0)
+    return {
+        "discrete": discrete_ladder(alphas, timesteps(steps, "trailing"), first=alphas[0].item()),
+        "flow": flow_ladder(flow_sigmas(steps, "trailing", shift=3.0)),
+    }
+
+
+EMPTY = Text(torch.zeros(1, 1, 1), torch.zeros(1, 0))
+ALONE = Conditioning(EMPTY, EMPTY)
+
+
+@dataclass
+class Oracle:
+    """The perfect network for data that are N(mean, spread²) in every number, which the clock does not concern."""
+
+    mean: float = 0.5
+    spread: float = 0.6
+    called: int = 0
+    clocks: list[tuple[float, float]] = field(default_factory=list)  # with the level that each was told for
+
+    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        self.called += 1 if conditioning.guidance == 1 else 2
+        self.clocks.append((here.s, clock))
+        variance = here.alpha**2 * self.spread**2 + here.sigma**2
+        from_mean = z - here.alpha * self.mean
+        return self.mean + here.alpha * self.spread**2 / variance * from_mean, here.sigma / variance * from_mean
+
+    def solution(self, z: Tensor, here: Level, there: Level) -> Tensor:
+        """Where the differential equation leads, in closed form."""
+        one, other = (math.sqrt(at.alpha**2 * self.spread**2 + at.sigma**2) for at in (here, there))
+        return there.alpha * self.mean + other / one * (z - here.alpha * self.mean)
+
+
+def settings(kind: Any, **how: Any) -> InversionConfig:
+    plain = {"name": kind, "kind": kind, "steps": 10, "guidance": 1.0, "spacing": "trailing"}
+    return InversionConfig(**(plain | how))
+
+
+def there_and_back(model: Any, kind: str, ladder: Ladder, **how: Any) -> tuple[State, Tensor, Tensor]:
+    """What an inversion leaves of some latents, what generation returns, and the latents."""
+    z0 = 0.5 + 0.6 * noise(3, 4, 8, 8)
+    inversion, config = INVERSIONS[kind], settings(kind, **how)
+    state = inversion.invert(model, z0, ladder, ALONE, config)
+    return state, inversion.generate(model, state, ladder, ALONE, config), z0
+
+
+# The line on which all families are one.
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_moving_by_what_is_predicted_at_z_is_a_step(family: str) -> None:
+    z = noise(2, 4, 8, 8)
+    for rung in ladders(7)[family]:
+        for here, there in ((rung.clean, rung.noisy), (rung.noisy, rung.clean)):
+            predicted = [x / max(here.alpha, 0.1) for x in (0.3 * z, z)]  # consistent: z = α x0 + σ ε
+            x0 = predicted[0]
+            eps = (z - here.alpha * x0) / here.sigma if here.sigma else predicted[1]
+            x0 = x0 if here.sigma else z / here.alpha
+            expected = step(lambda *_, of=(x0, eps): of, z, here, there, rung.clock)
+            assert away(move(z, here, there, x0, eps), expected) < 1e-13
+
+
+# Order of convergence, against the closed form.
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+@pytest.mark.parametrize(("kind", "order"), [("ddim", 1), ("midpoint", 2), ("fixed_point", 1)])
+def test_the_error_falls_with_the_power_of_the_step(kind: str, order: int, family: str) -> None:
+    errors = []
+    for steps in (20, 40, 80):
+        ladder, oracle = ladders(steps * INVERSIONS[kind].rungs)[family], Oracle()
+        state, _, z0 = there_and_back(oracle, kind, ladder, iterations=30)
+        errors.append(away(state["latents"], oracle.solution(z0, ladder[0].clean, ladder[-1].noisy)))
+    for coarse, fine in pairwise(errors):
+        rate = math.log2(coarse / fine)
+        assert rate > order - 0.35
+        assert order == 2 or rate < order + 0.35  # linear data spare the second order some of its error
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_the_midpoint_rule_returns_with_an_error_of_second_order(family: str) -> None:
+    errors = []
+    for steps in (40, 80):
+        _, back, z0 = there_and_back(Oracle(), "midpoint", ladders(2 * steps)[family])
+        errors.append(away(back, z0))
+    assert errors[0] / errors[1] > 3
+    _, plain, z0 = there_and_back(Oracle(), "ddim", ladders(80)[family])
+    assert errors[0] < away(plain, z0) / 5  # at the same cost
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_the_midpoint_rule_tells_the_network_the_time_at_which_z_is(family: str) -> None:
+    oracle, ladder = Oracle(), ladders(8)[family]
+    there_and_back(oracle, "midpoint", ladder)
+    own = {rung.noisy.s: rung.clock for rung in ladder} | {ladder[0].clean.s: 0}
+    assert len(oracle.clocks) == 16
+    assert all(clock == own[s] for s, clock in oracle.clocks)
+
+
+# Solving a step for its noisy end.
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_fixed_points_are_what_generation_comes_from(family: str) -> None:
+    errors = []
+    for iterations in (1, 2, 4, 40):
+        _, back, z0 = there_and_back(Oracle(), "fixed_point", ladders(20)[family], iterations=iterations)
+        errors.append(away(back, z0))
+    _, plain, z0 = there_and_back(Oracle(), "ddim", ladders(20)[family])
+    assert away(plain, z0) > 2 * errors[0]
+    assert min(errors[:2]) > 2 * errors[2]
+    assert errors[3] < 1e-9
+
+
+def test_an_image_that_is_near_enough_is_left_alone_whatever_its_company() -> None:
+    """Points on the data's mean have nothing to iterate for; a company that has must not drag them along."""
+    ladder = ladders(20)["discrete"]
+    oracle: Any = Oracle()
+    config = settings("fixed_point", iterations=9, tolerance=1e-3)
+    z0 = torch.cat([torch.full((1, 4, 8, 8), 0.5).double(), 0.5 + 3 * noise(1, 4, 8, 8)])
+    together = fixed_point.fixed_point(oracle, z0, ladder, ALONE, config)["latents"]
+    called = oracle.called
+    for row in (0, 1):
+        alone = fixed_point.fixed_point(oracle, z0[row : row + 1], ladder, ALONE, config)["latents"]
+        assert away(together[row : row + 1], alone) < 1e-14
+    assert called < 20 * (1 + 9)  # it stopped early
+    everything = replace(config, tolerance=0.0)
+    assert away(fixed_point.fixed_point(oracle, z0, ladder, ALONE, everything)["latents"][1], together[1]) > 1e-8
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_renoise_by_its_definition(family: str) -> None:
+    """The mean of the last estimates, each moved by the velocity at the one before."""
+    ladder, z0 = ladders(6)[family], 0.5 + noise(2, 4, 8, 8)
+    oracle: Any = Oracle()
+    z = z0
+    for rung in ladder:
+        clean, estimates = z, []
+        at = clean, rung.clean
+        for _ in range(5):
+            x0, eps = oracle.predict(*at, rung.clock, ALONE)
+            estimates.append(move(clean, rung.clean, rung.noisy, x0, eps))
+            at = estimates[-1], rung.noisy
+        z = torch.stack(estimates[-3:]).mean(0)
+    made = fixed_point.renoise(oracle, z0, ladder, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
+    assert away(made, z) < 1e-13
+
+
+def test_regularised_noise_has_the_statistics_of_noise() -> None:
+    """A whole step down the gradient takes away a channel's mean, its excess variance and its neighbours' likeness."""
+    white = noise(2, 4, 32, 32)
+    white = (white - white.mean((2, 3), keepdim=True)) / white.std((2, 3), keepdim=True, correction=0)
+    shifted = white + 0.1
+    smooth = white + 0.2 * white.roll(1, 2)
+
+    def regularised(eps: Tensor) -> Tensor:
+        return eps - torch.func.grad(fixed_point._unlikeness)(eps)
+
+    assert regularised(shifted).mean((2, 3)).abs().max() < 1e-12
+    for wrong in (smooth, 1.1 * white):
+        assert fixed_point._unlikeness(regularised(wrong)) < fixed_point._unlikeness(wrong) / 5
+    assert fixed_point._unlikeness(white) < 4 * 2 * 5  # of order 1 for a channel of noise, whatever its size
+
+
+def test_regularisation_lowers_the_bias_of_inverted_latents() -> None:
+    def bias(strength: float) -> float:
+        how = {"iterations": 4, "averaged": 2, "regularisation": strength}
+        state, _, _ = there_and_back(Oracle(), "renoise", ladders(20)["discrete"], **how)
+        return state["latents"].mean((0, 2, 3)).abs().mean().item()
+
+    assert bias(0.5) < bias(0.05) < bias(0)
+
+
+# EDICT.
+
+
+@pytest.mark.parametrize("coupling", [0.93, 0.97, 1.0])
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_edict_returns_exactly(family: str, coupling: float) -> None:
+    state, back, z0 = there_and_back(Oracle(), "exact", ladders(51)[family], coupling=coupling)
+    assert away(back, z0) < 1e-12
+    assert not torch.equal(state["latents"], state["partner"])
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+def test_edict_solves_the_same_equation(family: str) -> None:
+    ladder, oracle = ladders(200)[family], Oracle()
+    state, _, z0 = there_and_back(oracle, "exact", ladder, coupling=0.99)
+    for name in ("latents", "partner"):
+        assert away(state[name], oracle.solution(z0, ladder[0].clean, ladder[-1].noisy)) < 0.03
+
+
+# The embedded models.
+
+SETTINGS = ["data.classes=[star]", "pool=4", "n=[2]", "draws=2", "steps=10", "keep=1"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class World:
+    """An embedded model, some clean latents of its data, and its prompts."""
+
+    model: Model
+    config: Config
+    clean: Tensor
+    prompts: Conditioning
+
+    def ladder(self, kind: str, steps: int) -> Ladder:
+        return self.model.ladder(steps * INVERSIONS[kind].rungs, self.config.spacing)
+
+    def error(self, kind: str, steps: int = 10, guidance: float = 1.0, **how: Any) -> float:
+        """Of the round trip, by the root mean square over the latents' own."""
+        ladder, inversion = self.ladder(kind, steps), INVERSIONS[kind]
+        inverted_at = guidance if kind == "null_text" else 1.0
+        config = settings(kind, guidance=inverted_at, **how)
+        told = replace(self.prompts, guidance=inverted_at)
+        state = inversion.invert(self.model, self.clean, ladder, told, config)
+        back = inversion.generate(self.model, state, ladder, replace(self.prompts, guidance=guidance), config)
+        return away(back, self.clean)
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-sd3"])
+def world(request: pytest.FixtureRequest) -> World:
+    import numpy as np
+
+    from latentmix.data.shapes import draw
+
+    config = compose([f"model={request.param}", *SETTINGS])
+    model = load_model(config.model, CPU)
+    images = np.stack([draw("star", index) for index in range(4)])
+    clean = model.encode(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    return World(model, config, clean, Conditioning(model.embed(["a photo of a star"]), model.embed([""])))
+
+
+def test_the_ways_back_on_a_trained_model(world: World) -> None:
+    """Each better inversion returns nearer than DDIM's, and EDICT exactly."""
+    plain = world.error("ddim")
+    assert plain > 0.01
+    few, many = (world.error("fixed_point", iterations=iterations) for iterations in (1, 6))
+    assert many < few < plain
+    assert many < plain / 10
+    assert world.error("renoise", iterations=6, averaged=2) < plain / 5
+    assert world.error("midpoint", steps=5) < plain  # at the same cost
+    assert world.error("midpoint", steps=20) < world.error("midpoint", steps=10) / 2
+    assert world.error("exact", steps=50, coupling=0.97) < 1e-5
+
+
+def test_null_text_returns_under_guidance(world: World) -> None:
+    world = replace(world, clean=world.clean[:2])
+    plain = world.error("ddim", steps=20, guidance=7.5)
+    fitted = world.error("null_text", steps=20, guidance=7.5, iterations=10)
+    assert fitted < plain / 2
+    assert world.error("negative_prompt", steps=20, guidance=7.5) < plain / 2
+
+
+def test_negative_prompt_is_the_prompt_in_the_empty_ones_place(world: World) -> None:
+    ladder, inversion = world.ladder("negative_prompt", 10), INVERSIONS["negative_prompt"]
+    z, config = noise(*world.clean.shape, dtype=torch.float32), settings("negative_prompt")
+    told = replace(world.prompts, guidance=7.5)
+    ours = inversion.generate(world.model, {"latents": z}, ladder, told, config)
+    both = replace(told, null=told.text)
+    theirs = INVERSIONS["ddim"].generate(world.model, {"latents": z}, ladder, both, config)
+    assert away(ours, theirs) < 1e-4
+    assert away(ours, INVERSIONS["ddim"].generate(world.model, {"latents": z}, ladder, told, config)) > 1e-2
+
+
+def reference_null_text(world: World, z0: Tensor, ladder: Ladder, guidance: float, most: int) -> Tensor:
+    """One image [1, C, h, w], by torch's own Adam, as the paper's algorithm says: embeddings [steps, S, D]."""
+    model, told = world.model, world.prompts
+    path = [z0]
+    for rung in ladder:
+        x0, eps = model.predict(path[-1], rung.clean, rung.clock, told)
+        path.append(rung.noisy.alpha * x0 + rung.noisy.sigma * eps)
+
+    def stepped(z: Tensor, rung: Any, null: Tensor) -> Tensor:
+        here = replace(told, null=replace(told.null, states=null), guidance=guidance)
+        x0, eps = model.predict(z, rung.noisy, rung.clock, here)
+        return rung.clean.alpha * x0 + rung.clean.sigma * eps
+
+    z, null, found = path[-1], told.null.states, []
+    for i, (rung, target) in enumerate(zip(reversed(ladder), reversed(path[:-1]), strict=True)):
+        null = null.detach().clone().requires_grad_()
+        adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / 100))
+        for _ in range(most):
+            loss = torch.nn.functional.mse_loss(stepped(z, rung, null), target)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            if loss.item() < 1e-5 + i * 2e-5:
+                break
+        found.append(null.detach())
+        z = stepped(z, rung, null.detach())
+    return torch.cat(found)
+
+
+def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
+    ladder, config = world.ladder("null_text", 6), settings("null_text", guidance=7.5, iterations=5)
+    told = replace(world.prompts, guidance=7.5)
+    together = INVERSIONS["null_text"].invert(world.model, world.clean[:3], ladder, told, config)["nulls"]
+    for row in range(3):
+        alone = reference_null_text(world, world.clean[row : row + 1], ladder, guidance=7.5, most=5)
+        assert away(together[row] - told.null.states, alone - told.null.states) < 0.02
+
+
+@pytest.mark.parametrize("kind", INVERSIONS)
+def test_the_stated_number_of_calls_is_made(kind: str) -> None:
+    inversion, ladder = INVERSIONS[kind], ladders(10 * INVERSIONS[kind].rungs)["discrete"]
+    if kind == "null_text":
+        pytest.skip("a way back through the network is no call, and an oracle has none")
+    for guidance in (1.0, 2.0):
+        oracle: Any = Oracle()
+        config = settings(kind, guidance=guidance, iterations=3)
+        told = replace(ALONE, guidance=guidance)
+        state = inversion.invert(oracle, 0.5 + noise(2, 4, 8, 8), ladder, told, config)
+        assert oracle.called == 10 * inversion.calls(config)
+        oracle.called = 0
+        inversion.generate(oracle, state, ladder, told, config)
+        assert oracle.called == 10 * inversion.calls_back(guidance)
+
+
+# From the command line.
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_goes_through_a_sweep(preset: str, model: str, tmp_path: Path) -> None:
+    steps = ["inversion.steps=5", "steps=4"] if preset == "ddim500" else ["steps=4"]
+    wanted = [*SETTINGS[:4], *steps, "methods=[fix/0,nin/chm]", "data.reference=4", f"outputs={tmp_path}", "name=run"]
+    said = invoke("sweep", f"model={model}", f"inversion={preset}", *wanted)
+    assert said.code == 0, said.err
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert all(f",{preset}," in row for row in rows[1:])
+    assert len(rows) == 1 + 2 * 2 * 2
+    again = invoke("sweep", f"model={model}", f"inversion={preset}", *wanted)
+    assert "all 4 images are there already" in again.err
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines() == rows
+
+
+def test_a_one_hot_mixture_of_null_text_is_the_image_itself(tmp_path: Path) -> None:
+    """Its embeddings are mixed with it."""
+    from latentmix.bench import Bench
+    from latentmix.mixing import Method
+
+    bench = Bench(compose(["inversion=null_text", *SETTINGS, f"outputs={tmp_path}"]))
+    assert invoke("invert", "inversion=null_text", *SETTINGS, f"outputs={tmp_path}").code == 0
+    rows = bench.latents("star").read()
+    mixed = bench.mixed("star", torch.tensor([[0.0, 1, 0, 0]]), Method("nin", "chm"))
+    assert away(mixed["latents"][0], rows["star/1"]["latents"]) < 1e-6
+    assert torch.equal(mixed["nulls"][0], rows["star/1"]["nulls"])
+    half = bench.mixed("star", torch.tensor([[0.5, 0.5, 0, 0]]), Method("nin", "chm"))
+    assert away(half["nulls"][0], (rows["star/0"]["nulls"] + rows["star/1"]["nulls"]) / 2) < 1e-6
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        compose(list(overrides))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["inversion=null_text", "inversion.guidance=1"], "same guidance in both directions, not 1.0 and 3.0"),
+        (["inversion=exact", "inversion.steps=7"], "same steps in both directions"),
+        (["inversion=ddim", "inversion.iterations=3"], "no key 'inversion.iterations'"),
+        (["inversion=renoise", "inversion.iterations=2"], "averaged=3 is more than iterations=2"),
+        (["inversion=exact", "inversion.coupling=0.2"], "inversion.coupling"),
+        (["inversion=ddimm"], "there is no inversion=ddimm; there are ddim, ddim500"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(overrides: list[str], message: str) -> None:
+    assert message in refused(*overrides)
+
+
+def test_ddim500_goes_both_ways_without_guidance_and_in_float32() -> None:
+    config = compose(["model=sd15", "inversion=ddim500"])
+    assert (config.steps, config.guidance, config.inversion.steps, config.inversion.guidance) == (500, 1, 500, 1)
+    assert config.inversion.float32 == ("unet",)
+    assert compose(["model=sd15", "inversion=ddim500", "guidance=7.5"]).guidance == 7.5
+    assert compose(["model=sd15", "inversion=ddim_cfg"]).inversion.guidance == 7.5
+
+
+@pytest.mark.parametrize(
+    ("float32", "precision", "expected"),
+    [((), "auto", "float16"), (("unet",), "auto", "float32"), (("unet",), "float16", "float16")],
+)
+def test_some_inversions_keep_a_network_in_float32(
+    float32: tuple[str, ...], precision: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentmix import models
+    from latentmix.models import unet
+
+    made: list[str] = []
+    real: Callable[..., Any] = unet.UNetModel
+
+    def noticed(folder: Path, precision: str, device: torch.device) -> Any:
+        made.append("float16" if precision == "auto" else precision)  # what auto is on a GPU
+        return real(folder, "float32", CPU)
+
+    monkeypatch.setattr(unet, "UNetModel", noticed)
+    models.load_model(compose([f"model.precision={precision}"]).model, CPU, float32)
+    assert made == [expected]
