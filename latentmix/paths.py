@@ -76,8 +76,11 @@ def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
 
         minimise  −f(‖c‖) − N Σ w Σ ‖segment‖·f(‖midpoint‖),  f the log density of such a norm
 
-    over c and all points of the paths, by Adam from straight paths. Thousands of times slower than the others, and not
-    differentiable. One input of weight 1 is left where it is.
+    over c and all points of the paths, by Adam. Thousands of times slower than the others, and not differentiable. One
+    input of weight 1 is left where it is.
+
+    All points start at norm √L, above the straight lines between. From the lines themselves, where the authors start,
+    Adam's first steps are alike in every number; they turn c towards the signs of the mean, and it ends dearer.
     """
     mixed = [_nao(e.flatten(1)[row > 0].detach(), row[row > 0].detach()) for row in w]
     return torch.stack(mixed).view_as(m)
@@ -87,10 +90,10 @@ def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
 def _nao(points: Float[Tensor, "N L"], w: Float[Tensor, " N"]) -> Float[Tensor, " L"]:
     if len(points) == 1:
         return points[0]
-    start = w @ points
+    start, root = w @ points, math.sqrt(points.shape[1])
     along = torch.linspace(0, 1, NAO_POINTS + 2).to(points)[1:-1, None, None]
-    centroid = start.clone().requires_grad_()
-    paths = torch.lerp(start, points, along).requires_grad_()  # [P, N, L]
+    lines = torch.lerp(start, points, along)  # [P, N, L]
+    centroid, paths = ((x / x.norm(dim=-1, keepdim=True) * root).requires_grad_() for x in (start, lines))
     optimiser = torch.optim.Adam([centroid, paths], lr=NAO_RATE)
     for _ in range(NAO_STEPS):
         path = torch.cat([centroid.expand(1, *points.shape), paths, points[None]])

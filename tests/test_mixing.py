@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import fourier_gaussian
+from scipy.stats import chi
 from torch import Tensor
 
-from latentmix import mixing
-from latentmix.mixing import Method, mix, mixtures
+from latentmix import mixing, paths
+from latentmix.mixing import Method, low_pass, mix, mixtures
 
 NORMS = ("lin", "fix", "nin", "slerp", "lol")
-MEANS = ("0", "m", "chm")
+MEANS = ("0", "m", "chm", "lp")
 METHODS = [f"{norm}/{mean}" for norm in NORMS for mean in MEANS]
 REPRODUCING = [method for method in METHODS if not method.startswith("fix")]
 CLOSED = [method for method in METHODS if not method.startswith("slerp")]
@@ -72,7 +75,16 @@ def the_mean(z: Array, mean: str) -> Array:
     if mean == "chm":
         for c in range(len(z)):
             d[c] = z[c].sum() / z[c].size
+    if mean == "lp":
+        for c in range(len(z)):
+            d[c] = blurred(z[c], cutoff=1.0)
     return d
+
+
+def blurred(x: Array, cutoff: float) -> Array:
+    """By scipy, which tells a Gaussian by its standard deviation in pixels."""
+    widths = [size / (2 * math.pi * cutoff) for size in x.shape]
+    return np.fft.ifft2(fourier_gaussian(np.fft.fft2(x), widths)).real
 
 
 def length(x: Array) -> float:
@@ -287,6 +299,120 @@ def test_slerp_of_more_has_converged_for_64_latents() -> None:
     assert length(sum((share * u for share, u in zip(w.numpy(), tangents, strict=True)), np.zeros_like(q))) < 1e-10
 
 
+# The low-pass mean.
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_cut_off_of_zero_is_the_channel_mean_and_one_of_infinity_leaves_nothing(norm: str) -> None:
+    z, w = noise(4, 3, 8, 12) + 0.3, random_weights(4)
+    assert away(mix(z, w, f"{norm}/lp0"), mix(z, w, f"{norm}/chm")) < 1e-13
+    assert away(mix(z, w, f"{norm}/lp0.01"), mix(z, w, f"{norm}/chm")) < 1e-13
+    if norm != "fix":  # which would bring whatever is left to the norm of noise
+        assert away(mix(z, w, f"{norm}/lp10000"), mix(z, w, "lin/0")) < 1e-6
+    assert torch.equal(mix(z, w, f"{norm}/lp1.0"), mix(z, w, f"{norm}/lp"))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (16, 7)])
+def test_the_filter_is_scipys(size: tuple[int, int]) -> None:
+    z = noise(2, 3, *size)
+    for cutoff in (0.3, 1.0, 2.5):
+        expected = np.stack([[blurred(channel, cutoff) for channel in latent] for latent in z.numpy()])
+        assert away(low_pass(z, cutoff), torch.from_numpy(expected)) < 1e-13
+
+
+def test_a_bias_in_space_that_is_slow_is_kept_from_being_amplified() -> None:
+    """What /chm can't do: all have a slope in common, from which a low-pass of more cycles takes more away."""
+    slope = torch.linspace(-1, 1, 32).double().expand(1, 1, 32, 32)
+    z = noise(64, 2, 32, 32) + 0.2 * slope
+
+    def amplified(method: str) -> float:
+        return ((mix(z, method=method) * slope[0]).mean() / (0.2 * slope.square().mean())).item()
+
+    assert amplified("fix/chm") > 5
+    assert amplified("fix/lp2") < amplified("fix/lp1") < 0.8 * amplified("fix/chm")
+
+
+# AdaIN.
+
+
+def test_adain_by_its_definition() -> None:
+    z, w = noise(3, 2, 6, 8) + 0.4, random_weights(3)
+    mixed, expected = mix(z, w, "slerp/0").numpy(), np.zeros((2, 6, 8))
+    for c in range(2):
+        mean = sum(share * x[c].mean() for share, x in zip(w.tolist(), z.numpy(), strict=True))
+        std = sum(share * x[c].std() for share, x in zip(w.tolist(), z.numpy(), strict=True))
+        expected[c] = mean + std * (mixed[c] - mixed[c].mean()) / mixed[c].std()
+    assert away(mix(z, w, "adain/0"), torch.from_numpy(expected)) < 1e-13
+
+
+@quick
+@given(bundle=bundles(), data=st.data())
+def test_adain_reproduces_and_does_not_mind_the_order(bundle: Bundle, data: st.DataObject) -> None:
+    z, w = bundle
+    which, order = data.draw(st.integers(0, len(z) - 1)), data.draw(st.permutations(range(len(z))))
+    one_hot = torch.nn.functional.one_hot(torch.tensor(which), len(z)).double()
+    assert away(mix(z, one_hot, "adain/0"), z[which]) < 1e-13
+    assert away(mix(z[order], w[order], "adain/0"), mix(z, w, "adain/0")) < 1e-12
+
+
+def test_adain_is_differentiable() -> None:
+    z, w = (noise(3, 2, 2, 3) + 0.3).requires_grad_(), random_weights(3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda latents, shares: mix(latents, shares, "adain/0"), (z, w))
+
+
+# Norm-aware optimisation.
+
+
+@pytest.mark.parametrize("size", [16, 1024, 16384])
+def test_the_density_of_norms_is_chis(size: int) -> None:
+    norms = torch.tensor([0.5, 0.9, 1.0, 1.1]).double() * math.sqrt(size)
+    assert away(paths._log_density(norms, size), torch.from_numpy(chi.logpdf(norms.numpy(), size))) < 1e-9
+
+
+def cost_of(c: Array, points: Array, w: Array, paths_to: Array) -> float:
+    """What norm-aware optimisation minimises, as loops: `paths_to` [N, P, L] from c to each point."""
+    size, total = c.size, 0.0
+    for point, share, path in zip(points, w, paths_to, strict=True):
+        stops = [c, *path, point]
+        for a, b in pairwise(stops):
+            total -= len(w) * share * length(b - a) * float(chi.logpdf(length((a + b) / 2), size))
+    return total - float(chi.logpdf(length(c), size))
+
+
+def test_norm_aware_optimisation_finds_a_cheaper_centroid() -> None:
+    """Straight paths through the middle of space cost more than arcs to its result, whatever the weights."""
+    z, w = noise(3, 4, 8, 8), random_weights(3)
+    flat = z.flatten(1).numpy()
+
+    def arcs(c: Array) -> Array:
+        """On the way from c to each point, at the norm of noise."""
+        steps = np.linspace(0, 1, 10)[1:-1]
+        lines = np.stack([[(1 - t) * c + t * point for t in steps] for point in flat])
+        return lines / np.linalg.norm(lines, axis=-1, keepdims=True) * math.sqrt(c.size)
+
+    mean, found = (mix(z, w, method).flatten().numpy() for method in ("lin/0", "nao/0"))
+    straight = np.stack([[(1 - t) * mean + t * point for t in np.linspace(0, 1, 10)[1:-1]] for point in flat])
+    assert cost_of(found, flat, w.numpy(), arcs(found)) < cost_of(mean, flat, w.numpy(), straight) / 3
+    assert length(found) == pytest.approx(16, rel=0.05)
+    assert length(mean) < 11
+
+
+def test_norm_aware_optimisation_ends_near_fix() -> None:
+    """By symmetry, for like inputs of like weights; so it amplifies a bias as much."""
+    z = noise(8, 4, 16, 16) + 0.1
+    found = mix(z, method="nao/0")
+    assert cosine(found, mix(z, method="fix/0")) > 0.99
+    assert found.mean().item() == pytest.approx(mix(z, method="fix/0").mean().item(), rel=0.05)
+    assert cosine(mix(z, method="nao/chm") - 0.1, mix(z, method="fix/chm") - 0.1) > 0.98
+
+
+def test_norm_aware_optimisation_keeps_one_input_and_does_not_mind_the_order() -> None:
+    z, w = noise(3, 2, 4, 4), random_weights(3)
+    assert torch.equal(mix(z, [0.0, 1.0, 0.0], "nao/0"), z[1])
+    order = torch.tensor([2, 0, 1])
+    assert away(mix(z[order], w[order], "nao/0"), mix(z, w, "nao/0")) < 1e-4  # Adam enlarges rounding
+
+
 # Shapes and precision.
 
 
@@ -454,7 +580,26 @@ def test_an_unknown_method_names_the_nearest(typo: str, meant: str) -> None:
         mix(noise(2, 1, 2, 2), method=typo)
 
 
-@pytest.mark.parametrize("text", ["", "/", "fix", "fix/", "/chm", "0/fix", "µ"])
+@pytest.mark.parametrize("text", ["fix/lp0", "nin/lp2", "lol/lp0.25", "nao/chm", "adain/0"])
+def test_a_cut_off_is_part_of_the_name(text: str) -> None:
+    assert str(Method.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("adain/chm", "adain sets the mean of each channel itself; write adain/0"),
+        ("adain/lp0.5", "adain sets the mean of each channel itself; write adain/0"),
+        ("nao/lp", "nao seeks the norm of whole noise"),
+        ("nao/lp2", "nao seeks the norm of whole noise"),
+    ],
+)
+def test_combinations_without_sense_are_refused_with_a_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Method.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "/", "fix", "fix/", "/chm", "0/fix", "µ", "fix/lp-1", "fix/lp1e3", "lp/fix"])
 def test_whatever_is_no_method_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="there is no method"):
         Method.parse(text)
