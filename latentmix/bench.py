@@ -166,9 +166,11 @@ class Bench:
             "class": cell.class_id,
             "n": cell.n,
             "method": str(cell.method),
-            "guidance": self.config.guidance,
-            "ladder": _identity(self.generation_ladder),
+            **self.generation_identity(),
         }
+
+    def generation_identity(self) -> dict[str, object]:
+        return {"guidance": self.config.guidance, "ladder": _identity(self.generation_ladder)}
 
     def latents(self, class_id: str) -> Parts:
         """`latents` at t = T with what else an inversion leaves, and `clean` ones; a row for each image of the pool."""

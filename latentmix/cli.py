@@ -174,6 +174,24 @@ def probe(
             _say(str(path))
 
 
+@app.command(
+    epilog=example(
+        "latentmix reconstruct 'data.classes=[star]' pool=64 steps=50 guidance=1",
+        "latentmix reconstruct inversion=null_text guidance=7.5",
+    )
+)
+def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Images -> latents at t = T -> images: how near an inversion returns (reconstruction.csv and a picture)."""
+    from latentmix import reconstruct as round_trip
+    from latentmix import sweep
+
+    bench = _bench(overrides)
+    _work(bench, "reconstruct", [sweep.inversion, round_trip.reconstruction], dry_run)
+    if not dry_run:
+        for path in round_trip.compare(bench):
+            _say(str(path))
+
+
 @app.command(epilog=example("latentmix figure fig7 experiment=demo"))
 def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], overrides: Overrides = None) -> None:
     """The results of a finished run -> a picture of the paper's kind, as PNG and PDF."""
@@ -238,7 +256,7 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
         doctor.require(bench, command)
     bench.check()
     if dry_run:
-        launch.report(bench, [plan(bench) for plan in stages])
+        launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
         return
     if command != "evaluate":
         memory.settle(bench)

@@ -52,6 +52,7 @@ WRITES = {
     "invert": ("synthetic images", "latents"),
     "diagnose": ("synthetic images", "latents"),
     "probe": ("a probe",),
+    "reconstruct": ("synthetic images", "latents", "reconstructions"),
     "mix": ("synthetic images", "latents", "centroids"),
     "generate": ("synthetic images", "latents", "all pictures"),
     "evaluate": ("features of real images", "features"),
@@ -59,7 +60,8 @@ WRITES = {
 }
 SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "synthetic images": lambda bench: _synthetic(bench) * _picture(bench),
-    "latents": lambda bench: 2 * len(bench.classes) * bench.config.pool * _latent(bench),
+    "latents": lambda bench: len(bench.classes) * bench.config.pool * _inverted(bench),
+    "reconstructions": lambda bench: len(bench.classes) * bench.config.pool * 9 * bench.config.model.size**2,
     "centroids": lambda bench: _images(bench) * _latent(bench),
     "features of real images": lambda bench: sum(len(bench.references(c)) for c in bench.classes) * _features(bench),
     "features": lambda bench: _images(bench) * _features(bench),
@@ -138,6 +140,11 @@ def require(bench: Bench, command: str) -> None:
     if missing:
         more = "; latentmix doctor says what to do" if any(finding.advice for finding in missing) else ""
         raise UserError("; ".join(finding.text for finding in missing) + more)
+
+
+def needed(bench: Bench, command: str) -> str:
+    """What a command takes of the disk, what it finds there of its own included."""
+    return _size(sum(SIZES[kind](bench) for kind in WRITES[command]))
 
 
 def fetch(bench: Bench) -> Iterator[str]:
@@ -512,6 +519,13 @@ def _synthetic(bench: Bench) -> int:
 
 def _latent(bench: Bench) -> int:
     return 4 * math.prod(bench.model.latent_shape(bench.config.model.size))
+
+
+def _inverted(bench: Bench) -> int:
+    """Bytes of one image's clean latent, of that at t = T, and of what else its inversion leaves."""
+    companions = bench.inversion.companions
+    nulls = 4 * bench.config.inversion.steps * math.prod(bench.model.text_shape) if "nulls" in companions else 0
+    return (2 + ("partner" in companions)) * _latent(bench) + nulls
 
 
 def _picture(bench: Bench) -> int:

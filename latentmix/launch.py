@@ -86,8 +86,8 @@ def _run(bench: Bench, stage: Stage) -> None:
     _remember_rate(bench, stage, time.monotonic() - start)
 
 
-def report(bench: Bench, stages: Sequence[Stage]) -> None:
-    """What a run would do, on the console."""
+def report(bench: Bench, stages: Sequence[Stage], disk: str) -> None:
+    """What a run would do, on the console; `disk` is what its files take, all in all."""
     table = Table("stage", "to do", "done before", "network evaluations", "time")
     for stage in (stage for stage in stages if stage.tasks or stage.cached):
         seconds = _estimate(bench, stage)
@@ -95,7 +95,10 @@ def report(bench: Bench, stages: Sequence[Stage]) -> None:
         table.add_row(*row, "not known yet" if seconds is None else _duration(seconds))
     console = Console()
     console.print(table)
-    console.print(f"Images; nothing was done. Results would go to {bench.config.folder}.")
+    console.print(
+        f"Images; nothing was done. Results would go to {bench.config.folder}, and take about {disk} with the cache.",
+        soft_wrap=True,
+    )
 
 
 def conclude(bench: Bench, results: Sequence[Result], pictures: Sequence[Path]) -> None:

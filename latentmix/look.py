@@ -51,7 +51,7 @@ def mix_once(bench: Bench, wanted: Mixture) -> list[Path]:
         stem = bench.config.folder / "mixed" / f"{class_id}-{'-'.join(map(str, w))}-{method.norm}-{method.mean}"
         about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
         save_tensors(stem.with_name(stem.name + ".safetensors"), {name: x[0] for name, x in mixed.items()}, about)
-        write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, mixed, str(method))[0])
+        write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, mixed, str(method))[1][0])
         written += [stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".png")]
     return written
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from latentmix.bench import Bench, draw_id
 from latentmix.errors import UserError
-from latentmix.figures.probe import draw_probe
+from latentmix.figures.pictures import draw_grid
 from latentmix.ladder import generate
 from latentmix.look import class_of
 from latentmix.models import predictor
 from latentmix.store import Parts, key, write
-from latentmix.sweep import Stage, write_picture
+from latentmix.sweep import Stage, padded, refuse_nan, write_picture
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
 TIMES = ("T", "0")  # where the offset comes in
@@ -121,14 +121,10 @@ def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> N
     model, class_id = bench.model, _class(bench, probe)
     conditioning = bench.conditioning(class_id, bench.config.guidance)
     shape, inside = model.latent_shape(bench.config.model.size), _inside(bench, probe)
-    padded = [*items, *[items[-1]] * (size - len(items))]  # as everywhere: a batch's shape decides how it rounds
-    z = torch.stack([offset(noise(bench.config.seed, draw, shape), b, probe.channels, inside) for draw, b in padded])
-    z = z.to(bench.device)
+    z = torch.stack([offset(noise(bench.config.seed, draw, shape), b, probe.channels, inside) for draw, b in items])
+    z = padded(z, size).to(bench.device)
     clean = generate(predictor(bench.model, conditioning), z, bench.generation_ladder)
-    if not bool(clean.isfinite().all()):
-        raise UserError(
-            f"NaN or infinity came up in probing {class_id}; try model.precision=float32 or smaller offsets"
-        )
+    refuse_nan(clean, f"probing {class_id}")
     _kept(bench, probe).write([_id(item) for item in items], {"clean": clean[: len(items)]})
 
 
@@ -188,7 +184,7 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     write(folder / "probe.csv", text.getvalue().encode())
     rows = [[pictures[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
     names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
-    drawn = draw_probe(rows, names, [f"b = {b:g}" for b in probe.offsets], folder / "probe")
+    drawn = draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], folder / "probe")
     return [folder / "probe" / class_id, folder / "probe.csv", *drawn]
 
 

@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from latentmix import ladder
 from latentmix.bench import Bench, Cell, draw_id
 from latentmix.data import Source
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network
-from latentmix.inversion import State, ddim, halves
+from latentmix.inversion import State, halves
+from latentmix.models import predictor
 from latentmix.store import Parts, write
 
 Item = TypeVar("Item")
@@ -142,16 +144,18 @@ def measurement(bench: Bench, required: bool) -> Stage:
 # --- the tasks ------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> None:
     config = bench.config
 
     def noise(purpose: str, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
-    z = _padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
+    z = padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
     told = bench.conditioning(class_id, config.guidance)
-    made = ddim.generate(bench.model, {"latents": z}, bench.generation_ladder, told, config.inversion)
-    images = _decoded(bench, made, f"images of {class_id}")[: len(indices)]
+    clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
+    refuse_nan(clean, f"images of {class_id}")
+    images = bench.model.decode(clean).cpu()[: len(indices)]
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     for index, image in zip(indices, perturbed.round().clamp(0, 255).to(torch.uint8), strict=True):
         write_picture(data.path(class_id, index), image)
@@ -159,17 +163,17 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
 
 def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
     config = bench.config
-    images = _padded(_pixels(sources, config.model.size), size)
+    images = padded(pixels(sources, config.model.size), size)
     clean = bench.model.encode(images)
     conditioning = bench.conditioning(class_id, config.inversion.guidance)
     found = bench.inversion.invert(bench.model, clean, bench.inversion_ladder, conditioning, config.inversion)
-    _refuse_nan(found["latents"], f"inverting {class_id}")
+    refuse_nan(found["latents"], f"inverting {class_id}")
     ids = [source.id for source in sources]
     bench.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()})
 
 
 def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
-    images = _pixels(sources, bench.config.model.size)
+    images = pixels(sources, bench.config.model.size)
     for network in bench.networks.values():
         features = _extract(network, images, size)
         bench.reference_features(network).write([source.id for source in sources], {"features": features})
@@ -181,8 +185,9 @@ def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
 
 @torch.no_grad()
 def _generate(bench: Bench, cell: Cell, kept: range, measure: bool, draws: Sequence[int], size: int) -> None:
-    state = {name: _padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
-    images = render(bench, cell.class_id, state, str(cell))[: len(draws)]
+    state = {name: padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
+    _, images = render(bench, cell.class_id, state, str(cell))
+    images = images[: len(draws)]
     for draw, image in zip(draws, images, strict=True):
         if draw in kept:
             write_picture(bench.picture(cell, draw), image)
@@ -207,17 +212,13 @@ def _mixed(bench: Bench, cell: Cell, draws: Sequence[int]) -> State:
 
 
 @torch.no_grad()
-def render(bench: Bench, class_id: str, state: State, what: str) -> Tensor:
-    """Mixtures of what was inverted -> images of a class, uint8 [B, 3, H, W], by the run's steps and guidance."""
-    _refuse_nan(state["latents"], f"mixing {what}")
+def render(bench: Bench, class_id: str, state: State, what: str) -> tuple[Tensor, Tensor]:
+    """What was inverted, or a mixture of it -> clean latents and images, uint8 [B, 3, H, W] on the CPU."""
+    refuse_nan(state["latents"], f"mixing {what}")
     told = bench.conditioning(class_id, bench.config.guidance)
-    ladder, settings = bench.generation_ladder, bench.config.inversion
-    return _decoded(bench, bench.inversion.generate(bench.model, state, ladder, told, settings), what)
-
-
-def _decoded(bench: Bench, clean: Tensor, what: str) -> Tensor:
-    _refuse_nan(clean, f"generating {what}")
-    return bench.model.decode(clean).cpu()
+    clean = bench.inversion.generate(bench.model, state, bench.generation_ladder, told, bench.config.inversion)
+    refuse_nan(clean, f"generating {what}")
+    return clean, bench.model.decode(clean).cpu()
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
@@ -243,20 +244,20 @@ def _unmeasured(bench: Bench, cell: Cell) -> set[int]:
     return {draw for draw in range(bench.config.draws) if draw_id(draw) not in done}
 
 
-def _padded(rows: Tensor, size: int) -> Tensor:
+def padded(rows: Tensor, size: int) -> Tensor:
     """Repeats the last row up to `size`, since a network's rounding depends on the shape of its batch."""
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 
-def _pixels(sources: Sequence[Source], size: int) -> Tensor:
+def pixels(sources: Sequence[Source], size: int) -> Tensor:
     return torch.from_numpy(np.stack([source.pixels(size) for source in sources])).permute(0, 3, 1, 2).contiguous()
 
 
 def _extract(network: Network, images: Tensor, size: int) -> Tensor:
-    return network.extract(_padded(images, size))[: len(images)].cpu()
+    return network.extract(padded(images, size))[: len(images)].cpu()
 
 
-def _refuse_nan(z: Tensor, what: str) -> None:
+def refuse_nan(z: Tensor, what: str) -> None:
     if not bool(z.isfinite().all()):
         raise UserError(f"NaN or infinity came up in {what}; try model.precision=float32, and look at the inputs there")
 

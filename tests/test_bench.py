@@ -14,7 +14,7 @@ from latentmix.bench import Bench, Cell, subset
 from latentmix.config import compose
 from latentmix.features import Network
 from latentmix.mixing import NORMS, Method
-from latentmix.sweep import _chunks, _padded
+from latentmix.sweep import _chunks, padded
 
 FIX = Method("fix", "0")
 NETWORK = Network("distance", {"network": "none"}, lambda images: images)
@@ -214,6 +214,6 @@ def test_batches_are_all_items_in_order_in_equal_parts(items: list[int], batch: 
 @given(st.integers(1, 8), st.integers(0, 8))
 def test_padding_repeats_the_last_row(rows: int, more: int) -> None:
     x = torch.arange(rows * 6.0).view(rows, 3, 2)
-    padded = _padded(x, rows + more)
-    assert torch.equal(padded[:rows], x)
-    assert torch.equal(padded[rows:], x[-1:].expand(more, 3, 2))
+    whole = padded(x, rows + more)
+    assert torch.equal(whole[:rows], x)
+    assert torch.equal(whole[rows:], x[-1:].expand(more, 3, 2))

@@ -47,7 +47,7 @@ def _line(axes: Axes, results: list[Result], method: Method, shift: float) -> No
         values,
         yerr=errors,
         label=str(method),
-        color=COLOURS[method.mean],
+        color=COLOURS[method.mean.rstrip("0123456789.") or method.mean],  # lp0.5 as lp
         linestyle=LINES[method.norm],
         marker=MARKERS[method.norm],
         markersize=3.5,

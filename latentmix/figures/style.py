@@ -12,9 +12,17 @@ from matplotlib.figure import Figure
 from latentmix.store import write
 
 # Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
-COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2"}
-LINES = {"lin": ":", "fix": "-", "nin": "--", "slerp": "-.", "lol": (0, (3, 1, 1, 1, 1, 1))}
-MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D"}
+COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}
+LINES = {
+    "lin": ":",
+    "fix": "-",
+    "nin": "--",
+    "slerp": "-.",
+    "lol": (0, (3, 1, 1, 1, 1, 1)),
+    "adain": (0, (5, 1)),
+    "nao": (0, (1, 1)),
+}
+MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D", "adain": "v", "nao": "P"}
 
 # One colour and one marker for each of up to eight classes.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")

@@ -61,6 +61,10 @@ class Model(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """S, D of a prompt's states, read without any weights."""
+
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """C, h, w for images of `size` pixels, square; raises ValueError for a size that the model can't take."""
 

@@ -17,7 +17,7 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
-from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part
+from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.store import folder_digest
 
@@ -62,6 +62,11 @@ class MMDiTModel:
         except ValueError as error:
             raise UserError(str(error)) from error
         return ladder.flow_ladder(sigmas, config["num_train_timesteps"])
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        clip = read_config(self.folder / "text_encoder")["max_position_embeddings"]
+        return clip + self.max_sequence_length, self._transformer_config["joint_attention_dim"]
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:

@@ -162,6 +162,14 @@ def load_part(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
         raise UserError(f"{folder} can't be loaded: {reason}") from error
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """A part's config.json; one line where it can't be read."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} can't be read: {error}") from error
+
+
 def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
     """A network, whole and frozen: what its files lack, libraries would fill with chance."""
     network, about = load_part(load, folder, output_loading_info=True, **how)

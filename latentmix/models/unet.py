@@ -17,7 +17,7 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
-from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part
+from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.store import folder_digest
 
@@ -54,6 +54,11 @@ class UNetModel:
         except ValueError as error:
             raise UserError(str(error)) from error
         return ladder.discrete_ladder(alphas, clocks, first=1.0 if config.set_alpha_to_one else alphas[0].item())
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        config = read_config(self.folder / "text_encoder")
+        return config["max_position_embeddings"], config["hidden_size"]
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:

@@ -1,4 +1,4 @@
-"""Fig. 6: what an offset in a part of the latent does, before diffusion and after it."""
+"""Pictures in a grid, such as Fig. 6."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 from latentmix.figures.style import save, styled
 
 
-def draw_probe(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str], stem: Path) -> list[Path]:
+def draw_grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str], stem: Path) -> list[Path]:
     """Pictures, uint8 [3, H, W], in a grid with a name for each row and a title for each column."""
     with styled():
         figure = Figure(figsize=(0.9 * len(titles) + 0.5, 0.9 * len(rows) + 0.3))

@@ -1,0 +1,112 @@
+"""The round trip: images -> latents at t = T -> images, and how near to the first the last are.
+
+The VAE alone loses something too, so its own reconstruction stands beside it: an inversion can't do better.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from latentmix.bench import Bench
+from latentmix.data import Source
+from latentmix.evaluate import AVERAGE
+from latentmix.figures.pictures import draw_grid
+from latentmix.metrics import Estimate, mean_interval
+from latentmix.store import Parts, key, write
+from latentmix.sweep import Stage, padded, pixels, render
+
+COLUMNS = ("model", "data", "inversion", "class", "quantity", "value", "low", "high", "count")
+QUANTITIES = ("psnr", "psnr_vae", "rmse", "norm")
+SHOWN = 8  # images in the figure
+
+
+def reconstruction(bench: Bench) -> Stage:
+    """What was inverted -> images, compared with those it came from, for every class's pool."""
+    stage = Stage("reconstruct", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
+    for class_id in bench.classes:
+        sources, done = bench.pool(class_id), _kept(bench, class_id).read().keys()
+        missing = {source for source in sources if source.id not in done}
+        stage.plan(class_id, sources, missing, bench.batch, partial(_reconstruct, bench, class_id))
+    return stage
+
+
+@torch.no_grad()
+def _reconstruct(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
+    rows = bench.latents(class_id).read()
+    state = {
+        name: padded(torch.stack([rows[source.id][name] for source in sources]), size).to(bench.device)
+        for name in ("clean", "latents", *bench.inversion.companions)
+    }
+    clean = state.pop("clean")
+    images, by_vae = pixels(sources, bench.config.model.size), bench.model.decode(clean).cpu()[: len(sources)]
+    returned, made = render(bench, class_id, state, f"the reconstruction of {class_id}")
+    made = made[: len(sources)]
+    kept = {
+        "psnr": psnr(made, images),
+        "psnr_vae": psnr(by_vae, images),
+        "rmse": (returned - clean).square().mean((1, 2, 3)).sqrt().cpu()[: len(sources)],
+        "norm": (state["latents"].square().mean((1, 2, 3))).sqrt().cpu()[: len(sources)],
+        "images": torch.stack([images, by_vae, made], 1),
+    }
+    _kept(bench, class_id).write([source.id for source in sources], kept)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Of images uint8 [B, 3, H, W], in dB, one by one: [B]; 100 where they are alike."""
+    error = ((a.double() - b.double()) / 255).square().mean((1, 2, 3))
+    return -10 * error.clamp_min(1e-10).log10()
+
+
+def _kept(bench: Bench, class_id: str) -> Parts:
+    identity = {"latents": bench.latents_identity(class_id), **bench.generation_identity()}
+    return Parts(bench.config.cache / "reconstructions" / key(identity), identity)
+
+
+def compare(bench: Bench) -> list[Path]:
+    """Write `reconstruction.csv` and the picture, and show the averages."""
+    folder, table = bench.config.folder, io.StringIO()
+    pictures: dict[str, list[Tensor]] = {"real": [], "VAE": [], bench.config.inversion.name: []}
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    everything: dict[str, list[float]] = {name: [] for name in QUANTITIES}
+    each = -(-SHOWN // len(bench.classes))
+    for class_id in bench.classes:
+        kept, ids = _kept(bench, class_id), [source.id for source in bench.pool(class_id)]
+        for name in QUANTITIES:
+            estimate = mean_interval(kept.gather(ids, name))
+            everything[name].append(estimate.value)
+            writer.writerow(_row(bench, class_id, name, estimate))
+        for row, column in zip(pictures.values(), kept.gather(ids[:each], "images").unbind(1), strict=True):
+            row.extend(column)
+    averages = {name: mean_interval(torch.tensor(values)) for name, values in everything.items()}
+    for name, estimate in averages.items():
+        writer.writerow(_row(bench, AVERAGE, name, estimate))
+    write(folder / "reconstruction.csv", table.getvalue().encode())
+    _show(bench, averages)
+    titles = [""] * len(pictures["real"])
+    grid = draw_grid(list(pictures.values()), list(pictures), titles, folder / "reconstruction")
+    return [folder / "reconstruction.csv", *grid]
+
+
+def _row(bench: Bench, class_id: str, name: str, estimate: Estimate) -> tuple[object, ...]:
+    config = bench.config
+    bounds = (estimate.value, estimate.low, estimate.high)
+    run = (config.model.name, config.data.name, config.inversion.name)
+    return (*run, class_id, name, *("" if x != x else repr(x) for x in bounds), estimate.count)
+
+
+def _show(bench: Bench, averages: dict[str, Estimate]) -> None:
+    config, inversion = bench.config, bench.inversion
+    table = Table("inversion", "PSNR", "of the VAE", "latents' RMSE", "norm / √L", "evaluations there", "back")
+    numbers = [f"{averages[name].value:.{places}f}" for name, places in zip(QUANTITIES, (2, 2, 4, 3), strict=True)]
+    there = config.inversion.steps * inversion.calls(config.inversion)
+    back = config.steps * inversion.calls_back(config.guidance)
+    table.add_row(config.inversion.name, *numbers, f"{there:,}", f"{back:,}")
+    Console().print(table)
