@@ -12,6 +12,9 @@ export MALLOC_TRIM_THRESHOLD_ := 4000000000
 export MALLOC_MMAP_THRESHOLD_ := 4000000000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Another model than an experiment's own has a folder of its own.
+NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -24,10 +27,10 @@ help: ## List these targets
 setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
 
 demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
-	$(BIN)/latentmix sweep experiment=demo $(if $(MODEL),model=$(MODEL)) $(ARGS)
+	$(BIN)/latentmix sweep experiment=demo $(NAMED) $(ARGS)
 
-fig%: $(READY) always ## Draw a figure (make fig1, make fig7); EXPERIMENT=x takes another experiment than demo
-	$(BIN)/latentmix figure $@ experiment=$(or $(EXPERIMENT),demo) $(ARGS)
+fig%: $(READY) always ## Draw a figure (fig1, fig4, fig7); EXPERIMENT=x takes another experiment than demo, MODEL=x a model
+	$(BIN)/latentmix figure $@ experiment=$(or $(EXPERIMENT),demo) $(NAMED) $(ARGS)
 
 test: $(READY) ## Run the tests
 	$(BIN)/pytest $(ARGS)

@@ -21,6 +21,8 @@ from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.store import Parts, key
 
+NOISE = Method("noise", "0")  # stands for no mixture, but random latents: a control, at n = 0
+
 
 @dataclass(frozen=True, order=True)
 class Cell:
@@ -30,8 +32,13 @@ class Cell:
     n: int
     method: Method
 
+    @property
+    def name(self) -> str:
+        """The method's, as tables have it."""
+        return "noise" if self.method == NOISE else str(self.method)
+
     def __str__(self) -> str:
-        return f"{self.class_id}, N = {self.n}, {self.method}"
+        return f"{self.class_id}, noise" if self.method == NOISE else f"{self.class_id}, N = {self.n}, {self.name}"
 
 
 class Bench:
@@ -96,6 +103,11 @@ class Bench:
         config = self.config
         return [Cell(c, n, m) for c in self.classes for n in config.n for m in dict.fromkeys(config.methods)]
 
+    @property
+    def generated(self) -> list[Cell]:
+        """The cells, and those of random latents where they are among the controls."""
+        return self.cells + [Cell(c, 0, NOISE) for c in self.classes if "noise" in self.config.controls]
+
     @cache  # noqa: B019 - a bench lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
         """The images of a class that are inverted and mixed."""
@@ -159,6 +171,16 @@ class Bench:
         }
 
     def cell_identity(self, cell: Cell) -> dict[str, object]:
+        if cell.method == NOISE:
+            return {
+                "model": self.model.identity,
+                "size": self.config.model.size,
+                "prompt": self.prompt(cell.class_id),
+                "seed": self.config.seed,
+                "class": cell.class_id,
+                "control": cell.name,
+                **self.generation_identity(),
+            }
         return {
             "latents": self.latents_identity(cell.class_id),
             "pool": [source.id for source in self.pool(cell.class_id)],
@@ -209,6 +231,14 @@ class Bench:
         inverted = self._inverted(class_id)
         hows = {"latents": method, **{name: how or method for name, how in self.inversion.companions.items()}}
         return {name: mixtures(inverted[name], weights, [how])[0].to(self.device) for name, how in hows.items()}
+
+    def noise(self, class_id: str, draws: Sequence[int]) -> Tensor:
+        """Standard Gaussian latents [K, C, h, w], float32 on the device; a draw's are its own."""
+        word = int.from_bytes(hashlib.sha256(f"noise {class_id}".encode()).digest()[:8])
+        shape, seeds = self.model.latent_shape(self.config.model.size), [[self.config.seed, word, d] for d in draws]
+        chances = [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))) for seed in seeds]
+        rows = [chance.standard_normal(shape, dtype=np.float32) for chance in chances]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _inverted(self, class_id: str) -> State:
         """What the inversion left of a class's pool: latents on the device; companions, which may be large, not."""

@@ -204,6 +204,14 @@ def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], ove
         _say(str(path))
 
 
+@app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
+def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name in outputs/.")]) -> None:
+    """A finished run -> report.html in its folder: curves, a table, pictures and settings, on one page to send."""
+    from latentmix.report import write_report
+
+    _say(str(write_report(run)))
+
+
 @app.command(epilog=example("latentmix doctor experiment=demo", "latentmix doctor model=sd15"))
 def doctor(overrides: Overrides = None) -> None:
     """Is all that an experiment needs here? A line for each thing, and what to do about what is missing."""

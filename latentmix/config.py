@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from latentmix.errors import UserError
 from latentmix.ladder import SPACINGS
+from latentmix.metrics import METRICS
 from latentmix.mixing import Method
 
 Positive = Annotated[int, Field(gt=0)]
@@ -23,6 +24,16 @@ Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MethodName = Annotated[
     Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
 ]
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0)[0]
+        raise ValueError(f"there is no metric {name!r}; did you mean {near!r}? (there are {', '.join(METRICS)})")
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_metric)]
 LOCAL = ("shapes", "folder", "imagenet", "synthetic")
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
 ClassNames = Annotated[
@@ -129,6 +140,8 @@ class Config:
     launch: LaunchConfig
     n: tuple[Positive, ...]
     methods: tuple[MethodName, ...]
+    metrics: tuple[MetricName, ...]
+    controls: tuple[Literal["real", "noise"], ...]
     pool: Positive
     draws: Positive
     steps: Positive
@@ -144,8 +157,8 @@ class Config:
         for spacing in (self.spacing, self.inversion.spacing):
             if spacing not in SPACINGS:
                 raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
-        if not self.n or not self.methods:
-            raise ValueError("n and methods need at least one entry each")
+        if not self.n or not self.methods or not self.metrics:
+            raise ValueError("n, methods and metrics need at least one entry each")
         if len(set(self.n)) < len(self.n):
             raise ValueError(f"n={list(self.n)} names a number twice")
         if max(self.n) > self.pool:

@@ -1,10 +1,10 @@
-"""Features -> the tidy table of distances, per class and averaged over classes, with intervals."""
+"""Features -> the tidy tables: metrics per class and averaged over classes, methods in pairs, images one by one."""
 
 import csv
 import io
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +13,17 @@ import torch
 from torch import Tensor
 
 from latentmix.bench import Bench, Cell, draw_id
-from latentmix.metrics import Estimate, cosine_distances, frechet_distance, jackknife_interval, mean_interval
+from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
+from latentmix.mixing import Method
 from latentmix.store import write
 
-COLUMNS = ("model", "data", "inversion", "class", "n", "method", "metric", "value", "low", "high", "count")
+RUN = ("model", "data", "inversion")
+COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count")
+PAIRS = (*RUN, "class", "n", "metric", "method", "reference", "difference", "low", "high", "won", "count")
 AVERAGE = "all"  # the class that stands for the average over classes
+REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first, where it is not among them
+
+Samples = dict[str, Sample]  # of the run's metrics, by name
 
 
 @dataclass(frozen=True)
@@ -31,28 +37,48 @@ class Result:
     estimate: Estimate
 
 
+@dataclass(frozen=True)
+class Pair:
+    """One row of `pairs.csv`: how much a method's value differs from the reference's on the same draws."""
+
+    class_id: str
+    n: int
+    metric: str
+    method: str
+    reference: str
+    comparison: Comparison
+
+
 def evaluate(bench: Bench) -> list[Result]:
-    """All distances of a run, from cached features; writes `metrics.csv` and, image by image, `images.parquet`."""
-    results, per_image = [], []
+    """All metrics of a run, from cached features; writes `metrics.csv`, `pairs.csv` and, image by image,
+    `images.parquet`."""
+    results, pairs, per_image, names = list[Result](), list[Pair](), list[dict[str, object]](), labels(bench)
     for class_id in bench.classes:
-        real = {name: _real(bench, name, class_id) for name in bench.networks}
-        for cell in (cell for cell in bench.cells if cell.class_id == class_id):
-            made = {name: _made(bench, name, cell) for name in bench.networks}
-            distances = cosine_distances(made["clip"], real["clip"])
-            frechet = jackknife_interval(partial(frechet_distance, y=real["frechet"]), made["frechet"])
-            for name, estimate in (("frechet", frechet), ("clip", mean_interval(distances))):
-                metric = bench.networks[name].metric
-                results.append(Result(class_id, cell.n, str(cell.method), metric, estimate))
-            per_image += [
-                {"class": class_id, "n": cell.n, "method": str(cell.method), "draw": draw, "clip_distance": distance}
-                for draw, distance in enumerate(distances.tolist())
-            ]
+        real = _real(bench, class_id)
+        cells = [cell for cell in bench.generated if cell.class_id == class_id]
+        samples = {cell: _samples(bench, _made(bench, cell), real) for cell in cells}
+        rows = [(cell.n, cell.name, of) for cell, of in samples.items()]
+        if "real" in bench.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
+            halves = ({name: x[start::2] for name, x in real.items()} for start in (0, 1))
+            rows.append((0, "real", _samples(bench, *halves)))
+        for n, method, of in rows:
+            results += [Result(class_id, n, method, names[name], sample.interval()) for name, sample in of.items()]
+        pairs += _pairs(bench, samples)
+        per_image += (row for cell, of in samples.items() for row in _images(cell, of))
     results += averages(results)
-    _write_table(bench, results)
+    pairs += _average_pairs(pairs)
+    _write_table(bench, "metrics.csv", COLUMNS, map(_row, results))
+    _write_table(bench, "pairs.csv", PAIRS, map(_pair_row, pairs))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(per_image), buffer)
     write(bench.config.folder / "images.parquet", buffer.getvalue())
     return results
+
+
+def labels(bench: Bench) -> dict[str, str]:
+    """The run's metrics, and what they are called in the networks that they are taken in."""
+    wanted = dict.fromkeys(bench.config.metrics)
+    return {name: METRICS[name].label(name, bench.networks[METRICS[name].network].name) for name in wanted}
 
 
 def averages(results: list[Result]) -> list[Result]:
@@ -60,10 +86,7 @@ def averages(results: list[Result]) -> list[Result]:
     groups: dict[tuple[int, str, str], list[float]] = {}
     for result in results:
         groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate.value)
-    return [
-        Result(AVERAGE, *group, mean_interval(torch.tensor(values, dtype=torch.float64)))
-        for group, values in groups.items()
-    ]
+    return [Result(AVERAGE, *group, _over_classes(values)) for group, values in groups.items()]
 
 
 def read_table(path: Path) -> list[Result]:
@@ -81,29 +104,87 @@ def read_table(path: Path) -> list[Result]:
         ]
 
 
+def _samples(bench: Bench, made: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
+    """Each metric of features by network."""
+    wanted = {name: METRICS[name] for name in dict.fromkeys(bench.config.metrics)}
+    return {name: metric.sample(made[metric.network], real[metric.network]) for name, metric in wanted.items()}
+
+
+def _images(cell: Cell, of: Samples) -> Iterator[dict[str, object]]:
+    """A row for each image: what it contributes to the metrics that are means over images."""
+    columns = {name: sample.parts.tolist() for name, sample in of.items() if sample.by_row}
+    for draw in range(next(iter(of.values())).count):
+        values = {name: column[draw] for name, column in columns.items()}
+        yield {"class": cell.class_id, "n": cell.n, "method": cell.name, "draw": draw, **values}
+
+
+def _pairs(bench: Bench, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
+    """Each method beside the reference, which drew the same images."""
+    methods, names = bench.config.methods, labels(bench)
+    reference = REFERENCE if REFERENCE in methods else methods[0]
+    for cell, of in samples.items():
+        if cell.method in methods and cell.method != reference:
+            beside = samples[Cell(cell.class_id, cell.n, reference)]
+            for name, sample in of.items():
+                compared = paired(sample, beside[name], METRICS[name].lower)
+                yield Pair(cell.class_id, cell.n, names[name], cell.name, str(reference), compared)
+
+
+def _average_pairs(pairs: list[Pair]) -> list[Pair]:
+    groups: dict[tuple[int, str, str, str], list[Comparison]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.n, pair.metric, pair.method, pair.reference), []).append(pair.comparison)
+    return [
+        Pair(
+            AVERAGE,
+            *group,
+            Comparison(
+                _over_classes([one.difference.value for one in compared]), sum(c.won for c in compared) / len(compared)
+            ),
+        )
+        for group, compared in groups.items()
+    ]
+
+
+def _over_classes(values: list[float]) -> Estimate:
+    return mean_interval(torch.tensor(values, dtype=torch.float64))
+
+
+def _row(result: Result) -> tuple[object, ...]:
+    return result.class_id, result.n, result.method, result.metric, *_texts(result.estimate), result.estimate.count
+
+
+def _pair_row(pair: Pair) -> tuple[object, ...]:
+    difference, won = pair.comparison.difference, _text(pair.comparison.won)
+    names = (pair.class_id, pair.n, pair.metric, pair.method, pair.reference)
+    return *names, *_texts(difference), won, difference.count
+
+
+def _write_table(bench: Bench, name: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    config, text = bench.config, io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows((config.model.name, config.data.name, config.inversion.name, *row) for row in rows)
+    write(config.folder / name, text.getvalue().encode())
+
+
+def _texts(estimate: Estimate) -> tuple[str, str, str]:
+    return _text(estimate.value), _text(estimate.low), _text(estimate.high)
+
+
+def _text(x: float) -> str:
+    return "" if math.isnan(x) else repr(x)
+
+
 def _number(text: str) -> float:
     return float(text) if text else math.nan
 
 
-def _write_table(bench: Bench, results: list[Result]) -> None:
-    config, text = bench.config, io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for result in results:
-        estimate = result.estimate
-        value, low, high = ("" if math.isnan(x) else repr(x) for x in (estimate.value, estimate.low, estimate.high))
-        run = (config.model.name, config.data.name, config.inversion.name)
-        table.writerow(
-            (*run, result.class_id, result.n, result.method, result.metric, value, low, high, result.estimate.count)
-        )
-    write(config.folder / "metrics.csv", text.getvalue().encode())
-
-
-def _real(bench: Bench, name: str, class_id: str) -> Tensor:
+def _real(bench: Bench, class_id: str) -> dict[str, Tensor]:
     ids = [source.id for source in bench.references(class_id)]
-    return bench.reference_features(bench.networks[name]).gather(ids, "features")
+    return {name: bench.reference_features(net).gather(ids, "features") for name, net in bench.networks.items()}
 
 
-def _made(bench: Bench, name: str, cell: Cell) -> Tensor:
+def _made(bench: Bench, cell: Cell) -> dict[str, Tensor]:
     ids = [draw_id(draw) for draw in range(bench.config.draws)]
-    return bench.features(cell, bench.networks[name]).gather(ids, "features")
+    return {name: bench.features(cell, net).gather(ids, "features") for name, net in bench.networks.items()}

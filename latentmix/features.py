@@ -56,7 +56,7 @@ class Classifier(nn.Module):
 class Network:
     """A feature network: `extract` takes uint8 [B, 3, H, W] to float32 [B, D] on its device."""
 
-    metric: str  # what a distance between its features is called
+    name: str  # as it stands in those of metrics
     identity: dict[str, str]
     extract: Callable[[Tensor], Tensor]
 
@@ -101,7 +101,7 @@ def clip_network(name: str, device: torch.device) -> Network:
         return model.encode_image((x - mean) / std).float()
 
     slug = name.replace("/", "-").lower()
-    return Network(f"clip_distance_{slug}", identity, torch.no_grad()(extract))
+    return Network(slug, identity, torch.no_grad()(extract))
 
 
 def embedded_folder(name: str) -> Path:
@@ -115,7 +115,7 @@ def _embedded_classifier(device: torch.device) -> Network:
     def extract(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 127.5 - 1)
 
-    return Network("fd_embedded", {"features": "embedded", "weights": folder_digest(folder)}, torch.no_grad()(extract))
+    return Network("embedded", {"features": "embedded", "weights": folder_digest(folder)}, torch.no_grad()(extract))
 
 
 def embedded_classifier(folder: Path) -> Classifier:
@@ -135,7 +135,7 @@ def _inception(device: torch.device) -> Network:
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"])
     network = network.to(device)
     return Network(
-        "fid", {"features": "inception-2015"}, torch.no_grad()(lambda images: network(images.to(device)).float())
+        "inception", {"features": "inception-2015"}, torch.no_grad()(lambda images: network(images.to(device)).float())
     )
 
 

@@ -21,7 +21,8 @@ from latentmix import memory
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
 from latentmix.errors import Interrupted
-from latentmix.evaluate import AVERAGE, Result
+from latentmix.evaluate import AVERAGE, Result, labels
+from latentmix.metrics import METRICS
 from latentmix.store import key, write, write_json
 from latentmix.sweep import Stage
 
@@ -110,17 +111,20 @@ def conclude(bench: Bench, results: Sequence[Result], pictures: Sequence[Path]) 
     about = {"config": plain, "model": bench.model.identity, "versions": versions, "python": platform.python_version()}
     write_json(config.folder / "done.json", about)
     console = Console()
-    for metric in dict.fromkeys(result.metric for result in results):
-        console.print(_averages([r for r in results if r.class_id == AVERAGE and r.metric == metric], metric, config.n))
-    for path in (config.folder / "metrics.csv", config.folder / "config.yaml", *pictures):
+    for name, label in labels(bench).items():
+        of = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
+        title = f"{label}, average over classes ({'lower' if METRICS[name].lower else 'higher'} is better)"
+        console.print(_averages(of, title, config.n))
+    for path in (*(config.folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *pictures):
         console.print(str(path), soft_wrap=True, highlight=False)
 
 
-def _averages(results: Sequence[Result], metric: str, ns: Sequence[int]) -> Table:
-    table = Table("method", *(f"N = {n}" for n in ns), title=f"{metric}, average over classes (lower is better)")
+def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:
+    """A row for each method; a control, whose n is 0, stands beside each N."""
+    table = Table("method", *(f"N = {n}" for n in ns), title=title)
     for method in dict.fromkeys(result.method for result in results):
         values = {r.n: r.estimate.value for r in results if r.method == method}
-        table.add_row(method, *(f"{values[n]:.3f}" for n in ns))
+        table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))
     return table
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentmix import ladder
-from latentmix.bench import Bench, Cell, draw_id
+from latentmix.bench import NOISE, Bench, Cell, draw_id
 from latentmix.data import Source
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
@@ -116,7 +116,7 @@ def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
     stage = Stage("generate", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
     draws = range(bench.config.draws)
-    for cell in bench.cells:
+    for cell in bench.generated:
         missing = _without_picture(bench, cell, draws[:pictures])
         if measure and _without_picture(bench, cell, draws):  # else `measurement` has all it needs
             missing |= _unmeasured(bench, cell)
@@ -127,7 +127,7 @@ def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
 def measurement(bench: Bench, required: bool) -> Stage:
     """Pictures -> features, in cells whose pictures are all there; where they are `required` to be, or UserError."""
     stage, draws = Stage("measure"), range(bench.config.draws)
-    for cell in bench.cells:
+    for cell in bench.generated:
         missing = _unmeasured(bench, cell)
         lost = _without_picture(bench, cell, draws) if missing else set()
         if not required and (lost or not missing):
@@ -152,10 +152,7 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
     z = padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
-    told = bench.conditioning(class_id, config.guidance)
-    clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
-    refuse_nan(clean, f"images of {class_id}")
-    images = bench.model.decode(clean).cpu()[: len(indices)]
+    images = _plain(bench, class_id, z, f"images of {class_id}")[: len(indices)]
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     for index, image in zip(indices, perturbed.round().clamp(0, 255).to(torch.uint8), strict=True):
         write_picture(data.path(class_id, index), image)
@@ -185,8 +182,11 @@ def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
 
 @torch.no_grad()
 def _generate(bench: Bench, cell: Cell, kept: range, measure: bool, draws: Sequence[int], size: int) -> None:
-    state = {name: padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
-    _, images = render(bench, cell.class_id, state, str(cell))
+    if cell.method == NOISE:
+        images = _plain(bench, cell.class_id, padded(bench.noise(cell.class_id, draws), size), str(cell))
+    else:
+        state = {name: padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
+        _, images = render(bench, cell.class_id, state, str(cell))
     images = images[: len(draws)]
     for draw, image in zip(draws, images, strict=True):
         if draw in kept:
@@ -219,6 +219,14 @@ def render(bench: Bench, class_id: str, state: State, what: str) -> tuple[Tensor
     clean = bench.inversion.generate(bench.model, state, bench.generation_ladder, told, bench.config.inversion)
     refuse_nan(clean, f"generating {what}")
     return clean, bench.model.decode(clean).cpu()
+
+
+def _plain(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
+    """Random latents -> images of a class, uint8 [B, 3, H, W] on the CPU, by nothing but the model."""
+    told = bench.conditioning(class_id, bench.config.guidance)
+    clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
+    refuse_nan(clean, f"generating {what}")
+    return bench.model.decode(clean).cpu()
 
 
 # --- small things ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
     python scripts/time_mixing.py
 
-1000 draws at each of seven N from a pool of 1300 latents of 4 × 64 × 64: W [7000, 1300] @ Z [1300, 16384], and `mixtures`
-of the same, in turn, so that both see the same machine. Prints the median of each and of their ratios.
+1000 draws at each of seven N from a pool of 1300 latents of 4 × 64 × 64: W [7000, 1300] @ Z [1300, 16384], and
+`mixtures` of the same, in turn, so that both see the same machine. Prints the median of each and of their ratios.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from importlib import metadata
 from itertools import product
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -25,10 +26,11 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from latentmix import cli
-from latentmix.bench import Bench, Cell, subset
+from latentmix.bench import NOISE, Bench, Cell, subset
 from latentmix.config import compose, validate
 from latentmix.data.shapes import Shapes
 from latentmix.features import embedded_folder
+from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel
 
@@ -166,8 +168,12 @@ def test_columns_of_the_table(run: Run) -> None:
 
 
 def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
-    metrics = ("fd_embedded", "clip_distance_embedded")
-    wanted = sorted(product((*CLASSES, "all"), map(str, NS), METHODS, metrics))
+    metrics = (
+        *("fd_embedded", "clip_distance_embedded", "kd_embedded", "cmmd_embedded"),
+        *("precision_embedded", "recall_embedded", "density_embedded", "coverage_embedded"),
+    )
+    cells = [*product(map(str, NS), METHODS), ("0", "real")]
+    wanted = sorted((c, *cell, metric) for c, cell, metric in product((*CLASSES, "all"), cells, metrics))
     assert sorted((r["class"], r["n"], r["method"], r["metric"]) for r in run.rows) == wanted
     assert {(r["model"], r["data"], r["inversion"]) for r in run.rows} == {("tiny", "shapes", "ddim")}
 
@@ -175,7 +181,8 @@ def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
 def test_values_lie_in_their_intervals_and_counts_are_right(run: Run) -> None:
     for row in run.rows:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
-        assert int(row["count"]) == (len(CLASSES) if row["class"] == "all" else DRAWS)
+        of_class = REFERENCE // 2 if row["method"] == "real" else DRAWS
+        assert int(row["count"]) == (len(CLASSES) if row["class"] == "all" else of_class)
 
 
 def test_the_average_is_the_mean_of_the_classes(run: Run) -> None:
@@ -212,7 +219,7 @@ def test_figures_are_there_and_show_something(run: Run, name: str) -> None:
 
 
 def test_the_output_names_each_file_and_shows_the_averages(run: Run) -> None:
-    for name in ("metrics.csv", "config.yaml", "fig1.png", "fig1.pdf", "fig7.png", "fig7.pdf"):
+    for name in ("metrics.csv", "pairs.csv", "config.yaml", "fig1.png", "fig1.pdf", "fig7.png", "fig7.pdf"):
         assert str(run.folder / name) in run.said.out.splitlines()
     assert "fix/chm" in run.said.out and "N = 4" in run.said.out
     for method, n in product(METHODS, NS):
@@ -285,6 +292,90 @@ def test_values_and_intervals_by_hand(run: Run, class_id: str, n: int, method: s
     assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high), abs=1e-9)
 
 
+def test_other_metrics_by_their_functions(run: Run) -> None:
+    """Which are held against other implementations elsewhere: here, that they get the right features."""
+    bench, cell = run.bench, Cell("heart", 4, Method("fix", "chm"))
+    for name in run.bench.config.metrics:
+        metric = METRICS[name]
+        made, real = (torch.from_numpy(x) for x in features(bench, cell, metric.network))
+        row = run.row("heart", 4, "fix/chm", metric.label(name, "embedded"))
+        assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
+        ids = [source.id for source in bench.references("heart")]
+        there = cached(bench.reference_features(bench.networks[metric.network]).folder, "features")
+        ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
+        row = run.row("heart", 0, "real", metric.label(name, "embedded"))
+        halves = metric.sample(ordered[::2], ordered[1::2])
+        assert float(row["value"]) == pytest.approx(halves.value, rel=1e-6, abs=1e-9)
+
+
+def pairs_of(run: Run) -> list[dict[str, str]]:
+    with (run.folder / "pairs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_methods_are_paired_with_fix_0(run: Run) -> None:
+    rows = pairs_of(run)
+    assert list(rows[0]) == [
+        *("model", "data", "inversion", "class", "n", "metric", "method", "reference"),
+        *("difference", "low", "high", "won", "count"),
+    ]
+    metrics = {row["metric"] for row in run.rows}
+    wanted = sorted(product((*CLASSES, "all"), map(str, NS), metrics))
+    assert sorted((row["class"], row["n"], row["metric"]) for row in rows) == wanted
+    assert {(row["method"], row["reference"]) for row in rows} == {("fix/chm", "fix/0")}
+    for row in rows:
+        a, b = (run.row(row["class"], int(row["n"]), method, row["metric"]) for method in ("fix/chm", "fix/0"))
+        assert float(row["difference"]) == pytest.approx(float(a["value"]) - float(b["value"]), abs=1e-12)
+        assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+        assert row["count"] == a["count"]
+
+
+def test_pairs_by_hand(run: Run) -> None:
+    """Student's paired interval of the distances image by image, and the share of draws in which fix/chm is nearer."""
+    images = pq.read_table(run.folder / "images.parquet").to_pylist()
+    shares = {}
+    for class_id in CLASSES:
+        a, b = (
+            np.array([i["clip_distance"] for i in images if (i["class"], i["n"], i["method"]) == (class_id, 4, method)])
+            for method in ("fix/chm", "fix/0")
+        )
+        (row,) = (
+            r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == (class_id, "4", "clip_distance_embedded")
+        )
+        low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+        assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high), rel=1e-6)
+        assert float(row["won"]) == pytest.approx((a < b).mean())
+        shares[class_id] = float(row["won"])
+    (row,) = (r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == ("all", "4", "clip_distance_embedded"))
+    assert float(row["won"]) == pytest.approx(np.mean(list(shares.values())))
+    assert {r["won"] for r in pairs_of(run) if r["metric"] == "fd_embedded"} == {""}
+
+
+def test_random_latents_are_a_control(copy: Run) -> None:
+    """Generated under the class's prompt, from noise of their own; measured as all else, and paired with nothing."""
+    before = files(copy.outputs / "cache" / "cells")
+    done("sweep", *copy.arguments, "controls=[noise]", "keep=2")
+    assert before.items() <= files(copy.outputs / "cache" / "cells").items()
+    assert {row["n"] for row in copy.rows if row["method"] == "noise"} == {"0"}
+    assert "real" not in {row["method"] for row in copy.rows}
+    assert {row["method"] for row in pairs_of(copy)} == {"fix/chm"}
+    bench = Bench(compose([*copy.arguments, "controls=[noise]"]))
+    z = bench.noise("star", range(64))
+    assert abs(z.mean().item()) < 4 / z.numel() ** 0.5
+    assert z.var().item() == pytest.approx(1, abs=6 / z.numel() ** 0.5)
+    assert torch.equal(bench.noise("star", [5])[0], z[5])
+    assert not torch.equal(bench.noise("heart", [5])[0], z[5])
+    cell = Cell("star", 0, NOISE)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(embedded_folder("tiny"), dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    image = pipeline(
+        bench.prompt("star"), latents=z[:1], num_inference_steps=STEPS, guidance_scale=bench.config.guidance
+    ).images[0]
+    with Image.open(bench.picture(cell, 0)) as kept:
+        assert np.abs(np.asarray(kept).astype(int) - np.asarray(image).astype(int)).max() <= 2
+
+
 def test_features_are_those_of_the_pictures_and_of_the_class(run: Run) -> None:
     bench, cell = run.bench, Cell("heart", 4, Method("fix", "chm"))
     with Image.open(bench.picture(cell, 3)) as image:
@@ -344,7 +435,7 @@ def test_stage_by_stage_gives_what_a_sweep_gives(run: Run, tmp_path: Path) -> No
     outputs = f"outputs={tmp_path}"
     for command in ("invert", "mix", "generate", "evaluate"):
         done(command, *BASE, outputs)
-    for name in ("metrics.csv", "images.parquet"):
+    for name in ("metrics.csv", "pairs.csv", "images.parquet"):
         assert (tmp_path / "tiny-shapes" / name).read_bytes() == (run.folder / name).read_bytes()
     pictures = tmp_path / "tiny-shapes" / "images"
     assert len(list(pictures.rglob("*.png"))) == IMAGES
@@ -620,7 +711,7 @@ def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {"drop", "ring", "star", "all"}
     assert {row["data"] for row in rows} == {"folder"}
-    assert {row["count"] for row in rows} == {"3", "4"}
+    assert {row["count"] for row in rows} == {"3", "4", "5"}  # classes, draws, and half of the real images
     references = [cached(folder, "features") for folder in (tmp_path / "outputs" / "cache" / "references").iterdir()]
     assert [len(rows) for rows in references] == [30, 30]  # all there are
     assert (tmp_path / "outputs" / "tiny-folder" / "fig1.png").exists()
@@ -628,7 +719,8 @@ def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CLOTHING.is_dir(), reason=f"needs the photographs in {CLOTHING}")
 def test_photographs(tmp_path: Path) -> None:
-    sweep_of_folder(CLOTHING, tmp_path, "data.classes=[t-shirt,hat]", "data.reference=12")
+    few = ("data.reference=12", "metrics=[fid,clip_distance]", "controls=[]")
+    sweep_of_folder(CLOTHING, tmp_path, "data.classes=[t-shirt,hat]", *few)
     with (tmp_path / "tiny-folder" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["t-shirt"] * 2 + ["hat"] * 2 + ["all"] * 2

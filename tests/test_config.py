@@ -205,7 +205,11 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("methods=[fix]", ["'fix'", "norms lin, fix, nin", "means 0, m, chm"]),
     ("methods=fix/0", ["methods='fix/0'"]),
     ("methods=[]", ["methods"]),
-    ("n=[]", ["n and methods"]),
+    ("n=[]", ["n, methods and metrics"]),
+    ("metrics=[fid,kidd]", ["metrics.1", "no metric 'kidd'", "did you mean 'kid'?", "density, coverage"]),
+    ("metrics=[]", ["metrics"]),
+    ("metrics=fid", ["metrics='fid'"]),
+    ("controls=[nois]", ["controls.0='nois'", "'real' or 'noise'"]),
     ("n=[2,129]", ["n=129", "pool=128"]),
     ("pool=63", ["n=64", "pool=63"]),
     ("n=[0]", ["n.0=0", "greater than 0"]),
@@ -382,6 +386,8 @@ def base() -> tuple[str, str]:
         "model.features=inception",
         "model.clip=ViT-L-14/openai",
         "model.guidance=7 guidance=3",
+        "metrics=[kid]",
+        "controls=[noise]",
     ],
 )
 def test_how_and_of_what_run_it_is_makes_no_difference(base: tuple[str, str], override: str) -> None:

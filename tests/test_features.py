@@ -23,7 +23,7 @@ from latentmix.features import (
     embedded_folder,
     frechet_network,
 )
-from latentmix.metrics import frechet_distance
+from latentmix.metrics import METRICS, frechet_distance
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -158,9 +158,13 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def test_embedded_distances_are_not_called_what_they_are_not(embedded: Network, clip: Network) -> None:
-    assert embedded.metric == "fd_embedded"
-    assert clip.metric == "clip_distance_embedded"
-    assert "fid" not in embedded.metric + clip.metric
+    networks = {"frechet": embedded, "clip": clip}
+    labels = {name: metric.label(name, networks[metric.network].name) for name, metric in METRICS.items()}
+    assert labels["fid"] == "fd_embedded"
+    assert labels["clip_distance"] == "clip_distance_embedded"
+    for label in labels.values():
+        assert label.endswith("_embedded")
+        assert not label.startswith(("fid", "kid"))
 
 
 def test_identities_name_the_network_and_its_weights(embedded: Network, clip: Network) -> None:
@@ -219,7 +223,7 @@ def test_inception_is_called_fid_and_fed_bytes(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Inception)
     network = frechet_network("inception", CPU)
-    assert network.metric == "fid"
+    assert METRICS["fid"].label("fid", network.name) == "fid"
     assert made == [("inception-v3-compat", ["2048"])]
     assert network.extract(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)).tolist() == [[7.0] * 3] * 2
     assert network.extract(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).dtype == torch.float32
@@ -273,7 +277,7 @@ def test_a_clip_of_open_clip_is_used_as_its_preprocessing_says(named_clip: Named
     model = named_clip("some_tag")
     network = clip_network(f"{TINY}/some_tag", CPU)
     assert_same_embeddings(network, model)
-    assert network.metric == "clip_distance_vit-latentmix-test-some_tag"
+    assert network.name == "vit-latentmix-test-some_tag"
     assert network.identity == {"clip": f"{TINY}/some_tag"}
 
 

@@ -368,7 +368,8 @@ def test_the_stated_number_of_calls_is_made(kind: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_goes_through_a_sweep(preset: str, model: str, tmp_path: Path) -> None:
     steps = ["inversion.steps=5", "steps=4"] if preset == "ddim500" else ["steps=4"]
-    wanted = [*SETTINGS[:4], *steps, "methods=[fix/0,nin/chm]", "data.reference=4", f"outputs={tmp_path}", "name=run"]
+    few = ["metrics=[fid,clip_distance]", "controls=[]", "data.reference=4"]
+    wanted = [*SETTINGS[:4], *steps, "methods=[fix/0,nin/chm]", *few, f"outputs={tmp_path}", "name=run"]
     said = invoke("sweep", f"model={model}", f"inversion={preset}", *wanted)
     assert said.code == 0, said.err
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

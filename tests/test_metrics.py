@@ -1,16 +1,48 @@
-"""Fréchet distances against scipy and closed forms, and intervals against scipy and simulated data."""
+"""Each metric against another implementation or a closed form, and intervals against scipy and simulated data."""
 
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import astuple
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from latentmix.metrics import Estimate, cosine_distances, frechet_distance, jackknife_interval, mean_interval
+from latentmix.metrics import (
+    METRICS,
+    Estimate,
+    Moments,
+    Sample,
+    bootstrap_interval,
+    class_bootstrap_interval,
+    cmmd,
+    cmmd_contributions,
+    cosine_distances,
+    coverage,
+    coverage_sample,
+    density,
+    extrapolated,
+    frechet_distance,
+    frechet_infinity,
+    frechet_of_moments,
+    jackknife_interval,
+    jackknifed,
+    kid,
+    kid_contributions,
+    kid_subsets,
+    mean,
+    mean_interval,
+    paired,
+    precision,
+    recall,
+    recall_sample,
+)
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -43,7 +75,7 @@ def size(x: Tensor, y: Tensor) -> float:
 # The Fréchet distance.
 
 
-@pytest.mark.parametrize(("n", "m", "width"), [(200, 300, 20), (30, 500, 10), (1000, 50, 40)])
+@pytest.mark.parametrize(("n", "m", "width"), [(200, 300, 20), (30, 500, 10), (1000, 50, 40), (700, 900, 256)])
 def test_frechet_distance_is_the_usual_formula(n: int, m: int, width: int) -> None:
     from scipy.linalg import sqrtm
 
@@ -137,6 +169,275 @@ def test_features_that_do_not_fit_are_refused(x: tuple[int, int], y: tuple[int, 
         frechet_distance(torch.ones(x), torch.ones(y))
 
 
+# The Fréchet distance from moments, and of ever more images.
+
+
+def assert_alike(a: Moments, b: Moments) -> None:
+    assert a.count == b.count
+    assert (a.mean - b.mean).abs().max() < 1e-13 * b.mean.abs().max()
+    assert (a.scatter - b.scatter).abs().max() < 1e-11 * (1 + b.scatter.diagonal().max())
+
+
+@quick
+@given(shards=st.lists(st.integers(1, 9), min_size=1, max_size=6), width=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_moments_of_shards_add_up_to_those_of_all(shards: list[int], width: int, seed: int) -> None:
+    """In any order, and against numpy; far from 0, where Σxxᵀ would cancel."""
+    x = features(sum(shards), width, seed) + 1000
+    first, *others = [Moments.of(part) for part in x.split(shards)]
+    assert_alike(sum(others, first), Moments.of(x))
+    assert_alike(sum(reversed(others), first), Moments.of(x))
+    if len(x) > 1:
+        covariance = torch.from_numpy(np.cov(x.numpy(), rowvar=False).reshape(width, width))
+        assert (Moments.of(x).covariance - covariance).abs().max() < 1e-11 * (1 + covariance.diagonal().max())
+
+
+def test_moments_are_kept_in_double() -> None:
+    assert_alike(Moments.of(features(50, 4, 1).float()), Moments.of(features(50, 4, 1).float().double()))
+
+
+@pytest.mark.parametrize(("n", "m", "width", "rel"), [(200, 300, 20, 1e-11), (12, 9, 60, 1e-6), (12, 300, 60, 1e-6)])
+def test_frechet_distance_of_moments_is_that_of_features(n: int, m: int, width: int, rel: float) -> None:
+    x, y = features(n, width, 1), features(m, width, 5)
+    merged = Moments.of(x[:5]) + Moments.of(x[5:])
+    assert frechet_of_moments(merged, Moments.of(y)) == pytest.approx(frechet_distance(x, y), rel=rel)
+
+
+def test_frechet_distance_of_the_moments_of_given_gaussians() -> None:
+    """Covariances that do not commute: Tr(AB)^½ of 2 × 2 is √(Tr AB + 2√det AB)."""
+    a, b = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double(), torch.tensor([[1.0, -0.8], [-0.8, 3.0]]).double()
+    means = torch.tensor([1.0, 2.0]).double(), torch.tensor([0.0, 4.0]).double()
+    x, y = (Moments(11, mu, 10 * sigma) for mu, sigma in zip(means, (a, b), strict=True))
+    overlap = math.sqrt((a @ b).trace() + 2 * math.sqrt(torch.linalg.det(a @ b)))
+    assert frechet_of_moments(x, y) == pytest.approx(5 + 3 + 4 - 2 * overlap, rel=1e-12)
+
+
+@quick
+@given(n=st.integers(4, 400), parts=st.integers(2, 15), limit=st.floats(-5, 5), slope=st.floats(-50, 50))
+def test_a_statistic_linear_in_1_over_n_is_extrapolated_exactly(n: int, parts: int, limit: float, slope: float) -> None:
+    value = extrapolated(lambda rows: limit + slope / len(rows), torch.zeros(n, 1), parts)
+    assert value == pytest.approx(limit, abs=1e-11 * (1 + abs(slope)))
+
+
+def test_extrapolation_looks_at_disjoint_samples() -> None:
+    seen = list[list[int]]()
+
+    def statistic(rows: Tensor) -> float:
+        seen.append(rows.flatten().int().tolist())
+        return 0.0
+
+    extrapolated(statistic, torch.arange(13.0)[:, None], parts=3)
+    assert sorted(map(len, seen)) == [4, 4, 4, 6, 6, 13]
+    for size in (4, 6, 13):
+        every = [row for rows in seen if len(rows) == size for row in rows]
+        assert len(set(every)) == len(every) >= 12
+    assert all(math.isnan(extrapolated(statistic, torch.zeros(n, 1))) for n in (1, 2, 3))
+
+
+def test_frechet_infinity_takes_the_bias_of_few_images_away() -> None:
+    """Two Gaussians of 8 numbers, 2 apart in one: 4. The mean of 40 trials, beside that of the plain distance."""
+    y = whitened(4000, 8, seed=999)
+    plain, limit = 0.0, 0.0
+    for seed in range(40):
+        x = normal(200, 8, seed=seed) + torch.eye(8)[0] * 2
+        plain, limit = plain + frechet_distance(x, y) / 40, limit + frechet_infinity(x, y) / 40
+    assert plain - 4 > 0.1
+    assert abs(limit - 4) < 0.4 * (plain - 4)
+
+
+# Kernel distances.
+
+
+class Given(nn.Module):
+    """A feature network, in the form that torchmetrics takes, whose images are features already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def kid_of_torchmetrics(x: Tensor, y: Tensor, size: int, subsets: int) -> float:
+    with warnings.catch_warnings(action="ignore"):  # it says that it keeps all features
+        metric = KernelInceptionDistance(feature=Given(x.shape[1]), subsets=subsets, subset_size=size)
+    metric.set_dtype(torch.float64)
+    metric.update(y, real=True)
+    metric.update(x, real=False)
+    return metric.compute()[0].item()
+
+
+@pytest.mark.parametrize(("n", "width"), [(2, 3), (40, 64), (60, 7)])
+def test_kid_is_that_of_torchmetrics_with_the_whole_set_as_its_subset(n: int, width: int) -> None:
+    x, y = features(n, width, 1), features(n, width, 5)
+    assert kid(x, y) == pytest.approx(kid_of_torchmetrics(x, y, n, 1), rel=1e-9)
+
+
+def test_kid_of_subsets_is_that_of_torchmetrics() -> None:
+    """Which draws from torch's own generator, real ones first."""
+    x, y = features(50, 16, 1), features(70, 16, 5)
+    torch.manual_seed(3)
+    expected = kid_of_torchmetrics(x, y, 20, 30)
+    values = kid_subsets(x, y, size=20, subsets=30, seed=3)
+    assert values.mean().item() == pytest.approx(expected, rel=1e-9)
+    assert values.mean().item() == pytest.approx(kid(x, y), abs=4 * values.std().item() / 30**0.5)
+    with pytest.raises(ValueError, match="2 to 50"):
+        kid_subsets(x, y, size=51)
+
+
+def mmd_by_loops(k: np.ndarray, n: int, biased: bool = False) -> float:
+    """From a kernel matrix of all rows, the first n of them x."""
+    sums = {"xx": [0.0, 0], "yy": [0.0, 0], "xy": [0.0, 0]}
+    for i, j in product(range(len(k)), repeat=2):
+        kind = "xx" if max(i, j) < n else "yy" if min(i, j) >= n else "xy"
+        if kind == "xy" or i != j or biased:
+            sums[kind] = [sums[kind][0] + k[i, j], sums[kind][1] + 1]
+    xx, yy, xy = (sums[kind][0] / sums[kind][1] for kind in ("xx", "yy", "xy"))
+    return float(xx + yy - 2 * xy)
+
+
+@quick
+@given(n=st.integers(2, 7), m=st.integers(2, 7), width=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_kernel_distances_are_their_definitions(n: int, m: int, width: int, seed: int) -> None:
+    """CMMD with the kernel of distances, and beside the biased estimator of its authors' code."""
+    x, y = features(n, width, seed), features(m, width, seed + 10)
+    every = np.concatenate([x.numpy(), y.numpy()])
+    polynomial = (every @ every.T / width + 1) ** 3
+    assert kid(x, y) == pytest.approx(mmd_by_loops(polynomial, n), rel=1e-9, abs=1e-12 * polynomial.max())
+    unit = every / np.linalg.norm(every, axis=1, keepdims=True)
+    gaussian = np.exp(-np.square(unit[:, None] - unit[None]).sum(2) / (2 * 10**2))
+    assert cmmd(x, y) == pytest.approx(1000 * mmd_by_loops(gaussian, n), abs=1e-9)
+    (kx, ky) = (
+        (part.sum() - len(part)) / (len(part) * (len(part) - 1)) for part in (gaussian[:n, :n], gaussian[n:, n:])
+    )
+    biased = cmmd(x, y) + 1000 * ((1 - kx) / n + (1 - ky) / m)
+    assert biased == pytest.approx(1000 * mmd_by_loops(gaussian, n, biased=True), abs=1e-9)
+
+
+def test_kid_of_one_number_by_hand() -> None:
+    """k(0, 2) = 1, k(1, 3) = 64; k(0, ·) = 1, k(2, 1) = 27, k(2, 3) = 343: 1 + 64 − 2 · 372 / 4."""
+    assert kid(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]])) == pytest.approx(1 + 64 - 186, rel=1e-14)
+
+
+@quick
+@given(n=st.integers(2, 9), m=st.integers(2, 9), width=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_what_kernel_distances_do_not_depend_on(n: int, m: int, width: int, seed: int) -> None:
+    x, y = features(n, width, seed), features(m, width, seed + 10)
+    turn, lengths = rotation(width, seed), normal(n, 1, seed=seed).exp()
+    for distance in (kid, cmmd):
+        same = pytest.approx(distance(x, y), rel=1e-9, abs=1e-8)
+        assert distance(y, x) == same
+        assert distance(x.flip(0), y.roll(1, 0)) == same
+        assert distance(x @ turn, y @ turn) == same
+    assert cmmd(x * lengths, 3 * y) == pytest.approx(cmmd(x, y), rel=1e-9, abs=1e-8)
+
+
+def test_kernel_distances_are_unbiased() -> None:
+    """Of two samples of 12 of one distribution, 0 on average over 400 trials; of others, more."""
+    trials = [(normal(12, 4, seed=seed), normal(12, 4, seed=10_000 + seed)) for seed in range(400)]
+    for distance in (kid, cmmd):
+        values = torch.tensor([distance(x, y) for x, y in trials])
+        shifted = torch.tensor([distance(x + 1, y) for x, y in trials])
+        assert abs(values.mean()) < 3.5 * values.std() / 20
+        assert shifted.mean() > 10 * values.std() / 20
+
+
+@pytest.mark.parametrize("contributions", [kid_contributions, cmmd_contributions])
+def test_contributions_scatter_as_a_kernel_distance_does(contributions: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Their interval holds the distance to y of all there might be, which a far larger sample tells."""
+    y = normal(300, 8, seed=77)
+    truth = contributions(normal(5000, 8, seed=78) + 1, y).mean().item()
+    held = 0
+    for seed in range(200):
+        estimate = mean_interval(contributions(normal(60, 8, seed=seed) + 1, y))
+        held += estimate.low <= truth <= estimate.high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (5, 1)])
+def test_a_kernel_distance_of_one_row_is_refused(n: int, m: int) -> None:
+    for distance in (kid, cmmd):
+        with pytest.raises(ValueError, match="at least 2 rows"):
+            distance(torch.ones(n, 3), torch.ones(m, 3))
+
+
+# Precision, recall, density and coverage.
+
+
+def by_loops(x: np.ndarray, y: np.ndarray, k: int) -> tuple[list[float], float, list[float], float]:
+    """Precision and density of each row of x, recall and coverage, written out."""
+
+    def reach(rows: np.ndarray, at: int) -> float:
+        others = sorted(float(np.linalg.norm(rows[at] - rows[j])) for j in range(len(rows)) if j != at)
+        return others[k - 1]
+
+    def inside(point: np.ndarray, rows: np.ndarray) -> list[bool]:
+        return [bool(np.linalg.norm(point - rows[j]) <= reach(rows, j)) for j in range(len(rows))]
+
+    balls = [inside(a, y) for a in x]
+    return (
+        [float(any(ball)) for ball in balls],
+        float(np.mean([any(inside(b, x)) for b in y])),
+        [sum(ball) / k for ball in balls],
+        float(np.mean([any(ball[j] for ball in balls) for j in range(len(y))])),
+    )
+
+
+@quick
+@given(
+    n=st.integers(5, 12), m=st.integers(5, 12), width=st.integers(1, 4), k=st.integers(1, 4), seed=st.integers(0, 999)
+)
+def test_neighbours_are_counted_as_defined(n: int, m: int, width: int, k: int, seed: int) -> None:
+    x, y = normal(n, width, seed=seed), normal(m, width, seed=seed + 10_000)
+    expected = by_loops(x.numpy(), y.numpy(), k)
+    assert precision(x, y, k).tolist() == expected[0]
+    assert recall(x, y, k) == pytest.approx(expected[1], abs=1e-15)
+    assert density(x, y, k).tolist() == pytest.approx(expected[2], abs=1e-15)
+    assert coverage(x, y, k) == pytest.approx(expected[3], abs=1e-15)
+
+
+def test_neighbours_by_hand() -> None:
+    """Real 0, 1, 2, 10 with balls of 1, 1, 1, 8; generated 1.5, 5 and 30 with balls of 3.5, 3.5 and 25."""
+    x, y = torch.tensor([[1.5], [5.0], [30.0]]), torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    assert precision(x, y, 1).tolist() == [1, 1, 0]
+    assert density(x, y, 1).tolist() == [2, 1, 0]
+    assert recall(x, y, 1) == 1
+    assert coverage(x, y, 1) == 0.75
+
+
+@quick
+@given(n=st.integers(2, 12), m=st.integers(2, 12), seed=st.integers(0, 999), factor=st.floats(0.1, 10))
+def test_what_neighbours_do_not_depend_on(n: int, m: int, seed: int, factor: float) -> None:
+    """Few rows have fewer neighbours than are asked for."""
+    x, y, turn = normal(n, 3, seed=seed), normal(m, 3, seed=seed + 10_000), factor * rotation(3, seed)
+    for metric in (precision, recall, density, coverage):
+        value = metric(x, y)
+        moved = metric(x @ turn + 1, y @ turn + 1)
+        assert torch.equal(torch.as_tensor(moved), torch.as_tensor(value)), metric
+    assert recall(x, y) == precision(y, x).mean()
+
+
+def test_neighbours_of_the_same_and_of_far_images() -> None:
+    x, y = normal(200, 4, seed=1), normal(200, 4, seed=2)
+    for fidelity, near in ((precision, 0.8), (density, 0.8)):
+        assert fidelity(x, y).mean() > near
+        assert fidelity(x + 100, y).mean() == 0
+        assert fidelity(0.01 * x, y).mean() > fidelity(x, y).mean()  # all in the middle: faithful
+    for diversity, near in ((recall, 0.8), (coverage, 0.8)):
+        assert diversity(x, y) > near
+        assert diversity(x + 100, y) == 0
+        assert diversity(0.01 * x, y) < 0.3  # but not diverse
+    assert precision(x, x).mean() == recall(x, x) == coverage(x, x) == 1
+
+
+def test_samples_of_recall_and_coverage_are_their_jackknives() -> None:
+    x, y = normal(60, 3, seed=1), normal(70, 3, seed=2) + 0.5
+    for sample, metric in ((recall_sample, recall), (coverage_sample, coverage)):
+        plain = jackknifed(lambda rows, of=metric: of(rows, y), x)  # type: ignore[misc]
+        assert sample(x, y).value == metric(x, y) == plain.value
+        assert (sample(x, y).parts - plain.parts).abs().max() < 1e-12
+
+
 # Cosine distances.
 
 
@@ -160,6 +461,47 @@ def test_cosine_distances_heed_directions_alone(n: int, m: int, width: int, seed
         assert distance.item() == pytest.approx(1 - (row @ mean / row.norm() / mean.norm()).item(), abs=1e-13)
     assert (cosine_distances(x * lengths_x, y * lengths_y) - distances).abs().max() < 1e-13
     assert (cosine_distances(x @ turn, y @ turn) - distances).abs().max() < 1e-13
+
+
+def test_a_mean_of_raw_features_leans_to_the_long_ones() -> None:
+    """(2, 0) and (0, 6) have the mean (1, 3)."""
+    x, y = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[2.0, 0.0], [0.0, 6.0]])
+    expected = [1 - 1 / 10**0.5, 1 - 3 / 10**0.5]
+    assert cosine_distances(x, y, unit=False).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+# The table of metrics.
+
+
+def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
+    x, y = features(30, 6, 1), features(40, 6, 1)
+    for name, metric in METRICS.items():
+        sample, few = metric.sample(x, y), metric.sample(x[:2], y)
+        estimate = sample.interval()
+        assert estimate.count == 30 and few.count == 2
+        assert math.isfinite(estimate.value), name
+        assert estimate.low <= estimate.value <= estimate.high or name == "fid_infinity"
+        if sample.by_row:
+            assert sample.value == sample.parts.mean().item()
+        assert metric.sample(x.float(), y.float()).value == pytest.approx(sample.value, rel=1e-4, abs=1e-5)
+
+
+def test_better_images_are_better_by_every_metric() -> None:
+    y, near, far = normal(80, 4, seed=1) + 1, normal(60, 4, seed=2) + 1, normal(60, 4, seed=3) - 1
+    for name, metric in METRICS.items():
+        better, worse = metric.sample(near, y).value, metric.sample(far, y).value
+        assert (better < worse) == metric.lower, name
+
+
+def test_labels_say_the_network() -> None:
+    labels = {(n, network): METRICS[n].label(n, network) for n in METRICS for network in ("inception", "embedded")}
+    assert (labels["fid", "inception"], labels["fid", "embedded"]) == ("fid", "fd_embedded")
+    assert (labels["kid", "inception"], labels["kid", "embedded"]) == ("kid", "kd_embedded")
+    assert (labels["fid_infinity", "inception"]) == "fid_infinity"
+    assert labels["precision", "inception"] == "precision_inception"
+    for (name, network), label in labels.items():
+        assert label.endswith(network) or (network, label) == ("inception", name)
+    assert len(set(labels.values())) == len(labels)
 
 
 # Intervals.
@@ -269,3 +611,88 @@ def test_jackknife_of_a_frechet_distance_holds_it() -> None:
     assert estimate.value == frechet_distance(x, y)
     assert estimate.low < estimate.value < estimate.high
     assert estimate.high - estimate.low < estimate.value
+
+
+# Bootstrap, and methods compared.
+
+
+def test_the_bootstrap_of_a_mean_is_scipys() -> None:
+    from scipy import stats
+
+    values = normal(80, seed=1).exp()
+    theirs = stats.bootstrap(
+        (values.numpy(),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    ours = bootstrap_interval(values, resamples=20_000)
+    assert (ours.value, ours.count) == (values.mean().item(), 80)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    assert ours == bootstrap_interval(values, resamples=20_000)
+    assert ours != bootstrap_interval(values, resamples=20_000, seed=1)
+
+
+def test_a_bootstrap_over_classes_counts_the_scatter_of_classes_and_of_images() -> None:
+    """Classes of one value each are resampled as these values; one class has no scatter of classes to show."""
+    means, images = normal(12, seed=1), normal(12, 50, seed=2)
+    plain = bootstrap_interval(means, resamples=20_000)
+    same = class_bootstrap_interval(list(means[:, None]), resamples=20_000)
+    assert same.value == pytest.approx(plain.value, rel=1e-12)
+    assert (same.low, same.high) == pytest.approx((plain.low, plain.high), abs=0.03)
+    wide = class_bootstrap_interval(list(means[:, None] + 5 * images), resamples=20_000)
+    variance = means.var(correction=0) / 12 + (5 * images).var(1, correction=0).mean() / 50 / 12
+    scatter = ((5 * images).mean(1) + means).var(correction=0) / 12 + variance - means.var(correction=0) / 12
+    assert wide.high - wide.low == pytest.approx(2 * 1.96 * scatter.sqrt().item(), rel=0.05)
+    assert wide.count == 12
+    assert math.isnan(class_bootstrap_interval([means]).low) and math.isnan(bootstrap_interval(means[:1]).high)
+
+
+def test_a_bootstrap_holds_the_truth_nearly_19_times_in_20() -> None:
+    held = 0
+    for seed in range(300):
+        estimate = bootstrap_interval(normal(50, seed=seed), resamples=500, seed=seed)
+        held += estimate.low <= 0 <= estimate.high
+    assert 0.90 <= held / 300 <= 0.97
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=20))
+def test_a_paired_comparison_is_students_paired_test(draws: list[tuple[int, int]]) -> None:
+    from scipy import stats
+
+    a, b = (torch.tensor(values, dtype=torch.float64) for values in zip(*draws, strict=True))
+    compared = paired(mean(a), mean(b))
+    assert compared.difference.value == pytest.approx((a - b).mean().item(), abs=1e-12)
+    assert compared.difference.count == len(draws)
+    wins, ties = sum(x < y for x, y in draws), sum(x == y for x, y in draws)
+    assert compared.won == pytest.approx((wins + ties / 2) / len(draws))
+    assert paired(mean(a), mean(b), lower=False).won == pytest.approx(1 - compared.won)
+    assert paired(mean(b), mean(a)).difference.value == -compared.difference.value
+    if (a - b).std() > 0:
+        low, high = stats.ttest_rel(a.numpy(), b.numpy()).confidence_interval(0.95)
+        assert (compared.difference.low, compared.difference.high) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_pairing_takes_away_what_draws_have_in_common() -> None:
+    common, own = 10 * normal(100, seed=1), normal(100, seed=2)
+    a, b = mean(common + 0.5), mean(common + 0.1 * own)
+    compared = paired(a, b).difference
+    assert compared.low > 0.4 and compared.high < 0.6
+    assert a.interval().low < b.interval().high and b.interval().low < a.interval().high
+
+
+def test_statistics_without_a_part_for_each_draw_are_compared_by_groups() -> None:
+    """The paired jackknife: of the mean it is the paired comparison of the groups' means."""
+    x, y = normal(60, 1, seed=1), normal(60, 1, seed=2)
+    compared = paired(jackknifed(mean_of, x), jackknifed(mean_of, y))
+    groups = mean_interval((x - y).view(-1, 20).mean(0))
+    assert astuple(compared.difference)[:3] == pytest.approx(astuple(groups)[:3], rel=1e-9)
+    assert compared.difference.count == 60
+    assert math.isnan(compared.won)
+
+
+def test_what_is_not_of_the_same_draws_is_not_paired() -> None:
+    values = normal(10, seed=1)
+    for other in (mean(values[:9]), jackknifed(mean_of, values[:, None])):
+        with pytest.raises(ValueError, match="paired"):
+            paired(mean(values), other)
+    nothing = Sample(1.0, values[:0], 3)
+    assert math.isnan(paired(nothing, nothing).difference.low)

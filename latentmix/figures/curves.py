@@ -12,6 +12,7 @@ from latentmix.evaluate import AVERAGE, Result, read_table
 from latentmix.figures.style import COLOURS, LINES, MARKERS, save, styled
 from latentmix.mixing import Method
 
+CONTROLS = {"real": "-", "noise": "--"}
 NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
 
 
@@ -21,20 +22,24 @@ def fig7(bench: Bench, stem: Path) -> list[Path]:
     if not table.exists():
         raise UserError(f"{table} is not there; run latentmix sweep with the same settings first")
     results = [result for result in read_table(table) if result.class_id == AVERAGE]
-    metrics = list(dict.fromkeys(result.metric for result in results))
-    methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results)]
+    measured = list(dict.fromkeys(result.metric for result in results))
+    metrics = [metric for metric in measured if metric in NAMES or _clip(metric)] or measured
+    methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results if result.n)]
     with styled():
         figure = Figure(figsize=(3.4 * len(metrics), 2.8), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             for place, method in enumerate(methods):
                 shift = 1 + 0.012 * (place - (len(methods) - 1) / 2)  # so that bars don't hide each other
                 _line(axes, [r for r in results if (r.metric, r.method) == (metric, str(method))], method, shift)
+            for control in (r for r in results if r.metric == metric and not r.n):
+                style = CONTROLS[control.method]
+                axes.axhline(control.estimate.value, label=control.method, color="0.5", linewidth=0.8, linestyle=style)
             axes.set(xscale="log", xlabel="number of latents mixed, N", ylabel=_label(metric))
             axes.set_xticks(bench.config.n, labels=[str(n) for n in bench.config.n])
             axes.minorticks_off()
             axes.set_ylim(bottom=0)  # no distance lies below, wide as an interval may be
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(methods), 4), handlelength=3)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4), handlelength=3)
         return save(figure, stem)
 
 
@@ -57,5 +62,9 @@ def _line(axes: Axes, results: list[Result], method: Method, shift: float) -> No
 
 
 def _label(metric: str) -> str:
-    clip = metric.removeprefix("clip_distance_")
-    return f"cosine distance\n(CLIP {clip})" if clip != metric else NAMES.get(metric, metric)
+    return f"cosine distance\n(CLIP {_clip(metric)})" if _clip(metric) else NAMES.get(metric, metric)
+
+
+def _clip(metric: str) -> str:
+    """Whose cosine distance it is, or nothing."""
+    return metric.removeprefix("clip_distance_") if metric.startswith("clip_distance_") else ""

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from latentmix.metrics.distances import (
     Features,
     Moments,
+    Others,
     cmmd,
     cmmd_contributions,
     cosine_distances,
@@ -39,6 +42,7 @@ __all__ = [
     "Features",
     "Metric",
     "Moments",
+    "Others",
     "Sample",
     "bootstrap_interval",
     "class_bootstrap_interval",
@@ -71,7 +75,7 @@ class Metric:
     """A metric of a run: whose features it takes, and what it makes of those of generated and of real images."""
 
     network: str  # `frechet`, the network of the Fréchet distance, or `clip`
-    sample: Callable[[Features, Features], Sample]
+    sample: Callable[[Features, Others], Sample]
     lower: bool = True  # is better
     elsewhere: str | None = None  # what it is called outside of Inception, where its own name belongs
 
@@ -80,9 +84,24 @@ class Metric:
         return name if self.elsewhere and network == "inception" else f"{self.elsewhere or name}_{network}"
 
 
-def _once(value: float, count: int) -> Sample:
-    """Without an interval, which would take too long."""
-    return Sample(value, mean_of_none, count)
+def _frechet(x: Features, y: Others) -> Sample:
+    return jackknifed(partial(frechet_distance, y=y), x)
 
 
-METRICS: dict[str, Metric] = {}
+def _frechet_infinity(x: Features, y: Others) -> Sample:
+    """Without an interval: a jackknife would take hours, and the average over classes has one of its own."""
+    return Sample(frechet_infinity(x, y), torch.empty(0, dtype=torch.float64), len(x))
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric("frechet", _frechet, elsewhere="fd"),
+    "fid_infinity": Metric("frechet", _frechet_infinity, elsewhere="fd_infinity"),
+    "kid": Metric("frechet", lambda x, y: mean(kid_contributions(x, y)), elsewhere="kd"),
+    "clip_distance": Metric("clip", lambda x, y: mean(cosine_distances(x, y))),
+    "clip_distance_raw": Metric("clip", lambda x, y: mean(cosine_distances(x, y, unit=False))),
+    "cmmd": Metric("clip", lambda x, y: mean(cmmd_contributions(x, y))),
+    "precision": Metric("frechet", lambda x, y: mean(precision(x, y)), lower=False),
+    "recall": Metric("frechet", recall_sample, lower=False),
+    "density": Metric("frechet", lambda x, y: mean(density(x, y)), lower=False),
+    "coverage": Metric("frechet", coverage_sample, lower=False),
+}

@@ -1,4 +1,4 @@
-"""Fidelity and diversity apart, through balls that reach to the k-th nearest neighbour: x [n, D] generated, y [m, D] real.
+"""Fidelity and diversity apart, by balls that reach to the k-th nearest neighbour; x [n, D] generated, y [m, D] real.
 
 They depend on n and m, and on k, so compare only where all three are the same. k is at most the number of other rows.
 """

@@ -1,0 +1,146 @@
+"""A finished run -> report.html: one page that needs nothing beside it, to look at and to send."""
+
+import base64
+import csv
+import io
+import json
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from latentmix.bench import Bench
+from latentmix.config import Config, compose, validate
+from latentmix.errors import UserError
+from latentmix.evaluate import read_table
+from latentmix.report.command import command
+from latentmix.report.page import Pictures, Report, render
+from latentmix.store import write
+
+EXACT = 128  # pixels; larger pictures are shown at `SHOWN`, and with a little loss
+SHOWN = 256
+MOST = 16_000_000  # bytes of pictures in a page
+
+
+def write_report(run: str) -> Path:
+    """`report.html` in the folder of a run; UserError where it is not there or not finished."""
+    folder = find(run)
+    report = gather(folder)
+    if report.pictures.note:
+        warnings.warn(report.pictures.note, stacklevel=2)
+    path = folder / "report.html"
+    write(path, render(report).encode())
+    return path
+
+
+def find(run: str) -> Path:
+    """A run's folder, by its path or by its name in the usual outputs."""
+    if (folder := Path(run).expanduser()).is_dir():
+        return folder
+    outputs = compose([]).outputs
+    if Path(run).name == run and (outputs / run).is_dir():
+        return outputs / run
+    there = sorted(path.parent.name for path in outputs.glob("*/done.json"))
+    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(there) or 'none'}")
+
+
+def gather(folder: Path) -> Report:
+    """All that a page says, from the files of a run and the cache beside it."""
+    for name in ("metrics.csv", "done.json"):  # the latter is what a run writes last
+        if not (folder / name).exists():
+            raise UserError(f"the run in {folder} is not finished, as {name} is not there; run latentmix sweep again")
+    about = _read_json(folder / "done.json")
+    try:
+        config = validate(compose([]).as_dict() | about["config"])  # an older run lacks keys that came later
+        results = read_table(folder / "metrics.csv")
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the run in {folder} can't be read: {error}") from error
+    if not results:
+        raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
+    bench = _bench(config, folder, about.get("model", {}))
+    diagnosis = folder / "diagnosis.json"
+    return Report(
+        config=config,
+        about=about,
+        results=results,
+        titles=_titles(bench, dict.fromkeys(result.class_id for result in results)),
+        pictures=_pictures(bench),
+        diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
+        pairs=_pairs(folder / "pairs.csv"),
+        command=command(config),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+
+
+def _pairs(path: Path) -> list[dict[str, str]]:
+    """Comparisons of methods, in whatever columns they are."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _bench(config: Config, folder: Path, identity: dict[str, str]) -> Bench:
+    """The run's bench where its folder is now. Pictures are found by what they were computed from, which a GPU has a
+    part in only by the precision that it led to, so the page is made without one."""
+    precision = identity.get("precision", config.model.precision)
+    model = replace(config.model, precision=precision)
+    return Bench(replace(config, model=model, device="cpu", outputs=folder.absolute().parent))
+
+
+def _titles(bench: Bench, class_ids: dict[str, None]) -> dict[str, str]:
+    """Names for classes; their identifiers where the images are no longer there, or two have one name."""
+    try:
+        titles = {class_id: bench.data.title(class_id) for class_id in bench.classes}
+    except (UserError, OSError):
+        titles = {}
+    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
+    named = {c: f"{title} ({c})" if title in shared else title for c, title in titles.items()}
+    return {class_id: named.get(class_id, class_id) for class_id in class_ids}
+
+
+def _pictures(bench: Bench) -> Pictures:
+    """Draw by draw and class by class, as many as a page can hold; always all methods and N of a draw."""
+    found: dict[tuple[str, int, str, int], str] = {}
+    note, size, limit = "", 0, min(bench.config.keep, bench.config.draws)
+    try:
+        for draw, class_id in ((draw, class_id) for draw in range(limit) for class_id in bench.classes):
+            cells = [cell for cell in bench.cells if cell.class_id == class_id]
+            paths = {cell: bench.picture(cell, draw) for cell in cells}
+            block = {
+                (class_id, cell.n, str(cell.method), draw): _data_uri(path)
+                for cell, path in paths.items()
+                if path.exists()
+            }
+            size += sum(map(len, block.values()))
+            if found and size > MOST:
+                note = f"only {len(found)} of the pictures fit; the others are in {bench.config.cache / 'cells'}"
+                break
+            found |= block
+    except (UserError, OSError) as error:
+        note = f"some or all pictures are left out: {error}"
+    if not found and not note:
+        note = "no pictures of this run are in the cache; latentmix sweep with keep=1 makes them"
+    return Pictures(found, note)
+
+
+def _data_uri(path: Path) -> str:
+    """A picture as WebP: exactly where it is small, and otherwise as large as a page needs it."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        exact = max(image.size) <= EXACT
+        image.thumbnail((SHOWN, SHOWN))
+        image.convert("RGB").save(buffer, "WEBP", lossless=exact, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
