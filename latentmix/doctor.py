@@ -65,7 +65,7 @@ SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "centroids": lambda bench: _images(bench) * _latent(bench),
     "features of real images": lambda bench: sum(len(bench.references(c)) for c in bench.classes) * _features(bench),
     "features": lambda bench: _images(bench) * _features(bench),
-    "pictures": lambda bench: len(bench.cells) * min(bench.config.keep, bench.config.draws) * _picture(bench),
+    "pictures": lambda bench: len(bench.generated) * min(bench.config.keep, bench.config.draws) * _picture(bench),
     "all pictures": lambda bench: 2 * _images(bench) * _picture(bench),  # in the cache, and under readable names
     "a probe": lambda bench: 10 * (_latent(bench) + _picture(bench)),  # of five offsets, before and after
 }
@@ -496,7 +496,7 @@ def _disk(bench: Bench, kinds: Sequence[str]) -> Finding:
 
 def _kept(bench: Bench) -> int:
     """Bytes of what is there of the latents, features and pictures of a run."""
-    folders = [bench.latents(c).folder for c in bench.classes] + [bench.cell_folder(cell) for cell in bench.cells]
+    folders = [bench.latents(c).folder for c in bench.classes] + [bench.cell_folder(cell) for cell in bench.generated]
     files = (file for folder in (*folders, bench.config.folder) for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)
 
@@ -508,7 +508,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _images(bench: Bench) -> int:
-    return len(bench.cells) * bench.config.draws
+    return len(bench.generated) * bench.config.draws
 
 
 def _synthetic(bench: Bench) -> int:

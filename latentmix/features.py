@@ -30,7 +30,8 @@ class Classifier(nn.Module):
         super().__init__()
 
         def level(width: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(width, out, kernel, stride, kernel // 2), nn.BatchNorm2d(out), nn.SiLU()]
+            around = nn.Conv2d(width, out, kernel, stride, kernel // 2, padding_mode="circular")  # as the plane repeats
+            return [around, nn.BatchNorm2d(out), nn.SiLU()]
 
         self.body = nn.Sequential(
             *level(3, 32, 7, 2),

@@ -127,7 +127,7 @@ def vae(setting: Setting) -> None:
 
 
 def vae_sd3(setting: Setting) -> None:
-    network = autoencoder("vae_sd3", 16, setting, steps=3000, start=setting.to / "tiny" / "vae")
+    network = autoencoder("vae_sd3", 16, setting, steps=2500, start=setting.to / "tiny" / "vae")
     half(network).save_pretrained(setting.to / "tiny-sd3" / "vae")
 
 
@@ -338,7 +338,7 @@ def transformer(setting: Setting) -> None:
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
-    train("transformer", [network, *texts], loss, setting, steps=6000, learning_rate=1e-3, decay=0.9995)
+    train("transformer", [network, *texts], loss, setting, steps=4500, learning_rate=1e-3, decay=0.9995)
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),
@@ -402,11 +402,12 @@ def latents(encoder: Any, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def varied(x: Tensor) -> Tensor:
-    """The batch, as a whole, flipped, transposed and softened at random; no class changes by it.
+    """The batch, as a whole, shifted, flipped, transposed and softened at random; no class changes by it.
 
     Softened, since a VAE of 256 numbers leaves no grain: who measures its images should look at what is in them.
     """
     flip, flop, transpose, soften = torch.rand(4) < torch.tensor([0.5, 0.5, 0.5, 0.25])
+    x = x.roll(torch.randint(shapes.SIZE, (2,)).tolist(), (-2, -1))  # the plane repeats
     x = x.flip(-1) if flip else x
     x = x.flip(-2) if flop else x
     x = x.transpose(-1, -2) if transpose else x
@@ -464,7 +465,7 @@ def classifier(setting: Setting) -> None:
         )
         return first + 0.5 * sum(others)
 
-    train("classifier", [network, heads], loss, setting, steps=7000, learning_rate=3e-3, decay=0.99)
+    train("classifier", [network, heads], loss, setting, steps=6000, learning_rate=3e-3, decay=0.99)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()

@@ -1,6 +1,7 @@
 """The transformer family against diffusers' own pipeline and scheduler, on random weights of the real classes.
 
-One pipeline has T5 and the parts that only 3.5-medium has (normalised queries, dual attention); one has neither.
+One pipeline has T5 and the parts that only 3.5-medium has (normalised queries, dual attention); one has neither. The
+embedded `tiny-sd3` is a third.
 """
 
 from functools import cache
@@ -163,8 +164,10 @@ class Pair:
         return self.model.encode(drawn[:, :, : self.side, : self.side].contiguous())
 
 
-@pytest.fixture(scope="module", params=["T5", "no T5"])
+@pytest.fixture(scope="module", params=["T5", "no T5", "embedded"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    if request.param == "embedded":
+        return Pair(embedded_folder("tiny-sd3"))
     folder = tmp_path_factory.mktemp("sd3") / "pipeline"
     random_pipeline(request.param == "T5").save_pretrained(folder)
     return Pair(folder)

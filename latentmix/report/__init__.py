@@ -95,7 +95,7 @@ def _pairs(path: Path) -> list[dict[str, str]]:
 def _bench(config: Config, folder: Path, identity: dict[str, str]) -> Bench:
     """The run's bench where its folder is now. Pictures are found by what they were computed from, which a GPU has a
     part in only by the precision that it led to, so the page is made without one."""
-    precision = identity.get("precision", config.model.precision)
+    precision: Any = identity.get("precision", config.model.precision)
     model = replace(config.model, precision=precision)
     return Bench(replace(config, model=model, device="cpu", outputs=folder.absolute().parent))
 
@@ -112,21 +112,16 @@ def _titles(bench: Bench, class_ids: dict[str, None]) -> dict[str, str]:
 
 
 def _pictures(bench: Bench) -> Pictures:
-    """Draw by draw and class by class, as many as a page can hold; always all methods and N of a draw."""
+    """Draw by draw and class by class, as many as a page can hold; always all methods and N of a draw, and a real image
+    to see them beside."""
     found: dict[tuple[str, int, str, int], str] = {}
     note, size, limit = "", 0, min(bench.config.keep, bench.config.draws)
     try:
         for draw, class_id in ((draw, class_id) for draw in range(limit) for class_id in bench.classes):
-            cells = [cell for cell in bench.cells if cell.class_id == class_id]
-            paths = {cell: bench.picture(cell, draw) for cell in cells}
-            block = {
-                (class_id, cell.n, str(cell.method), draw): _data_uri(path)
-                for cell, path in paths.items()
-                if path.exists()
-            }
+            block = _block(bench, class_id, draw)
             size += sum(map(len, block.values()))
             if found and size > MOST:
-                note = f"only {len(found)} of the pictures fit; the others are in {bench.config.cache / 'cells'}"
+                note = f"{len(found)} pictures fit in this page; the others are in the cache"
                 break
             found |= block
     except (UserError, OSError) as error:
@@ -136,10 +131,21 @@ def _pictures(bench: Bench) -> Pictures:
     return Pictures(found, note)
 
 
-def _data_uri(path: Path) -> str:
-    """A picture as WebP: exactly where it is small, and otherwise as large as a page needs it."""
+def _block(bench: Bench, class_id: str, draw: int) -> dict[tuple[str, int, str, int], str]:
+    """The pictures of one draw; none where none was kept."""
+    cells = [cell for cell in bench.generated if cell.class_id == class_id]
+    paths = {(class_id, cell.n, cell.name, draw): bench.picture(cell, draw) for cell in cells}
+    block = {where: _data_uri(Image.open(path)) for where, path in paths.items() if path.exists()}
+    if block and draw < len(bench.references(class_id)):
+        pixels = bench.references(class_id)[draw].pixels(bench.config.model.size)
+        block[class_id, 0, "real", draw] = _data_uri(Image.fromarray(pixels))
+    return block
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """As WebP: exactly where it is small, and otherwise as large as a page needs it."""
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with picture as image:
         exact = max(image.size) <= EXACT
         image.thumbnail((SHOWN, SHOWN))
         image.convert("RGB").save(buffer, "WEBP", lossless=exact, quality=85)

@@ -32,10 +32,13 @@ def _completed(overrides: list[str], wanted: dict[str, Any]) -> list[str]:
         if f"{group}.name" in _differing(overrides, wanted):
             choices = [overrides, *([*overrides, f"{group}={name}"] for name in _presets(group, wanted))]
             overrides = min(choices, key=lambda choice: len(_differing(choice, wanted)))
+    differing = _differing(overrides, wanted)
     for key in sorted(wanted, key=lambda key: key.count(".")):
-        differing = _differing(overrides, wanted)
         if key in differing:
             overrides = [*overrides, f"{differing[key]}{key}={_value(wanted[key])}"]
+            differing = _differing(overrides, wanted)
+            if key in differing:  # nor will it ever agree
+                break
     return overrides
 
 
@@ -60,9 +63,7 @@ def _differing(overrides: Sequence[str], wanted: dict[str, Any]) -> dict[str, st
             there = _flat(OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True))
     except (HydraException, OmegaConfBaseException, ValueError):  # of a value that no quotes bring through
         return dict.fromkeys(wanted, "")
-    return {
-        key: "" if key in there else "+" for key, value in wanted.items() if there.get(key, _default(key)) != value
-    }
+    return {key: "" if key in there else "+" for key, value in wanted.items() if there.get(key, _default(key)) != value}
 
 
 def _presets(group: str, wanted: dict[str, Any]) -> list[str]:
@@ -73,7 +74,7 @@ def _presets(group: str, wanted: dict[str, Any]) -> list[str]:
 
 def _flat(plain: Any) -> dict[str, Any]:
     """Keys as in `model.size`; without those that change no result."""
-    flat = {}
+    flat = dict[str, Any]()
     for key, value in plain.items():
         if key in SILENT:
             continue

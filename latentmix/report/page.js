@@ -64,8 +64,8 @@ function span(values, ends) {
 }
 
 function ticks(low, high) {
-  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((times) => times * power).find((size) => size >= rough);
+  const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((times) => times * power).find((size) => size >= rough);
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at++) found.push(+(at * step).toPrecision(12));
   return found;
@@ -100,7 +100,7 @@ function plot(holder, title, note, scale, band = null) {
     const marks = ticks(low, high);
     const left = 14 + 7 * Math.max(...marks.map((tick) => say(tick).length)), right = 14, top = 10, bottom = 40;
     const [first, last] = [scale(ns[0]), scale(ns[ns.length - 1])];
-    const x = (n) => (first === last ? (left + width - right) / 2 : left + 12 + ((scale(n) - first) / (last - first)) * (width - right - left - 24));
+    const x = (n) => (first === last ? (left + width - right) / 2 : left + 16 + ((scale(n) - first) / (last - first)) * (width - right - left - 32));
     const y = (value) => height - bottom - ((value - low) / (high - low)) * (height - bottom - top);
 
     svg.append(make("clipPath", { id }, make("rect", { x: left, y: top - 6, width: width - left - right, height: height - top - bottom + 12 })));
@@ -111,7 +111,7 @@ function plot(holder, title, note, scale, band = null) {
     let free = -Infinity;
     for (const n of ns) {
       if (x(n) - free < 10 + 7 * String(n).length) continue;
-      svg.append(make("text", { x: x(n), y: height - bottom + 18, "text-anchor": "middle" }, say(n)));
+      svg.append(make("text", { x: x(n), y: height - bottom + 20, "text-anchor": "middle" }, say(n)));
       free = x(n);
     }
     svg.append(make("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "latents mixed, N"));
@@ -119,7 +119,7 @@ function plot(holder, title, note, scale, band = null) {
     svg.append(inside);
     if (band) inside.append(make("rect", { class: "band", x: left, width: width - left - right, y: y(band[1]), height: y(band[0]) - y(band[1]) }));
     shown.forEach((one, row) => {
-      const shift = 3 * (row - (shown.length - 1) / 2) * Math.min(1, 6 / shown.length); // so that bars don't hide each other
+      const shift = 2.5 * (row - (shown.length - 1) / 2) * Math.min(1, 7 / shown.length); // so that bars don't hide each other
       const spots = one.points.map((point) => ({ one, point, row, x: one.flat ? width - right - 12 : x(point.n) + shift, y: y(point.value) }));
       const path = one.flat ? `M${left},${spots[0].y}H${width - right}` : `M${spots.map((spot) => `${spot.x},${spot.y}`).join("L")}`;
       const group = make("g", { "data-name": one.name });
@@ -251,16 +251,17 @@ function curves() {
       draw[place](measured.map((method) => {
         const points = of(method.name).filter((row) => row.metric === metric.name && row.value !== null)
           .map((row) => ({ ...row, text: `over ${row.count} ${unit[row.count === 1 ? 0 : 1]}` }));
-        return { ...method, flat: method.control && points.length === 1 && ns.length > 1, points };
+        return { ...method, flat: method.control && points.length === 1 && (points[0].n < 1 || ns.length > 1), points };
       }));
     });
     fill(measured.flatMap((method) => unique(of(method.name).map((row) => row.n)).map((n) => [
-      method.name, n,
+      method.name, n || null, // a control has none
       ...data.metrics.map((metric) => {
         const row = rows.find((one) => one.method === method.name && one.n === n && one.metric === metric.name);
         return row && row.value !== null ? [row.value, row.low, row.high] : null;
       }),
     ])));
+    pair(classId);
   }
   update();
 }
@@ -278,10 +279,13 @@ function pictures() {
   const kept = new Map(there.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
   const all = (name) => unique(there.map((one) => one[name]));
   const [classes, draws] = [all("class"), all("draw").sort((a, b) => a - b)];
-  const ns = all("n").sort((a, b) => a - b), methods = data.methods.map((method) => method.name).filter((name) => all("method").includes(name));
+  const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b); // 0 is that of controls, which stand beside every N
+  const methods = data.methods.map((method) => method.name).filter((name) => all("method").includes(name));
+  const mixing = methods.filter((name) => there.some((one) => one.method === name && one.n > 0));
+  const find = (c, n, method, draw) => kept.get(key(c, n, method, draw)) || kept.get(key(c, 0, method, draw));
   const titles = new Map(there.map((one) => [one.class, one.title]));
   const prefer = (name, otherwise) => (methods.includes(name) ? name : otherwise);
-  const now = { class: classes[0], draw: draws[0], method: null, n: null, left: prefer("fix/0", methods[0]), right: prefer("fix/chm", methods[methods.length - 1]), at: ns[ns.length - 1] };
+  const now = { class: classes[0], draw: draws[0], method: null, n: null, left: prefer("fix/0", mixing[0]), right: prefer("fix/chm", mixing[mixing.length - 1]), at: ns[ns.length - 1] };
 
   const say_ = (values, words = String) => values.map((value) => [value, words(value)]);
   const chooser = (name, label, options) => choice(label, options, now[name], (chosen) => ((now[name] = chosen), update()));
@@ -293,11 +297,11 @@ function pictures() {
     chooser("n", "N", [[null, "every N"], ...say_(ns, n_)]),
     chooser("draw", "Draw", say_(draws, draw_)),
   ];
-  const pair = { left: chooser("left", "Left", say_(methods)), right: chooser("right", "Right", say_(methods)), at: chooser("at", "N", say_(ns, n_)) };
+  const pair = { left: chooser("left", "Left", say_(mixing)), right: chooser("right", "Right", say_(mixing)), at: chooser("at", "N", say_(ns, n_)) };
   byId("choose-pictures").append(...grid.map((one) => one.node));
   byId("choose-pair").append(...Object.values(pair).map((one) => one.node));
 
-  const alt = (one) => `${one.title}, N = ${one.n}, ${one.method}, draw ${one.draw + 1}`;
+  const alt = (one) => [one.title, ...(one.n ? [n_(one.n)] : []), one.method, draw_(one.draw)].join(", ");
   function image(one, extra = {}) {
     const node = make("img", { src: one.src, alt: alt(one), ...extra });
     node.addEventListener("load", () => node.classList.toggle("small", node.naturalWidth <= 128));
@@ -315,8 +319,11 @@ function pictures() {
   }
 
   function bring(one) {
-    [now.class, now.draw, now.left, now.at] = [one.class, one.draw, one.method, one.n];
-    if (now.right === now.left) now.right = prefer("fix/chm", methods[0]) === now.left ? methods.find((name) => name !== now.left) || now.left : prefer("fix/chm", methods[0]);
+    [now.class, now.draw] = [one.class, one.draw];
+    if (one.n) {
+      if (now.right === one.method) now.right = now.left;
+      [now.left, now.at] = [one.method, one.n];
+    }
     update();
     byId("side").scrollIntoView({ block: "start" });
   }
@@ -332,12 +339,13 @@ function pictures() {
     for (const name of Object.keys(pair)) pair[name].set(now[name]);
     const { rows, columns, cell } = axes();
     const head = make("tr", {}, make("td"), ...columns.map(([name]) => make("th", { scope: "col" }, name)));
-    const body = rows.map(([name, of]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more]) => {
-      const one = kept.get(key(...cell({ ...of, ...more })));
+    const body = rows.map(([name, of]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
+      const one = find(...cell({ ...of, ...more }));
+      if (one && !one.n && more.n && place) return make("td"); // a control has no N, and shows once
       return make("td", {}, one ? make("button", { type: "button", title: alt(one), onclick: () => bring(one) }, image(one)) : make("div", { class: "none" }));
     })));
     byId("grid").replaceChildren(make("table", { class: "grid" }, make("thead", {}, head), make("tbody", {}, ...body)));
-    const [left, right] = [now.left, now.right].map((method) => kept.get(key(now.class, now.at, method, now.draw)));
+    const [left, right] = [now.left, now.right].map((method) => find(now.class, now.at, method, now.draw));
     frame.replaceChildren(...(right ? [image(right)] : []), ...(left ? [image(left, { class: "over" })] : []), over);
     sides.replaceChildren(make("span", {}, `← ${now.left}`), make("span", {}, `${titles.get(now.class)}, ${n_(now.at)}, ${draw_(now.draw)}`), make("span", {}, `${now.right} →`));
   }
@@ -364,17 +372,19 @@ function diagnosis() {
   table(rows, "Diagnosis of the latents", of.columns)(of.rows);
 }
 
+// Returns what shows the pairs of a class.
 function pairs() {
-  if (!data.pairs) return byId("pairs").remove();
-  table(byId("pairs"), "Comparisons of methods on the same draws", data.pairs.columns)(data.pairs.rows);
+  const of = data.pairs;
+  if (!of) return byId("pairs").remove(), () => {};
+  const fill = table(byId("compared"), "Comparisons of methods on the same draws", of.columns);
+  return (chosen) => fill(of.rows.filter((_, place) => of.classes === null || of.classes[place] === chosen));
 }
 
 if (!byId("short").textContent.trim()) byId("short").remove();
 for (const section of document.querySelectorAll("section[data-title]")) section.prepend(make("h2", {}, section.dataset.title));
+const pair = pairs();
 curves();
 pictures();
 diagnosis();
-pairs();
-byId("pictures").querySelector("h3").id = "side";
 for (const section of document.querySelectorAll("section[data-title]"))
   document.querySelector("nav").append(make("a", { href: `#${section.id}` }, section.dataset.title));

@@ -13,44 +13,8 @@ from latentmix.config import Config
 from latentmix.evaluate import AVERAGE, Result
 from latentmix.figures.style import COLOURS, HUES, LINES, MARKERS, SHAPES
 from latentmix.mixing import Method
+from latentmix.report.words import CONTROLS, MEANS, NORMS, QUESTION, metric
 
-QUESTION = (
-    "Images are inverted into the latent space of a diffusion model, N of these latents are mixed into one, and an image "
-    "is generated from the mixture. Which way of mixing still gives good images as N grows?"
-)
-NORMS = {
-    "lin": "the plain mean",
-    "fix": "its norm restored to √L, that of Gaussian noise",
-    "nin": "its norm restored to that of the inputs",
-    "slerp": "the mean on the sphere, at the norm of the inputs",
-    "lol": "divided by √Σw², which restores the variance of noise",
-    "adain": "the mean on the sphere, each channel brought to the inputs' mean and deviation",
-    "nao": "found by an optimisation that keeps to the norms of noise",
-}
-MEANS = {
-    "0": "nothing set aside",
-    "m": "the mean of each latent set aside first",
-    "chm": "the mean of each channel set aside first",
-    "lp": "the slow part of each channel set aside first",
-}
-CONTROLS = {"real": "real images, measured as if they were generated", "noise": "images generated from random latents"}
-METRICS = {  # by how their names begin: in words, and which values are better
-    "fid": ("FID", "lower"),
-    "fid_infinity": ("FID∞", "lower"),
-    "fd": ("Fréchet distance", "lower"),
-    "fd_infinity": ("Fréchet distance for infinitely many images", "lower"),
-    "kid": ("KID", "lower"),
-    "kd": ("Kernel distance", "lower"),
-    "cmmd": ("CMMD", "lower"),
-    "clip_distance": ("CLIP cosine distance", "lower"),
-    "clip_distance_raw": ("CLIP cosine distance to the unnormalised mean", "lower"),
-    "clip_score": ("CLIP score", "higher"),
-    "precision": ("Precision", "higher"),
-    "recall": ("Recall", "higher"),
-    "density": ("Density", "higher"),
-    "coverage": ("Coverage", "higher"),
-    "lpips": ("LPIPS diversity", ""),
-}
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # of matplotlib's line styles
 GREY = "#8a8f94"
 
@@ -142,20 +106,9 @@ def _numberless(x: Any) -> Any:
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def metric(name: str) -> dict[str, str]:
-    """A metric in words, with the network that it was taken in; one that is not known goes by its name."""
-    known = [start for start in METRICS if name == start or name.startswith(f"{start}_")]
-    if not known:
-        return {"name": name, "label": name, "better": ""}
-    start = max(known, key=len)
-    label, better = METRICS[start]
-    network = name[len(start) + 1 :]
-    return {"name": name, "label": f"{label} ({network})" if network else label, "better": better}
-
-
 def _methods(report: Report) -> list[dict[str, Any]]:
     """Those of the run as it names them, then the controls; each with its look, and no two with the same."""
-    there = dict.fromkeys(r.method for r in report.results) | {name: None for _, _, name, _ in report.pictures.uris}
+    there = dict.fromkeys(r.method for r in report.results) | {method: None for _, _, method, _ in report.pictures.uris}
     methods: list[dict[str, Any]] = []
     for name in sorted(there, key=lambda name: name in CONTROLS):
         look = _look(name)
@@ -189,10 +142,11 @@ def _dash(line: Any) -> str:
 
 
 def _diagnosis(report: Report) -> dict[str, Any] | None:
-    """A table, verdicts, and the growth of the two channels whose means are largest, a line for each of eight classes."""
-    classes = report.diagnosis
-    if not classes:
+    """A table, verdicts, and how the two channels whose means are largest grow, a line for each of eight classes."""
+    if not report.diagnosis:
         return None
+    order = [*report.titles, *report.diagnosis]  # that of the results, then any others
+    classes = dict(sorted(report.diagnosis.items(), key=lambda item: order.index(item[0])))
     channels = range(min(len(of["means"]) for of in classes.values()))
     size = {channel: max(abs(of["means"][channel]["value"]) for of in classes.values()) for channel in channels}
     largest = sorted(sorted(channels, key=lambda channel: -size[channel])[:2])
@@ -220,7 +174,8 @@ def _diagnosis(report: Report) -> dict[str, Any] | None:
                         "colour": "currentColor" if HUES[place] == "#000000" else HUES[place],  # to be seen in the dark
                         "marker": SHAPES[place],
                         "points": [
-                            [n, row[channel]] for n, row in zip(of["growth"]["sizes"], of["growth"]["means"], strict=True)
+                            [n, row[channel]]
+                            for n, row in zip(of["growth"]["sizes"], of["growth"]["means"], strict=True)
                         ],
                     }
                     for place, (c, of) in enumerate(shown)
@@ -246,22 +201,36 @@ def _diagnosis_row(title: str, of: Mapping[str, Any], channels: Sequence[int]) -
 
 
 def _pairs(report: Report) -> dict[str, Any] | None:
-    """The columns that say something: those that are the same in every row do not, beyond a class or a metric."""
+    """As they come, but for what is the same in the whole run; classes apart, and intervals with what they are of."""
     rows = report.pairs
     if not rows:
         return None
-    run = ("model", "data", "inversion")
-    columns = [name for name in rows[0] if name not in run]
-    return {"columns": columns, "rows": [[_number(row[name]) for name in columns] for row in rows]}
+    classes = [row["class"] for row in rows] if "class" in rows[0] else None
+    joined = {"difference", "low", "high"} <= rows[0].keys()
+    apart = {"model", "data", "inversion", "class", *(("low", "high") if joined else ())}
+    columns = [name for name in rows[0] if name not in apart]
+
+    def cell(row: Mapping[str, str], name: str) -> Cell:
+        if name == "metric":
+            return metric(row[name])["label"]
+        if name == "difference" and joined:
+            return [_number(row[part]) for part in ("difference", "low", "high")]
+        return _cell(row[name])
+
+    titles = ["share of draws won" if name == "won" else "N" if name == "n" else name for name in columns]
+    return {"classes": classes, "columns": titles, "rows": [[cell(row, name) for name in columns] for row in rows]}
 
 
-def _number(text: str | None) -> Cell:
-    if not text:
-        return None
+def _cell(text: str | None) -> Cell:
+    number = _number(text)
+    return number if number is not None or not text else text
+
+
+def _number(text: str | None) -> float | None:
     try:
-        return float(text)
+        return float(text or "")
     except ValueError:
-        return text
+        return None
 
 
 def _summary(report: Report) -> str:
@@ -271,25 +240,33 @@ def _summary(report: Report) -> str:
     rows = [r for r in rows if not math.isnan(r.estimate.value)]
     if not rows:
         return ""
-    most = max(r.n for r in rows)
-    lines = []
+    most, lines = max(r.n for r in rows), []
     for name in dict.fromkeys(r.metric for r in rows):
         words, here = metric(name), [r for r in rows if (r.n, r.metric) == (most, name)]
         if not words["better"] or len(here) < 2:
             continue
         order = sorted(here, key=lambda r: r.estimate.value, reverse=words["better"] == "higher")
-        cells = (words["label"], *(f"{r.method}: {_estimate(r)}" for r in (order[0], order[-1])))
-        head, *others = map(_text, cells)
-        lines.append(f'<tr><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>')
+        alike = order[0].estimate.value == order[-1].estimate.value
+        ends = (f"all alike: {_estimate(order[0])}", "") if alike else (_end(order, 0), _end(order, -1))
+        cells = "".join(f"<td>{_text(end)}</td>" for end in ends)
+        lines.append(f'<tr><th scope="row">{_text(words["label"])}</th>{cells}</tr>')
     if not lines:
         return ""
     count = len(report.titles.keys() - {AVERAGE})
     over = f"averaged over {count} classes" if count > 1 else "of one class"
     return (
         f"<p>At the largest N = {most}, {over}, with 95 % intervals; where these overlap, the order may be chance.</p>"
-        '<div class="wide" tabindex="0" role="region" aria-label="In short"><table><thead><tr><th scope="col">metric</th>'
-        f'<th scope="col">best</th><th scope="col">worst</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        '<div class="wide" tabindex="0" role="region" aria-label="In short"><table><thead><tr>'
+        f'<th scope="col">metric</th><th scope="col">best</th><th scope="col">worst</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _end(order: Sequence[Result], place: int) -> str:
+    """The methods at one end, and their value."""
+    value = order[place].estimate.value
+    names = ", ".join(r.method for r in order if r.estimate.value == value)
+    return f"{names}: {_estimate(order[place])}"
 
 
 def _estimate(result: Result) -> str:
@@ -302,27 +279,36 @@ def settings(report: Report) -> list[tuple[str, str]]:
     config, model, images = report.config, report.config.model, report.config.data
     titles = [title for class_id, title in report.titles.items() if class_id != AVERAGE]
     measured = "all" if images.reference is None else images.reference
-    guided = {True: "without guidance", False: f"guidance {config.guidance:g}"}[config.guidance == 1]
-    inverted = {True: "without guidance", False: f"guidance {config.inversion.guidance:g}"}[
-        config.inversion.guidance == 1
-    ]
     return [
-        ("Model", f"{model.name}{f' ({model.hub})' if model.hub else ''}, images of {model.size} × {model.size} pixels"),
+        (
+            "Model",
+            f"{model.name}{f' ({model.hub})' if model.hub else ''}, images of {model.size} × {model.size} pixels",
+        ),
         (
             "Images",
             f"{images.name}{f' ({images.hub})' if images.hub else ''}; {_count(len(titles), 'class', 'classes')}: "
             f"{', '.join(titles)}. {config.pool} images of each are inverted and drawn from; generated ones are "
             f"measured against {measured} real ones",
         ),
-        ("Inversion", f"{config.inversion.name}, {config.inversion.steps} steps, {inverted}"),
+        (
+            "Inversion",
+            f"{config.inversion.name}, {config.inversion.steps} steps, {_guidance(config.inversion.guidance)}",
+        ),
         (
             "Mixing",
-            f"N = {', '.join(map(str, config.n))} latents of a class, with equal weights; {config.draws} draws of images, "
-            "the same for every method, and each draw for a smaller N is part of that for a larger one",
+            f"N = {', '.join(map(str, config.n))} latents of a class, with equal weights; {config.draws} draws of "
+            "images, the same for every method, and each draw for a smaller N is part of that for a larger one",
         ),
-        ("Generation", f"{config.steps} steps, {guided}, prompt “{model.prompt.format('[class]')}”"),
+        (
+            "Generation",
+            f"{config.steps} steps, {_guidance(config.guidance)}, prompt “{model.prompt.format('[class]')}”",
+        ),
         ("Seed", str(config.seed)),
     ]
+
+
+def _guidance(scale: float) -> str:
+    return "without guidance" if scale == 1 else f"guidance {scale:g}"
 
 
 def _count(count: int, one: str, many: str) -> str:
@@ -342,10 +328,12 @@ def environment(report: Report) -> list[tuple[str, str]]:
 
 def _repeat(command: str) -> str:
     if not command:
-        return "<p>No command line says all of its settings; they stand in <code>config.yaml</code> beside this page.</p>"
+        return (
+            "<p>No command line says all of its settings; they stand in <code>config.yaml</code> beside this page.</p>"
+        )
     return (
         "<p>This says what differs from the defaults; settings that change no result, as the device, are left out. "
-        f"All settings stand in <code>config.yaml</code> beside this page.</p><pre tabindex=0><code>{_text(command)}</code></pre>"
+        f"All settings stand in <code>config.yaml</code> beside this page.</p><pre><code>{_text(command)}</code></pre>"
     )
 
 
