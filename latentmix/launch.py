@@ -26,6 +26,7 @@ from latentmix.metrics import METRICS
 from latentmix.store import key, write, write_json
 from latentmix.sweep import Stage
 
+SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
 
 
@@ -111,12 +112,13 @@ def conclude(bench: Bench, results: Sequence[Result], pictures: Sequence[Path]) 
     about = {"config": plain, "model": bench.model.identity, "versions": versions, "python": platform.python_version()}
     write_json(config.folder / "done.json", about)
     console = Console()
-    for name, label in labels(bench).items():
+    for name, label in list(labels(bench).items())[:SHOWN]:
         of = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
         title = f"{label}, average over classes ({'lower' if METRICS[name].lower else 'higher'} is better)"
         console.print(_averages(of, title, config.n))
     for path in (*(config.folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *pictures):
         console.print(str(path), soft_wrap=True, highlight=False)
+    console.print(f"All of it on one page: latentmix report {config.folder}", soft_wrap=True, highlight=False)
 
 
 def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:

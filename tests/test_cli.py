@@ -48,7 +48,10 @@ BASE = (
     f"steps={STEPS}",
     "launch.threads=1",
 )
-COMMANDS = ("invert", "mix", "generate", "evaluate", "sweep", "diagnose", "probe", "figure", "doctor", "fetch")
+COMMANDS = (
+    *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "report"),
+    *("doctor", "fetch"),
+)
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
 
 
