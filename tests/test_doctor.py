@@ -599,10 +599,13 @@ def test_one_line_lists_all_that_is_missing(offline: list[str]) -> None:
 
 def test_asking_first_costs_next_to_nothing() -> None:
     require(Bench(compose([])), "sweep")  # imports what the run imports
-    made = Bench(compose([]))
-    before = time.process_time()
-    require(made, "sweep")
-    assert time.process_time() - before < 0.5
+    took = []
+    for _ in range(3):  # the collector of garbage may come in between
+        made = Bench(compose([]))
+        before = time.process_time()
+        require(made, "sweep")
+        took.append(time.process_time() - before)
+    assert min(took) < 0.5
 
 
 # Fetching

@@ -482,6 +482,7 @@ def test_values_show_under_the_pointer_and_by_keys(page: Browser) -> None:
     page.run("document.activeElement.blur()")
     assert texts(page, "figure output")[0].strip() == ""
     page.run("document.querySelector('figure').scrollIntoView({behavior: 'instant'})")
+    page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # it has scrolled
     curve = "document.querySelector('figure [data-name=\"fix/chm\"] path:last-child').getBoundingClientRect()"
     x, y = page.run(f"[{curve}.x + {curve}.width / 2, {curve}.y + {curve}.height / 2]")
     page.move(x + 3, y - 3)

@@ -53,7 +53,7 @@ def cached(hub: str, revision: str | None) -> Path | None:
     try:
         place = snapshot_download(hub, revision=revision, local_files_only=True, **wanted_files())
         return check_weights(_checked(Path(place)))
-    except (LocalEntryNotFoundError, HFValidationError, UserError):
+    except (LocalEntryNotFoundError, HFValidationError, UserError, OSError):
         return None
 
 
