@@ -256,10 +256,11 @@ def test_how_much_t5_reads_is_part_of_the_identity(pair: Pair) -> None:
 
 def test_encoding_and_decoding_are_the_pipelines_scale_and_shift(pair: Pair) -> None:
     vae, images = pair.pipeline.vae, torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
     with torch.no_grad():
         mean = vae.encode(images / 127.5 - 1).latent_dist.mean
-        pixels = vae.decode(pair.noise / 1.5305 + 0.0609).sample
-    assert torch.allclose(pair.model.encode(images), (mean - 0.0609) * 1.5305, atol=1e-4)
+        pixels = vae.decode(pair.noise / scale + shift).sample
+    assert torch.allclose(pair.model.encode(images), (mean - shift) * scale, atol=1e-4)
     theirs = pair.pipeline.image_processor.postprocess(pixels, output_type="pt") * 255
     assert (pair.model.decode(pair.noise).float() - theirs).abs().max() < 0.51
 
@@ -289,9 +290,11 @@ def test_the_family_is_told_from_the_folder(pair: Pair) -> None:
     model = load_model(config(pair.folder), CPU)
     assert isinstance(model, MMDiTModel)
     assert model.identity == pair.model.identity
-    assert model.latent_shape(32) == (4, 8, 8)
+    side = 32 // pair.pipeline.vae_scale_factor
+    assert model.latent_shape(32) == (pair.pipeline.vae.config.latent_channels, side, side)
 
 
+@pytest.mark.parametrize("pair", ["T5", "no T5"], indirect=True)
 @pytest.mark.parametrize(("size", "reason"), [(36, "multiple of 8"), (56, "at most 48")])
 def test_a_size_that_does_not_fit_is_refused(pair: Pair, size: int, reason: str) -> None:
     with pytest.raises(UserError, match=f"model.size={size}: must be a? ?{reason}"):
