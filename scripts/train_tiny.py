@@ -49,13 +49,13 @@ class Setting:
 def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], setting: Setting, **how: float) -> None:
     """Minimise `loss()` with AdamW, warm-up and cosine, and leave the averaged weights in `modules`.
 
-    `how`: steps, learning_rate, decay (of the average).
+    `how`: steps, learning_rate, decay (of the average); `after` so many steps of an earlier round, if this is a second.
     """
-    steps, peak = setting.steps or int(how["steps"]), how["learning_rate"]
+    steps, peak, before = setting.steps or int(how["steps"]), how["learning_rate"], int(how.get("after", 0))
     parameters = [p for module in modules for p in module.parameters()]
     average = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
-    checkpoint, start = setting.work / f"{name}-{steps}.ckpt", 0
+    checkpoint, start = setting.work / f"{name}-{before + steps}.ckpt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=setting.device, weights_only=True)
         optimiser.load_state_dict(saved["optimiser"])
@@ -65,7 +65,7 @@ def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], s
             a.copy_(saved_a)
     began, running = time.monotonic(), 0.0
     for step in range(start, steps):
-        torch.manual_seed(SEED * 1_000_003 + step)
+        torch.manual_seed(SEED * 1_000_003 + before + step)
         for group in optimiser.param_groups:
             group["lr"] = peak * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         value = loss()
@@ -127,7 +127,7 @@ def vae(setting: Setting) -> None:
 
 
 def vae_sd3(setting: Setting) -> None:
-    network = autoencoder("vae_sd3", 16, setting, steps=2500, start=setting.to / "tiny" / "vae")
+    network = autoencoder("vae_sd3", 16, setting, steps=3000, start=setting.to / "tiny" / "vae")
     half(network).save_pretrained(setting.to / "tiny-sd3" / "vae")
 
 
@@ -181,16 +181,16 @@ def autoencoder(name: str, channels: int, setting: Setting, steps: int, start: P
 def idle(mean: Tensor) -> Tensor:
     """How far directions of the latents [B, C, H, W] fall short of `FLOOR`; 0 where none does.
 
-    A direction is a mixture of channels at one spatial frequency; of four channels at random where there are more, as
-    a batch tells no more apart. One that a VAE leaves unused holds less variance than the least noise of the schedule,
-    so that no inversion can take it to variance 1.
+    A direction is a mixture of channels at one spatial frequency; at a band of C / 4 neighbouring ones where channels
+    are more than four, as a batch tells no more apart. One that a VAE leaves unused holds less variance than the least
+    noise of the schedule, so that no inversion can take it to variance 1.
     """
-    basis, channels = cosines(mean.shape[-1]).to(mean), mean.shape[1]
-    if channels > 4:
-        mean = mean[:, torch.randperm(channels, device=mean.device)]
-    waves = (basis @ ((mean - mean.mean(0)) / mean.std()) @ basis.T).permute(2, 3, 1, 0)  # [H, W, C, B]
-    fours = waves.unflatten(2, (channels // 4, 4))
-    variances = torch.linalg.eigvalsh(fours @ fours.mT / len(mean))
+    (batch, channels), basis = mean.shape[:2], cosines(mean.shape[-1]).to(mean)
+    waves = (basis @ ((mean - mean.mean(0)) / mean.std()) @ basis.T).flatten(2)  # [B, C, H W]
+    places = torch.arange(mean.shape[-1]).square()
+    outwards = (places[:, None] + places).flatten().argsort(stable=True).to(mean.device)
+    bands = waves[:, :, outwards].unflatten(2, (-1, channels // 4)).permute(2, 1, 3, 0).flatten(2)  # [band, C, values]
+    variances = torch.linalg.eigvalsh(bands @ bands.mT / (batch * channels // 4))
     return (math.log(FLOOR) - (variances + 1e-4).log()).relu().mean()
 
 
@@ -284,7 +284,9 @@ def unet(setting: Setting) -> None:
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
         return (network(z, t, text(ids).last_hidden_state).sample - eps).square().mean()
 
-    train("unet", [network, text], loss, setting, steps=8000, learning_rate=1e-3, decay=0.9995)
+    how = {"learning_rate": 1e-3, "decay": 0.9995}
+    train("unet", [network, text], loss, setting, steps=8000, **how)
+    train("unet", [network, text], loss, setting, steps=10000, after=8000, **how)
     pipeline = StableDiffusionPipeline(
         vae=encoder.half(),
         text_encoder=text.half(),
@@ -338,7 +340,7 @@ def transformer(setting: Setting) -> None:
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
-    train("transformer", [network, *texts], loss, setting, steps=4500, learning_rate=1e-3, decay=0.9995)
+    train("transformer", [network, *texts], loss, setting, steps=10000, learning_rate=1e-3, decay=0.9995)
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),
@@ -465,7 +467,9 @@ def classifier(setting: Setting) -> None:
         )
         return first + 0.5 * sum(others)
 
-    train("classifier", [network, heads], loss, setting, steps=6000, learning_rate=3e-3, decay=0.99)
+    how = {"learning_rate": 3e-3, "decay": 0.99}
+    train("classifier", [network, heads], loss, setting, steps=6000, **how)
+    train("classifier", [network, heads], loss, setting, steps=6000, after=6000, **how)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()
