@@ -5,6 +5,7 @@ Nothing heavy is imported here: torch, hydra and the rest come inside commands, 
 
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from latentmix.errors import UserError
 
 if TYPE_CHECKING:
     from latentmix.bench import Bench
+    from latentmix.config import Config
 
 app = typer.Typer(
     name="latentmix",
@@ -98,7 +100,9 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     bench = _bench(overrides)
     _work(bench, "evaluate", [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
     if not dry_run:
-        _finish(bench)
+        from latentmix.shards import finish
+
+        finish(bench)
 
 
 @app.command(
@@ -107,22 +111,47 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         "latentmix sweep experiment=demo",
         "latentmix sweep experiment=fig7 model=sd15 data=folder data.path=imagenet/train --dry-run",
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
+        "for i in 0 1 2; do latentmix sweep experiment=demo --shard $i/3 & done; wait",
     ),
 )
-def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def sweep_(
+    overrides: Overrides = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Be the I-th of N workers at this run, I from 0.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
     """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
-    from latentmix import sweep
+    from latentmix.crew import Shard
 
-    bench = _bench(overrides)
-    stages = [
-        sweep.references,
-        sweep.inversion,
-        lambda b: sweep.measurement(b, required=False),
-        lambda b: sweep.generation(b, b.config.keep, measure=True),
-    ]
-    _work(bench, "sweep", stages, dry_run)
-    if not dry_run:
-        _finish(bench)
+    part = None if shard is None else Shard.parse(shard)
+    config = _config(overrides)
+    if part is None and not dry_run and config.launch.name == "slurm":
+        from latentmix import slurm
+
+        for line in slurm.submit(config):
+            _say(line)
+        return
+    if part is None and not dry_run and config.launch.processes > 1:
+        from latentmix import workers
+
+        workers.run(config)  # and what remains is to write the results, or to do what they left
+    from latentmix import shards
+
+    bench = _prepared(config)
+    if dry_run:
+        _report(bench, "sweep", list(shards.STAGES))
+    else:
+        shards.run(bench, part)
+
+
+@app.command(hidden=True)
+def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
+    """Do a shard of a run whose config is frozen, as `launch=local` starts it."""
+    from latentmix.crew import Shard
+    from latentmix.shards import work
+
+    work(config, Shard.parse(shard))
 
 
 @app.command(
@@ -204,6 +233,14 @@ def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], ove
         _say(str(path))
 
 
+@app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
+def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name in outputs/.")]) -> None:
+    """How far a run is and who is at work, from the files in its folder."""
+    from latentmix.status import show
+
+    show(run)
+
+
 @app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
 def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name in outputs/.")]) -> None:
     """A finished run -> report.html in its folder: curves, a table, pictures and settings, on one page to send."""
@@ -243,10 +280,17 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _bench(overrides: list[str] | None) -> "Bench":
+def _config(overrides: list[str] | None) -> "Config":
     from latentmix.config import compose
 
-    config = compose(overrides or [])
+    return compose(overrides or [])
+
+
+def _bench(overrides: list[str] | None) -> "Bench":
+    return _prepared(_config(overrides))
+
+
+def _prepared(config: "Config") -> "Bench":
     from latentmix.bench import Bench
     from latentmix.launch import prepare
 
@@ -256,32 +300,22 @@ def _bench(overrides: list[str] | None) -> "Bench":
 
 def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
-    from latentmix import doctor, launch, memory, sweep
+    from latentmix import launch, sweep
 
     if command not in ("evaluate", "probe"):  # which need no images to invert
         stages = [sweep.synthesis, *stages]
-    if not dry_run:
-        doctor.require(bench, command)
-    bench.check()
     if dry_run:
-        launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
+        _report(bench, command, stages)
         return
-    if command != "evaluate":
-        memory.settle(bench)
-    for plan in stages:
-        launch.run(bench, plan)
+    with launch.joining(bench, command) as crew:
+        launch.work(bench, stages, crew)
 
 
-def _finish(bench: "Bench") -> None:
-    from latentmix.evaluate import evaluate
-    from latentmix.figures import FIGURES
-    from latentmix.launch import conclude
+def _report(bench: "Bench", command: str, stages: list[Any]) -> None:
+    from latentmix import doctor, launch
 
-    results = evaluate(bench)
-    unfit = {"fig4"} if bench.config.keep > 0 else {"fig1", "fig4"}  # fig4 shows no results, but latents: diagnose does
-    names = [name for name in FIGURES if name not in unfit]
-    pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
-    conclude(bench, results, pictures)
+    bench.check()
+    launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
 
 
 def _say(text: str) -> None:

@@ -125,8 +125,34 @@ class InversionConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
-    name: Literal["local"]
-    threads: Positive | None = None  # None leaves it to torch
+    """Where a sweep runs: in this process, in several of this machine, or in an array of Slurm jobs."""
+
+    name: Literal["local", "slurm"]
+    threads: Positive | None = None  # None leaves it to torch, or shares the cores out between workers
+    gpus: Annotated[int, Field(ge=0)] = 0  # local: a worker for each of so many; slurm: of each shard
+    workers: Positive = 1  # local: processes, where it is not by GPUs
+    shards: Positive = 1  # and all that follows is of slurm: None leaves it to the cluster
+    at_once: Positive = 256
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    timeout_min: Positive = 240
+    cpus: Positive = 4
+    mem_gb: Positive | None = None
+    requeue: bool = True
+    setup: tuple[str, ...] = ()  # lines of shell before the work
+
+    def __post_init__(self) -> None:
+        if self.name == "local" and self.gpus and self.workers > 1:
+            raise ValueError("launch.gpus=N has a worker for each GPU; leave launch.workers, which is for a CPU")
+        if self.name == "slurm" and self.gpus > 1:
+            raise ValueError("a shard works on one GPU; ask for more launch.shards, each with launch.gpus=1")
+
+    @property
+    def processes(self) -> int:
+        """Of this machine."""
+        return (self.gpus or self.workers) if self.name == "local" else 1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -186,6 +212,11 @@ class Config:
     def cache(self) -> Path:
         return self.outputs / "cache"
 
+    @property
+    def work(self) -> Path:
+        """Where workers at this run tell each other what they do."""
+        return self.folder / "work"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in `config.yaml`."""
         return TypeAdapter(Config).dump_python(self, mode="json")
@@ -214,6 +245,17 @@ def validate(plain: Any) -> Config:
         return TypeAdapter(Config).validate_python(plain)
     except ValidationError as error:
         raise UserError("; ".join(dict.fromkeys(_describe(e) for e in error.errors()))) from error
+
+
+def find(run: str) -> Path:
+    """A run's folder, by its path or by its name in the usual outputs; UserError where there is none."""
+    if (path := Path(run).expanduser()).is_dir():
+        return path
+    outputs = compose([]).outputs
+    if Path(run).name == run and (outputs / run).is_dir():
+        return outputs / run
+    there = sorted(path.parent.name for path in outputs.glob("*/done.json"))
+    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(there) or 'none'}")
 
 
 def folder() -> Path:

@@ -1,4 +1,5 @@
-"""Where and how tasks run: in this process, under a progress bar, with the rates that the next dry run estimates by."""
+"""How tasks run: under a progress bar, shared with other workers at the same run, with the rates that the next dry run
+estimates by."""
 
 import ctypes
 import ctypes.util
@@ -6,26 +7,31 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from latentmix import memory
+from latentmix import doctor, memory
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
+from latentmix.crew import POLL, Crew, Shard
 from latentmix.errors import Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
 from latentmix.store import key, write, write_json
-from latentmix.sweep import Stage
+from latentmix.sweep import Stage, Task
 
+Plan = Callable[[Bench], Stage]
 SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
 
@@ -49,43 +55,129 @@ def _keep_freed_memory() -> None:
 
 
 class Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
+    def render(self, task: Bar) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
 
 
-def run(bench: Bench, plan: Callable[[Bench], Stage]) -> None:
-    """Do all tasks of a stage; where memory runs out, what is left of it in batches of half the size."""
+@contextmanager
+def joining(bench: Bench, command: str, shard: Shard | None = None) -> Iterator[Crew]:
+    """Go to work at a run, beside whoever else does; UserError before that where something needed is missing."""
+    doctor.require(bench, command)
+    bench.check()
+    with Crew(bench.config.work, shard) as crew:
+        if command != "evaluate":
+            settle(bench, crew)
+        yield crew
+
+
+def work(bench: Bench, plans: Sequence[Plan], crew: Crew) -> None:
+    """Do the stages of a run, one after the other."""
+    if crew.shard.index == 0:
+        for place, plan in enumerate(plans):
+            _planned(bench, plan, crew, place)  # for `latentmix status`, which tells what is to come
+    for place, plan in enumerate(plans):
+        run(bench, plan, crew, place)
+
+
+def run(bench: Bench, plan: Plan, crew: Crew, place: int = 0) -> None:
+    """Do all tasks of a stage, or see others do them; where memory runs out, go on in batches of half the size."""
     while True:
         try:
-            return _run(bench, plan(bench))
+            bench.batch = _agreed(bench, crew) or bench.batch
+            if _run(bench, _planned(bench, plan, crew, place), crew):
+                return
         except Exception as error:
             if not memory.is_short_of_memory(error):
                 raise
+        else:
+            continue
         memory.shrink(bench)  # out here, where the error and all that its frames hold are gone
+        if _agreed(bench, crew) is not None:
+            write_json(_agreement(bench, crew), bench.batch)
         Console(stderr=True).print(f"memory ran out; going on with {bench.batch} images at once")
 
 
-def _run(bench: Bench, stage: Stage) -> None:
+def settle(bench: Bench, crew: Crew) -> None:
+    """Set `bench.batch` where the config leaves it to the device: to what the first of several shards came to, since
+    bytes depend on it."""
+    path = _agreement(bench, crew)
+    while bench.config.batch == "auto":
+        if (agreed := _agreed(bench, crew)) is not None:
+            bench.batch = agreed
+            return
+        if crew.shard.count == 1:
+            memory.settle(bench)
+            return
+        if crew.claim(path.stem):
+            with crew.at(path.stem, "finding out how many images fit into memory"):
+                memory.settle(bench)
+                write_json(path, bench.batch)
+        else:
+            time.sleep(POLL)
+
+
+def _agreement(bench: Bench, crew: Crew) -> Path:
+    return crew.folder / f"batch-{key([bench.model.identity, bench.config.model.size])}.json"
+
+
+def _agreed(bench: Bench, crew: Crew) -> int | None:
+    """The batch that shards of this run have in common, where they do."""
+    if bench.config.batch != "auto":
+        return None
+    try:
+        return int(json.loads(_agreement(bench, crew).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _planned(bench: Bench, plan: Plan, crew: Crew, place: int) -> Stage:
+    """A stage, noted for `latentmix status`."""
+    crew.lists.news()  # whatever is in the lists by now, the plan knows
+    stage = plan(bench)
+    left = {name: task.images for name, task in _named(bench, stage).items()}
+    crew.record(stage.name, {"place": place, "images": stage.images + stage.cached, "left": left})
+    return stage
+
+
+def _named(bench: Bench, stage: Stage) -> dict[str, Task]:
+    """What batches are called among workers: the same in all that have the same settings, and in no others."""
+    changes_nothing = {"name", "outputs", "device", "batch", "launch"}
+    settings = {name: value for name, value in bench.config.as_dict().items() if name not in changes_nothing}
+    about = key([settings, bench.batch, stage.name])
+    return {key([about, task.name]): task for task in stage.tasks}
+
+
+def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
+    """Whether all is done and seen to be there; what others did is there for certain when a new plan says so."""
     console = Console(stderr=True)
     if not stage.tasks and not stage.cached:
-        return
+        return True
     if not stage.tasks:
         console.print(f"{stage.name}: all {stage.cached} images are there already")
-        return
+        return True
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    start = time.monotonic()
+    left, own, seconds, total = _named(bench, stage), list[Task](), 0.0, stage.images + stage.cached
     with Progress(*columns, TextColumn("{task.fields[what]}"), console=console, speed_estimate_period=120) as bar:
-        done = bar.add_task(stage.name, total=stage.images + stage.cached, completed=stage.cached, what="")
+        done = bar.add_task(stage.name, total=total, completed=stage.cached, what="")
         try:
-            for task in stage.tasks:
-                bar.update(done, what=task.label)
-                task.run()
-                bar.update(done, advance=task.images)
+            for name in crew.share(left):
+                if name is None:
+                    bar.update(done, what=f"waiting for {len(left)} batches of other workers")
+                else:
+                    task, start = left[name], time.monotonic()
+                    bar.update(done, what=task.label)
+                    with crew.at(name, f"{stage.name}: {task.label}"):
+                        task.run()
+                    seconds += time.monotonic() - start
+                    own.append(left.pop(name))
+                bar.update(done, completed=total - sum(task.images for task in left.values()))
         except KeyboardInterrupt:
             raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
-        bar.update(done, what="")
-    _remember_rate(bench, stage, time.monotonic() - start)
+        bar.update(done, what="", completed=total)
+    if own:
+        _remember_rate(bench, replace(stage, tasks=own), seconds)
+    return len(own) == len(stage.tasks)
 
 
 def report(bench: Bench, stages: Sequence[Stage], disk: str) -> None:

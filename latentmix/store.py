@@ -60,15 +60,20 @@ def write(path: Path, content: bytes) -> None:
         part.replace(path)
     except OSError as error:
         _tidy(part)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"the disk is full: {path} could not be written. Free some space, or choose another place with "
-                "outputs=, and give the same command again; what is finished is kept"
-            ) from error
-        raise UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=") from error
+        raise refusal(path, error) from error
     except BaseException:
         _tidy(part)
         raise
+
+
+def refusal(path: Path, error: OSError) -> UserError:
+    """What a file system says of a file that can't be written, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"the disk is full: {path} could not be written. Free some space, or choose another place with "
+            "outputs=, and give the same command again; what is finished is kept"
+        )
+    return UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=")
 
 
 def _tidy(part: Path) -> None:

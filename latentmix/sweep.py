@@ -33,8 +33,11 @@ Work = Callable[[Sequence[Item], int], None]  # a batch, and the size that it is
 
 @dataclass(frozen=True)
 class Task:
-    """One batch of work: its name, its images, the evaluations of the diffusion network, and how it is done."""
+    """One batch of work: its place among all of its stage, its name, what it belongs to, its images, the evaluations of
+    the diffusion network, and how it is done."""
 
+    number: int
+    name: str
     label: str
     images: int
     evaluations: int
@@ -49,6 +52,7 @@ class Stage:
     evaluations_each: int = 0
     tasks: list[Task] = field(default_factory=list)
     cached: int = 0
+    batches: int = 0  # laid out so far, those that are done included
 
     @property
     def images(self) -> int:
@@ -61,12 +65,14 @@ class Stage:
     def plan(self, label: str, items: Sequence[Item], missing: Container[Item], batch: int, run: Work[Item]) -> None:
         """Lay `items` out in batches, and make a task of each that has something missing."""
         chunks = _chunks(items, batch)
-        for chunk in chunks:
+        for place, chunk in enumerate(chunks):
             if any(item in missing for item in chunk):
-                task = partial(run, chunk, len(chunks[0]))
-                self.tasks.append(Task(label, len(chunk), self.evaluations_each * len(chunk), task))
+                name, task = f"{label} {place}/{len(chunks)} of {len(items)}", partial(run, chunk, len(chunks[0]))
+                evaluations = self.evaluations_each * len(chunk)
+                self.tasks.append(Task(self.batches, name, label, len(chunk), evaluations, task))
             else:
                 self.cached += len(chunk)
+            self.batches += 1
 
 
 def synthesis(bench: Bench) -> Stage:

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from latentmix.bench import Bench
-from latentmix.config import Config, compose, validate
+from latentmix.config import Config, compose, find, validate
 from latentmix.errors import UserError
 from latentmix.evaluate import read_table
 from latentmix.report.command import command
@@ -34,17 +34,6 @@ def write_report(run: str) -> Path:
     path = folder / "report.html"
     write(path, render(report).encode())
     return path
-
-
-def find(run: str) -> Path:
-    """A run's folder, by its path or by its name in the usual outputs."""
-    if (folder := Path(run).expanduser()).is_dir():
-        return folder
-    outputs = compose([]).outputs
-    if Path(run).name == run and (outputs / run).is_dir():
-        return outputs / run
-    there = sorted(path.parent.name for path in outputs.glob("*/done.json"))
-    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(there) or 'none'}")
 
 
 def gather(folder: Path) -> Report:
