@@ -151,7 +151,7 @@ def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
     from latentmix.crew import Shard
     from latentmix.shards import work
 
-    work(config, Shard.parse(shard))
+    work(config, Shard.parse(shard), results=False)  # which whoever started it writes
 
 
 @app.command(

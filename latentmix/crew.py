@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from latentmix.errors import UserError
 from latentmix.store import refusal, write_json
@@ -51,6 +51,9 @@ class Numbered(Protocol):
 
     @property
     def number(self) -> int: ...
+
+
+Piece = TypeVar("Piece", bound=Numbered)
 
 
 class Lists:
@@ -109,7 +112,7 @@ class Crew:
         with suppress(OSError):
             self._pulse(self.name).unlink()
 
-    def share(self, left: MutableMapping[str, Numbered]) -> Iterator[str | None]:
+    def share(self, left: MutableMapping[str, Piece]) -> Iterator[str | None]:
         """The names that this worker is to do, one at a time and claimed; None while others do all that is left.
 
         The shard's own come first, then those that others have not begun. `left` loses what anyone finishes. It ends

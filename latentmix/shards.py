@@ -29,10 +29,12 @@ def _generation(bench: Bench) -> Stage:
 STAGES: tuple[launch.Plan, ...] = (sweep.synthesis, sweep.references, sweep.inversion, _measurement, _generation)
 
 
-def run(bench: Bench, shard: Shard | None = None) -> None:
+def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
     """Do a shard's work and whatever others leave, until all is done; the first of several then writes the results."""
     with launch.joining(bench, "sweep", shard) as crew:
         launch.work(bench, STAGES, crew)
+        if not results:
+            return
         if crew.shard.count > 1 and not crew.claim(RESULTS):
             Console(stderr=True).print("all is done; another worker writes the results")
             return
@@ -58,7 +60,7 @@ def freeze(config: Config) -> Path:
     return path
 
 
-def work(frozen: Path, shard: Shard) -> None:
+def work(frozen: Path, shard: Shard, results: bool = True) -> None:
     """Do a shard of a run whose config is frozen; UserError where it can't be read."""
     try:
         plain = json.loads(frozen.read_text())
@@ -66,4 +68,4 @@ def work(frozen: Path, shard: Shard) -> None:
         raise UserError(f"{frozen} can't be read: {error}; give the command that started the run again") from error
     config = validate(plain)
     launch.prepare(config.launch)
-    run(Bench(config), shard)
+    run(Bench(config), shard, results)

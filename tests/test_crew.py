@@ -71,9 +71,13 @@ def test_a_shard_does_its_own_first_and_then_what_others_have_not_begun(tmp_path
 def test_several_do_everything_once(tmp_path: Path) -> None:
     done: list[str] = []
 
+    def do(name: str) -> None:
+        time.sleep(0.002)
+        done.append(name)
+
     def member(index: int) -> None:
         with Crew(tmp_path, Shard(index, 4)) as one:
-            work(one, pieces(60), lambda name: (time.sleep(0.002), done.append(name)))
+            work(one, pieces(60), do)
 
     threads = [threading.Thread(target=member, args=(index,)) for index in range(4)]
     for thread in threads:

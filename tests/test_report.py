@@ -20,11 +20,11 @@ from driver import Said, invoke
 from PIL import Image
 
 from latentmix.bench import Bench, Cell
-from latentmix.config import Config, compose
+from latentmix.config import Config, compose, find
 from latentmix.evaluate import AVERAGE, Result
 from latentmix.metrics import Estimate
 from latentmix.mixing import Method
-from latentmix.report import _bench, find
+from latentmix.report import _bench
 from latentmix.report.command import SILENT, command
 from latentmix.report.page import Pictures, Report, data, render
 from latentmix.report.words import metric

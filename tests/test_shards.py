@@ -1,0 +1,358 @@
+"""One worker or several, on the one machine or on many, undisturbed or dying: what a sweep ends with is the same."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from driver import Said, invoke
+
+from latentmix import config, figures, shards, slurm, status
+from latentmix.config import compose
+from latentmix.crew import Crew, Shard
+from latentmix.errors import UserError
+
+BASE = (
+    "data.classes=[star,heart]",
+    "n=[2]",
+    "methods=[fix/0,fix/chm]",
+    "pool=4",
+    "draws=4",
+    "data.reference=6",
+    "steps=2",
+    "batch=2",
+    "keep=1",
+    "name=small",
+    "launch.threads=1",  # as in processes of their own: another number of threads rounds otherwise
+)
+BATCHES = 2 * 3 + 2 * 2 + 4 * 2  # of real images, inverted and generated
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest, and are tested elsewhere."""
+    monkeypatch.setattr(figures, "FIGURES", {})
+
+
+def run(outputs: Path, *more: str) -> Said:
+    said = invoke("sweep", *BASE, f"outputs={outputs}", *more)
+    assert said.code == 0, said.err
+    return said
+
+
+def results(outputs: Path) -> dict[str, bytes]:
+    """Whatever must not depend on who did what: all but notes of time, of place, and of workers."""
+    there = [path for path in outputs.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    kept = [path for path in there if path.name not in {"rates.json", "config.yaml", "done.json"}]
+    found = {path.relative_to(outputs).as_posix(): path.read_bytes() for path in kept}
+    return {name: content for name, content in found.items() if not name.startswith("small/work/")}
+
+
+def assert_same(outputs: Path, whole: Path) -> None:
+    one, other = results(outputs), results(whole)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    assert (outputs / "small" / "done.json").exists()
+
+
+def listed(outputs: Path) -> list[str]:
+    """What workers say they have done."""
+    lists = [path.read_text().split() for path in outputs.glob("small/work/workers/*.done")]
+    return [name for names in lists for name in names if name != shards.RESULTS]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of one worker that nothing disturbed; tests read them and leave them as they are."""
+    outputs = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "FIGURES", {})
+        run(outputs)
+    names = results(outputs)
+    assert sum("/features-" in name and name.endswith(".safetensors") for name in names) == 4 * 2 * 2
+    assert len(listed(outputs)) == BATCHES
+    return outputs
+
+
+# The command line in processes of their own that work at the same time, forked when all imports are done. One may kill
+# itself just after its k-th write of a path that has a word in it.
+DRIVER = """
+import json, os, signal, sys
+from latentmix import store
+
+where, count, write = "", 0, store.write
+
+def fatal_write(path, content):
+    global count
+    write(path, content)
+    count -= where in path.as_posix()
+    if where and count == 0 and where in path.as_posix():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store.write = fatal_write  # before it is imported by name
+from latentmix import cli, figures, launch, shards
+import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+figures.FIGURES = {}
+for arguments, where, count in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        sys.argv = ["latentmix", *arguments]
+        try:
+            cli.main()
+        except SystemExit as stop:
+            os._exit(stop.code or 0)
+        finally:
+            os._exit(1)
+ends = []
+try:
+    while True:
+        ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
+except ChildProcessError:
+    print(*sorted(ends))
+"""
+
+
+def together(outputs: Path, deaths: list[tuple[str, int]], *more: str) -> str:
+    """Shards that run at the same time, each with what it dies at; how they ended, and then what they said."""
+    count = len(deaths)
+    command = ["sweep", *BASE, f"outputs={outputs}", *more, "--shard"]
+    orders = [([*command, f"{index}/{count}"], *death) for index, death in enumerate(deaths)]
+    # One thread, so that there are none to be lost in a fork.
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(orders)], env=alone, capture_output=True, text=True, timeout=900
+    )
+    ends = ["0"] * sum(not where for where, _ in deaths)
+    assert done.stdout.split()[-count:] == ["-9"] * (count - len(ends)) + ends, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_three_shards_end_with_the_bytes_of_one(whole: Path, tmp_path: Path) -> None:
+    together(tmp_path, [("", 0)] * 3)
+    assert_same(tmp_path, whole)
+    assert len(listed(tmp_path)) == len(set(listed(tmp_path))) == BATCHES
+    assert len(list(tmp_path.glob("small/work/workers/*.done"))) == 3  # each of them did something
+    assert not [*tmp_path.glob("small/work/claims/*"), *tmp_path.glob("small/work/workers/*.json")]
+
+
+def test_what_a_dead_shard_leaves_is_done_by_the_others(whole: Path, tmp_path: Path) -> None:
+    said = together(tmp_path, [("", 0), ("cache/latents/", 2), ("", 0)])
+    assert_same(tmp_path, whole)
+    assert "is gone; its batch is done by others" in said
+    assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
+
+
+def test_a_shard_whose_others_never_come_does_it_all(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, "--shard", "1/3")
+    assert_same(tmp_path, whole)
+
+
+def test_a_sweep_after_the_shards_has_nothing_left_to_do(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, "--shard", "0/2")
+    for name in ("metrics.csv", "done.json"):
+        (tmp_path / "small" / name).unlink()
+    before = len(listed(tmp_path))
+    said = run(tmp_path)
+    assert "generate: all 16 images are there already" in said.err
+    assert len(listed(tmp_path)) == before
+    assert_same(tmp_path, whole)
+
+
+def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> None:
+    for index in range(2):
+        settled = shards.Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+        settled.batch = 0
+        with Crew(settled.config.work, Shard(index, 2)) as crew:
+            shards.launch.settle(settled, crew)
+            (agreement,) = settled.config.work.glob("batch-*.json")
+            assert settled.batch == json.loads(agreement.read_text()) == (32 if index == 0 else 7)
+            agreement.write_text("7")
+    late = shards.Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+    with Crew(late.config.work) as crew:
+        shards.launch.settle(late, crew)
+    assert late.batch == 7
+
+
+@pytest.mark.parametrize("shard", ["3/3", "one"])
+def test_a_shard_that_is_none(shard: str) -> None:
+    said = invoke("sweep", *BASE, "--shard", shard)
+    assert said.code == 2 and f"--shard={shard} is not I/N" in said.err
+
+
+# Several processes on one machine
+
+
+def kill_one(outputs: Path, killed: list[int]) -> None:
+    """The first worker that is seen inverting."""
+    deadline = time.monotonic() + 600
+    while not killed and time.monotonic() < deadline:
+        for member in status.workers(outputs / "small" / "work"):
+            if member.doing.startswith("invert"):
+                killed.append(int(member.name.split("-")[-2]))
+                os.kill(killed[0], signal.SIGKILL)
+                return
+        time.sleep(0.005)
+
+
+def test_a_worker_of_this_machine_dies_and_its_work_goes_on(whole: Path, tmp_path: Path) -> None:
+    killed = list[int]()
+    killer = threading.Thread(target=kill_one, args=(tmp_path, killed))
+    killer.start()
+    said = run(tmp_path, "launch.workers=2")
+    killer.join()
+    assert killed and "died" in said.err
+    assert_same(tmp_path, whole)
+    assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
+
+
+def test_workers_that_all_fail_say_why(tmp_path: Path) -> None:
+    said = invoke("sweep", *BASE, f"outputs={tmp_path}", "launch.workers=2", "device=nowhere")
+    assert said.code == 2
+    (line,) = [line for line in said.err.splitlines() if line.startswith("latentmix: error: ")]
+    assert "worker 0/2" in line and "device=nowhere can't be used" in line
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    said = invoke("sweep", *BASE, f"outputs={tmp_path}", "launch.gpus=2")
+    assert said.code == 2 and "launch.gpus=2, and this machine shows 1" in said.err
+
+
+# How far it is
+
+
+def test_status_of_a_run_from_its_files(whole: Path) -> None:
+    said = invoke("status", str(whole / "small"))
+    assert said.code == 0 and "finished" in said.out
+    rows = [line.split("│")[1:-1] for line in said.out.splitlines() if line.startswith("│")]
+    table = {name.strip(): [int(value) for value in values] for name, *values in rows}
+    assert table == {"real images": [12, 0, 0], "invert": [8, 0, 0], "generate": [16, 0, 0]}
+
+
+def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
+    made = shards.Bench(compose([*BASE, f"outputs={tmp_path}"]))
+    with shards.launch.joining(made, "sweep") as crew:
+        for place, plan in enumerate(shards.STAGES):
+            stage = shards.launch._planned(made, plan, crew, place)
+            if stage.name == "real images":
+                first, second, *_ = shards.launch._named(made, stage)
+        assert crew.claim(first)
+        with crew.at(first, "real images: star"):
+            pass
+        assert crew.claim(second)
+        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        assert found["real images"] == (2, 2, 8)
+        assert found["generate"] == (0, 0, 16)
+        assert "1 at work" in invoke("status", str(made.config.folder)).out
+        crew.release(second)
+    assert "stopped" in invoke("status", str(made.config.folder)).out
+
+
+def test_status_needs_a_run(tmp_path: Path) -> None:
+    assert "there is no run" in invoke("status", str(tmp_path / "nothing")).err
+    said = invoke("status", str(tmp_path))
+    assert said.code == 2 and "no stage of it has been planned" in said.err
+
+
+def test_status_loads_no_network() -> None:
+    code = "import sys; import latentmix.status; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+# Slurm, as far as it goes without one; tests/test_slurm.py has the rest
+
+
+SBATCH = '#!/bin/sh\ncp "$1" "$0.script"\necho Submitted batch job 4711\n'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that take whatever is submitted, and leave the script."""
+    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
+    more = ("launch=slurm", "launch.shards=3", "launch.partition=big", "launch.account=ours", "launch.at_once=2")
+    wanted = ("launch.timeout_min=90", "launch.mem_gb=24", "launch.setup=['module load cuda']", "launch.qos=low")
+    said = run(cluster, *more, *wanted)
+    assert "job 4711: 3 shards" in said.out and f"latentmix status {cluster / 'small'}" in said.out
+    script = (cluster / "sbatch.script").read_text()
+    lines = script.splitlines()
+    for line in (
+        "--array=0-2%2",
+        "--partition=big",
+        "--account=ours",
+        "--qos=low",
+        "--time=90",
+        "--mem=24GB",
+        "--gpus-per-node=1",
+        "--cpus-per-task=4",
+        "--requeue",
+        "--signal=USR2@120",
+        "--job-name=latentmix-small",
+    ):
+        assert f"#SBATCH {line}" in lines
+    assert "module load cuda" in lines
+    assert len(list(cluster.glob("small/work/slurm/*/*.pkl"))) == 3
+
+
+def test_a_job_takes_the_frozen_config_and_composes_none(
+    cluster: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = cluster / "outputs"
+    run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false")
+    lines = (cluster / "sbatch.script").read_text().splitlines()
+    assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
+    monkeypatch.setattr(config, "compose", None)
+    path = sorted(outputs.glob("small/work/slurm/*/*.pkl"))[0]
+    job = pickle.loads(path.read_bytes()).function
+    assert isinstance(job, slurm.Job) and job.checkpoint() is None
+    job()
+    assert_same(outputs, whole)
+
+
+def test_a_job_that_is_stopped_goes_back_into_the_queue_as_it_was() -> None:
+    job = slurm.Job("config.json", "0/3", requeue=True)
+    again = job.checkpoint()
+    assert again is not None and again.function == job
+
+
+def test_slurm_that_is_not_there_or_refuses(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.shards=2")
+    assert said.code == 2 and "Slurm did not take the job" in said.err and "invalid partition" in said.err
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm")
+    assert said.code == 2 and "sbatch and srun" in said.err
+
+
+def test_a_frozen_config_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json can't be read"):
+        shards.work(tmp_path / "config.json", Shard())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("launch.gpus=2", "launch.workers=2"), "launch.workers"),
+        (("launch=slurm", "launch.gpus=2"), "more launch.shards"),
+        (("launch.workers=0",), "launch.workers=0"),
+        (("launch=slurm", "launch.timeout_min=0"), "launch.timeout_min=0"),
+    ],
+)
+def test_launches_that_can_not_be(overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        compose([*BASE, *overrides])
