@@ -18,11 +18,11 @@ NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test lint format typecheck lock clean always
+.PHONY: help setup demo test test-slurm lint format typecheck lock clean always
 
 help: ## List these targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
-	@awk -F ':.*## ' '/^[a-z0-9%]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
 
@@ -32,8 +32,15 @@ demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
 fig%: $(READY) always ## Draw a figure (fig1, fig4, fig7); EXPERIMENT=x takes another experiment than demo, MODEL=x a model
 	$(BIN)/latentmix figure $@ experiment=$(or $(EXPERIMENT),demo) $(NAMED) $(ARGS)
 
-test: $(READY) ## Run the tests
-	$(BIN)/pytest $(ARGS)
+test: $(READY) ## Run the tests, but for the one on Slurm
+	$(BIN)/pytest -m 'not slurm' $(ARGS)
+
+test-slurm: $(READY) ## Run the one on a Slurm of this machine alone; needs root, and installs Debian's slurm-wlm
+	@[ "$$(id -u)" = 0 ] || { echo "make test-slurm starts Slurm's daemons, which needs root" >&2; exit 1; }
+	@{ command -v slurmctld && command -v slurmd && command -v sbatch; } >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm >/dev/null; } || { \
+	  echo "make test-slurm could not install Slurm; install slurmctld, slurmd and sbatch, then run it again" >&2; exit 1; }
+	$(BIN)/pytest -m slurm tests/test_slurm.py $(ARGS)
 
 lint: $(READY) ## Check style
 	$(BIN)/ruff check
