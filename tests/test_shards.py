@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from driver import Said, invoke
 
-from latentmix import config, figures, shards, slurm, status
+from latentmix import config, figures, launch, shards, slurm, status
+from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.crew import Crew, Shard
 from latentmix.errors import UserError
@@ -149,34 +150,32 @@ def test_what_a_dead_shard_leaves_is_done_by_the_others(whole: Path, tmp_path: P
     assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
 
 
-def test_a_shard_whose_others_never_come_does_it_all(whole: Path, tmp_path: Path) -> None:
+def test_a_shard_whose_others_never_come_does_it_all_and_a_sweep_after_it_has_nothing_left_to_do(
+    whole: Path, tmp_path: Path
+) -> None:
     run(tmp_path, "--shard", "1/3")
     assert_same(tmp_path, whole)
-
-
-def test_a_sweep_after_the_shards_has_nothing_left_to_do(whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, "--shard", "0/2")
     for name in ("metrics.csv", "done.json"):
         (tmp_path / "small" / name).unlink()
     before = len(listed(tmp_path))
     said = run(tmp_path)
     assert "generate: all 16 images are there already" in said.err
-    assert len(listed(tmp_path)) == before
+    assert len(listed(tmp_path)) == before == BATCHES
     assert_same(tmp_path, whole)
 
 
 def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> None:
     for index in range(2):
-        settled = shards.Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+        settled = Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
         settled.batch = 0
         with Crew(settled.config.work, Shard(index, 2)) as crew:
-            shards.launch.settle(settled, crew)
+            launch.settle(settled, crew)
             (agreement,) = settled.config.work.glob("batch-*.json")
             assert settled.batch == json.loads(agreement.read_text()) == (32 if index == 0 else 7)
             agreement.write_text("7")
-    late = shards.Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+    late = Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
     with Crew(late.config.work) as crew:
-        shards.launch.settle(late, crew)
+        launch.settle(late, crew)
     assert late.batch == 7
 
 
@@ -237,12 +236,12 @@ def test_status_of_a_run_from_its_files(whole: Path) -> None:
 
 
 def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
-    made = shards.Bench(compose([*BASE, f"outputs={tmp_path}"]))
-    with shards.launch.joining(made, "sweep") as crew:
+    made = Bench(compose([*BASE, f"outputs={tmp_path}"]))
+    with launch.joining(made, "sweep") as crew:
         for place, plan in enumerate(shards.STAGES):
-            stage = shards.launch._planned(made, plan, crew, place)
+            stage = launch._planned(made, plan, crew, place)
             if stage.name == "real images":
-                first, second, *_ = shards.launch._named(made, stage)
+                first, second, *_ = launch._named(made, stage)
         assert crew.claim(first)
         with crew.at(first, "real images: star"):
             pass

@@ -88,14 +88,15 @@ def test_shards_that_are_requeued_end_with_the_bytes_of_one(
         wait_for("all shards to begin", lambda: {"0/3", "1/3", "2/3"} <= at_work(outputs).keys(), outputs)
         assert "4 at work" in invoke("status", str(outputs / "small")).out
         first = at_work(outputs)
+
+        def is_back(shard: str) -> bool:
+            return at_work(outputs).get(shard, first[shard]) != first[shard]
+
         member.release(batches["invert"][0])
         subprocess.run(["scontrol", "requeue", f"{job}_1"], check=True, timeout=60)
         for signal in ("TERM", "USR2"):  # as preemption does it
             subprocess.run(["scancel", f"--signal={signal}", f"{job}_2"], check=True, timeout=60)
-        for shard in ("1/3", "2/3"):
-            wait_for(
-                f"shard {shard} to come back", lambda s=shard: at_work(outputs).get(s, first[s]) != first[s], outputs
-            )  # type: ignore[misc]
+        wait_for("the two to come back", lambda: is_back("1/3") and is_back("2/3"), outputs)
         assert not (outputs / "small" / "metrics.csv").exists()
         member.release(batches["generate"][0])
     wait_for("all shards to end", lambda: not queue(), outputs)
