@@ -111,7 +111,8 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         "latentmix sweep experiment=demo",
         "latentmix sweep experiment=fig7 model=sd15 data=folder data.path=imagenet/train --dry-run",
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
-        "for i in 0 1 2; do latentmix sweep experiment=demo --shard $i/3 & done; wait",
+        "latentmix sweep experiment=demo --shard 0/3",
+        "latentmix sweep experiment=fig7 model=sd15 launch=slurm launch.shards=8 launch.partition=gpu",
     ),
 )
 def sweep_(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from latentmix.errors import UserError
-from latentmix.store import refusal, write_json
+from latentmix.store import key, refusal, write_json
 
 BEAT = 10.0  # seconds between two beats of a pulse
 SILENCE = 120.0  # without one, and a worker is lost; NFS may show a file as it was a minute ago
@@ -86,8 +86,8 @@ class Crew:
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
         self.shard = shard or Shard()
-        self.host = socket.gethostname()
-        self.name = f"{self.host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.machine = _machine()
+        self.name = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
         self.lists = Lists(folder / "workers")
         self.doing = ""
         self._beats = 0
@@ -183,11 +183,11 @@ class Crew:
 
     def _is_gone_from_here(self, worker: str) -> bool:
         """Whether it worked on this machine, and its process is no more."""
-        host, _, rest = worker.rpartition("-")[0].rpartition("-")
-        if host != self.host or not rest.isdecimal():
+        machine, _, process = worker.rpartition("-")[0].rpartition("-")
+        if machine != self.machine or not process.isdecimal():
             return False
         try:
-            os.kill(int(rest), 0)
+            os.kill(int(process), 0)
         except ProcessLookupError:
             return True
         except OSError:
@@ -211,6 +211,15 @@ class Crew:
     def record(self, stage: str, about: Mapping[str, Any]) -> None:
         """Note for `latentmix status` what a stage has and what of it was left when the lists had been read so far."""
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.lists.read})
+
+
+def _machine() -> str:
+    """Its name, and what tells it from others of that name: processes are known by number only inside."""
+    inside = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        inside = f"-{key([boot, str(Path('/proc/self/ns/pid').readlink())])[:6]}"
+    return f"{socket.gethostname()}{inside}"
 
 
 def _read(path: Path) -> str | None:

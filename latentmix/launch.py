@@ -81,21 +81,26 @@ def work(bench: Bench, plans: Sequence[Plan], crew: Crew) -> None:
 
 
 def run(bench: Bench, plan: Plan, crew: Crew, place: int = 0) -> None:
-    """Do all tasks of a stage, or see others do them; where memory runs out, go on in batches of half the size."""
-    while True:
-        try:
-            bench.batch = _agreed(bench, crew) or bench.batch
-            if _run(bench, _planned(bench, plan, crew, place), crew):
-                return
-        except Exception as error:
-            if not memory.is_short_of_memory(error):
-                raise
-        else:
-            continue
-        memory.shrink(bench)  # out here, where the error and all that its frames hold are gone
-        if _agreed(bench, crew) is not None:
-            write_json(_agreement(bench, crew), bench.batch)
-        Console(stderr=True).print(f"memory ran out; going on with {bench.batch} images at once")
+    """Do all tasks of a stage, or see others do them, until a plan finds none left."""
+    stage = _planned(bench, plan, crew, place)
+    if not stage.tasks and stage.cached:
+        Console(stderr=True).print(f"{stage.name}: all {stage.cached} images are there already")
+    while stage.tasks and not _done(bench, stage, crew):
+        stage = _planned(bench, plan, crew, place)
+
+
+def _done(bench: Bench, stage: Stage, crew: Crew) -> bool:
+    """Whether all is done; where memory runs out it is not, and goes on in batches of half the size."""
+    try:
+        return _run(bench, stage, crew)
+    except Exception as error:
+        if not memory.is_short_of_memory(error):
+            raise
+    memory.shrink(bench)  # out here, where the error and all that its frames hold are gone
+    if crew.shard.count > 1 or _agreed(bench, crew) is not None:
+        write_json(_agreement(bench, crew), bench.batch)
+    Console(stderr=True).print(f"memory ran out; going on with {bench.batch} images at once")
+    return False
 
 
 def settle(bench: Bench, crew: Crew) -> None:
@@ -118,13 +123,11 @@ def settle(bench: Bench, crew: Crew) -> None:
 
 
 def _agreement(bench: Bench, crew: Crew) -> Path:
-    return crew.folder / f"batch-{key([bench.model.identity, bench.config.model.size])}.json"
+    return crew.folder / f"batch-{key([bench.model.identity, bench.config.model.size, bench.config.batch])}.json"
 
 
 def _agreed(bench: Bench, crew: Crew) -> int | None:
-    """The batch that shards of this run have in common, where they do."""
-    if bench.config.batch != "auto":
-        return None
+    """The batch that the workers at this run have in common, where one was found or ran out of memory."""
     try:
         return int(json.loads(_agreement(bench, crew).read_text()))
     except (OSError, ValueError, TypeError):
@@ -132,7 +135,8 @@ def _agreed(bench: Bench, crew: Crew) -> int | None:
 
 
 def _planned(bench: Bench, plan: Plan, crew: Crew, place: int) -> Stage:
-    """A stage, noted for `latentmix status`."""
+    """A stage, in the batches agreed upon, and noted for `latentmix status`."""
+    bench.batch = _agreed(bench, crew) or bench.batch
     crew.lists.news()  # whatever is in the lists by now, the plan knows
     stage = plan(bench)
     left = {name: task.images for name, task in _named(bench, stage).items()}
@@ -150,34 +154,43 @@ def _named(bench: Bench, stage: Stage) -> dict[str, Task]:
 
 def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
     """Whether all is done and seen to be there; what others did is there for certain when a new plan says so."""
-    console = Console(stderr=True)
-    if not stage.tasks and not stage.cached:
-        return True
-    if not stage.tasks:
-        console.print(f"{stage.name}: all {stage.cached} images are there already")
-        return True
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    console, columns = Console(stderr=True), (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     left, own, seconds, total = _named(bench, stage), list[Task](), 0.0, stage.images + stage.cached
-    with Progress(*columns, TextColumn("{task.fields[what]}"), console=console, speed_estimate_period=120) as bar:
+    more = (Rate(), TimeRemainingColumn(), TextColumn("{task.fields[what]}"))
+    with Progress(*columns, *more, console=console, speed_estimate_period=120) as bar:
         done = bar.add_task(stage.name, total=total, completed=stage.cached, what="")
+
+        def show(what: str) -> None:
+            bar.update(done, what=what, completed=total - sum(task.images for task in left.values()))
+
         try:
-            for name in crew.share(left):
-                if name is None:
-                    bar.update(done, what=f"waiting for {len(left)} batches of other workers")
-                else:
-                    task, start = left[name], time.monotonic()
-                    bar.update(done, what=task.label)
-                    with crew.at(name, f"{stage.name}: {task.label}"):
-                        task.run()
-                    seconds += time.monotonic() - start
-                    own.append(left.pop(name))
-                bar.update(done, completed=total - sum(task.images for task in left.values()))
+            for task, took in _shared(stage, crew, left, show):
+                own.append(task)
+                seconds += took
+                if bench.batch != (_agreed(bench, crew) or bench.batch):
+                    return False  # memory ran out elsewhere, and the layout is another
         except KeyboardInterrupt:
             raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
-        bar.update(done, what="", completed=total)
+        show("")
     if own:
         _remember_rate(bench, replace(stage, tasks=own), seconds)
     return len(own) == len(stage.tasks)
+
+
+def _shared(
+    stage: Stage, crew: Crew, left: dict[str, Task], show: Callable[[str], None]
+) -> Iterator[tuple[Task, float]]:
+    """Do what falls to this worker, and see others do the rest: each batch that it did, and the seconds it took."""
+    for name in crew.share(left):
+        if name is None:
+            show(f"waiting for {len(left)} batches of other workers")
+            continue
+        task, start = left[name], time.monotonic()
+        show(task.label)
+        with crew.at(name, f"{stage.name}: {task.label}"):
+            task.run()
+        del left[name]
+        yield task, time.monotonic() - start
 
 
 def report(bench: Bench, stages: Sequence[Stage], disk: str) -> None:

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from driver import Said, invoke
 
-from latentmix import config, figures, launch, shards, slurm, status
+from latentmix import config, figures, launch, shards, slurm, status, sweep
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.crew import Crew, Shard
+from latentmix.data import Source
 from latentmix.errors import UserError
 
 BASE = (
@@ -177,6 +180,26 @@ def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> 
     with Crew(late.config.work) as crew:
         launch.settle(late, crew)
     assert late.batch == 7
+
+
+def test_shards_go_on_together_when_memory_runs_out_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of two are too many for the first; a shard that comes later takes batches of one from the start."""
+    invert, sizes = sweep._invert, list[int]()
+
+    def small(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
+        sizes.append(size)
+        if size > 1:
+            raise torch.OutOfMemoryError("no more memory")
+        invert(bench, class_id, sources, size)
+
+    monkeypatch.setattr(sweep, "_invert", small)
+    said = run(tmp_path, "--shard", "0/2")
+    assert "going on with 1 images at once" in said.err
+    assert sizes == [2] + [1] * 8
+    late = Bench(compose([*BASE, f"outputs={tmp_path}"]))
+    with launch.joining(late, "sweep", Shard(1, 2)) as crew:
+        launch.work(late, shards.STAGES, crew)
+    assert late.batch == 1 and len(sizes) == 9
 
 
 @pytest.mark.parametrize("shard", ["3/3", "one"])
