@@ -71,8 +71,8 @@ def refusal(*arguments: str) -> str:
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Contents and times of all files."""
-    there = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Contents and times of all files but those in which workers tell each other what they do."""
+    there = sorted(path for path in folder.rglob("*") if path.is_file() and "work" not in path.parts)
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in there}
 
 

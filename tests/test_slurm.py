@@ -36,7 +36,7 @@ ARRAY = (
     "launch.gpus=0",
     "launch.cpus=1",
     "launch.partition=test",
-    "launch.timeout_min=60",  # submitit takes any signal for a time limit where it is less
+    "launch.timeout_min=60",  # far from its end, or submitit takes any signal for a time limit
 )
 
 
