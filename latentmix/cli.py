@@ -5,6 +5,7 @@ Nothing heavy is imported here: torch, hydra and the rest come inside commands, 
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from latentmix.errors import UserError
 
 if TYPE_CHECKING:
     from latentmix.bench import Bench
+    from latentmix.config import Config
 
 app = typer.Typer(
     name="latentmix",
@@ -114,13 +116,7 @@ def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     from latentmix import sweep
 
     bench = _bench(overrides)
-    stages = [
-        sweep.references,
-        sweep.inversion,
-        lambda b: sweep.measurement(b, required=False),
-        lambda b: sweep.generation(b, b.config.keep, measure=True),
-    ]
-    _work(bench, "sweep", stages, dry_run)
+    _work(bench, "sweep", sweep.STAGES, dry_run)
     if not dry_run:
         _finish(bench)
 
@@ -142,7 +138,7 @@ def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 
         diagnoses = {class_id: diagnosed(bench, class_id) for class_id in bench.classes}
         show(bench, diagnoses)
-        for path in (record(bench, diagnoses), *draw_growth(bench, diagnoses, bench.config.folder / "fig4")):
+        for path in (record(bench, diagnoses), *draw_growth([bench], [diagnoses], bench.config.folder / "fig4")):
             _say(str(path))
 
 
@@ -192,16 +188,31 @@ def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
             _say(str(path))
 
 
-@app.command(epilog=example("latentmix figure fig7 experiment=demo"))
-def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], overrides: Overrides = None) -> None:
-    """The results of a finished run -> a picture of the paper's kind, as PNG and PDF."""
-    from latentmix.figures import FIGURES
+@app.command(
+    epilog=example(
+        "latentmix figure fig8",
+        "latentmix figure fig8 'data.classes=[heart]' seed=1",
+        "latentmix figure fig10 model=sd15 data=imagenet-hub --dry-run",
+        "latentmix figure fig7 experiment=demo",
+    )
+)
+def figure(
+    name: Annotated[str, typer.Argument(help="fig1 to fig12, as in the paper.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """A figure of the paper, from nothing or from what is there: PNG, PDF and a caption that says what was run."""
+    from latentmix import paper
 
-    if name not in FIGURES:
-        raise UserError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
-    bench = _bench(overrides)
-    for path in FIGURES[name](bench, bench.config.folder / name):
-        _say(str(path))
+    if name not in paper.FIGURES:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(paper.FIGURES)}")
+    spec, given = paper.FIGURES[name], overrides or []
+    benches = [_prepared(config) for config in paper.configs(name, given)]
+    for bench in benches if spec.families else []:
+        _work(bench, spec.command, spec.stages, dry_run)
+    if not dry_run:
+        for path in paper.draw(name, benches, paper.stem(name, given)):
+            _say(str(path))
 
 
 @app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
@@ -246,7 +257,10 @@ def main() -> None:
 def _bench(overrides: list[str] | None) -> "Bench":
     from latentmix.config import compose
 
-    config = compose(overrides or [])
+    return _prepared(compose(overrides or []))
+
+
+def _prepared(config: "Config") -> "Bench":
     from latentmix.bench import Bench
     from latentmix.launch import prepare
 
@@ -254,7 +268,7 @@ def _bench(overrides: list[str] | None) -> "Bench":
     return Bench(config)
 
 
-def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
+def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
     from latentmix import doctor, launch, memory, sweep
 
@@ -274,14 +288,11 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
 
 def _finish(bench: "Bench") -> None:
     from latentmix.evaluate import evaluate
-    from latentmix.figures import FIGURES
+    from latentmix.figures import draw_run
     from latentmix.launch import conclude
 
     results = evaluate(bench)
-    unfit = {"fig4"} if bench.config.keep > 0 else {"fig1", "fig4"}  # fig4 shows no results, but latents: diagnose does
-    names = [name for name in FIGURES if name not in unfit]
-    pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
-    conclude(bench, results, pictures)
+    conclude(bench, results, draw_run(bench))
 
 
 def _say(text: str) -> None:

@@ -55,6 +55,9 @@ class Probe:
         return [(draw, b) for draw in range(self.draws) for b in self.offsets]
 
 
+PAPER = Probe(None, (0.0, 0.1, 0.2, 0.4, 0.8), (0, 1), "top", 0.25, 1)  # Fig. 6
+
+
 def parse(class_id: str | None, offsets: str, channels: str, side: str, share: float, draws: int) -> Probe:
     """Options of the command line, or a UserError that says which of them can't be."""
     try:
@@ -182,10 +185,15 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     for (t, draw, b), (within, without) in changes.items():
         table.writerow((*setting, draw, t, repr(b), repr(within), repr(without)))
     write(folder / "probe.csv", text.getvalue().encode())
+    return [folder / "probe" / class_id, folder / "probe.csv", *draw_offsets(bench, probe, folder / "probe")]
+
+
+def draw_offsets(bench: Bench, probe: Probe, stem: Path) -> list[Path]:
+    """Fig. 6: a column for each offset, a pair of rows for each noise."""
+    pictures = _pictures(bench, probe)
     rows = [[pictures[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
     names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
-    drawn = draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], folder / "probe")
-    return [folder / "probe" / class_id, folder / "probe.csv", *drawn]
+    return draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], stem)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ CONTROLS = {"real": "-", "noise": "--"}
 NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
 
 
-def fig7(bench: Bench, stem: Path) -> list[Path]:
+def draw_curves(bench: Bench, stem: Path) -> list[Path]:
     """Image quality of mixtures of N latents, averaged over classes; bars are 95 % intervals over classes."""
     table = bench.config.folder / "metrics.csv"
     if not table.exists():
