@@ -15,10 +15,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another model than an experiment's own has a folder of its own.
 NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 
+# Stable Diffusion takes its images from ImageNet on the hub, or from DATA=imagenet ARGS=data.path=DIR; figures 3 and 5
+# are of images that the model itself made.
+DATA ?= $(if $(filter sd%,$(MODEL)),imagenet-hub)
+FIGURES := $(addprefix fig,1 2 3 4 5 6 7 8 9 10 11 12)
+OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig3 fig5,$@),,$(if $(DATA),data=$(DATA)))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test test-slurm lint format typecheck lock clean always
+.NOTPARALLEL:
+.PHONY: help setup demo figures $(FIGURES) test test-slurm lint format typecheck lock clean always
 
 help: ## List these targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
@@ -29,8 +36,13 @@ setup: $(READY) ## Make .venv with what requirements.lock says (the other target
 demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
 	$(BIN)/latentmix sweep experiment=demo $(NAMED) $(ARGS)
 
-fig%: $(READY) always ## Draw a figure (fig1, fig4, fig7); EXPERIMENT=x takes another experiment than demo, MODEL=x a model
-	$(BIN)/latentmix figure $@ experiment=$(or $(EXPERIMENT),demo) $(NAMED) $(ARGS)
+figures: $(FIGURES) ## Make every figure of the paper; MODEL=sd15 on Stable Diffusion 1.5 and 3.5
+
+$(FIGURES): $(READY) always
+	$(BIN)/latentmix figure $@ $(if $(EXPERIMENT),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
+
+fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo draws fig1, fig4 or fig7 of another experiment
+	@echo "there is no figure $@; there are $(FIGURES)" >&2; exit 2
 
 test: $(READY) ## Run the tests, but for the one on Slurm
 	$(BIN)/pytest -m 'not slurm' $(ARGS)

@@ -1,6 +1,5 @@
 """The workbench: what all stages of a run share, each thing loaded when it is first needed and then kept."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentmix.chance import chance, noise
 from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
@@ -234,10 +234,8 @@ class Bench:
 
     def noise(self, class_id: str, draws: Sequence[int]) -> Tensor:
         """Standard Gaussian latents [K, C, h, w], float32 on the device; a draw's are its own."""
-        word = int.from_bytes(hashlib.sha256(f"noise {class_id}".encode()).digest()[:8])
-        shape, seeds = self.model.latent_shape(self.config.model.size), [[self.config.seed, word, d] for d in draws]
-        chances = [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))) for seed in seeds]
-        rows = [chance.standard_normal(shape, dtype=np.float32) for chance in chances]
+        shape = self.model.latent_shape(self.config.model.size)
+        rows = [noise(self.config.seed, f"noise {class_id}", draw, shape) for draw in draws]
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _inverted(self, class_id: str) -> State:
@@ -272,8 +270,7 @@ def draw_id(draw: int) -> str:
 def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:
     """The pool in the order in which a draw takes it: its first N are the draw's images, so draws are nested in N, and
     the same for every method."""
-    word = int.from_bytes(hashlib.sha256(class_id.encode()).digest()[:8])
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, word, draw]))).permutation(pool)
+    return chance(seed, class_id, draw).permutation(pool)
 
 
 def _identity(ladder: Ladder) -> str:

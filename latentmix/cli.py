@@ -5,6 +5,7 @@ Nothing heavy is imported here: torch, hydra and the rest come inside commands, 
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,7 +142,7 @@ def sweep_(
 
     bench = _prepared(config)
     if dry_run:
-        _report(bench, "sweep", list(shards.STAGES))
+        _report(bench, "sweep", shards.STAGES)
     else:
         shards.run(bench, part)
 
@@ -172,7 +173,7 @@ def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 
         diagnoses = {class_id: diagnosed(bench, class_id) for class_id in bench.classes}
         show(bench, diagnoses)
-        for path in (record(bench, diagnoses), *draw_growth(bench, diagnoses, bench.config.folder / "fig4")):
+        for path in (record(bench, diagnoses), *draw_growth([bench], [diagnoses], bench.config.folder / "fig4")):
             _say(str(path))
 
 
@@ -222,16 +223,31 @@ def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
             _say(str(path))
 
 
-@app.command(epilog=example("latentmix figure fig7 experiment=demo"))
-def figure(name: Annotated[str, typer.Argument(help="fig1, fig4 or fig7.")], overrides: Overrides = None) -> None:
-    """The results of a finished run -> a picture of the paper's kind, as PNG and PDF."""
-    from latentmix.figures import FIGURES
+@app.command(
+    epilog=example(
+        "latentmix figure fig8",
+        "latentmix figure fig8 'data.classes=[heart]' seed=1",
+        "latentmix figure fig10 model=sd15 data=imagenet-hub --dry-run",
+        "latentmix figure fig7 experiment=demo",
+    )
+)
+def figure(
+    name: Annotated[str, typer.Argument(help="fig1 to fig12, as in the paper.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """A figure of the paper, from nothing or from what is there: PNG, PDF and a caption that says what was run."""
+    from latentmix import paper
 
-    if name not in FIGURES:
-        raise UserError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
-    bench = _bench(overrides)
-    for path in FIGURES[name](bench, bench.config.folder / name):
-        _say(str(path))
+    if name not in paper.FIGURES:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(paper.FIGURES)}")
+    spec, given = paper.FIGURES[name], overrides or []
+    benches = [_prepared(config) for config in paper.configs(name, given)]
+    for bench in benches if spec.families else []:
+        _work(bench, spec.command, spec.stages, dry_run)
+    if not dry_run:
+        for path in paper.draw(name, benches, paper.stem(name, given)):
+            _say(str(path))
 
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
@@ -299,7 +315,7 @@ def _prepared(config: "Config") -> "Bench":
     return Bench(config)
 
 
-def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
+def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
     from latentmix import launch, sweep
 
@@ -312,7 +328,7 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
         launch.work(bench, stages, crew)
 
 
-def _report(bench: "Bench", command: str, stages: list[Any]) -> None:
+def _report(bench: "Bench", command: str, stages: Sequence[Any]) -> None:
     from latentmix import doctor, launch
 
     bench.check()

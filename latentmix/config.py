@@ -52,6 +52,8 @@ class ModelConfig:
     prompt: str
     features: str  # "embedded" or "inception"
     clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
+    world: Literal["shapes", "imagenet"]  # what it draws, by which experiments choose classes
+    counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
@@ -233,10 +235,10 @@ def compose(overrides: Sequence[str]) -> Config:
     try:
         with initialize_config_dir(str(folder()), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
-    return validate(plain)
+    return validate({key: value for key, value in plain.items() if not key.startswith("_")})  # _: for YAML's own use
 
 
 def validate(plain: Any) -> Config:

@@ -29,9 +29,8 @@ from latentmix.errors import Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
 from latentmix.store import key, write, write_json
-from latentmix.sweep import Stage, Task
+from latentmix.sweep import Plan, Stage, Task
 
-Plan = Callable[[Bench], Stage]
 SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
 

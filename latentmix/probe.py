@@ -5,7 +5,6 @@ t = T, before the image is generated, and at t = 0, before it is decoded.
 """
 
 import csv
-import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from latentmix.bench import Bench, draw_id
+from latentmix.chance import noise
 from latentmix.errors import UserError
 from latentmix.figures.pictures import draw_grid
 from latentmix.ladder import generate
@@ -53,6 +53,9 @@ class Probe:
     @property
     def items(self) -> list[Item]:
         return [(draw, b) for draw in range(self.draws) for b in self.offsets]
+
+
+PAPER = Probe(None, (0.0, 0.1, 0.2, 0.4, 0.8), (0, 1), "top", 0.25, 1)  # Fig. 6
 
 
 def parse(class_id: str | None, offsets: str, channels: str, side: str, share: float, draws: int) -> Probe:
@@ -96,13 +99,6 @@ def offset(z: Tensor, b: float, channels: tuple[int, int], inside: Tensor) -> Te
     return moved
 
 
-def noise(seed: int, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard Gaussian noise, float32, a draw's own and the same for all classes."""
-    word = int.from_bytes(hashlib.sha256(b"probe").digest()[:8])
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, word, draw])))
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
-
 # Generating, in batches that resume; clean latents are kept, as both rows of the figure start from them.
 
 
@@ -121,7 +117,8 @@ def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> N
     model, class_id = bench.model, _class(bench, probe)
     conditioning = bench.conditioning(class_id, bench.config.guidance)
     shape, inside = model.latent_shape(bench.config.model.size), _inside(bench, probe)
-    z = torch.stack([offset(noise(bench.config.seed, draw, shape), b, probe.channels, inside) for draw, b in items])
+    noises = [torch.from_numpy(noise(bench.config.seed, "probe", draw, shape)) for draw, _ in items]
+    z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
     z = padded(z, size).to(bench.device)
     clean = generate(predictor(bench.model, conditioning), z, bench.generation_ladder)
     refuse_nan(clean, f"probing {class_id}")
@@ -182,10 +179,15 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     for (t, draw, b), (within, without) in changes.items():
         table.writerow((*setting, draw, t, repr(b), repr(within), repr(without)))
     write(folder / "probe.csv", text.getvalue().encode())
+    return [folder / "probe" / class_id, folder / "probe.csv", *draw_offsets(bench, probe, folder / "probe")]
+
+
+def draw_offsets(bench: Bench, probe: Probe, stem: Path) -> list[Path]:
+    """Fig. 6: a column for each offset, a pair of rows for each noise."""
+    pictures = _pictures(bench, probe)
     rows = [[pictures[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
     names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
-    drawn = draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], folder / "probe")
-    return [folder / "probe" / class_id, folder / "probe.csv", *drawn]
+    return draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], stem)
 
 
 @torch.no_grad()

@@ -13,20 +13,9 @@ from latentmix.crew import Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
 from latentmix.store import write_json
-from latentmix.sweep import Stage
 
 RESULTS = "results"  # what they are called among workers
-
-
-def _measurement(bench: Bench) -> Stage:
-    return sweep.measurement(bench, required=False)
-
-
-def _generation(bench: Bench) -> Stage:
-    return sweep.generation(bench, bench.config.keep, measure=True)
-
-
-STAGES: tuple[launch.Plan, ...] = (sweep.synthesis, sweep.references, sweep.inversion, _measurement, _generation)
+STAGES = (sweep.synthesis, *sweep.STAGES)
 
 
 def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
@@ -44,13 +33,10 @@ def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
 
 def finish(bench: Bench) -> None:
     """Features -> tables and figures; seconds, where all features are there."""
-    from latentmix.figures import FIGURES
+    from latentmix.figures import draw_run
 
     results = evaluate(bench)
-    unfit = {"fig4"} if bench.config.keep > 0 else {"fig1", "fig4"}  # fig4 shows no results, but latents: diagnose does
-    names = [name for name in FIGURES if name not in unfit]
-    pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
-    launch.conclude(bench, results, pictures)
+    launch.conclude(bench, results, draw_run(bench))
 
 
 def freeze(config: Config) -> Path:

@@ -147,6 +147,15 @@ def measurement(bench: Bench, required: bool) -> Stage:
     return stage
 
 
+Plan = Callable[[Bench], Stage]
+STAGES: tuple[Plan, ...] = (  # of a whole sweep
+    references,
+    inversion,
+    lambda bench: measurement(bench, required=False),
+    lambda bench: generation(bench, bench.config.keep, measure=True),
+)
+
+
 # --- the tasks ------------------------------------------------------------------------------------------------------
 
 

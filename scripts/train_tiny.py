@@ -467,9 +467,7 @@ def classifier(setting: Setting) -> None:
         )
         return first + 0.5 * sum(others)
 
-    how = {"learning_rate": 3e-3, "decay": 0.99}
-    train("classifier", [network, heads], loss, setting, steps=6000, **how)
-    train("classifier", [network, heads], loss, setting, steps=6000, after=6000, **how)
+    train("classifier", [network, heads], loss, setting, steps=6000, learning_rate=3e-3, decay=0.99)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()

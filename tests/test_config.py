@@ -96,10 +96,11 @@ def test_the_demo_is_the_papers_figure_in_miniature() -> None:
 
 
 def test_fig7_is_the_papers() -> None:
-    fig7 = compose(["experiment=fig7", "model=sd15"])
+    fig7 = compose(["experiment=fig7", "model=sd15", "data=imagenet", "data.path=/x"])
     assert fig7.name == "fig7-sd15"
     assert fig7.n == (2, 4, 8, 16, 32, 48, 64)
     assert [str(method) for method in fig7.methods] == ["fix/0", "nin/0", "fix/m", "nin/m", "fix/chm", "nin/chm"]
+    assert fig7.data.classes == ("random:10",)
     assert (fig7.draws, fig7.steps, fig7.guidance, fig7.inversion.guidance) == (1000, 50, 7.5, 1)
     assert (fig7.model.size, fig7.model.features, fig7.model.clip) == (512, "inception", "ViT-L-14/openai")
     assert fig7.spacing == fig7.inversion.spacing == "trailing"
@@ -197,7 +198,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("inversion.setps=3", ["no key 'inversion.setps'", "did you mean 'inversion.steps'?"]),
     ("xyzzy=1", ["no key 'xyzzy'", "name, model, data", "outputs, keep"]),
     ("model=tinny", ["no model=tinny", "sd15", "tiny"]),
-    ("experiment=dmeo", ["no experiment=dmeo", "demo, fig7"]),
+    ("experiment=dmeo", ["no experiment=dmeo", "demo, fig1"]),
     ("inversion=ddmi", ["no inversion=ddmi", "ddim"]),
     ("data=shape", ["no data=shape", "folder, hub, imagenet, imagenet-hub, imagenette, shapes"]),
     ("launch=lokal", ["no launch=lokal", "local"]),

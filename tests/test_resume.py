@@ -40,7 +40,7 @@ BATCHES = {"_measure_real": 2 * 3, "_invert": 2 * 3, "_generate": 8 * 2}
 def quickly(*arguments: str) -> Said:
     """Without figures, which take longer than all the rest, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "FIGURES", {})
+        patch.setattr(figures, "draw_run", lambda _: [])
         return invoke(*arguments)
 
 
@@ -149,7 +149,7 @@ from latentmix import cli, evaluate, figures, launch, sweep
 import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
-figures.FIGURES = {}
+figures.draw_run = lambda bench: []
 
 def counted(name):
     work = getattr(sweep, name)

@@ -41,7 +41,7 @@ BATCHES = 2 * 3 + 2 * 2 + 4 * 2  # of real images, inverted and generated
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all the rest, and are tested elsewhere."""
-    monkeypatch.setattr(figures, "FIGURES", {})
+    monkeypatch.setattr(figures, "draw_run", lambda _: [])
 
 
 def run(outputs: Path, *more: str) -> Said:
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of one worker that nothing disturbed; tests read them and leave them as they are."""
     outputs = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "FIGURES", {})
+        patch.setattr(figures, "draw_run", lambda _: [])
         run(outputs)
     names = results(outputs)
     assert sum("/features-" in name and name.endswith(".safetensors") for name in names) == 4 * 2 * 2
@@ -104,7 +104,7 @@ from latentmix import cli, figures, launch, shards
 import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
-figures.FIGURES = {}
+figures.draw_run = lambda bench: []
 for arguments, where, count in json.loads(sys.argv[1]):
     if os.fork() == 0:
         sys.argv = ["latentmix", *arguments]

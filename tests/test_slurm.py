@@ -101,7 +101,7 @@ def test_shards_that_are_requeued_end_with_the_bytes_of_one(
         member.release(batches["generate"][0])
     wait_for("all shards to end", lambda: not queue(), outputs)
     assert "finished" in invoke("status", str(outputs / "small")).out
-    monkeypatch.setattr(figures, "FIGURES", {})
+    monkeypatch.setattr(figures, "draw_run", lambda _: [])
     assert invoke("sweep", *SWEEP, f"outputs={whole}").code == 0
     assert results(outputs) == results(whole)
 

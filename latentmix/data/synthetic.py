@@ -7,12 +7,12 @@ model knows: where their centroids degenerate too, the data are not to blame.
 
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from latentmix.chance import noise
 from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.store import key
@@ -49,9 +49,7 @@ class Synthetic:
 
     def noise(self, class_id: str, index: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
         """Standard Gaussian noise of an image's own, float32, the same in whatever batch and order it is drawn."""
-        word = int.from_bytes(sha256(f"{purpose} {class_id}".encode()).digest()[:8])
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, word, index])))
-        return rng.standard_normal(shape, dtype=np.float32)
+        return noise(self.seed, f"{purpose} {class_id}", index, shape)
 
 
 def _pixels(path: Path, size: int) -> np.ndarray:

@@ -1,43 +1,50 @@
 """Fig. 4: how a bias that latents have in common grows with N where their norm is restored."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentmix.bench import Bench
-from latentmix.bias import diagnosed
 from latentmix.diagnosis import Diagnosis
 from latentmix.figures.style import HUES, SHAPES, save, styled
 
-
-def fig4(bench: Bench, stem: Path) -> list[Path]:
-    """Of the first eight classes, from cached latents."""
-    return draw_growth(bench, {c: diagnosed(bench, c) for c in bench.classes[: len(HUES)]}, stem)
+Diagnoses = Mapping[str, Diagnosis]  # by class
 
 
-def draw_growth(bench: Bench, diagnoses: Mapping[str, Diagnosis], stem: Path) -> list[Path]:
-    """The mean of each of the first two channels of `fix/0` centroids against N, which is spaced by √N; a line for each
-    of the first eight classes."""
-    shown = list(diagnoses.items())[: len(HUES)]
-    panels, band = min(2, len(shown[0][1].means)), shown[0][1].band
+def draw_growth(benches: Sequence[Bench], diagnoses: Sequence[Diagnoses], stem: Path) -> list[Path]:
+    """The mean of each of the first two channels of `fix/0` centroids against N, which is spaced by √N: a line for each
+    of the first eight classes, the models of several benches beside each other."""
+    several = len(benches) > 1
+    panels = [(place, channel) for channel in (0, 1) for place in range(len(benches))]
+    shape = (2, len(benches)) if several else (1, 2)
     with styled():
-        figure = Figure(figsize=(3.4 * panels, 3.1), layout="constrained")
-        for channel, axes in enumerate(figure.subplots(1, panels, sharey=True, squeeze=False)[0]):
-            for place, (class_id, diagnosis) in enumerate(shown):
-                _line(axes, diagnosis, channel, place, bench.data.title(class_id))
-            axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
-            axes.axhspan(-band, band, color="0.9", zorder=0, label="95 % of random centroids")
-            _by_roots(axes, bench.config.pool)
-            axes.set(xlabel="number of latents mixed, N")
-            axes.set_title(f"channel {channel}", fontsize=8)
-        figure.axes[0].set_ylabel("mean of the centroid's channel")
+        figure = Figure(figsize=(3.4 * shape[1], 2.6 * shape[0] + 0.5), layout="constrained")
+        axes = figure.subplots(*shape, sharey=not several, squeeze=False).flat
+        for cell, (place, channel) in zip(axes, panels, strict=True):
+            _panel(cell, benches[place], diagnoses[place], channel)
+            name = f"{benches[place].config.model.name}, " if several else ""
+            cell.set_title(f"{name}channel {channel}", fontsize=8)
+        for cell in figure.axes[:: shape[1]]:
+            cell.set_ylabel("mean of the centroid's channel")
+        for cell in figure.axes[-shape[1] :]:
+            cell.set_xlabel("number of latents mixed, N")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         columns = len(labels) if len(labels) < 6 else math.ceil(len(labels) / 2)
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2)
         return save(figure, stem)
+
+
+def _panel(axes: Axes, bench: Bench, diagnoses: Diagnoses, channel: int) -> None:
+    shown = list(diagnoses.items())[: len(HUES)]
+    for place, (class_id, diagnosis) in enumerate(shown):
+        _line(axes, diagnosis, channel, place, bench.data.title(class_id))
+    axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
+    band = shown[0][1].band
+    axes.axhspan(-band, band, color="0.9", zorder=0, label="95 % of random centroids")
+    _by_roots(axes, bench.config.pool)
 
 
 def _line(axes: Axes, diagnosis: Diagnosis, channel: int, place: int, label: str) -> None:

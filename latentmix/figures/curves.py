@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from latentmix.bench import Bench
 from latentmix.errors import UserError
 from latentmix.evaluate import AVERAGE, Result, read_table
-from latentmix.figures.style import COLOURS, LINES, MARKERS, save, styled
+from latentmix.figures.style import LINES, MARKERS, colours, save, styled
 from latentmix.mixing import Method
 
 CONTROLS = {"real": "-", "noise": "--"}
 NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
 
 
-def fig7(bench: Bench, stem: Path) -> list[Path]:
+def draw_curves(bench: Bench, stem: Path) -> list[Path]:
     """Image quality of mixtures of N latents, averaged over classes; bars are 95 % intervals over classes."""
     table = bench.config.folder / "metrics.csv"
     if not table.exists():
@@ -25,12 +25,14 @@ def fig7(bench: Bench, stem: Path) -> list[Path]:
     measured = list(dict.fromkeys(result.metric for result in results))
     metrics = [metric for metric in measured if metric in NAMES or _clip(metric)] or measured
     methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results if result.n)]
+    palette = colours([method.mean for method in methods])
     with styled():
         figure = Figure(figsize=(3.4 * len(metrics), 2.8), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             for place, method in enumerate(methods):
                 shift = 1 + 0.012 * (place - (len(methods) - 1) / 2)  # so that bars don't hide each other
-                _line(axes, [r for r in results if (r.metric, r.method) == (metric, str(method))], method, shift)
+                of = [r for r in results if (r.metric, r.method) == (metric, str(method))]
+                _line(axes, of, method, palette[method.mean], shift)
             for control in (r for r in results if r.metric == metric and not r.n):
                 style = CONTROLS[control.method]
                 axes.axhline(control.estimate.value, label=control.method, color="0.5", linewidth=0.8, linestyle=style)
@@ -43,7 +45,7 @@ def fig7(bench: Bench, stem: Path) -> list[Path]:
         return save(figure, stem)
 
 
-def _line(axes: Axes, results: list[Result], method: Method, shift: float) -> None:
+def _line(axes: Axes, results: list[Result], method: Method, colour: str, shift: float) -> None:
     results = sorted(results, key=lambda result: result.n)
     values = [result.estimate.value for result in results]
     errors = [0 if math.isnan(r.estimate.high) else r.estimate.high - r.estimate.value for r in results]
@@ -52,7 +54,7 @@ def _line(axes: Axes, results: list[Result], method: Method, shift: float) -> No
         values,
         yerr=errors,
         label=str(method),
-        color=COLOURS[method.mean.rstrip("0123456789.") or method.mean],  # lp0.5 as lp
+        color=colour,
         linestyle=LINES[method.norm],
         marker=MARKERS[method.norm],
         markersize=3.5,

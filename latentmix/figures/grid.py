@@ -1,36 +1,48 @@
-"""Fig. 1: what comes out as N grows, a row for each method."""
+"""Figs. 1, 3, 5 and 8 to 12: what comes out of mixtures, N or classes across and methods or models down."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from torch import Tensor
 
 from latentmix.bench import Bench, Cell
 from latentmix.errors import UserError
-from latentmix.figures.style import save, styled
+from latentmix.figures.pictures import draw_grid
+from latentmix.mixing import Method
 from latentmix.sweep import read_picture
 
 
-def fig1(bench: Bench, stem: Path) -> list[Path]:
-    """The first draw of each class, N and method; draws are nested in N, so a column adds images to the one before."""
-    config = bench.config
-    methods = list(dict.fromkeys(config.methods))
-    columns = [(class_id, n) for class_id in bench.classes[:3] for n in config.n]
-    with styled():
-        figure = Figure(figsize=(0.62 * len(columns) + 0.6, 0.62 * len(methods) + 0.5))
-        grid = figure.subplots(len(methods), len(columns), squeeze=False)
-        for axes, method in zip(grid, methods, strict=True):
-            for cell_axes, (class_id, n) in zip(axes, columns, strict=True):
-                picture = bench.picture(Cell(class_id, n, method), 0)
-                if not picture.exists():
-                    raise UserError(
-                        f"no picture of {class_id}, N = {n}, {method} is kept; run latentmix sweep with keep=1"
-                    )
-                cell_axes.imshow(read_picture(picture).permute(1, 2, 0).numpy(), interpolation="nearest")
-                cell_axes.set(xticks=[], yticks=[])
-                cell_axes.spines[:].set_visible(False)
-            axes[0].set_ylabel(str(method), rotation=0, ha="right", va="center")
-        for place, (class_id, n) in enumerate(columns):
-            title = f"{bench.data.title(class_id)}\n" if place % len(config.n) == 0 else "\n"
-            grid[0][place].set_title(f"{title}N = {n}", fontsize=7, loc="left")
-        figure.subplots_adjust(wspace=0.04, hspace=0.04)
-        return save(figure, stem)
+def draw_mixtures(benches: Sequence[Bench], stem: Path, most: int | None = None) -> list[Path]:
+    """The first draw of each class (of `most` classes), N and method, all models below each other; draws are nested in
+    N, so a column adds images to the one before."""
+    first = benches[0]
+    columns = [(place, n) for place in range(len(first.classes[:most])) for n in first.config.n]
+    rows = [(bench, method) for bench in benches for method in dict.fromkeys(bench.config.methods)]
+    pictures = [[_picture(bench, Cell(bench.classes[c], n, method)) for c, n in columns] for bench, method in rows]
+    names = [_name(bench, method, len(benches) > 1) for bench, method in rows]
+    return draw_grid(pictures, names, _titles(first, columns), stem)
+
+
+def _picture(bench: Bench, cell: Cell) -> Tensor:
+    path = bench.picture(cell, 0)
+    if not path.exists():
+        raise UserError(f"no picture of {cell} is kept; run latentmix sweep with keep=1")
+    return read_picture(path)
+
+
+def _name(bench: Bench, method: Method, several: bool) -> str:
+    if not several:
+        return str(method)
+    alone = len(set(bench.config.methods)) == 1
+    return bench.config.model.name if alone else f"{bench.config.model.name}\n{method}"
+
+
+def _titles(bench: Bench, columns: Sequence[tuple[int, int]]) -> list[str]:
+    """A class's name where it begins, unless there is one class only, and N, unless there is one only."""
+    classes, ns = {place for place, _ in columns}, bench.config.n
+    titles = []
+    for place, n in columns:
+        name = bench.data.title(bench.classes[place]) if n == ns[0] else ""
+        lines = [*([name] if len(classes) > 1 else []), *([f"N = {n}"] if len(ns) > 1 else [])]
+        titles.append("\n".join(lines) or f"N = {n}")
+    return titles

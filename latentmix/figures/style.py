@@ -1,6 +1,6 @@
 """How all figures look: readable at column width, told apart without colour, plots as vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from latentmix.store import write
 
 # Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
 COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}
+SPARE = ("#CC79A7", "#56B4E9", "#000000")  # for further cut-offs of lp
 LINES = {
     "lin": ":",
     "fix": "-",
@@ -38,6 +39,15 @@ SETTINGS: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
 }
+
+
+def colours(means: Sequence[str]) -> dict[str, str]:
+    """One for each mean that is shown, its own wherever it has one: lp0.5 has lp's, and lp2 beside it another."""
+    found: dict[str, str] = {}
+    for mean in dict.fromkeys(means):
+        own = COLOURS[mean.rstrip("0123456789.") or mean]
+        found[mean] = next(c for c in (own, *SPARE, "#999999") if c == "#999999" or c not in found.values())
+    return found
 
 
 @contextmanager

@@ -1,0 +1,158 @@
+"""The figures of Landolsi & Kahl: what each shows, what has to be there before it is drawn, and how it is drawn.
+
+Their settings stand in `configs/experiment/`, one file each. Where the paper takes Stable Diffusion 3.5, a figure is
+made on the counterpart of the model that was asked for, a rectified flow; where it shows both, on both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from latentmix import probe, sweep
+from latentmix.bench import Bench
+from latentmix.bias import diagnosed
+from latentmix.config import Config, compose
+from latentmix.evaluate import evaluate
+from latentmix.figures.bias import draw_growth
+from latentmix.figures.curves import draw_curves
+from latentmix.figures.grid import draw_mixtures
+from latentmix.figures.toy import draw_paths
+from latentmix.launch import conclude
+from latentmix.store import write
+from latentmix.sweep import Plan
+
+Family = Literal["diffusion", "flow"]
+Draw = Callable[[Sequence[Bench], Path], list[Path]]  # where to, without ending -> the files written
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: the sentence that its caption begins with, the command whose needs it has, and on which models."""
+
+    shows: str
+    command: str = "generate"
+    families: tuple[Family, ...] = ("diffusion",)
+    draw: Draw = draw_mixtures
+    stages: tuple[Plan, ...] = (sweep.inversion, lambda bench: sweep.generation(bench, 1, measure=False))
+
+
+def _toy(_: Sequence[Bench], stem: Path) -> list[Path]:
+    return draw_paths(stem)
+
+
+def _growth(benches: Sequence[Bench], stem: Path) -> list[Path]:
+    return draw_growth(benches, [{c: diagnosed(bench, c) for c in bench.classes} for bench in benches], stem)
+
+
+def _offsets(benches: Sequence[Bench], stem: Path) -> list[Path]:
+    return probe.draw_offsets(benches[0], probe.PAPER, stem)
+
+
+def _quality(benches: Sequence[Bench], stem: Path) -> list[Path]:
+    """A whole run, which `latentmix report` takes too."""
+    bench = benches[0]
+    conclude(bench, evaluate(bench), [])
+    return draw_curves(bench, stem)
+
+
+FIGURES = {
+    "fig1": Figure("Images generated from centroids of N latents, inverted from images of {classes}."),
+    "fig2": Figure(
+        "Paths between two latents of a plane; grey: norm √L. Left: the paper's methods. Right: others.",
+        families=(),
+        draw=_toy,
+        stages=(),
+    ),
+    "fig3": Figure("Images generated from centroids of N i.i.d. latents (Section 4.1), class {classes}."),
+    "fig4": Figure(
+        "Mean of the first two channels of fix/0 centroids of N inverted images, by class; x by √N. Bars of grey: 95 % "
+        "of centroids of random latents. Dashed: √N times the bias.",
+        command="diagnose",
+        families=("diffusion", "flow"),
+        draw=_growth,
+        stages=(sweep.inversion,),
+    ),
+    "fig5": Figure(
+        "Images generated from centroids of N i.i.d. latents (Section 4.1) by a rectified flow, whose terminal "
+        "signal-to-noise ratio is zero, class {classes}.",
+        families=("flow",),
+    ),
+    "fig6": Figure(
+        "Offsets of −b and b on channels 0 and 1 in the top quarter of the latent, class {classes}. Top row: before "
+        "diffusion (t = T). Bottom row: after it (t = 0).",
+        command="probe",
+        draw=_offsets,
+        stages=(lambda bench: probe.probing(bench, probe.PAPER),),
+    ),
+    "fig7": Figure(
+        "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
+        "over classes.",
+        command="sweep",
+        draw=_quality,
+        stages=sweep.STAGES,
+    ),
+    "fig8": Figure("Images generated from centroids of N latents, inverted from images of {classes}."),
+    "fig9": Figure("Images generated from centroids of N = 12 latents of {classes}.", families=("flow",)),
+    "fig10": Figure(
+        "Images generated from centroids of N latents of {classes}, inverted in 500 steps without guidance.",
+        families=("diffusion", "flow"),
+    ),
+    "fig11": Figure("Images generated from centroids of N latents of {classes}, by null-text inversion."),
+    "fig12": Figure(
+        "Images generated from centroids of N latents, inverted from images of {classes}.", families=("flow",)
+    ),
+}
+
+
+def configs(name: str, overrides: Sequence[str]) -> list[Config]:
+    """The settings of a figure's runs, one for each model that it shows: those of its own experiment, unless the
+    overrides name another. Those of the model's group do not reach its counterpart."""
+    figure, given = FIGURES[name], list(overrides)
+    if not any(override.startswith("experiment=") for override in given):
+        given = [f"experiment={name}", *given]
+    own = compose(given)
+    others = [override for override in given if not override.startswith(("model=", "model."))]
+    counterpart = own.model.counterpart
+    flow = own if counterpart is None else compose([*others, f"model={counterpart}"])
+    runs = {"diffusion": own, "flow": flow}
+    return list({runs[family].model.name: runs[family] for family in figure.families or ("diffusion",)}.values())
+
+
+def stem(name: str, overrides: Sequence[str]) -> Path:
+    """Where a figure goes, without ending: all those of a model into one folder, or that of the experiment given."""
+    if any(override.startswith("experiment=") for override in overrides):
+        return compose(overrides).folder / name
+    own = compose([f"experiment={name}", *overrides])
+    return own.outputs / f"figures-{own.model.name}" / name
+
+
+def draw(name: str, benches: Sequence[Bench], to: Path) -> list[Path]:
+    """The figure as PNG and PDF, and its caption, which says what was run."""
+    figure = FIGURES[name]
+    drawn = figure.draw(benches, to)
+    write(to.with_suffix(".txt"), f"{_caption(name, benches)}\n".encode())
+    return [*drawn, to.with_suffix(".txt")]
+
+
+def _caption(name: str, benches: Sequence[Bench]) -> str:
+    figure = FIGURES[name]
+    classes = ", ".join(benches[0].data.title(c) for c in benches[0].classes) if figure.families else ""
+    runs = [_run(bench, figure.command) for bench in benches if figure.families]
+    return " ".join([f"Fig. {name.removeprefix('fig')}.", figure.shows.format(classes=classes), *runs])
+
+
+def _run(bench: Bench, command: str) -> str:
+    """What was run, in a sentence."""
+    config = bench.config
+    generated = f"generation in {config.steps} steps at guidance {config.guidance:g}, seed {config.seed}"
+    if command == "probe":
+        return f"{config.model.name}: {generated}."
+    inverted = (
+        f"{config.model.name}, {config.data.name}: {config.pool} images of each class inverted by "
+        f"{config.inversion.name} in {config.inversion.steps} steps at guidance {config.inversion.guidance:g}"
+    )
+    if command == "diagnose":
+        return f"{inverted}, seed {config.seed}."
+    drawn = f"{config.draws} draws" if command == "sweep" else "the first draw"
+    return f"{inverted}; {generated}; {drawn} of each class, N and method."
