@@ -3,19 +3,33 @@
 Nothing heavy is imported here: torch, hydra and the rest come inside commands, so that `--help` answers at once.
 """
 
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from latentmix.errors import UserError
+from latentmix.errors import STOPPED, Interrupted, Terminated, UserError
 
 if TYPE_CHECKING:
     from latentmix.bench import Bench
 
+
+class Group(TyperGroup):
+    """The commands; whatever stops one ends it with a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(STOPPED, stop) from None
+
+
 app = typer.Typer(
     name="latentmix",
+    cls=Group,
     help="Invert images into the latent space of Stable Diffusion, mix N of them at once, generate, and measure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -236,11 +250,16 @@ def fetch(overrides: Overrides = None) -> None:
 def main() -> None:
     """The entry point: user errors become one line."""
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except UserError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _bench(overrides: list[str] | None) -> "Bench":
@@ -256,7 +275,7 @@ def _bench(overrides: list[str] | None) -> "Bench":
 
 def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
-    from latentmix import doctor, launch, memory, sweep
+    from latentmix import doctor, launch, memory, store, sweep
 
     if command not in ("evaluate", "probe"):  # which need no images to invert
         stages = [sweep.synthesis, *stages]
@@ -266,6 +285,8 @@ def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> Non
     if dry_run:
         launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
         return
+    for folder in (bench.config.cache, bench.config.folder):
+        store.sweep_up(folder)
     if command != "evaluate":
         memory.settle(bench)
     for plan in stages:

@@ -2,7 +2,6 @@
 
 import ctypes
 import ctypes.util
-import json
 import platform
 import sys
 import time
@@ -20,10 +19,10 @@ from rich.text import Text
 from latentmix import memory
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
-from latentmix.errors import Interrupted
+from latentmix.errors import STOPPED, Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
-from latentmix.store import key, write, write_json
+from latentmix.store import key, read_json, write, write_json
 from latentmix.sweep import Stage
 
 SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
@@ -82,8 +81,8 @@ def _run(bench: Bench, stage: Stage) -> None:
                 bar.update(done, what=task.label)
                 task.run()
                 bar.update(done, advance=task.images)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(STOPPED, stop) from None
         bar.update(done, what="")
     _remember_rate(bench, stage, time.monotonic() - start)
 
@@ -140,10 +139,8 @@ def _rate_name(bench: Bench, stage: Stage) -> str:
 
 
 def _rates(bench: Bench) -> dict[str, float]:
-    try:
-        return json.loads(_rates_file(bench).read_text())
-    except (OSError, ValueError):
-        return {}
+    known = read_json(_rates_file(bench)).items()
+    return {name: rate for name, rate in known if isinstance(rate, float) and 1e-9 < rate < 1e9}
 
 
 def _cost(stage: Stage) -> int:

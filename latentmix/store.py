@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import secrets
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +19,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from latentmix.errors import UserError
+
+PART = ".part"  # what the name of a file ends with while it is being written, which takes seconds
+ABANDONED = 3600  # s after which nobody is writing it any more
 
 
 class DiskFull(UserError):
@@ -50,7 +55,7 @@ def _hidden(path: Path) -> bool:
 
 def write(path: Path, content: bytes) -> None:
     """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # whoever else writes here, on whatever machine
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -74,6 +79,38 @@ def write(path: Path, content: bytes) -> None:
 def _tidy(part: Path) -> None:
     with suppress(OSError):
         part.unlink()
+
+
+def sweep_up(folder: Path) -> None:
+    """Remove what killed runs left half written in a folder; not what another run may be writing just now."""
+    parts = [Path(root) / name for root, _, names in os.walk(folder) for name in names if name.endswith(PART)]
+    if not parts:
+        return
+    now = _now(folder)
+    for part in parts:
+        with suppress(OSError):
+            if now - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+
+
+def _now(folder: Path) -> float:
+    """By the file system's own clock, which need not be this machine's; nothing is ever old where it can't be told."""
+    probe = folder / f".{secrets.token_hex(8)}{PART}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return -math.inf
+    finally:
+        _tidy(probe)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What JSON object a file holds; an empty one where it is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -143,6 +180,8 @@ class Parts:
             except ValueError as error:
                 damaged.append(error)
                 continue
+            except OSError as error:
+                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
             for row, id_ in enumerate(about["ids"]):
                 rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
         if damaged:

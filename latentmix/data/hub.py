@@ -4,10 +4,9 @@ Its split is streamed once, past whatever is not wanted. What is wanted stays in
 stream's order, and is read like any folder from then on, without a network.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from latentmix.data.folder import unknown
 from latentmix.data.kept import place
 from latentmix.data.pictures import images, listing, sources, suffix
 from latentmix.errors import Interrupted, UserError
-from latentmix.store import DiskFull, key, write, write_json
+from latentmix.store import DiskFull, key, read_json, write, write_json
 
 PAGE = "https://huggingface.co/datasets/"
 EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
@@ -84,7 +83,7 @@ class Hub:
     @cached_property
     def _labels(self) -> dict[str, int]:
         """Class -> its number in the column of labels. Classes name files, so none has a slash."""
-        about = _read(self._folder / "about.json")
+        about = read_json(self._folder / "about.json")
         if "names" not in about:
             about = {"hub": self._name, "names": self._open().features[self.config.label].names}
             with self._explained():
@@ -95,7 +94,7 @@ class Hub:
 
     def _is_kept(self, label: int) -> bool:
         """Whether as many images as are wanted are there, or all that exist."""
-        done = _read(self._class_folder(label) / COMPLETE)
+        done = read_json(self._class_folder(label) / COMPLETE)
         if not done or len(images(listing(self._class_folder(label)))) < done["count"]:
             return False
         return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
@@ -162,8 +161,9 @@ class Hub:
         """One line for whatever the hub's libraries raise, which is nearly anything."""
         try:
             yield
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the images fetched are kept, and the same command goes on from there") from None
+        except KeyboardInterrupt as stop:
+            text = "stopped; the images fetched are kept, and the same command goes on from there"
+            raise Interrupted(text, stop) from None
         except DiskFull as error:
             raise DiskFull(
                 f"the disk is full: {self._folder} takes no more; free some space, or set LATENTMIX_CACHE to a folder "
@@ -202,7 +202,7 @@ class _Mark:
 
     def resume(self, rows: Any) -> tuple[Counter[int], int]:
         """Moves the stream to where it was; the images kept of each label by then, and the next row."""
-        mark = _read(self.file)
+        mark = read_json(self.file)
         if mark.get("wanted") != self.wanted:
             return Counter(), 0
         rows.load_state_dict(mark["state"])
@@ -217,13 +217,6 @@ def _bar(name: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     text = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
     with Progress(SpinnerColumn(), *text, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         yield bar, bar.add_task(f"images of {name}", total=total, what="")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What JSON a file holds; nothing where it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(file.read_bytes()))
-    return {}
 
 
 def _is_about(error: BaseException | None, *signs: str) -> bool:
