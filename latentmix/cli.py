@@ -310,7 +310,9 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"latentmix: {text}", err=True)
+    """Without what a name of a file could tell a terminal to do."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    typer.echo(f"latentmix: {shown}", err=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -73,8 +73,9 @@ def _run(bench: Bench, stage: Stage) -> None:
         console.print(f"{stage.name}: all {stage.cached} images are there already")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    what = TextColumn("{task.fields[what]}", markup=False)  # as classes may be called anything
     start = time.monotonic()
-    with Progress(*columns, TextColumn("{task.fields[what]}"), console=console, speed_estimate_period=120) as bar:
+    with Progress(*columns, what, console=console, speed_estimate_period=120) as bar:
         done = bar.add_task(stage.name, total=stage.images + stage.cached, completed=stage.cached, what="")
         try:
             for task in stage.tasks:

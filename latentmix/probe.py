@@ -25,7 +25,7 @@ from latentmix.figures.pictures import draw_grid
 from latentmix.ladder import generate
 from latentmix.look import class_of
 from latentmix.models import predictor
-from latentmix.store import Parts, key, write
+from latentmix.store import Parts, file_name, key, write
 from latentmix.sweep import Stage, padded, refuse_nan, write_picture
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
@@ -172,7 +172,7 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     pictures = _pictures(bench, probe)
     folder, class_id = bench.config.folder, _class(bench, probe)
     for (t, draw, b), picture in pictures.items():
-        write_picture(folder / "probe" / class_id / f"{draw_id(draw)}-t={t}-b={b:g}.png", picture)
+        write_picture(folder / "probe" / file_name(class_id) / f"{draw_id(draw)}-t={t}-b={b:g}.png", picture)
     changes = _changes(bench, probe, pictures)
     _show(probe, changes)
     text = io.StringIO()
@@ -185,7 +185,7 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     rows = [[pictures[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
     names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
     drawn = draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], folder / "probe")
-    return [folder / "probe" / class_id, folder / "probe.csv", *drawn]
+    return [folder / "probe" / file_name(class_id), folder / "probe.csv", *drawn]
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from latentmix.errors import UserError
 
 PART = ".part"  # what the name of a file ends with while it is being written, which takes seconds
 ABANDONED = 3600  # s after which nobody is writing it any more
+LONGEST = 100  # bytes of a class's name within that of a file; file systems allow 255 in all
 
 
 class DiskFull(UserError):
@@ -31,6 +33,14 @@ class DiskFull(UserError):
 def key(identity: Any) -> str:
     """16 hex digits that name `identity`, anything JSON can hold; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_name(name: str) -> str:
+    """A class's name as that of a file: as it is or, where it would lead elsewhere or can't be one, made plain."""
+    plain = re.sub(r"[^\w .,;+=()&'@!-]", "_", name)
+    if plain == name and not name.startswith(".") and 0 < len(name.encode()) <= LONGEST:
+        return name
+    return f"{plain.lstrip('.')[: LONGEST // 4]}-{key(name)[:8]}"
 
 
 def folder_digest(folder: Path) -> str:
@@ -117,6 +127,19 @@ def write_json(path: Path, content: Any) -> None:
     write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
+def write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """A JSON object with a checksum."""
+    plain = json.loads(json.dumps(note))
+    write_json(path, plain | {"sha256": key(plain)})
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` wrote; an empty one where it is missing or damaged."""
+    note = read_json(path)
+    checksum = note.pop("sha256", None)
+    return note if checksum == key(note) else {}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """A safetensors file with `about` (JSON) and a checksum of everything in its header."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
@@ -190,6 +213,9 @@ class Parts:
         return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:
-        """The rows of one tensor in the order of `ids`; raises KeyError for one that is missing."""
+        """The rows of one tensor in the order of `ids`; raises UserError for one that is missing."""
         rows = self.read()
-        return torch.stack([rows[id_][name] for id_ in ids])
+        try:
+            return torch.stack([rows[id_][name] for id_ in ids])
+        except KeyError as error:
+            raise UserError(f"{self.folder} lacks {error.args[0]!r}; give the same command again to make it") from None

@@ -5,6 +5,7 @@ or more commands, one after another. It logs what it does, and what is to happen
 told: at a time, or at the k-th batch begun or file written.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -14,12 +15,13 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 WORKERS = ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_pictures", "_reconstruct")
-ALONE = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}  # none is lost in a fork
+ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # none is lost in a fork
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Run:
     then: str = "signal"
     path: str = ""
     clock: float | None = None  # what the wall clock stands at, from the start of the run to its end
+    figures: bool = False  # which take longer than all the rest
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Ended:
 
     def written(self) -> int:
         return sum(what == "moved" for _, what, _ in self.log)
+
+    def numbers(self, what: str) -> list[int]:
+        return [int(which) for _, noted, which in self.log if noted == what]
 
     def line(self) -> str:
         """The last of what was said; that it is no traceback goes without saying in no test."""
@@ -96,8 +102,11 @@ def _fork(order: dict[str, Any]) -> int:
         with Path(order["log"] + ".err").open("w") as err, Path(os.devnull).open("w") as out:
             os.dup2(err.fileno(), 2)
             os.dup2(out.fileno(), 1)
-        _watch(order, Path(order["log"]).open("w", buffering=1), started)
-        os._exit(_do(order["commands"]))
+        with Path(order["log"]).open("w", buffering=1) as log:
+            _watch(order, log, started)
+            known, code = set(sys.modules), _do(order["commands"])
+        Path(order["log"] + ".modules").write_text("\n".join(name for name in sys.modules if name not in known))
+        os._exit(code)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -120,8 +129,10 @@ def _do(commands: Sequence[Sequence[str]]) -> int:
 
 def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     """Log whatever happens, and let happen what is to."""
-    from latentmix import probe, reconstruct, sweep
+    from latentmix import figures, probe, reconstruct, sweep
 
+    if not order["figures"]:
+        figures.FIGURES = {}
     counts: dict[str, int] = {}
 
     def note(what: str, which: str) -> None:
@@ -134,6 +145,8 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
         work = getattr(module, name)
 
         def count(bench: Any, *told: Any) -> None:
+            note("files", str(sum(1 for _ in Path("/proc/self/fd").iterdir())))
+            note("pages", Path("/proc/self/statm").read_text().split()[1])
             note("batch", f"{module.__name__}.{name} {[_plain(each) for each in told]}")
             work(bench, *told)
 
@@ -197,24 +210,12 @@ def _fill(ballast: Path) -> None:
 # In the process that forks
 
 
-def _import_everything() -> None:
-    import diffusers
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_pdf
-    import open_clip
-    import pyarrow.parquet
-    import scipy.stats
-    import transformers
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from latentmix import bias, cli, doctor, evaluate, figures, launch, look, memory, probe, reconstruct, sweep
-    from latentmix.data import folder
-
-    _ = (matplotlib, open_clip, pyarrow, scipy, compose, initialize_config_dir, OmegaConf, folder)
-    _ = (bias, cli, doctor, evaluate, figures, launch, look, memory, probe, reconstruct, sweep)
-    _ = diffusers.AutoencoderKL, diffusers.DDIMScheduler, diffusers.UNet2DConditionModel
-    _ = transformers.CLIPTextModel, transformers.CLIPTokenizer
+def _import_what_was_imported(log: str) -> None:
+    """So that the runs to come are spared it; a killed run tells of nothing."""
+    with suppress(OSError):
+        for name in Path(log + ".modules").read_text().split():
+            with suppress(Exception):
+                importlib.import_module(name)
 
 
 def _wait(pids: list[int], orders: list[dict[str, Any]]) -> list[int]:
@@ -237,7 +238,10 @@ def _wait(pids: list[int], orders: list[dict[str, Any]]) -> list[int]:
 
 
 if __name__ == "__main__":
-    _import_everything()
+    from latentmix import bias, cli, doctor, evaluate, figures, launch, look, memory, probe, reconstruct, sweep  # noqa: F401
+
     for line in sys.stdin:
         orders = json.loads(line)
         print(json.dumps(_wait([_fork(order) for order in orders], orders)), flush=True)
+        for order in orders:
+            _import_what_was_imported(order["log"])

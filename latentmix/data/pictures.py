@@ -38,6 +38,7 @@ class Blob:
     offset: int = 0
     size: int = -1  # all that follows
     member: str = ""
+    digest: str = ""  # what its bytes must have, where that is known
 
     def read(self) -> bytes:
         """Raises OSError for what can't be read, and for what would never end or leave no memory."""
@@ -107,10 +108,13 @@ def _checksum(blob: Blob) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         _picture(content)
-    return _digest(content)
+    if blob.digest not in ("", digest(content)):
+        raise ValueError("its bytes are not those that were fetched")
+    return digest(content)
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """16 hex digits that name an image's bytes."""
     return sha256(content).hexdigest()[:16]
 
 
@@ -123,7 +127,7 @@ def _pixels(blob: Blob, id_: str, size: int) -> np.ndarray:
         content = blob.read()
     except OSError as error:
         raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
-    if _digest(content) != id_:
+    if digest(content) != id_:
         raise UserError(f"{blob} has changed since it was looked at; {AGAIN}")
     return np.array(ImageOps.fit(_picture(content), (size, size), Image.Resampling.BICUBIC))
 
