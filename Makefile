@@ -18,11 +18,11 @@ NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test lint format typecheck lock clean always
+.PHONY: help setup demo test test-faults lint format typecheck lock clean always
 
 help: ## List these targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
-	@awk -F ':.*## ' '/^[a-z0-9%]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
 
@@ -34,6 +34,10 @@ fig%: $(READY) always ## Draw a figure (fig1, fig4, fig7); EXPERIMENT=x takes an
 
 test: $(READY) ## Run the tests
 	$(BIN)/pytest $(ARGS)
+
+test-faults: $(READY) ## Kill 120 runs, fill disks, damage files; KILLS=x kills more, SEED=x repeats what a failure says
+	@seed=$${SEED:-$$(date +%s)}; echo "SEED=$$seed"; \
+	  LATENTMIX_KILLS=$${KILLS:-120} LATENTMIX_SEED=$$seed $(BIN)/pytest tests/test_faults.py $(ARGS)
 
 lint: $(READY) ## Check style
 	$(BIN)/ruff check

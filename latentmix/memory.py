@@ -90,7 +90,7 @@ def _name(bench: Bench) -> str:
 
 def _known(bench: Bench) -> dict[str, int]:
     known = read_json(bench.config.cache / "batches.json").items()
-    return {name: batch for name, batch in known if isinstance(batch, int) and 0 < batch <= MOST}
+    return {name: batch for name, batch in known if type(batch) is int and 0 < batch <= MOST}
 
 
 def _remember(bench: Bench) -> None:

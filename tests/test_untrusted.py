@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from latentmix import config as configs
+from latentmix import launch, memory
+from latentmix.bench import Bench
 from latentmix.config import ModelConfig, compose
 from latentmix.data import choose
 from latentmix.data.folder import Folder
@@ -301,6 +303,18 @@ def test_the_hubs_classes_of_one_name_are_not_mixed(tmp_path: Path, monkeypatch:
 class _Rows:
     def __init__(self, names: list[str]) -> None:
         self.features = {"label": type("Labels", (), {"names": names})}
+
+
+# Notes of this machine's own, however damaged
+
+
+@pytest.mark.parametrize("rate", ["0", "-1.5", "1e-320", "1e999", "NaN", "true", '"x"', "null", "[1]"])
+def test_rates_that_are_none_are_not_known(rate: str, tmp_path: Path) -> None:
+    bench = Bench(compose([f"outputs={tmp_path}"]))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "rates.json").write_text(f'{{"a": {rate}, "b": 2.5}}')
+    (tmp_path / "cache" / "batches.json").write_text(f'{{"a": {rate}, "b": 2}}')
+    assert launch._rates(bench) == {"b": 2.5} and memory._known(bench) == {"b": 2}
 
 
 # Archives
