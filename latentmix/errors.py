@@ -17,6 +17,6 @@ STOPPED = "stopped; what is finished is kept, and the same command continues fro
 class Interrupted(UserError):
     """The user or the system stopped the work: `exit_code` is 128 and the signal's number, as a shell has it."""
 
-    def __init__(self, text: str, stop: KeyboardInterrupt) -> None:
+    def __init__(self, text: str, stop: KeyboardInterrupt | None = None) -> None:
         super().__init__(text)
         self.exit_code = 143 if isinstance(stop, Terminated) else 130

@@ -210,8 +210,8 @@ def stage(ended: Ended) -> str:
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95] if FULL else [0.6])
 def test_sigterm_ends_a_run_with_a_line(share: float, bed: Bed, whole: Whole, tmp_path: Path) -> None:
-    at = {"after": whole.span[0] + share * (whole.span[1] - whole.span[0]), "signal": signal.SIGTERM}
-    ended = bed.run(tmp_path / "outputs", **at)
+    at = ("midway", whole.write(share))
+    ended = bed.run(tmp_path / "outputs", at=at, signal=signal.SIGTERM)
     assert ended.code == 143, ended.err
     assert (
         ended.line() == "latentmix: error: stopped; what is finished is kept, and the same command continues from there"

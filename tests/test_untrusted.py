@@ -300,6 +300,13 @@ def test_the_hubs_classes_of_one_name_are_not_mixed(tmp_path: Path, monkeypatch:
     assert "can't be told apart" in refusal(Hub(compose(["data=hub", "data.hub=a/b"]).data).classes)
 
 
+@pytest.mark.parametrize("path", ["/etc/hostname", "file:///etc/hostname", "zip://a.png::/home/a.zip", "../a.png"])
+def test_the_hubs_images_are_no_files_of_this_machine(path: str) -> None:
+    data = Hub(compose(["data=hub", "data.hub=a/b"]).data)
+    assert "not on the hub" in refusal(lambda: data._content({"bytes": None, "path": path}))
+    assert data._content({"bytes": b"as they came", "path": path}) == b"as they came"
+
+
 class _Rows:
     def __init__(self, names: list[str]) -> None:
         self.features = {"label": type("Labels", (), {"names": names})}

@@ -150,15 +150,22 @@ class Hub:
 
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
         """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
-        content = image["bytes"]
-        if content is None:
-            from datasets.utils.file_utils import xopen
-
-            with xopen(image["path"], "rb") as opened:
-                content = opened.read()
+        content = self._content(image)
         file = self._class_folder(label) / f"{row:09d}-{digest(content)}{suffix(content)}"
         if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
             write(file, content)
+
+    def _content(self, image: dict[str, Any]) -> bytes:
+        """An image's bytes; those of a data set from the hub never come from a file of this machine."""
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        from datasets.utils.file_utils import xopen
+
+        place = str(image["path"]).split("::")[-1]  # of archives in archives, the outermost
+        if not Path(self._name).exists() and not place.startswith(("hf://", "https://")):
+            raise UserError(f"{self._name} names an image that is not on the hub: {place!r}")
+        with xopen(image["path"], "rb") as opened:
+            return opened.read()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
