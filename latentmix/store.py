@@ -21,7 +21,7 @@ from torch import Tensor
 
 from latentmix.errors import UserError
 
-PART = ".part"  # what the name of a file ends with while it is being written, which takes seconds
+PART = ".part"  # ends the name, a hidden one, of a file that is being written, which takes seconds
 ABANDONED = 3600  # s after which nobody is writing it any more
 LONGEST = 100  # bytes of a class's name within that of a file; file systems allow 255 in all
 
@@ -93,7 +93,8 @@ def _tidy(part: Path) -> None:
 
 def sweep_up(folder: Path) -> None:
     """Remove what killed runs left half written in a folder; not what another run may be writing just now."""
-    parts = [Path(root) / name for root, _, names in os.walk(folder) for name in names if name.endswith(PART)]
+    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    parts = [path for path in files if path.name.startswith(".") and path.name.endswith(PART)]
     if not parts:
         return
     now = _now(folder)
