@@ -25,11 +25,11 @@ OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig3 fig5,$@),,$(if $(DA
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo figures $(FIGURES) test test-slurm lint format typecheck lock clean always
+.PHONY: help setup demo figures $(FIGURES) test test-slurm test-faults lint format typecheck lock clean always
 
 help: ## List these targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
 
@@ -53,6 +53,10 @@ test-slurm: $(READY) ## Run the one on a Slurm of this machine alone; needs root
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm >/dev/null; } || { \
 	  echo "make test-slurm could not install Slurm; install slurmctld, slurmd and sbatch, then run it again" >&2; exit 1; }
 	$(BIN)/pytest -m slurm tests/test_slurm.py $(ARGS)
+
+test-faults: $(READY) ## Kill 120 runs, fill disks, damage files; KILLS=x kills more, SEED=x repeats what a failure says
+	@seed=$${SEED:-$$(date +%s)}; echo "SEED=$$seed"; \
+	  LATENTMIX_KILLS=$${KILLS:-120} LATENTMIX_SEED=$$seed $(BIN)/pytest tests/test_faults.py $(ARGS)
 
 lint: $(READY) ## Check style
 	$(BIN)/ruff check

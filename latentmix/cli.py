@@ -3,6 +3,7 @@
 Nothing heavy is imported here: torch, hydra and the rest come inside commands, so that `--help` answers at once.
 """
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,15 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from latentmix.errors import UserError
+from latentmix.errors import STOPPED, Interrupted, Terminated, UserError
 
 if TYPE_CHECKING:
     from latentmix.bench import Bench
     from latentmix.config import Config
 
+
+class Group(TyperGroup):
+    """The commands; whatever stops one ends it with a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(STOPPED, stop) from None
+
+
 app = typer.Typer(
     name="latentmix",
+    cls=Group,
     help="Invert images into the latent space of Stable Diffusion, mix N of them at once, generate, and measure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -290,11 +304,16 @@ def fetch(overrides: Overrides = None) -> None:
 def main() -> None:
     """The entry point: user errors become one line."""
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except UserError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _config(overrides: list[str] | None) -> "Config":
@@ -340,7 +359,9 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"latentmix: {text}", err=True)
+    """Without what a name of a file could tell a terminal to do."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    typer.echo(f"latentmix: {shown}", err=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

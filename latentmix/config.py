@@ -60,6 +60,7 @@ class ModelConfig:
     embedded: bool = False
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
+    pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
 
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
@@ -231,6 +232,7 @@ def compose(overrides: Sequence[str]) -> Config:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         with initialize_config_dir(str(folder()), version_base="1.3"):
@@ -238,6 +240,8 @@ def compose(overrides: Sequence[str]) -> Config:
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
+    except YAMLError as error:  # a tag that would build an object among them
+        raise UserError(f"the configs in {folder()} can't be read: {' '.join(str(error).split())}") from error
     return validate({key: value for key, value in plain.items() if not key.startswith("_")})  # _: for YAML's own use
 
 

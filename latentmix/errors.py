@@ -7,7 +7,16 @@ class UserError(Exception):
     exit_code = 2
 
 
-class Interrupted(UserError):
-    """The user stopped the work."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and `kill` send it, which is taken as Ctrl-C is."""
 
-    exit_code = 130
+
+STOPPED = "stopped; what is finished is kept, and the same command continues from there"
+
+
+class Interrupted(UserError):
+    """The user or the system stopped the work: `exit_code` is 128 and the signal's number, as a shell has it."""
+
+    def __init__(self, text: str, stop: KeyboardInterrupt | None = None) -> None:
+        super().__init__(text)
+        self.exit_code = 143 if isinstance(stop, Terminated) else 130

@@ -25,10 +25,10 @@ from latentmix import doctor, memory
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
 from latentmix.crew import POLL, Crew, Shard
-from latentmix.errors import Interrupted
+from latentmix.errors import STOPPED, Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
-from latentmix.store import key, write, write_json
+from latentmix.store import key, read_json, sweep_up, write, write_json
 from latentmix.sweep import Plan, Stage, Task
 
 SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
@@ -64,6 +64,8 @@ def joining(bench: Bench, command: str, shard: Shard | None = None) -> Iterator[
     """Go to work at a run, beside whoever else does; UserError before that where something needed is missing."""
     doctor.require(bench, command)
     bench.check()
+    for folder in (bench.config.cache, bench.config.folder):
+        sweep_up(folder)
     with Crew(bench.config.work, shard) as crew:
         if command != "evaluate":
             settle(bench, crew)
@@ -155,7 +157,8 @@ def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
     """Whether all is done and seen to be there; what others did is there for certain when a new plan says so."""
     console, columns = Console(stderr=True), (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     left, own, seconds, total = _named(bench, stage), list[Task](), 0.0, stage.images + stage.cached
-    more = (Rate(), TimeRemainingColumn(), TextColumn("{task.fields[what]}"))
+    what = TextColumn("{task.fields[what]}", markup=False)  # as classes may be called anything
+    more = (Rate(), TimeRemainingColumn(), what)
     with Progress(*columns, *more, console=console, speed_estimate_period=120) as bar:
         done = bar.add_task(stage.name, total=total, completed=stage.cached, what="")
 
@@ -168,8 +171,8 @@ def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
                 seconds += took
                 if bench.batch != (_agreed(bench, crew) or bench.batch):
                     return False  # memory ran out elsewhere, and the layout is another
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(STOPPED, stop) from None
         show("")
     if own:
         _remember_rate(bench, replace(stage, tasks=own), seconds)
@@ -244,10 +247,8 @@ def _rate_name(bench: Bench, stage: Stage) -> str:
 
 
 def _rates(bench: Bench) -> dict[str, float]:
-    try:
-        return json.loads(_rates_file(bench).read_text())
-    except (OSError, ValueError):
-        return {}
+    known = read_json(_rates_file(bench)).items()
+    return {name: rate for name, rate in known if isinstance(rate, float) and 1e-9 < rate < 1e9}
 
 
 def _cost(stage: Stage) -> int:

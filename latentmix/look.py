@@ -8,7 +8,7 @@ import torch
 from latentmix.bench import Bench, draw_id
 from latentmix.errors import UserError
 from latentmix.mixing import mix
-from latentmix.store import save_tensors, write
+from latentmix.store import file_name, save_tensors, write
 from latentmix.sweep import render, write_picture
 
 
@@ -45,10 +45,10 @@ def mix_once(bench: Bench, wanted: Mixture) -> list[Path]:
     """Make a mixture by each method: the latent, and its picture."""
     class_id, w = wanted.class_id, wanted.weights
     row = torch.tensor([[*w, *[0.0] * (bench.config.pool - len(w))]])
-    written = []
+    weights, written = "-".join(map(str, w)), []
     for method in bench.config.methods:
         mixed = bench.mixed(class_id, row, method)
-        stem = bench.config.folder / "mixed" / f"{class_id}-{'-'.join(map(str, w))}-{method.norm}-{method.mean}"
+        stem = bench.config.folder / "mixed" / f"{file_name(class_id)}-{weights}-{method.norm}-{method.mean}"
         about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
         save_tensors(stem.with_name(stem.name + ".safetensors"), {name: x[0] for name, x in mixed.items()}, about)
         write_picture(stem.with_name(stem.name + ".png"), render(bench, class_id, mixed, str(method))[1][0])
@@ -60,7 +60,7 @@ def copy_pictures(bench: Bench) -> Path:
     """Copy a run's pictures from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder."""
     folder = bench.config.folder / "images"
     for cell in bench.cells:
-        place = folder / cell.class_id / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
+        place = folder / file_name(cell.class_id) / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
         for draw in range(bench.config.draws):
             write(place / f"{draw_id(draw)}.png", bench.picture(cell, draw).read_bytes())
     return folder

@@ -1,14 +1,13 @@
 """How many images a network takes at once: found by doubling until memory is short, remembered for each device and
 model, and halved when it runs out all the same. No result depends on it beyond rounding."""
 
-import json
 from collections.abc import Callable
 
 import torch
 
 from latentmix.bench import Bench
 from latentmix.errors import UserError
-from latentmix.store import key, write_json
+from latentmix.store import key, read_json, write_json
 
 MOST = 256  # images; beyond that no device gets faster
 SHARE = 0.45  # of the device's memory; twice as many images would need it all
@@ -90,10 +89,8 @@ def _name(bench: Bench) -> str:
 
 
 def _known(bench: Bench) -> dict[str, int]:
-    try:
-        return json.loads((bench.config.cache / "batches.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    known = read_json(bench.config.cache / "batches.json").items()
+    return {name: batch for name, batch in known if type(batch) is int and 0 < batch <= MOST}
 
 
 def _remember(bench: Bench) -> None:

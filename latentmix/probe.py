@@ -25,7 +25,7 @@ from latentmix.figures.pictures import draw_grid
 from latentmix.ladder import generate
 from latentmix.look import class_of
 from latentmix.models import predictor
-from latentmix.store import Parts, key, write
+from latentmix.store import Parts, file_name, key, write
 from latentmix.sweep import Stage, padded, refuse_nan, write_picture
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
@@ -169,7 +169,7 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     pictures = _pictures(bench, probe)
     folder, class_id = bench.config.folder, _class(bench, probe)
     for (t, draw, b), picture in pictures.items():
-        write_picture(folder / "probe" / class_id / f"{draw_id(draw)}-t={t}-b={b:g}.png", picture)
+        write_picture(folder / "probe" / file_name(class_id) / f"{draw_id(draw)}-t={t}-b={b:g}.png", picture)
     changes = _changes(bench, probe, pictures)
     _show(probe, changes)
     text = io.StringIO()
@@ -179,7 +179,7 @@ def finish(bench: Bench, probe: Probe) -> list[Path]:
     for (t, draw, b), (within, without) in changes.items():
         table.writerow((*setting, draw, t, repr(b), repr(within), repr(without)))
     write(folder / "probe.csv", text.getvalue().encode())
-    return [folder / "probe" / class_id, folder / "probe.csv", *draw_offsets(bench, probe, folder / "probe")]
+    return [folder / "probe" / file_name(class_id), folder / "probe.csv", *draw_offsets(bench, probe, folder / "probe")]
 
 
 def draw_offsets(bench: Bench, probe: Probe, stem: Path) -> list[Path]:

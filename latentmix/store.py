@@ -3,7 +3,10 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
+import secrets
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +21,10 @@ from torch import Tensor
 
 from latentmix.errors import UserError
 
+PART = ".part"  # ends the name, a hidden one, of a file that is being written, which takes seconds
+ABANDONED = 3600  # s after which nobody is writing it any more
+LONGEST = 100  # bytes of a class's name within that of a file; file systems allow 255 in all
+
 
 class DiskFull(UserError):
     exit_code = 1
@@ -26,6 +33,14 @@ class DiskFull(UserError):
 def key(identity: Any) -> str:
     """16 hex digits that name `identity`, anything JSON can hold; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_name(name: str) -> str:
+    """A class's name as that of a file: as it is or, where it would lead elsewhere or can't be one, made plain."""
+    plain = re.sub(r"[^\w .,;+=()&'@!-]", "_", name)
+    if plain == name and not name.startswith(".") and 0 < len(name.encode()) <= LONGEST:
+        return name
+    return f"{plain.lstrip('.')[: LONGEST // 4]}-{key(name)[:8]}"
 
 
 def folder_digest(folder: Path) -> str:
@@ -50,7 +65,7 @@ def _hidden(path: Path) -> bool:
 
 def write(path: Path, content: bytes) -> None:
     """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # whoever else writes here, on whatever machine
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -81,8 +96,54 @@ def _tidy(part: Path) -> None:
         part.unlink()
 
 
+def sweep_up(folder: Path) -> None:
+    """Remove what killed runs left half written in a folder; not what another run may be writing just now."""
+    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    parts = [path for path in files if path.name.startswith(".") and path.name.endswith(PART)]
+    if not parts:
+        return
+    now = _now(folder)
+    for part in parts:
+        with suppress(OSError):
+            if now - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+
+
+def _now(folder: Path) -> float:
+    """By the file system's own clock, which need not be this machine's; nothing is ever old where it can't be told."""
+    probe = folder / f".{secrets.token_hex(8)}{PART}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return -math.inf
+    finally:
+        _tidy(probe)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What JSON object a file holds; an empty one where it is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
 def write_json(path: Path, content: Any) -> None:
     write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """A JSON object with a checksum."""
+    plain = json.loads(json.dumps(note))
+    write_json(path, plain | {"sha256": key(plain)})
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` wrote; an empty one where it is missing or damaged."""
+    note = read_json(path)
+    checksum = note.pop("sha256", None)
+    return note if checksum == key(note) else {}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -148,6 +209,8 @@ class Parts:
             except ValueError as error:
                 damaged.append(error)
                 continue
+            except OSError as error:
+                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
             for row, id_ in enumerate(about["ids"]):
                 rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
         if damaged:
@@ -156,6 +219,9 @@ class Parts:
         return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:
-        """The rows of one tensor in the order of `ids`; raises KeyError for one that is missing."""
+        """The rows of one tensor in the order of `ids`; raises UserError for one that is missing."""
         rows = self.read()
-        return torch.stack([rows[id_][name] for id_ in ids])
+        try:
+            return torch.stack([rows[id_][name] for id_ in ids])
+        except KeyError as error:
+            raise UserError(f"{self.folder} lacks {error.args[0]!r}; give the same command again to make it") from None

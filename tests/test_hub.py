@@ -365,6 +365,27 @@ def test_an_unknown_class(fruit: Path) -> None:
     assert "is called '../plum'; try 'plum'" in refusal(data(fruit), "../plum")
 
 
+def test_a_flipped_bit_of_an_image_is_noticed(fruit: Path, cache: Path) -> None:
+    data(fruit).fetch(["plum"])
+    file = sorted(cache.rglob("00000/*.jpg"))[3]
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1  # a picture that can be shown all the same
+    file.write_bytes(content)
+    assert f"{file} cannot be used: its bytes are not those that were fetched; mend or delete it" in refusal(
+        data(fruit)
+    )
+    file.unlink()
+    assert greys(data(fruit), "plum") == list(range(0, ROWS, 3))
+
+
+def test_a_flipped_digit_of_a_note_counts_as_missing(fruit: Path, cache: Path, opened: list[str]) -> None:
+    assert len(data(fruit, "data.limit=3", "data.reference=2").images("plum")) == 3
+    (note,) = cache.rglob("complete.json")
+    assert '"limit": 3' in note.read_text()
+    note.write_text(note.read_text().replace('"limit": 3', '"limit": 7'))
+    assert len(data(fruit, "data.limit=7", "data.reference=2").images("plum")) == 7
+
+
 def test_a_damaged_note_counts_as_missing(fruit: Path, cache: Path) -> None:
     data(fruit).fetch(["plum"])
     for note in cache.rglob("*.json"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from driver import Said, invoke
+from driver import Said, assert_same, files, invoke, results
 
 from latentmix import figures, launch, store, sweep
 from latentmix.bench import Bench, Cell
@@ -53,25 +53,6 @@ def run(outputs: Path, *more: str, command: str = "sweep") -> str:
 
 def bench(outputs: Path, *more: str) -> Bench:
     return Bench(compose([*BASE, *more, f"outputs={outputs}"]))
-
-
-def files(outputs: Path) -> list[Path]:
-    """All but what workers tell each other."""
-    return [path for path in outputs.rglob("*") if path.is_file() and "work" not in path.relative_to(outputs).parts]
-
-
-def results(outputs: Path) -> dict[str, bytes]:
-    """Whatever must not depend on how a run went: all but notes of time, of place, and what is left of the dead."""
-    there = [path for path in files(outputs) if not path.name.startswith(".")]
-    besides = {"rates.json", "config.yaml", "done.json"}
-    kept = [path for path in there if path.name not in besides]
-    return {path.relative_to(outputs).as_posix(): path.read_bytes() for path in sorted(kept)}
-
-
-def assert_same(outputs: Path, whole: Path, but: str = "nothing") -> None:
-    one, other = results(outputs), results(whole)
-    names = {name for name in one.keys() | other.keys() if but not in name}
-    assert {name for name in names if one.get(name) != other.get(name)} == set()
 
 
 @pytest.fixture(scope="module")

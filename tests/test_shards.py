@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import driver
 import pytest
 import torch
 from driver import Said, invoke
@@ -50,18 +51,8 @@ def run(outputs: Path, *more: str) -> Said:
     return said
 
 
-def results(outputs: Path) -> dict[str, bytes]:
-    """Whatever must not depend on who did what: all but notes of time, of place, and of workers."""
-    there = [path for path in outputs.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    kept = [path for path in there if path.name not in {"rates.json", "config.yaml", "done.json"}]
-    found = {path.relative_to(outputs).as_posix(): path.read_bytes() for path in kept}
-    return {name: content for name, content in found.items() if not name.startswith("small/work/")}
-
-
 def assert_same(outputs: Path, whole: Path) -> None:
-    one, other = results(outputs), results(whole)
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
+    driver.assert_same(outputs, whole)
     assert (outputs / "small" / "done.json").exists()
 
 

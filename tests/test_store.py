@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from latentmix.errors import UserError
-from latentmix.store import DiskFull, Parts, folder_digest, key, load_tensors, save_tensors, write, write_json
+from latentmix.store import (
+    ABANDONED,
+    DiskFull,
+    Parts,
+    folder_digest,
+    key,
+    load_tensors,
+    read_json,
+    read_note,
+    save_tensors,
+    sweep_up,
+    write,
+    write_json,
+    write_note,
+)
 
 Content = tuple[dict[str, Tensor], dict[str, Any]]
 MIB = 1 << 20
@@ -96,6 +111,68 @@ def test_the_place_is_taken_only_when_the_file_is_whole(tmp_path: Path, monkeypa
     assert len(seen) == 1
     assert place.name not in seen[0]
     assert names(tmp_path) == ["file"]
+
+
+def test_a_file_half_written_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of the same number, on two machines, may write the same file."""
+    seen = list[set[str]]()
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append({n for n in names(tmp_path) if n.endswith(".part")}))
+    for _ in range(2):
+        write(tmp_path / ("n" * 255), b"")
+    assert len(seen[0]) == len(seen[1]) == 1 and seen[0] != seen[1]
+
+
+def left(folder: Path, age: float) -> Path:
+    """What a killed run left half written."""
+    part = folder / "cells" / f".{age}.part"
+    part.parent.mkdir(exist_ok=True)
+    part.touch()
+    os.utime(part, (time.time() - age,) * 2)
+    return part
+
+
+def test_what_killed_runs_left_is_swept_up(tmp_path: Path) -> None:
+    old, young, ahead = left(tmp_path, ABANDONED + 60), left(tmp_path, ABANDONED - 60), left(tmp_path, -9e5)
+    write(tmp_path / "cells" / "file", b"kept")
+    os.utime(old.rename(tmp_path / "cells" / "users.part"), (0, 0))
+    old = left(tmp_path, ABANDONED + 60)
+    sweep_up(tmp_path)
+    assert not old.exists() and young.exists() and ahead.exists()  # others may be writing these just now
+    assert names(tmp_path) == ["cells"] and {"file", "users.part"} <= {*names(tmp_path / "cells")}
+
+
+def test_age_is_by_the_file_systems_own_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, young = left(tmp_path, ABANDONED + 60), left(tmp_path, 0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    sweep_up(tmp_path)
+    assert not old.exists() and young.exists()
+
+
+def test_nothing_is_swept_up_where_nothing_is_or_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_up(tmp_path / "gone")
+    old = left(tmp_path, ABANDONED + 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", failing(errno.EROFS))
+        sweep_up(tmp_path)
+    assert old.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"3", b'{"a": 1', b"\xff", b"null", b"[" * 100_000])
+def test_json_that_is_damaged_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert read_json(tmp_path / "file") == read_note(tmp_path / "file") == read_json(tmp_path / "gone") == {}
+
+
+def test_any_flipped_bit_of_a_note_is_noticed(tmp_path: Path) -> None:
+    note = {"kept": {11: 1, 2: 3}, "row": 2.5, "names": ["a", "ü"]}
+    write_note(tmp_path / "note", note)
+    assert read_note(tmp_path / "note") == json.loads(json.dumps(note))
+    content = (tmp_path / "note").read_bytes()
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "note").write_bytes(flipped)
+        assert read_note(tmp_path / "note") in ({}, json.loads(json.dumps(note)))
 
 
 def failing(code: int) -> Callable[..., None]:
@@ -380,11 +457,11 @@ def test_rows_are_gathered_in_the_order_asked_for(parts: Parts) -> None:
     assert torch.equal(parts.gather(iter(["c"]), "x"), first["x"][:1])
 
 
-def test_a_missing_row_or_name_is_a_key_error(parts: Parts) -> None:
+def test_a_missing_row_or_name_is_named(parts: Parts) -> None:
     parts.write(["a", "b"], rows(2))
-    with pytest.raises(KeyError, match="z"):
+    with pytest.raises(UserError, match="lacks 'z'; give the same command again"):
         parts.gather(["a", "z"], "x")
-    with pytest.raises(KeyError, match="latents"):
+    with pytest.raises(UserError, match="lacks 'latents'"):
         parts.gather(["a"], "latents")
 
 
@@ -428,7 +505,7 @@ def test_a_damaged_part_is_named_and_its_rows_are_missing(parts: Parts, damage: 
     with warnings.catch_warnings():  # said once
         warnings.simplefilter("error")
         assert parts.read().keys() == {"c", "d"}
-        with pytest.raises(KeyError):
+        with pytest.raises(UserError, match="lacks 'a'"):
             parts.gather(["a"], "x")
         parts.write(["a", "b"], rows(2))
         assert torch.equal(parts.gather(["a", "b"], "x"), rows(2)["x"])

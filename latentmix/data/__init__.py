@@ -1,5 +1,6 @@
 """Where images come from: each data set lists its classes and yields their images, the same way for every use."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -60,6 +61,18 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
 
     The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError where a class is missing.
     """
+    for class_id in (chosen := _chosen(data, wanted, seed)):
+        if not is_plain(class_id):
+            raise UserError(f"the class {class_id!r} has characters in its name that are no text; rename it")
+    return chosen
+
+
+def is_plain(text: str) -> bool:
+    """Whether it is text to the last character: no control characters, and no bytes that are not UTF-8."""
+    return not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
+
+
+def _chosen(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str, ...]:
     if wanted is None:
         return data.classes()
     if not (drawn := RANDOM.fullmatch(wanted[0])):
@@ -67,4 +80,8 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
     there, count = data.classes(), int(drawn[1])
     if count > len(there):
         raise UserError(f"data.classes={wanted[0]} asks for more than the {len(there)} classes that there are")
-    return tuple(sorted(sorted(there, key=lambda c: sha256(f"{seed} {c}".encode()).digest())[:count]))
+
+    def lot(class_id: str) -> bytes:
+        return sha256(f"{seed} {class_id}".encode(errors="surrogateescape")).digest()
+
+    return tuple(sorted(sorted(there, key=lot)[:count]))

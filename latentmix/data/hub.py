@@ -4,11 +4,10 @@ Its split is streamed once, past whatever is not wanted. What is wanted stays in
 stream's order, and is read like any folder from then on, without a network.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from latentmix.config import DataConfig
 from latentmix.data import Source, imagenet
 from latentmix.data.folder import unknown
 from latentmix.data.kept import place
-from latentmix.data.pictures import images, listing, sources, suffix
+from latentmix.data.pictures import digest, images, listing, sources, suffix
 from latentmix.errors import Interrupted, UserError
-from latentmix.store import DiskFull, key, write, write_json
+from latentmix.store import DiskFull, key, read_note, write, write_note
 
 PAGE = "https://huggingface.co/datasets/"
 EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
@@ -65,7 +64,8 @@ class Hub:
         label = self._labels[self.resolve(class_id)]
         self.fetch([class_id])
         blobs = images(listing(self._class_folder(label)))[:limit]
-        return sources(blobs, count, self.config.bad_images, f"class {class_id!r} of {self._name}")
+        named = [replace(blob, digest=blob.file.stem.partition("-")[2]) for blob in blobs]
+        return sources(named, count, self.config.bad_images, f"class {class_id!r} of {self._name}")
 
     @property
     def _name(self) -> str:
@@ -84,18 +84,21 @@ class Hub:
     @cached_property
     def _labels(self) -> dict[str, int]:
         """Class -> its number in the column of labels. Classes name files, so none has a slash."""
-        about = _read(self._folder / "about.json")
+        about = read_note(self._folder / "about.json")
         if "names" not in about:
             about = {"hub": self._name, "names": self._open().features[self.config.label].names}
             with self._explained():
-                write_json(self._folder / "about.json", about)
+                write_note(self._folder / "about.json", about)
         names = [str(name) for name in about["names"]]
         ids = imagenet.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
-        return {class_id: label for label, class_id in enumerate(ids)}
+        labels = {class_id: label for label, class_id in enumerate(ids)}
+        if len(labels) < len(ids):
+            raise UserError(f"{self._name} has classes of the same name, which can't be told apart")
+        return labels
 
     def _is_kept(self, label: int) -> bool:
         """Whether as many images as are wanted are there, or all that exist."""
-        done = _read(self._class_folder(label) / COMPLETE)
+        done = read_note(self._class_folder(label) / COMPLETE)
         if not done or len(images(listing(self._class_folder(label)))) < done["count"]:
             return False
         return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
@@ -142,28 +145,36 @@ class Hub:
             else:
                 limit = None  # there are no more
             for label in labels:
-                write_json(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
+                write_note(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
             mark.file.unlink(missing_ok=True)
 
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
-        """Write an image's bytes as they are; the row in its name keeps the stream's order."""
-        content = image["bytes"]
-        if content is None:
-            from datasets.utils.file_utils import xopen
-
-            with xopen(image["path"], "rb") as opened:
-                content = opened.read()
-        file = self._class_folder(label) / f"{row:09d}{suffix(content)}"
+        """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
+        content = self._content(image)
+        file = self._class_folder(label) / f"{row:09d}-{digest(content)}{suffix(content)}"
         if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
             write(file, content)
+
+    def _content(self, image: dict[str, Any]) -> bytes:
+        """An image's bytes; those of a data set from the hub never come from a file of this machine."""
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        from datasets.utils.file_utils import xopen
+
+        place = str(image["path"]).split("::")[-1]  # of archives in archives, the outermost
+        if not Path(self._name).exists() and not place.startswith(("hf://", "https://")):
+            raise UserError(f"{self._name} names an image that is not on the hub: {place!r}")
+        with xopen(image["path"], "rb") as opened:
+            return opened.read()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """One line for whatever the hub's libraries raise, which is nearly anything."""
         try:
             yield
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the images fetched are kept, and the same command goes on from there") from None
+        except KeyboardInterrupt as stop:
+            text = "stopped; the images fetched are kept, and the same command goes on from there"
+            raise Interrupted(text, stop) from None
         except DiskFull as error:
             raise DiskFull(
                 f"the disk is full: {self._folder} takes no more; free some space, or set LATENTMIX_CACHE to a folder "
@@ -202,14 +213,14 @@ class _Mark:
 
     def resume(self, rows: Any) -> tuple[Counter[int], int]:
         """Moves the stream to where it was; the images kept of each label by then, and the next row."""
-        mark = _read(self.file)
+        mark = read_note(self.file)
         if mark.get("wanted") != self.wanted:
             return Counter(), 0
         rows.load_state_dict(mark["state"])
         return Counter({int(label): count for label, count in mark["kept"].items()}), mark["row"]
 
     def write(self, rows: Any, kept: Counter[int], row: int) -> None:
-        write_json(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
+        write_note(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
 
 
 @contextmanager
@@ -217,13 +228,6 @@ def _bar(name: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     text = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
     with Progress(SpinnerColumn(), *text, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         yield bar, bar.add_task(f"images of {name}", total=total, what="")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What JSON a file holds; nothing where it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(file.read_bytes()))
-    return {}
 
 
 def _is_about(error: BaseException | None, *signs: str) -> bool:

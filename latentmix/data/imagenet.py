@@ -5,7 +5,7 @@ A class is known by its WordNet id, as two are called "crane". Names, ids and de
 
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -98,10 +98,18 @@ def _members(archive: Blob) -> list[Blob]:
         with archive.file.open("rb") as opened:
             opened.seek(archive.offset)
             with tarfile.open(fileobj=opened, mode="r:") as tar:  # whose offsets count from the start of the outermost
-                files = [Blob(archive.file, m.offset_data, m.size, m.name) for m in tar if m.isfile()]
-    except (OSError, tarfile.TarError) as error:
+                files = [Blob(archive.file, m.offset_data, m.size, m.name) for m in _forward(tar) if m.isfile()]
+    except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
         raise UserError(f"{archive} is no tar or a damaged one ({error}); get it again") from error
     return sorted(files, key=lambda blob: blob.name)
+
+
+def _forward(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members, but none that leads back to one before it, for ever."""
+    for member in tar:
+        if member.size < 0:
+            raise tarfile.TarError(f"{member.name!r} has a negative size")
+        yield member
 
 
 # The classes' names

@@ -1,6 +1,5 @@
 """What data sets keep in the user's cache: images from the hub, and which images were found whole."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from latentmix.errors import UserError
-from latentmix.store import key, write_json
+from latentmix.store import key, read_note, write_note
 
 WORTHWHILE = 100  # images decoded; so many take about half a second, and fewer are not worth a file
 SETTLED = 2e9  # ns since its last change, after which a file cannot change again within the same tick of its clock
@@ -34,14 +33,13 @@ class Checked:
         self.new = 0
 
     def __enter__(self) -> "Checked":
-        with suppress(OSError, ValueError, TypeError):  # it is gone or damaged: then it is made anew
-            self.known = dict(json.loads(self.note.read_bytes()))
+        self.known = read_note(self.note)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.new >= WORTHWHILE:
             with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
-                write_json(self.note, self.known)
+                write_note(self.note, self.known)
 
     def id(self, file: Path, offset: int, compute: Callable[[], str]) -> str:
         """The id of the image at `offset` in a file: the one known or, if the file has changed, the one computed.

@@ -11,6 +11,7 @@ from functools import cache, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,11 @@ from latentmix.errors import UserError
 
 BadImages = Literal["refuse", "skip"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LARGEST = 1 << 30  # bytes; Pillow refuses images of more pixels than could fill them
 FORMATS = ("JPEG", "PNG", "WEBP")  # no others, whatever the suffix says: these have the modes that `picture` knows
+
+
+AGAIN = "bring it back, or give the same command again to go on with what is there now"
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,19 @@ class Blob:
     offset: int = 0
     size: int = -1  # all that follows
     member: str = ""
+    digest: str = ""  # what its bytes must have, where that is known
 
     def read(self) -> bytes:
+        """Raises OSError for what can't be read, and for what would never end or leave no memory."""
+        status = self.file.stat()  # before it is opened, which would wait for a pipe's other end
+        size = status.st_size - self.offset if self.size < 0 else self.size
+        if not S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        if size > LARGEST:
+            raise OSError(f"{size} bytes are more than any image that is taken here has ({LARGEST})")
         with self.file.open("rb") as opened:
             opened.seek(self.offset)
-            return opened.read(self.size)
+            return opened.read(size)
 
     @property
     def name(self) -> str:
@@ -79,7 +92,8 @@ def sources(blobs: list[Blob], count: int | None, bad_images: BadImages, where: 
 def _source(blob: Blob, bad_images: BadImages, checked: Checked) -> Source | None:
     """The image, or None where it is broken and to be skipped."""
     try:
-        return Source(checked.id(blob.file, blob.offset, partial(_checksum, blob)), partial(_pixels, blob))
+        id_ = checked.id(blob.file, blob.offset, partial(_checksum, blob))
+        return Source(id_, partial(_pixels, blob, id_))
     except Exception as error:  # on broken files Pillow raises anything: OSError, SyntaxError, struct.error...
         problem = f"{blob} cannot be used: {_reason(error)}"
         if bad_images == "refuse":
@@ -94,12 +108,28 @@ def _checksum(blob: Blob) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         _picture(content)
+    if blob.digest not in ("", digest(content)):
+        raise ValueError("its bytes are not those that were fetched")
+    return digest(content)
+
+
+def digest(content: bytes) -> str:
+    """16 hex digits that name an image's bytes."""
     return sha256(content).hexdigest()[:16]
 
 
-def _pixels(blob: Blob, size: int) -> np.ndarray:
-    """The centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB."""
-    return np.array(ImageOps.fit(_picture(blob.read()), (size, size), Image.Resampling.BICUBIC))
+def _pixels(blob: Blob, id_: str, size: int) -> np.ndarray:
+    """The centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB.
+
+    Raises UserError where the image is no longer what it was when the run began: what is computed goes by its id.
+    """
+    try:
+        content = blob.read()
+    except OSError as error:
+        raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
+    if digest(content) != id_:
+        raise UserError(f"{blob} has changed since it was looked at; {AGAIN}")
+    return np.array(ImageOps.fit(_picture(content), (size, size), Image.Resampling.BICUBIC))
 
 
 def _picture(content: bytes) -> Image.Image:

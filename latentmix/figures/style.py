@@ -37,6 +37,7 @@ SETTINGS: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a class may be called anything
     "savefig.dpi": 200,
 }
 

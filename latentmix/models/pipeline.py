@@ -12,6 +12,7 @@ import torch
 from latentmix.config import ModelConfig
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
+from latentmix.store import read_json
 
 NETWORKS = {  # the parts that hold weights
     "StableDiffusionPipeline": ("text_encoder", "unet", "vae"),
@@ -21,6 +22,14 @@ OTHERS = {
     "StableDiffusionPipeline": ("scheduler", "tokenizer"),
     "StableDiffusion3Pipeline": ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
 }
+KNOWN = {  # the classes that networks are read as, whatever else a folder asks for
+    ("transformers", "CLIPTextModel"),
+    ("transformers", "CLIPTextModelWithProjection"),
+    ("transformers", "T5EncoderModel"),
+    ("diffusers", "UNet2DConditionModel"),
+    ("diffusers", "SD3Transformer2DModel"),
+    ("diffusers", "AutoencoderKL"),
+}
 OPTIONAL = ("text_encoder_3", "tokenizer_3")  # T5, which Stable Diffusion 3 can do without
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -28,7 +37,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def find(config: ModelConfig) -> Path:
     """The pipeline folder that a model's config names: `path`, the embedded one, or a snapshot from the hub."""
     if config.path is not None:
-        return _checked(Path(config.path).expanduser())
+        return _checked(Path(config.path).expanduser(), config.pickled)
     if config.embedded:
         return _checked(embedded_folder(config.name))
     if config.hub is None:
@@ -93,8 +102,11 @@ def _index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "model_index.json").read_text())
 
 
-def _checked(folder: Path) -> Path:
-    """`folder`, if a Stable Diffusion pipeline lies there whole; else UserError says what is missing."""
+def _checked(folder: Path, pickled: bool = False) -> Path:
+    """`folder`, if a Stable Diffusion pipeline lies there whole; else UserError says what is missing.
+
+    No code of its own is ever run, and weights that are `pickled` only do where they are asked for.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout")
     try:
@@ -108,11 +120,37 @@ def _checked(folder: Path) -> Path:
             continue
         if not any((folder / part).glob("*.json")):
             raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the folder again, whole")
-        if part in NETWORKS[name] and not any((folder / part).glob("*.safetensors")):
-            raise UserError(
-                f"{folder / part} holds no *.safetensors; copy the folder again (pickled weights are not read)"
-            )
+        if part in NETWORKS[name]:
+            _check_class(folder, part)
+            _check_names(folder / part, pickled)
     return folder
+
+
+def _check_class(folder: Path, part: str) -> None:
+    asked = _index(folder).get(part)
+    if not isinstance(asked, list) or tuple(map(str, asked)) not in KNOWN:
+        raise UserError(f"{folder / 'model_index.json'} asks for {part}={asked}, which is not known here, and not run")
+
+
+def _check_names(folder: Path, pickled: bool) -> None:
+    """UserError where weights are in files that may hold more than weights, or in other folders."""
+    if not any(folder.glob("*.safetensors")):
+        if not pickled or not any(folder.glob("*.bin")):
+            raise UserError(
+                f"{folder} holds no *.safetensors; copy the folder again, or, where its weights are pickled (*.bin) "
+                "and you trust whoever made them, set model.pickled=true"
+            )
+        return
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in _named(read_json(index)):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UserError(f"{index} names the file {name!r}; only *.safetensors beside it are read")
+
+
+def _named(index: dict[str, Any]) -> list[str]:
+    """The files that an index of weights names; none where it is damaged, which comes up when they are read."""
+    names = index.get("weight_map")
+    return [str(name) for name in names.values()] if isinstance(names, dict) else []
 
 
 def check_weights(folder: Path) -> Path:
@@ -172,7 +210,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
     """A network, whole and frozen: what its files lack, libraries would fill with chance."""
-    network, about = load_part(load, folder, output_loading_info=True, **how)
+    safe = any(folder.glob("*.safetensors"))  # else pickled weights were asked for, or `find` had refused the folder
+    network, about = load_part(load, folder, output_loading_info=True, use_safetensors=safe, **how)
     if about["missing_keys"]:
         raise UserError(
             f"{folder} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again, whole"
