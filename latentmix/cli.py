@@ -93,10 +93,11 @@ def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 @app.command(epilog=example("latentmix evaluate experiment=demo"))
 def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Images -> features -> metrics.csv, for what has been generated."""
-    from latentmix import sweep
+    from latentmix import diversity, sweep
 
     bench = _bench(overrides)
-    _work(bench, "evaluate", [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
+    stages = [sweep.references, lambda b: sweep.measurement(b, required=True), diversity.pairing]
+    _work(bench, "evaluate", stages, dry_run)
     if not dry_run:
         _finish(bench)
 
@@ -111,14 +112,15 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 )
 def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
-    from latentmix import sweep
+    from latentmix import diversity, sweep
 
     bench = _bench(overrides)
     stages = [
         sweep.references,
         sweep.inversion,
         lambda b: sweep.measurement(b, required=False),
-        lambda b: sweep.generation(b, b.config.keep, measure=True),
+        lambda b: sweep.generation(b, b.pictures, measure=True),
+        diversity.pairing,
     ]
     _work(bench, "sweep", stages, dry_run)
     if not dry_run:

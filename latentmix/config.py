@@ -50,8 +50,9 @@ class ModelConfig:
     guidance: Guidance  # of generation
     spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
-    features: str  # "embedded" or "inception"
+    features: str  # "embedded", "inception", or a DINOv2 of the hub or in a folder
     clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
+    perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
