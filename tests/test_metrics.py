@@ -515,7 +515,7 @@ def test_clip_scores_are_100_times_the_cosine_or_nothing() -> None:
     cosines = 1 - cdist(x.numpy(), text.numpy(), "cosine")[:, 0]
     assert (cosines < 0).any() and (cosines > 0).any()
     assert clip_scores(x, text).tolist() == pytest.approx((100 * cosines.clip(0)).tolist(), abs=1e-11)
-    assert clip_scores(3 * x.float(), 5 * text.float()).tolist() == pytest.approx(clip_scores(x, text).tolist(), abs=1e-4)
+    assert (clip_scores(3 * x.float(), 5 * text.float()) - clip_scores(x, text)).abs().max() < 1e-4
     assert clip_scores(torch.eye(2), torch.tensor([[3.0, -1.0]])).tolist() == pytest.approx([300 / 10**0.5, 0])
 
 

@@ -189,7 +189,7 @@ def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor,
 
 
 def clip_scores(x: Features, text: Float[Tensor, "1 D"]) -> Float[Tensor, " n"]:
-    """max(100 cos, 0) of each image and a text: CLIPScore of Hessel et al., with torchmetrics' factor, not their 2.5."""
+    """max(100 cos, 0) of each image and a text: the CLIPScore of Hessel et al., whose own factor is 2.5, not 100."""
     return 100 * (functional.normalize(x.double(), dim=1) @ functional.normalize(text[0].double(), dim=0)).clamp(min=0)
 
 
