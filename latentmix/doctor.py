@@ -360,13 +360,13 @@ FILES: dict[str, Callable[[ModelConfig], Files]] = {
     "model": _model_files,
     "features": _frechet_files,
     "clip": _clip_files,
-    "perceptual": _perceptual_files,
+    "pairs": _perceptual_files,
 }
 
 
 def _measuring(bench: Bench) -> tuple[str, ...]:
     """Of `FILES`, the networks that a run measures with."""
-    return ("features", "clip", "perceptual") if bench.pairing else ("features", "clip")
+    return ("features", "clip", "pairs") if bench.pairing else ("features", "clip")
 
 
 def _inception() -> Files:

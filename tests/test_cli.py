@@ -172,7 +172,7 @@ def test_columns_of_the_table(run: Run) -> None:
 
 def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
     metrics = (
-        *("fd_embedded", "clip_distance_embedded", "kd_embedded", "cmmd_embedded"),
+        *("fd_embedded", "clip_distance_embedded", "clip_score_embedded", "kd_embedded", "cmmd_embedded"),
         *("precision_embedded", "recall_embedded", "density_embedded", "coverage_embedded"),
     )
     cells = [*product(map(str, NS), METHODS), ("0", "real")]
