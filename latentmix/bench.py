@@ -14,13 +14,14 @@ from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
-from latentmix.features import Network, clip_network, frechet_network
+from latentmix.features import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.store import Parts, key
 
+COUPLES = 50  # pairs of images at most, of a cell or a class, whose distances are the diversity
 NOISE = Method("noise", "0")  # stands for no mixture, but random latents: a control, at n = 0
 
 
@@ -86,6 +87,16 @@ class Bench:
         }
 
     @cached_property
+    def perceptual(self) -> Perceptual:
+        """For the distance between two images."""
+        return perceptual_network(self.config.model.perceptual, self.device)
+
+    @property
+    def pairing(self) -> bool:
+        """Whether pairs of images are to be compared."""
+        return "diversity" in self.config.metrics
+
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         chosen = choose(self.data, self.config.data.classes, self.config.seed)
         self.data.fetch(chosen)
@@ -142,6 +153,16 @@ class Bench:
             return rows[prompt][name][None].to(self.device)
 
         return {prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in wanted}
+
+    def prompt_features(self, class_id: str) -> Tensor:
+        """The embedding [1, D] in CLIP of the prompt that a class is generated with; from the cache, once it is
+        there."""
+        network, prompt = self.networks["clip"], self.prompt(class_id)
+        kept = Parts(self.config.cache / "prompts" / key(network.identity), network.identity)
+        if prompt not in kept.read():
+            assert network.describe is not None
+            kept.write([prompt], {"features": network.describe(prompt).cpu()})
+        return kept.gather([prompt], "features")
 
     @cached_property
     def inversion_ladder(self) -> Ladder:
@@ -216,6 +237,21 @@ class Bench:
         """`features`, a row for each real image of any class."""
         identity = {"network": network.identity, "size": self.config.model.size}
         return Parts(self.config.cache / "references" / key(identity), identity)
+
+    def distances(self, cell: Cell) -> Parts:
+        """`distance`, a row for each pair of draws."""
+        identity = {"cell": self.cell_identity(cell), "network": self.perceptual.identity}
+        return Parts(self.cell_folder(cell) / f"distances-{key(self.perceptual.identity)}", identity)
+
+    def reference_distances(self) -> Parts:
+        """`distance`, a row for each pair of real images of any class."""
+        identity = {"network": self.perceptual.identity, "size": self.config.model.size}
+        return Parts(self.config.cache / "references" / key(identity), identity)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures of each cell a sweep keeps: those of pairs are compared as they are kept."""
+        return max(self.config.keep, 2 * COUPLES) if self.pairing else self.config.keep
 
     def picture(self, cell: Cell, draw: int) -> Path:
         return self.cell_folder(cell) / "pictures" / f"{draw_id(draw)}.png"

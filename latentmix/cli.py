@@ -110,10 +110,11 @@ def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 @app.command(epilog=example("latentmix evaluate experiment=demo"))
 def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Images -> features -> metrics.csv, for what has been generated."""
-    from latentmix import sweep
+    from latentmix import diversity, sweep
 
     bench = _bench(overrides)
-    _work(bench, "evaluate", [sweep.references, lambda b: sweep.measurement(b, required=True)], dry_run)
+    stages = [sweep.references, lambda b: sweep.measurement(b, required=True), diversity.pairing]
+    _work(bench, "evaluate", stages, dry_run)
     if not dry_run:
         from latentmix.shards import finish
 
@@ -338,7 +339,7 @@ def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) ->
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
     from latentmix import launch, sweep
 
-    if command not in ("evaluate", "probe"):  # which need no images to invert
+    if command not in ("evaluate", "probe") and sweep.synthesis not in stages:  # the former need no images to invert
         stages = [sweep.synthesis, *stages]
     if dry_run:
         _report(bench, command, stages)

@@ -26,7 +26,7 @@ from latentmix.bench import Bench
 from latentmix.config import DataConfig, ModelConfig
 from latentmix.data.kept import place as kept_images
 from latentmix.errors import UserError
-from latentmix.features import Classifier, embedded_folder
+from latentmix.features import DINOV2, LPIPS, Classifier, dinov2_folder, dinov2_name, embedded_folder
 from latentmix.models.pipeline import (
     NETWORKS,
     cached,
@@ -65,7 +65,7 @@ SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "centroids": lambda bench: _images(bench) * _latent(bench),
     "features of real images": lambda bench: sum(len(bench.references(c)) for c in bench.classes) * _features(bench),
     "features": lambda bench: _images(bench) * _features(bench),
-    "pictures": lambda bench: len(bench.generated) * min(bench.config.keep, bench.config.draws) * _picture(bench),
+    "pictures": lambda bench: len(bench.generated) * min(bench.pictures, bench.config.draws) * _picture(bench),
     "all pictures": lambda bench: 2 * _images(bench) * _picture(bench),  # in the cache, and under readable names
     "a probe": lambda bench: 10 * (_latent(bench) + _picture(bench)),  # of five offsets, before and after
 }
@@ -110,7 +110,7 @@ def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
         data = _data(bench, references="features" in kinds)
-    networks = [_look(what, config) for what in ("features", "clip") if "features" in kinds]
+    networks = [_look(what, config) for what in _measuring(bench) if "features" in kinds]
     known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
     sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
     return [device, model, data, *networks, *sizes]
@@ -150,8 +150,8 @@ def needed(bench: Bench, command: str) -> str:
 def fetch(bench: Bench) -> Iterator[str]:
     """Get all that an experiment needs and is not here; a line for each part, once it is."""
     config = bench.config
-    for what, listed in FILES.items():
-        files = listed(config.model)
+    for what in ("model", *_measuring(bench)):
+        files = FILES[what](config.model)
         there = files.look()
         if there is None:
             _get(files)
@@ -308,7 +308,46 @@ def _frechet_files(config: ModelConfig) -> Files:
         return Files("the embedded classifier", lambda: embedded_folder("classifier"))
     if config.features == "inception":
         return _inception()
-    raise UserError(f"there is no feature network {config.features!r}; there are embedded and inception")
+    folder = dinov2_folder(config.features)
+    if folder is not None:
+        return Files(f"DINOv2 ({folder.name})", lambda: folder)
+    return _dinov2(dinov2_name(config.features))
+
+
+def _dinov2(name: str) -> Files:
+    hub, _ = DINOV2[name]
+    wanted = ["config.json", "model.safetensors"]
+
+    def get() -> None:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(hub, allow_patterns=wanted)
+
+    return Files(
+        f"{name} ({hub})",
+        lambda: _cached(hub, "model.safetensors") if _cached(hub, "config.json") else None,
+        lambda: _access(hub, "model.safetensors") or _no_room(hub, None, wanted),
+        get,
+        _elsewhere(
+            hub,
+            f"hf download {hub} {' '.join(wanted)}",
+            "; or add --local-dir FOLDER to the command, and give that folder here as model.features=FOLDER",
+        ),
+    )
+
+
+def _perceptual_files(config: ModelConfig) -> Files:
+    """Of LPIPS, the network of torchvision's; what LPIPS learned comes with torchmetrics."""
+    if config.perceptual == "embedded":
+        return Files("the embedded classifier", lambda: embedded_folder("classifier"))
+    if config.perceptual not in LPIPS:
+        raise UserError(
+            f"there is no perceptual distance {config.perceptual!r}; there are embedded, {', '.join(LPIPS)}"
+        )
+    from torchvision.models import get_model_weights
+
+    name = LPIPS[config.perceptual]
+    return _of_torch_hub(f"torchvision's {name} (for LPIPS)", get_model_weights(name).DEFAULT.url)
 
 
 def _clip_files(config: ModelConfig) -> Files:
@@ -321,18 +360,29 @@ FILES: dict[str, Callable[[ModelConfig], Files]] = {
     "model": _model_files,
     "features": _frechet_files,
     "clip": _clip_files,
+    "pairs": _perceptual_files,
 }
 
 
+def _measuring(bench: Bench) -> tuple[str, ...]:
+    """Of `FILES`, the networks that a run measures with."""
+    return ("features", "clip", "pairs") if bench.pairing else ("features", "clip")
+
+
 def _inception() -> Files:
-    place = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION.rpartition("/")[2]
+    return _of_torch_hub("Inception-v3", INCEPTION)
+
+
+def _of_torch_hub(name: str, url: str) -> Files:
+    """A file at an address, which its library keeps among torch's."""
+    place = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
     def get() -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(INCEPTION, str(place))
+        torch.hub.download_url_to_file(url, str(place))
 
-    advice = (f"On a machine that is online: curl -LO {INCEPTION}", f"Then copy it to {place.parent}")
-    return Files("Inception-v3", lambda: place if place.is_file() else None, _url_refusal, get, advice)
+    advice = (f"On a machine that is online: curl -LO {url}", f"Then copy it to {place.parent}")
+    return Files(name, lambda: place if place.is_file() else None, lambda: _url_refusal(url), get, advice)
 
 
 def _open_clip(name: str) -> Files:
@@ -406,16 +456,16 @@ def _no_room(hub: str, revision: str | None, wanted: list[str], unwanted: list[s
     return f"{constants.HF_HUB_CACHE} has {_size(free)} for its {_size(needed)}: free some space, or set HF_HOME"
 
 
-def _url_refusal() -> str | None:
+def _url_refusal(url: str) -> str | None:
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     try:
-        with urllib.request.urlopen(INCEPTION, timeout=PATIENCE):
+        with urllib.request.urlopen(url, timeout=PATIENCE):
             return None
     except (OSError, urllib.error.URLError) as error:
-        return f"{INCEPTION} can't be reached ({type(error).__name__})"
+        return f"{url} can't be reached ({type(error).__name__})"
 
 
 def _elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
@@ -541,7 +591,15 @@ def _features(bench: Bench) -> int:
         import open_clip
 
         about = open_clip.get_model_config(config.clip.partition("/")[0])
-    return 4 * ((Classifier.WIDTH if config.features == "embedded" else 2048) + about["embed_dim"])
+    return 4 * (_width(config.features) + about["embed_dim"])
+
+
+def _width(features: str) -> int:
+    """Of the features that the Fréchet distance is taken of."""
+    known = {"embedded": Classifier.WIDTH, "inception": 2048} | {name: width for name, (_, width) in DINOV2.items()}
+    if (name := dinov2_name(features)) in known:
+        return known[name]
+    return json.loads((Path(features).expanduser() / "config.json").read_text())["hidden_size"]
 
 
 def _size(count: float) -> str:

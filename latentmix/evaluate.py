@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from latentmix.bench import Bench, Cell, draw_id
+from latentmix.diversity import draws_in_pairs, real_pairs
 from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
 from latentmix.mixing import Method
 from latentmix.store import write
@@ -59,12 +60,11 @@ def evaluate(bench: Bench) -> list[Result]:
         samples = {cell: _samples(bench, _made(bench, cell), real) for cell in cells}
         rows = [(cell.n, cell.name, of) for cell, of in samples.items()]
         if "real" in bench.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
-            halves = ({name: x[start::2] for name, x in real.items()} for start in (0, 1))
-            rows.append((0, "real", _samples(bench, *halves)))
+            rows.append((0, "real", _samples(bench, *_halves(real))))
         for n, method, of in rows:
             results += [Result(class_id, n, method, names[name], sample.interval()) for name, sample in of.items()]
         pairs += _pairs(bench, samples)
-        per_image += (row for cell, of in samples.items() for row in _images(cell, of))
+        per_image += (row for cell, of in samples.items() for row in _images(cell, of, bench.config.draws))
     results += averages(results)
     pairs += _average_pairs(pairs)
     _write_table(bench, "metrics.csv", COLUMNS, map(_row, results))
@@ -77,8 +77,11 @@ def evaluate(bench: Bench) -> list[Result]:
 
 def labels(bench: Bench) -> dict[str, str]:
     """The run's metrics, and what they are called in the networks that they are taken in."""
+    networks = {name: network.name for name, network in bench.networks.items()}
+    if bench.pairing:
+        networks["pairs"] = bench.perceptual.name
     wanted = dict.fromkeys(bench.config.metrics)
-    return {name: METRICS[name].label(name, bench.networks[METRICS[name].network].name) for name in wanted}
+    return {name: METRICS[name].label(name, networks[METRICS[name].network]) for name in wanted}
 
 
 def averages(results: list[Result]) -> list[Result]:
@@ -105,15 +108,28 @@ def read_table(path: Path) -> list[Result]:
 
 
 def _samples(bench: Bench, made: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
-    """Each metric of features by network."""
+    """Each metric of features by network; among those of real images are the prompt's."""
     wanted = {name: METRICS[name] for name in dict.fromkeys(bench.config.metrics)}
-    return {name: metric.sample(made[metric.network], real[metric.network]) for name, metric in wanted.items()}
+    return {name: metric.sample(made[metric.network], real[metric.against]) for name, metric in wanted.items()}
 
 
-def _images(cell: Cell, of: Samples) -> Iterator[dict[str, object]]:
-    """A row for each image: what it contributes to the metrics that are means over images."""
-    columns = {name: sample.parts.tolist() for name, sample in of.items() if sample.by_row}
-    for draw in range(next(iter(of.values())).count):
+def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Every other real image, and those between; the prompt and pairs are of both."""
+    for start in (0, 1):
+        yield {name: x if name in ("prompt", "pairs") else x[start::2] for name, x in real.items()}
+
+
+def _images(cell: Cell, of: Samples, draws: int) -> Iterator[dict[str, object]]:
+    """A row for each image: what it contributes to the metrics that are means over images. To one that is a mean over
+    pairs it is their distance, for both images of a pair, and nothing for those in none."""
+    columns = dict[str, list[float | None]]()
+    for name, sample in of.items():
+        parts = sample.parts.tolist()
+        if METRICS[name].network == "pairs":
+            columns[name] = [parts[draw // 2] if draw // 2 < len(parts) else None for draw in range(draws)]
+        elif sample.by_row:
+            columns[name] = parts
+    for draw in range(draws):
         values = {name: column[draw] for name, column in columns.items()}
         yield {"class": cell.class_id, "n": cell.n, "method": cell.name, "draw": draw, **values}
 
@@ -182,9 +198,17 @@ def _number(text: str) -> float:
 
 def _real(bench: Bench, class_id: str) -> dict[str, Tensor]:
     ids = [source.id for source in bench.references(class_id)]
-    return {name: bench.reference_features(net).gather(ids, "features") for name, net in bench.networks.items()}
+    real = {name: bench.reference_features(net).gather(ids, "features") for name, net in bench.networks.items()}
+    if any(METRICS[name].of_prompt for name in bench.config.metrics):
+        real["prompt"] = bench.prompt_features(class_id)
+    if bench.pairing:
+        real["pairs"] = real_pairs(bench, class_id).distances
+    return real
 
 
 def _made(bench: Bench, cell: Cell) -> dict[str, Tensor]:
     ids = [draw_id(draw) for draw in range(bench.config.draws)]
-    return {name: bench.features(cell, net).gather(ids, "features") for name, net in bench.networks.items()}
+    made = {name: bench.features(cell, net).gather(ids, "features") for name, net in bench.networks.items()}
+    if bench.pairing:
+        made["pairs"] = draws_in_pairs(bench, cell).distances
+    return made

@@ -1,11 +1,12 @@
-"""Feature networks: uint8 images in, one vector per image out.
+"""Feature networks: uint8 images in, one vector per image out, or the distance between the two of a pair.
 
-`inception` and any open_clip model are the field's own networks and need their weights; `embedded` ones come with
-latentmix and measure the embedded world without downloads. Their numbers are named differently (`fd_embedded`, not
-`fid`), because a Fréchet distance means nothing without the network that it was taken in.
+`inception`, DINOv2, LPIPS and any open_clip model are the field's own networks and need their weights; `embedded` ones
+come with latentmix and measure the embedded world without downloads. Their numbers are named differently
+(`fd_embedded`, not `fid`), because a Fréchet distance means nothing without the network that it was taken in.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentmix.errors import UserError
+from latentmix.metrics import activation_distances
 from latentmix.store import folder_digest
+
+DINOV2 = {  # where each is on the hub, and how wide its features are
+    "dinov2-vits14": ("facebook/dinov2-small", 384),
+    "dinov2-vitb14": ("facebook/dinov2-base", 768),
+    "dinov2-vitl14": ("facebook/dinov2-large", 1024),
+    "dinov2-vitg14": ("facebook/dinov2-giant", 1536),
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # as torchmetrics calls them, and torchvision
 
 
 class Classifier(nn.Module):
@@ -48,6 +59,15 @@ class Classifier(nn.Module):
         """[B, 3, 64, 64] in [-1, 1] -> [B, 64]."""
         return functional.adaptive_avg_pool2d(self.body(x), 1).flatten(1)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What leaves each of its seven levels: [B, C, H, W]."""
+        left = []
+        for part in self.body:
+            x = part(x)
+            if isinstance(part, nn.SiLU):
+                left.append(x)
+        return left
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes]."""
         return self.head(self.features(x))
@@ -60,25 +80,49 @@ class Network:
     name: str  # as it stands in those of metrics
     identity: dict[str, str]
     extract: Callable[[Tensor], Tensor]
+    describe: Callable[[str], Tensor] | None = None  # of CLIP: a text to [1, D], beside those of images
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """A distance between images: `between` takes two of uint8 [B, 3, H, W] to float32 [B] on its device."""
+
+    name: str
+    identity: dict[str, str]
+    between: Callable[[Tensor, Tensor], Tensor]
 
 
 def frechet_network(name: str, device: torch.device) -> Network:
-    """The network of the Fréchet distance, `inception` (FID) or `embedded`; UserError if it can't be had."""
+    """The network of the Fréchet distance, `inception` (FID), `embedded`, or a DINOv2, by its name or from a folder;
+    UserError if it can't be had."""
     if name == "embedded":
         return _embedded_classifier(device)
     if name == "inception":
         return _inception(device)
-    raise UserError(f"there is no feature network {name!r}; there are embedded and inception")
+    folder = dinov2_folder(name)
+    return _dinov2(name, device) if folder is None else _dinov2_of_folder(folder, device)
+
+
+def perceptual_network(name: str, device: torch.device) -> Perceptual:
+    """LPIPS in `alex`, `vgg` or `squeeze`, or the like of it in the `embedded` classifier; UserError if it can't be
+    had."""
+    if name == "embedded":
+        return _embedded_perceptual(device)
+    if name in LPIPS:
+        return _lpips(name, device)
+    raise UserError(f"there is no perceptual distance {name!r}; there are embedded, {', '.join(LPIPS)}")
 
 
 def clip_network(name: str, device: torch.device) -> Network:
-    """A CLIP image encoder: `embedded`, or ARCHITECTURE/PRETRAINED of open_clip. UserError if it can't be had."""
+    """Encoders of images and texts: `embedded`, or ARCHITECTURE/PRETRAINED of open_clip. UserError if they can't be
+    had."""
     import open_clip
 
     if name == "embedded":
         folder = embedded_folder("clip")
-        model, identity = (
+        model, architecture, identity = (
             open_clip.create_model(f"local-dir:{folder}"),
+            f"local-dir:{folder}",
             {"clip": "embedded", "weights": folder_digest(folder)},
         )
     else:
@@ -101,8 +145,13 @@ def clip_network(name: str, device: torch.device) -> Network:
             x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return model.encode_image((x - mean) / std).float()
 
+    def describe(text: str) -> Tensor:
+        with _weights_of(f"the tokenizer of open_clip's {name}", "other metrics than clip_score", "files"):
+            tokens = open_clip.get_tokenizer(architecture)([text])
+        return model.encode_text(tokens.to(device)).float()
+
     slug = name.replace("/", "-").lower()
-    return Network(slug, identity, torch.no_grad()(extract))
+    return Network(slug, identity, torch.no_grad()(extract), torch.no_grad()(describe))
 
 
 def embedded_folder(name: str) -> Path:
@@ -140,12 +189,111 @@ def _inception(device: torch.device) -> Network:
     )
 
 
+def _embedded_perceptual(device: torch.device) -> Perceptual:
+    folder = embedded_folder("classifier")
+    network = embedded_classifier(folder).to(memory_format=torch.channels_last).to(device)
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        return activation_distances(*(network.activations(x.to(device).float() / 127.5 - 1) for x in (a, b)))
+
+    identity = {"perceptual": "embedded", "weights": folder_digest(folder)}
+    return Perceptual("embedded", identity, torch.no_grad()(between))
+
+
+def _lpips(name: str, device: torch.device) -> Perceptual:
+    """Torchmetrics has LPIPS' own weights; those of the network below come from torchvision."""
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    with _weights_of(f"torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
+        network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        return network(*(x.to(device).float() / 255 for x in (a, b)), normalize=True).flatten()
+
+    return Perceptual(f"lpips-{name}", {"perceptual": f"lpips-{name}"}, torch.no_grad()(between))
+
+
+# --- DINOv2 ---------------------------------------------------------------------------------------------------------
+
+
+def dinov2_name(name: str) -> str:
+    """`dinov2` is the one that FD-DINOv2 is taken in (Stein et al.); all others are called what they are."""
+    return "dinov2-vitl14" if name == "dinov2" else name
+
+
+def dinov2_folder(name: str) -> Path | None:
+    """The folder of a DINOv2 that lies in one, as transformers saves it; None for one of the hub's, by its name.
+    UserError where there is neither."""
+    if dinov2_name(name) in DINOV2:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        names = f"embedded, inception, dinov2, {', '.join(DINOV2)}"
+        raise UserError(f"there is no feature network {name!r}, nor such a folder; there are {names}")
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != "dinov2" or not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no DINOv2: it needs a config.json that says so, and weights in *.safetensors")
+    return folder
+
+
+def _dinov2(name: str, device: torch.device) -> Network:
+    name = dinov2_name(name)
+    hub, _ = DINOV2[name]
+    with _weights_of(f"{name} ({hub})", "model.features=embedded, or name its folder"):
+        extract = _dinov2_extractor(hub, device)
+    return Network(name, {"features": name}, extract)
+
+
+def _dinov2_of_folder(folder: Path, device: torch.device) -> Network:
+    called = folder.resolve().name.lower()
+    name = called if called.startswith("dinov2") else f"dinov2-{called}"
+    return Network(name, {"features": "dinov2", "weights": folder_digest(folder)}, _dinov2_extractor(folder, device))
+
+
+def _dinov2_extractor(source: str | Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """As the code of FD-DINOv2 has it: 224 px in 8 bits, ImageNet's mean and deviation, the class token at the end."""
+    from transformers import Dinov2Model
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model, about = Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    if about["missing_keys"]:  # which transformers would fill with chance
+        raise UserError(f"{source} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again")
+    places = model.embeddings
+    places.position_embeddings = nn.Parameter(_resized(places.position_embeddings, 224 // places.patch_size))
+    model = model.float().to(device).eval().requires_grad_(False)
+    mean, std = (torch.tensor(rgb, device=device).view(1, 3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def extract(images: Tensor) -> Tensor:
+        x = images.to(device).float()
+        if x.shape[-2:] != (224, 224):
+            x = functional.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).round().clamp(0, 255)
+        return model((x / 255 - mean) / std).pooler_output
+
+    return torch.no_grad()(extract)
+
+
+def _resized(positions: Tensor, side: int) -> Tensor:
+    """Embeddings of places, [1, 1 + before², D] -> [1, 1 + side², D], as DINOv2's own code resizes them: as if the new
+    grid were a tenth of a patch wider, by which published distances were taken, and which transformers leaves out."""
+    before = math.isqrt(positions.shape[1] - 1)
+    if side == before:
+        return positions
+    grid = positions[:, 1:].unflatten(1, (before, before)).permute(0, 3, 1, 2).float()
+    factor = (side + 0.1) / before
+    grid = functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], 1)
+
+
 @contextmanager
-def _weights_of(what: str, otherwise: str) -> Iterator[None]:
+def _weights_of(what: str, otherwise: str, kind: str = "weights") -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights of {what} are not at hand and could not be fetched ({type(error).__name__}); "
+            f"the {kind} of {what} are not at hand and could not be fetched ({type(error).__name__}); "
             f"fetch them on a machine that is online, or measure with {otherwise}"
         ) from error

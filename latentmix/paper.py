@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from latentmix import probe, sweep
+from latentmix import probe, shards, sweep
 from latentmix.bench import Bench
 from latentmix.bias import diagnosed
 from latentmix.config import Config, compose
-from latentmix.evaluate import evaluate
 from latentmix.figures.bias import draw_growth
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.grid import draw_mixtures
 from latentmix.figures.toy import draw_paths
-from latentmix.launch import conclude
 from latentmix.store import write
 from latentmix.sweep import Plan
 
@@ -51,9 +49,8 @@ def _offsets(benches: Sequence[Bench], stem: Path) -> list[Path]:
 
 def _quality(benches: Sequence[Bench], stem: Path) -> list[Path]:
     """A whole run, which `latentmix report` takes too."""
-    bench = benches[0]
-    conclude(bench, evaluate(bench), [])
-    return draw_curves(bench, stem)
+    shards.finish(benches[0])
+    return draw_curves(benches[0], stem)
 
 
 FIGURES = {
@@ -90,7 +87,7 @@ FIGURES = {
         "over classes.",
         command="sweep",
         draw=_quality,
-        stages=sweep.STAGES,
+        stages=shards.STAGES,
     ),
     "fig8": Figure("Images generated from centroids of N latents, inverted from images of {classes}."),
     "fig9": Figure("Images generated from centroids of N = 12 latents of {classes}.", families=("flow",)),

@@ -6,16 +6,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from latentmix import launch, sweep
+from latentmix import diversity, launch, sweep
 from latentmix.bench import Bench
 from latentmix.config import Config, validate
 from latentmix.crew import Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
 from latentmix.store import write_json
+from latentmix.sweep import Plan
 
 RESULTS = "results"  # what they are called among workers
-STAGES = (sweep.synthesis, *sweep.STAGES)
+STAGES: tuple[Plan, ...] = (  # of a whole sweep
+    sweep.synthesis,
+    sweep.references,
+    sweep.inversion,
+    lambda bench: sweep.measurement(bench, required=False),
+    lambda bench: sweep.generation(bench, bench.pictures, measure=True),
+    diversity.pairing,
+)
 
 
 def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:

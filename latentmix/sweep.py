@@ -148,12 +148,6 @@ def measurement(bench: Bench, required: bool) -> Stage:
 
 
 Plan = Callable[[Bench], Stage]
-STAGES: tuple[Plan, ...] = (  # of a whole sweep
-    references,
-    inversion,
-    lambda bench: measurement(bench, required=False),
-    lambda bench: generation(bench, bench.config.keep, measure=True),
-)
 
 
 # --- the tasks ------------------------------------------------------------------------------------------------------

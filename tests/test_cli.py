@@ -172,7 +172,7 @@ def test_columns_of_the_table(run: Run) -> None:
 
 def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
     metrics = (
-        *("fd_embedded", "clip_distance_embedded", "kd_embedded", "cmmd_embedded"),
+        *("fd_embedded", "clip_distance_embedded", "clip_score_embedded", "kd_embedded", "cmmd_embedded"),
         *("precision_embedded", "recall_embedded", "density_embedded", "coverage_embedded"),
     )
     cells = [*product(map(str, NS), METHODS), ("0", "real")]
@@ -302,13 +302,15 @@ def test_other_metrics_by_their_functions(run: Run) -> None:
     for name in run.bench.config.metrics:
         metric = METRICS[name]
         made, real = (torch.from_numpy(x) for x in features(bench, cell, metric.network))
+        if metric.of_prompt:
+            real = bench.prompt_features("heart")
         row = run.row("heart", 4, "fix/chm", metric.label(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
         ids = [source.id for source in bench.references("heart")]
         there = cached(bench.reference_features(bench.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
         row = run.row("heart", 0, "real", metric.label(name, "embedded"))
-        halves = metric.sample(ordered[::2], ordered[1::2])
+        halves = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
         assert float(row["value"]) == pytest.approx(halves.value, rel=1e-6, abs=1e-9)
 
 

@@ -429,6 +429,56 @@ def test_inception_here_elsewhere_and_nowhere(
     assert finding(made, "features").state == "ok"
 
 
+def test_dinov2_is_found_where_transformers_looks(caches: Path, offline: list[str]) -> None:
+    made = bench("model.features=dinov2")
+    found = finding(made, "features")
+    assert "dinov2-vitl14 (facebook/dinov2-large) is not here, and HF_HUB_OFFLINE is set" in found.text
+    assert "hf download facebook/dinov2-large config.json model.safetensors" in found.advice[0]
+    files = one_file(caches / "files", "model.safetensors")
+    (files / "config.json").write_text("{}")
+    snapshot = in_cache(files, "facebook/dinov2-large", "1" * 40)
+    assert finding(made, "features").text.endswith(f"is in {snapshot / 'model.safetensors'}")
+    assert SIZES["features"](made) == 4 * (1024 + 64) * 4
+    assert finding(bench("model.features=dinov2-vits14"), "features").state == "missing"
+    assert not offline
+
+
+def test_dinov2_is_found_in_a_folder(caches: Path, offline: list[str]) -> None:
+    made = bench(f"model.features={caches / 'dino'}")
+    assert "nor such a folder" in finding(made, "features").text
+    folder = one_file(caches / "dino", "model.safetensors")
+    assert "holds no DINOv2" in finding(made, "features").text
+    (folder / "config.json").write_text(json.dumps({"model_type": "dinov2", "hidden_size": 12}))
+    assert finding(made, "features").text == f"DINOv2 (dino) is in {folder}"
+    assert SIZES["features"](made) == 4 * (12 + 64) * 4
+    assert not offline
+
+
+def test_lpips_is_asked_for_only_where_diversity_is(
+    caches: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench("metrics=[diversity]", "model.perceptual=squeeze")
+    assert "pairs" not in states(bench("model.perceptual=squeeze"))
+    found = finding(made, "pairs")
+    assert "torchvision's SqueezeNet1_1 (for LPIPS) is not here, and HF_HUB_OFFLINE is set" in found.text
+    assert f"Then copy it to {caches / 'torch' / 'hub' / 'checkpoints'}" in found.advice
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    assert "squeezenet1_1-b8a52dc0.pth can't be reached (URLError)" in finding(made, "pairs").text
+    one_file(caches / "torch" / "hub" / "checkpoints", "squeezenet1_1-b8a52dc0.pth")
+    assert finding(made, "pairs").state == "ok"
+    wrong = bench("metrics=[diversity]", "model.perceptual=alx")
+    assert "embedded, alex, vgg, squeeze" in finding(wrong, "pairs").text
+    assert finding(bench("metrics=[diversity]"), "pairs").text.startswith("the embedded classifier")
+
+
+def test_pictures_that_pairs_need_take_room(offline: list[str]) -> None:
+    for draws, kept in ((40, 40), (400, 100)):
+        made = bench("metrics=[diversity]", f"draws={draws}")
+        assert SIZES["pictures"](made) == kept * 2 * 64**2
+    assert SIZES["pictures"](bench("draws=40")) == 4 * 2 * 64**2
+
+
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
 def test_open_clip_is_found_where_it_looks(caches: Path, offline: list[str], name: str) -> None:
     import open_clip
@@ -660,6 +710,34 @@ def test_all_is_fetched_once(hub: list[str], caches: Path) -> None:
     for line, place in zip(first, ("hub", "torch/hub/checkpoints", "hub"), strict=False):
         assert str(caches / place) in line
     assert invoke("doctor", *SMALL, "model=sd15").code == 0
+
+
+def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, downloads = huggingface_hub.snapshot_download, list[str]()
+
+    def snapshot_download(hub: str, **how: Any) -> Any:
+        if how.get("local_files_only") or how.get("dry_run"):
+            return cached(hub, **how)
+        assert how == {"allow_patterns": ["config.json", "model.safetensors"]}
+        downloads.append(hub)
+        files = one_file(caches / "files", "model.safetensors")
+        (files / "config.json").write_text("{}")
+        return in_cache(files, hub, "1" * 40)
+
+    def download_url_to_file(url: str, place: str) -> None:
+        downloads.append(url)
+        Path(place).write_bytes(b"weights")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download_url_to_file)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (caches / "answer").open("wb"))
+    settings = ("model.features=dinov2-vits14", "model.perceptual=alex", "metrics=[fid,diversity]")
+    first, second = (invoke("fetch", *SMALL, *settings).out.splitlines() for _ in range(2))
+    assert downloads == ["facebook/dinov2-small", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"]
+    assert [line.split()[:2] for line in first] == [
+        *(["there", "model"], ["new", "features"], ["there", "clip"], ["new", "pairs"], ["there", "data"])
+    ]
+    assert [line.split()[0] for line in second] == ["there"] * 5
 
 
 def test_images_of_the_hub_are_fetched(server: Server) -> None:

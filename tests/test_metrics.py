@@ -12,15 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from latentmix.metrics import (
     METRICS,
     Estimate,
+    Metric,
     Moments,
     Sample,
+    activation_distances,
     bootstrap_interval,
     class_bootstrap_interval,
+    clip_scores,
     cmmd,
     cmmd_contributions,
     cosine_distances,
@@ -233,6 +237,14 @@ def test_extrapolation_looks_at_disjoint_samples() -> None:
     assert all(math.isnan(extrapolated(statistic, torch.zeros(n, 1))) for n in (1, 2, 3))
 
 
+def test_frechet_infinity_is_where_numpys_line_meets_0() -> None:
+    x, y = features(60, 4, 1), features(90, 4, 5)
+    sizes = [60 // part for part in range(1, 5)]
+    values = [np.mean([frechet_distance(x[i::part][: 60 // part], y) for i in range(part)]) for part in range(1, 5)]
+    line = np.polynomial.Polynomial.fit([1 / size for size in sizes], values, 1).convert()
+    assert frechet_infinity(x, y, parts=4) == pytest.approx(line.coef[0], rel=1e-9)
+
+
 def test_frechet_infinity_takes_the_bias_of_few_images_away() -> None:
     """Two Gaussians of 8 numbers, 2 apart in one: 4. The mean of 40 trials, beside that of the plain distance."""
     y = whitened(4000, 8, seed=999)
@@ -396,6 +408,29 @@ def test_neighbours_are_counted_as_defined(n: int, m: int, width: int, k: int, s
     assert coverage(x, y, k) == pytest.approx(expected[3], abs=1e-15)
 
 
+@pytest.mark.parametrize(("n", "m", "apart"), [(60, 90, 0.0), (90, 60, 0.5), (40, 40, 1.5)])
+def test_precision_and_recall_are_those_of_torch_fidelity(n: int, m: int, apart: float) -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    x, y = normal(n, 5, seed=1) + apart, normal(m, 5, seed=2)
+    theirs = prc_features_to_metric(x, y, prc_neighborhood=3, prc_batch_size=50, save_cpu_ram=False, verbose=False)
+    assert precision(x, y).mean().item() == pytest.approx(theirs["precision"], abs=1e-6)
+    assert recall(x, y) == pytest.approx(theirs["recall"], abs=1e-6)
+    assert theirs["precision"] > 0
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_are_those_that_scipys_trees_count(k: int) -> None:
+    from scipy.spatial import KDTree
+
+    x, y = normal(70, 4, seed=1) + 0.5, normal(80, 4, seed=2)
+    reach = KDTree(y.numpy()).query(y.numpy(), k=k + 1)[0][:, k]
+    held = KDTree(x.numpy()).query_ball_point(y.numpy(), reach)  # by each real image: which generated ones
+    counts = np.bincount([i for inside in held for i in inside], minlength=70)
+    assert density(x, y, k).tolist() == pytest.approx((counts / k).tolist())
+    assert coverage(x, y, k) == pytest.approx(np.mean([bool(inside) for inside in held]))
+
+
 def test_neighbours_by_hand() -> None:
     """Real 0, 1, 2, 10 with balls of 1, 1, 1, 8; generated 1.5, 5 and 30 with balls of 3.5, 3.5 and 25."""
     x, y = torch.tensor([[1.5], [5.0], [30.0]]), torch.tensor([[0.0], [1.0], [2.0], [10.0]])
@@ -463,6 +498,64 @@ def test_cosine_distances_heed_directions_alone(n: int, m: int, width: int, seed
     assert (cosine_distances(x @ turn, y @ turn) - distances).abs().max() < 1e-13
 
 
+def test_cosine_distances_are_scipys() -> None:
+    from scipy.spatial.distance import cdist
+
+    x, y = features(20, 6, 1), features(30, 6, 5)
+    for unit in (True, False):
+        centre = ((y / y.norm(dim=1, keepdim=True)) if unit else y).mean(0, keepdim=True)
+        expected = cdist(x.numpy(), centre.numpy(), "cosine")[:, 0]
+        assert cosine_distances(x, y, unit).tolist() == pytest.approx(expected.tolist(), abs=1e-13)
+
+
+def test_clip_scores_are_100_times_the_cosine_or_nothing() -> None:
+    from scipy.spatial.distance import cdist
+
+    x, text = features(40, 5, 1), normal(1, 5, seed=9)
+    cosines = 1 - cdist(x.numpy(), text.numpy(), "cosine")[:, 0]
+    assert (cosines < 0).any() and (cosines > 0).any()
+    assert clip_scores(x, text).tolist() == pytest.approx((100 * cosines.clip(0)).tolist(), abs=1e-11)
+    assert (clip_scores(3 * x.float(), 5 * text.float()) - clip_scores(x, text)).abs().max() < 1e-4
+    assert clip_scores(torch.eye(2), torch.tensor([[3.0, -1.0]])).tolist() == pytest.approx([300 / 10**0.5, 0])
+
+
+# Distances between two images.
+
+
+class Layers(nn.Module):
+    """A network in the form that torchmetrics' LPIPS takes, whose images are its layers already."""
+
+    def __init__(self, *layers: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.ends = iter(zip(*layers, strict=True))
+
+    def forward(self, _: Tensor) -> tuple[Tensor, ...]:
+        return next(self.ends)
+
+
+def test_activation_distances_are_torchmetrics_lpips_with_all_weights_1() -> None:
+    layers = [(normal(3, c, s, s + 1, seed=c), normal(3, c, s, s + 1, seed=c + 1)) for c, s in ((4, 6), (7, 3), (2, 1))]
+    lpips = _LPIPS(pretrained=False, pnet_rand=True).double()
+    lpips.net, lpips.L = Layers(*layers), len(layers)  # type: ignore[assignment]
+    for lin, (activations, _) in zip(lpips.lins.children(), layers, strict=False):
+        ones = nn.Conv2d(activations.shape[1], 1, 1, bias=False).double().requires_grad_(False)
+        ones.weight.fill_(1)
+        lin.model = nn.Sequential(ones)
+    theirs = lpips(*torch.zeros(2, 3, 3, 8, 8, dtype=torch.float64)).flatten()
+    ours = activation_distances(*zip(*layers, strict=True))
+    assert theirs.shape == ours.shape == (3,)
+    assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-6)
+
+
+def test_activation_distances_by_hand() -> None:
+    """Two places: in one the directions are at right angles, ‖a − b‖² = 2, in the other alike; lengths don't count."""
+    a, b = torch.tensor([[3.0, 1.0], [0.0, 1.0]]), torch.tensor([[0.0, 5.0], [2.0, 5.0]])  # channels, places
+    layer = a.view(1, 2, 1, 2), b.view(1, 2, 1, 2)
+    assert activation_distances([layer[0]], [layer[1]]).tolist() == pytest.approx([1.0])
+    assert activation_distances([layer[0]] * 3, [layer[1]] * 3).tolist() == pytest.approx([3.0])
+    assert activation_distances([layer[0]], [layer[0]]).tolist() == [0]
+
+
 def test_a_mean_of_raw_features_leans_to_the_long_ones() -> None:
     """(2, 0) and (0, 6) have the mean (1, 3)."""
     x, y = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[2.0, 0.0], [0.0, 6.0]])
@@ -473,9 +566,15 @@ def test_a_mean_of_raw_features_leans_to_the_long_ones() -> None:
 # The table of metrics.
 
 
+def beside(metric: Metric, y: Tensor) -> Tensor:
+    """What it takes in place of the features y of real images: of a prompt, their direction."""
+    return y.mean(0, keepdim=True) if metric.against == "prompt" else y
+
+
 def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
-    x, y = features(30, 6, 1), features(40, 6, 1)
+    x, real = features(30, 6, 1), features(40, 6, 1)
     for name, metric in METRICS.items():
+        y = beside(metric, real)
         sample, few = metric.sample(x, y), metric.sample(x[:2], y)
         estimate = sample.interval()
         assert estimate.count == 30 and few.count == 2
@@ -489,7 +588,7 @@ def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
 def test_better_images_are_better_by_every_metric() -> None:
     y, near, far = normal(80, 4, seed=1) + 1, normal(60, 4, seed=2) + 1, normal(60, 4, seed=3) - 1
     for name, metric in METRICS.items():
-        better, worse = metric.sample(near, y).value, metric.sample(far, y).value
+        better, worse = (metric.sample(x, beside(metric, y)).value for x in (near, far))
         assert (better < worse) == metric.lower, name
 
 
@@ -499,6 +598,8 @@ def test_labels_say_the_network() -> None:
     assert (labels["kid", "inception"], labels["kid", "embedded"]) == ("kid", "kd_embedded")
     assert (labels["fid_infinity", "inception"]) == "fid_infinity"
     assert labels["precision", "inception"] == "precision_inception"
+    assert METRICS["fid"].label("fid", "dinov2-vitl14") == "fd_dinov2-vitl14"
+    assert METRICS["diversity"].label("diversity", "lpips-alex") == "diversity_lpips-alex"
     for (name, network), label in labels.items():
         assert label.endswith(network) or (network, label) == ("inception", name)
     assert len(set(labels.values())) == len(labels)

@@ -342,6 +342,9 @@ def test_parts_are_not_filled_in_twice() -> None:
         ("fd_infinity_embedded", "Fréchet distance for infinitely many images (embedded)", "lower"),
         ("clip_distance_ViT-L-14/openai", "CLIP cosine distance (ViT-L-14/openai)", "lower"),
         ("coverage_inception", "Coverage (inception)", "higher"),
+        ("fd_dinov2-vitl14", "Fréchet distance (dinov2-vitl14)", "lower"),
+        ("clip_score_embedded", "CLIP score (embedded)", "higher"),
+        ("diversity_lpips-alex", "Diversity (lpips-alex)", ""),
         ("fidelity", "fidelity", ""),
     ],
 )

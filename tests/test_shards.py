@@ -69,7 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw_run", lambda _: [])
         run(outputs)
-    names = results(outputs)
+    names = driver.results(outputs)
     assert sum("/features-" in name and name.endswith(".safetensors") for name in names) == 4 * 2 * 2
     assert len(listed(outputs)) == BATCHES
     return outputs

@@ -23,7 +23,7 @@ def draw_curves(bench: Bench, stem: Path) -> list[Path]:
         raise UserError(f"{table} is not there; run latentmix sweep with the same settings first")
     results = [result for result in read_table(table) if result.class_id == AVERAGE]
     measured = list(dict.fromkeys(result.metric for result in results))
-    metrics = [metric for metric in measured if metric in NAMES or _clip(metric)] or measured
+    metrics = [metric for metric in measured if metric in NAMES or _frechet(metric) or _clip(metric)] or measured
     methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results if result.n)]
     palette = colours([method.mean for method in methods])
     with styled():
@@ -64,7 +64,14 @@ def _line(axes: Axes, results: list[Result], method: Method, colour: str, shift:
 
 
 def _label(metric: str) -> str:
+    if _frechet(metric) and metric not in NAMES:
+        return f"Fréchet distance\n({_frechet(metric)})"
     return f"cosine distance\n(CLIP {_clip(metric)})" if _clip(metric) else NAMES.get(metric, metric)
+
+
+def _frechet(metric: str) -> str:
+    """Whose Fréchet distance it is, or nothing; not that of infinitely many images."""
+    return metric.removeprefix("fd_") if metric.startswith("fd_") and not metric.startswith("fd_infinity_") else ""
 
 
 def _clip(metric: str) -> str:

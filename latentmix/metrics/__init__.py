@@ -10,6 +10,8 @@ from latentmix.metrics.distances import (
     Features,
     Moments,
     Others,
+    activation_distances,
+    clip_scores,
     cmmd,
     cmmd_contributions,
     cosine_distances,
@@ -44,8 +46,10 @@ __all__ = [
     "Moments",
     "Others",
     "Sample",
+    "activation_distances",
     "bootstrap_interval",
     "class_bootstrap_interval",
+    "clip_scores",
     "cmmd",
     "cmmd_contributions",
     "cosine_distances",
@@ -72,12 +76,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a run: whose features it takes, and what it makes of those of generated and of real images."""
+    """A metric of a run: whose features it takes, and what it makes of those of generated and of real images.
 
-    network: str  # `frechet`, the network of the Fréchet distance, or `clip`
+    Of `pairs` of images, features are the distance between the two: [n, 1].
+    """
+
+    network: str  # `frechet`, the network of the Fréchet distance, `clip`, or `pairs`
     sample: Callable[[Features, Others], Sample]
     lower: bool = True  # is better
     elsewhere: str | None = None  # what it is called outside of Inception, where its own name belongs
+    of_prompt: bool = False  # it takes the embedding [1, D] of the prompt in place of those of real images
+
+    @property
+    def against(self) -> str:
+        """What features of generated images are compared with: the same ones of real images, or those of `prompt`."""
+        return "prompt" if self.of_prompt else self.network
 
     def label(self, name: str, network: str) -> str:
         """Its name in tables, which says in which network it was taken: `fid` or `fd_embedded`, `cmmd_embedded`."""
@@ -99,9 +112,11 @@ METRICS: dict[str, Metric] = {
     "kid": Metric("frechet", lambda x, y: mean(kid_contributions(x, y)), elsewhere="kd"),
     "clip_distance": Metric("clip", lambda x, y: mean(cosine_distances(x, y))),
     "clip_distance_raw": Metric("clip", lambda x, y: mean(cosine_distances(x, y, unit=False))),
+    "clip_score": Metric("clip", lambda x, y: mean(clip_scores(x, y)), lower=False, of_prompt=True),
     "cmmd": Metric("clip", lambda x, y: mean(cmmd_contributions(x, y))),
     "precision": Metric("frechet", lambda x, y: mean(precision(x, y)), lower=False),
     "recall": Metric("frechet", recall_sample, lower=False),
     "density": Metric("frechet", lambda x, y: mean(density(x, y)), lower=False),
     "coverage": Metric("frechet", coverage_sample, lower=False),
+    "diversity": Metric("pairs", lambda x, _: mean(x[:, 0]), lower=False),
 }

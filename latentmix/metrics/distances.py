@@ -1,7 +1,7 @@
 """Distances between two clouds of features, x [n, D] generated and y [m, D] real; all in float64."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 Features = Float[Tensor, "n D"]
 Others = Float[Tensor, "m D"]
+Values = Float[Tensor, " n"]
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -185,3 +186,21 @@ def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor,
     """1 − cos between each row of `x` and the mean of the rows of `y`, each brought to `unit` length before or not."""
     centre = (functional.normalize(y.double(), dim=1) if unit else y.double()).mean(0)
     return 1 - functional.normalize(x.double(), dim=1) @ functional.normalize(centre, dim=0)
+
+
+def clip_scores(x: Features, text: Float[Tensor, "1 D"]) -> Float[Tensor, " n"]:
+    """max(100 cos, 0) of each image and a text: the CLIPScore of Hessel et al., whose own factor is 2.5, not 100."""
+    return 100 * (functional.normalize(x.double(), dim=1) @ functional.normalize(text[0].double(), dim=0)).clamp(min=0)
+
+
+# --- Activations ----------------------------------------------------------------------------------------------------
+
+
+def activation_distances(a: Sequence[Float[Tensor, "n _ _ _"]], b: Sequence[Float[Tensor, "n _ _ _"]]) -> Values:
+    """Between two images through what a network's layers make of them, [n, C, H, W] each: channels are brought to unit
+    length, and squared differences summed over channels, averaged over places, and summed over layers.
+
+    It is LPIPS (Zhang et al.) without the weights of channels that LPIPS learned from people's judgements.
+    """
+    ends = ((functional.normalize(x, dim=1), functional.normalize(y, dim=1)) for x, y in zip(a, b, strict=True))
+    return torch.stack([(x - y).square().sum(1).mean((1, 2)) for x, y in ends]).sum(0)

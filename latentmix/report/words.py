@@ -38,7 +38,7 @@ METRICS = {  # by how their names begin: in words, and which values are better
     "recall": ("Recall", "higher"),
     "density": ("Density", "higher"),
     "coverage": ("Coverage", "higher"),
-    "lpips": ("LPIPS diversity", ""),
+    "diversity": ("Diversity", ""),  # the nearest to real images' is the best
 }
 
 
