@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -133,9 +133,20 @@ class Parts:
             write_json(note, self.identity)
         save_tensors(self.folder / f"{key(list(ids))}.safetensors", tensors, {"ids": list(ids)})
 
+    def ids(self) -> set[str]:
+        """Those whose rows are there whole; the rows, which may not fit into memory, are let go file by file."""
+        return {id_ for _, ids in self._files() for id_ in ids}
+
     def read(self) -> dict[str, dict[str, Tensor]]:
         """id -> name -> row, for all that is there."""
         rows: dict[str, dict[str, Tensor]] = {}
+        for tensors, ids in self._files():
+            for row, id_ in enumerate(ids):
+                rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+        return rows
+
+    def _files(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+        """The tensors and the ids of each file that is whole; at the end a warning of those that are not."""
         damaged: list[ValueError] = []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -143,12 +154,10 @@ class Parts:
             except ValueError as error:
                 damaged.append(error)
                 continue
-            for row, id_ in enumerate(about["ids"]):
-                rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+            yield tensors, about["ids"]
         if damaged:
             more = f" (nor are {len(damaged) - 1} others beside it)" if len(damaged) > 1 else ""
             _warn_once(f"{damaged[0]}{more}; it counts as missing and is made again")
-        return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:
         """The rows of one tensor in the order of `ids`; raises KeyError for one that is missing."""

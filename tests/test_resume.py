@@ -328,7 +328,7 @@ def test_a_picture_and_its_features_lost_together_come_back(copy: Path, whole: P
     cell = Cell("heart", 4, Method("fix", "chm"))
     shutil.rmtree(bench(copy).cell_folder(cell))
     run(copy)
-    assert worked == [f"_generate {cell}"] * 2
+    assert worked == ["_generate heart"] * 2
     assert_same(copy, whole, but="/centroids/")
 
 
@@ -401,7 +401,7 @@ def test_a_full_disk(writes: int, whole: Path, tmp_path: Path, worked: list[str]
 
 def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, worked: list[str]) -> None:
     run(copy, "methods=[fix/0,nin/m,fix/chm]")
-    assert len(worked) == 8 and all("nin/m" in work for work in worked)
+    assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     old = results(whole)
     for name in ("metrics.csv", "pairs.csv", "images.parquet"):
         del old[f"tiny-shapes/{name}"]
@@ -412,7 +412,7 @@ def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, wor
 
 def test_another_n_leaves_those_that_are_there(copy: Path, whole: Path, worked: list[str]) -> None:
     run(copy, "n=[2,3,4]")
-    assert len(worked) == 8 and all("N = 3" in work for work in worked)
+    assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     rows = set((copy / "tiny-shapes" / "metrics.csv").read_text().splitlines())
     assert set((whole / "tiny-shapes" / "metrics.csv").read_text().splitlines()) <= rows
 
@@ -423,11 +423,11 @@ def test_another_class_leaves_those_that_are_there(copy: Path, worked: list[str]
     assert all("drop" in work for work in worked if not work.startswith("_measure_real"))
 
 
-@pytest.mark.parametrize(("draws", "begun"), [(9, 8), (8, 8), (4, 0)])
+@pytest.mark.parametrize(("draws", "begun"), [(9, 8), (8, 10), (4, 0)])
 def test_more_draws_add_to_those_that_are_there(
     draws: int, begun: int, copy: Path, whole: Path, worked: list[str]
 ) -> None:
-    """9 lie in three batches of 3; 8 in two of 3 and one of 2; 4 in two of 2, which are all there."""
+    """The third of a cell's batches, of 9 draws; of 8, the new two are in one batch or in two; of 4, all are there."""
     run(copy, f"draws={draws}")
     assert len(worked) == begun
     longer, usual = bench(copy, f"draws={draws}"), bench(whole)
