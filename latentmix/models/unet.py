@@ -17,6 +17,7 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
+from latentmix.models.once import Halves, before_the_prompt, read_prompts_once
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.store import folder_digest
@@ -74,14 +75,21 @@ class UNetModel:
         def network(z: Tensor, text: Text) -> Tensor:
             return self._unet(z.to(self.dtype), clock, text.states).sample.float()
 
-        return PREDICTIONS[self._scheduler.prediction_type](guided(network, z, conditioning), z, here)
+        with self._halves.alike(conditioning.guidance != 1):
+            out = guided(network, z, conditioning)
+        return PREDICTIONS[self._scheduler.prediction_type](out, z, here)
 
     @cached_property
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
         network = load_network(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
+        read_prompts_once(network)
         return network.to(self.device, memory_format=torch.channels_last)
+
+    @cached_property
+    def _halves(self) -> Halves:
+        return Halves(before_the_prompt(self._unet))
 
     @property
     def _scheduler(self) -> Any:
