@@ -19,6 +19,7 @@ from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
+from latentmix.spent import spent
 from latentmix.store import Parts, key
 
 NOISE = Method("noise", "0")  # stands for no mixture, but random latents: a control, at n = 0
@@ -77,6 +78,7 @@ class Bench:
         return Synthetic(config.data.classes or (), config.cache / "synthetic" / key(identity), config.seed)
 
     @cached_property
+    @spent("loading weights")
     def networks(self) -> dict[str, Network]:
         """`frechet` and `clip`, for the two distances."""
         model = self.config.model
@@ -238,6 +240,7 @@ class Bench:
         """[pool, C, h, w] at t = T, from the cache; UserError where some are missing."""
         return self._inverted(class_id)["latents"]
 
+    @spent("mixing")
     def mixed(self, class_id: str, weights: Tensor, method: Method) -> State:
         """Mixtures by weights [K, pool] of a class's latents and of their companions, on the device."""
         inverted = self._inverted(class_id)

@@ -109,8 +109,28 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
     ),
 )
-def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def sweep_(
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
+    ] = False,
+) -> None:
     """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
+    if profile:
+        from latentmix.spent import taken
+
+        with taken() as time:
+            bench = _sweep(overrides, dry_run)
+        if not dry_run:
+            from latentmix.launch import account
+
+            _say(str(account(bench, time)))
+    else:
+        _sweep(overrides, dry_run)
+
+
+def _sweep(overrides: list[str] | None, dry_run: bool) -> "Bench":
     from latentmix import sweep
 
     bench = _bench(overrides)
@@ -123,6 +143,7 @@ def sweep_(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     _work(bench, "sweep", stages, dry_run)
     if not dry_run:
         _finish(bench)
+    return bench
 
 
 @app.command(
@@ -244,25 +265,30 @@ def main() -> None:
 
 
 def _bench(overrides: list[str] | None) -> "Bench":
-    from latentmix.config import compose
+    from latentmix.spent import spent
 
-    config = compose(overrides or [])
-    from latentmix.bench import Bench
-    from latentmix.launch import prepare
+    with spent("starting"):
+        from latentmix.config import compose
 
-    prepare(config.launch)
-    return Bench(config)
+        config = compose(overrides or [])
+        from latentmix.bench import Bench
+        from latentmix.launch import prepare
+
+        prepare(config.launch)
+        return Bench(config)
 
 
 def _work(bench: "Bench", command: str, stages: list[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
     from latentmix import doctor, launch, memory, sweep
+    from latentmix.spent import spent
 
     if command not in ("evaluate", "probe"):  # which need no images to invert
         stages = [sweep.synthesis, *stages]
-    if not dry_run:
-        doctor.require(bench, command)
-    bench.check()
+    with spent("starting"):
+        if not dry_run:
+            doctor.require(bench, command)
+        bench.check()
     if dry_run:
         launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
         return
@@ -276,11 +302,14 @@ def _finish(bench: "Bench") -> None:
     from latentmix.evaluate import evaluate
     from latentmix.figures import FIGURES
     from latentmix.launch import conclude
+    from latentmix.spent import spent
 
-    results = evaluate(bench)
+    with spent("evaluating"):
+        results = evaluate(bench)
     unfit = {"fig4"} if bench.config.keep > 0 else {"fig1", "fig4"}  # fig4 shows no results, but latents: diagnose does
     names = [name for name in FIGURES if name not in unfit]
-    pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
+    with spent("drawing"):
+        pictures = [path for name in names for path in FIGURES[name](bench, bench.config.folder / name)]
     conclude(bench, results, pictures)
 
 

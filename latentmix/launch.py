@@ -23,6 +23,7 @@ from latentmix.config import LaunchConfig
 from latentmix.errors import Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
+from latentmix.spent import Profile, spent
 from latentmix.store import key, write, write_json
 from latentmix.sweep import Stage
 
@@ -58,7 +59,9 @@ def run(bench: Bench, plan: Callable[[Bench], Stage]) -> None:
     """Do all tasks of a stage; where memory runs out, what is left of it in batches of half the size."""
     while True:
         try:
-            return _run(bench, plan(bench))
+            with spent("planning"):
+                stage = plan(bench)
+            return _run(bench, stage)
         except Exception as error:
             if not memory.is_short_of_memory(error):
                 raise
@@ -119,6 +122,17 @@ def conclude(bench: Bench, results: Sequence[Result], pictures: Sequence[Path]) 
     for path in (*(config.folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *pictures):
         console.print(str(path), soft_wrap=True, highlight=False)
     console.print(f"All of it on one page: latentmix report {config.folder}", soft_wrap=True, highlight=False)
+
+
+def account(bench: Bench, profile: Profile) -> Path:
+    """Show where the time went, and leave it in `profile.json`."""
+    table = Table("spent on", "seconds", "of it", title=f"{profile.in_networks:.1%} of the time in networks")
+    for name, seconds in sorted(profile.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / profile.whole:.1%}")
+    Console().print(table)
+    path = bench.config.folder / "profile.json"
+    write_json(path, {"seconds": profile.seconds, "whole": profile.whole, "in networks": profile.in_networks})
+    return path
 
 
 def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:

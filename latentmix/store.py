@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from latentmix.errors import UserError
+from latentmix.spent import spent
 
 
 class DiskFull(UserError):
@@ -48,6 +49,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+@spent("writing")
 def write(path: Path, content: bytes) -> None:
     """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -88,6 +90,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     write(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
 
 
+@spent("reading")
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and `about` of `save_tensors`; raises ValueError where the file is not exactly what was saved."""
     content = path.read_bytes()

@@ -31,6 +31,7 @@ from latentmix.errors import UserError
 from latentmix.features import Network
 from latentmix.inversion import State, halves
 from latentmix.models import predictor
+from latentmix.spent import spent
 from latentmix.store import Parts, write
 
 Item = TypeVar("Item")
@@ -232,7 +233,7 @@ def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int)
 def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
     """Of a whole batch of images, a file for each cell that has a part in it and lacks something there."""
     for network in bench.networks.values():
-        rows = iter(network.extract(images).cpu())
+        rows = iter(_extract(network, images, len(images)))
         for cell, draws in _by_cell(drawn):
             features = torch.stack([next(rows) for _ in draws])
             if unmeasured.intersection((cell, draw) for draw in draws):
@@ -296,12 +297,14 @@ def padded(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 
+@spent("reading")
 def pixels(sources: Sequence[Source], size: int) -> Tensor:
     """The images, uint8 [B, 3, H, W]."""
     rows = _each(lambda source: source.pixels(size), sources)
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
+@spent("features")
 def _extract(network: Network, images: Tensor, size: int) -> Tensor:
     return network.extract(padded(images, size))[: len(images)].cpu()
 
@@ -311,6 +314,7 @@ def refuse_nan(z: Tensor, what: str) -> None:
         raise UserError(f"NaN or infinity came up in {what}; try model.precision=float32, and look at the inputs there")
 
 
+@spent("writing")
 def write_pictures(images: Mapping[Path, Tensor]) -> None:
     _each(lambda item: write_picture(*item), list(images.items()))
 
