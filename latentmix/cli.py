@@ -245,6 +245,29 @@ def doctor(overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command(
+    name="bench",
+    epilog=example("latentmix bench", "latentmix bench model=sd15 --random", "latentmix bench steps=10 batch=16"),
+)
+def bench_(
+    overrides: Overrides = None,
+    repeat: Annotated[int, typer.Option(help="Times to measure each; the best counts.", min=1)] = 3,
+    random: Annotated[bool, typer.Option("--random", help="With random weights, of sd15 or sd35-medium.")] = False,
+) -> None:
+    """How fast images are generated here, beside diffusers' own pipeline: images/s, TFLOP/s and memory (bench.json)."""
+    from latentmix import benchmark, memory
+
+    bench = _bench(overrides)
+    if random:
+        from latentmix.models.published import random_folder
+
+        folder = random_folder(bench.config.model.name, bench.config.cache / "random")
+        bench = _bench([*(overrides or []), f"model.path='{folder}'"])
+    memory.settle(bench)
+    benchmark.show(benchmark.measure(bench, repeat))
+    _say(str(bench.config.folder / "bench.json"))
+
+
 @app.command(epilog=example("latentmix fetch model=sd15"))
 def fetch(overrides: Overrides = None) -> None:
     """Weights and images that an experiment needs from elsewhere -> this machine, ahead of time."""
