@@ -2,10 +2,10 @@
 
     python scripts/measure_growth.py
 
-Draws of N = 16 from a pool of 128 latents of 4 × 8 × 8, `tiny`'s, by the paper's six methods, are regenerated from their
-seeds a block at a time; a fixed projection to 64 numbers stands for the networks between a mixture and its features, and
-features go into moments that add up. Each number of draws has a process of its own, whose peak memory is reported; that of
-the smallest is mostly torch.
+Draws of N = 16 from a pool of 128 latents of 4 × 8 × 8, `tiny`'s, by the paper's six methods, are regenerated from
+their seeds a block at a time; a fixed projection to 64 numbers stands for the networks between a mixture and its
+features, and features go into moments that add up. Each number of draws has a process of its own, whose peak memory is
+reported; that of the smallest is mostly torch.
 """
 
 import argparse

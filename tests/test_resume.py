@@ -20,6 +20,7 @@ from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.evaluate import evaluate, read_table
 from latentmix.mixing import Method
+from latentmix.models.unet import UNetModel
 
 BASE = (
     "data.classes=[star,heart]",
@@ -415,6 +416,42 @@ def test_another_n_leaves_those_that_are_there(copy: Path, whole: Path, worked: 
     assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     rows = set((copy / "tiny-shapes" / "metrics.csv").read_text().splitlines())
     assert set((whole / "tiny-shapes" / "metrics.csv").read_text().splitlines()) <= rows
+
+
+def test_few_draws_of_many_cells_fill_batches(
+    tmp_path: Path, worked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four cells of 3 draws and batches of 6: two full ones, and the same images as in batches of one cell each."""
+    sizes, predict = set[int](), UNetModel.predict
+
+    def noted(self: UNetModel, z: torch.Tensor, *rest: Any) -> Any:
+        sizes.add(len(z))
+        return predict(self, z, *rest)
+
+    few = ("draws=3", "data.classes=[star]", "pool=6", "data.reference=6", "metrics=[clip_distance]")
+    run(tmp_path / "alone", *few)
+    begun = len(worked)
+    monkeypatch.setattr(UNetModel, "predict", noted)
+    run(tmp_path / "packed", *few, "batch=6")
+    assert sizes == {6}
+    assert worked[begun:].count("_generate star") == 2
+    together, alone = bench(tmp_path / "packed", *few, "batch=6"), bench(tmp_path / "alone", *few)
+    for cell in alone.cells:
+        rows = [stacked(b.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
+        assert len(rows[0]) == 3 and deviation(*rows) < 1e-3
+
+
+def test_what_one_cell_lost_is_made_in_its_old_batch(copy: Path, whole: Path) -> None:
+    """`batch=4` and 6 draws put two cells into one batch; one of them loses what it had there."""
+    shutil.rmtree(copy / "cache" / "cells")
+    run(copy, "batch=4")
+    before = results(copy)
+    made = bench(copy, "batch=4")
+    lost = made.features(made.cells[1], made.networks["clip"]).folder
+    shutil.rmtree(lost)
+    made.picture(made.cells[1], 0).unlink()
+    run(copy, "batch=4")
+    assert results(copy) == before and lost.exists()
 
 
 def test_another_class_leaves_those_that_are_there(copy: Path, worked: list[str]) -> None:
