@@ -19,6 +19,7 @@ from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
+from latentmix.spent import spent
 from latentmix.store import Parts, key
 
 COUPLES = 50  # pairs of images at most, of a cell or a class, whose distances are the diversity
@@ -78,6 +79,7 @@ class Bench:
         return Synthetic(config.data.classes or (), config.cache / "synthetic" / key(identity), config.seed)
 
     @cached_property
+    @spent("loading weights")
     def networks(self) -> dict[str, Network]:
         """`frechet` and `clip`, for the two distances."""
         model = self.config.model
@@ -111,13 +113,23 @@ class Bench:
     @property
     def cells(self) -> list[Cell]:
         """Class by class, so that one class's latents are in memory at a time."""
-        config = self.config
-        return [Cell(c, n, m) for c in self.classes for n in config.n for m in dict.fromkeys(config.methods)]
+        return [cell for class_id in self.classes for cell in self._cells(class_id)]
+
+    def _cells(self, class_id: str) -> list[Cell]:
+        return [Cell(class_id, n, method) for n in self.config.n for method in dict.fromkeys(self.config.methods)]
 
     @property
     def generated(self) -> list[Cell]:
         """The cells, and those of random latents where they are among the controls."""
-        return self.cells + [Cell(c, 0, NOISE) for c in self.classes if "noise" in self.config.controls]
+        return [cell for cells in self.streams.values() for cell in cells]
+
+    @property
+    def streams(self) -> dict[str, list[Cell]]:
+        """Cells that are generated together, by name: a class's, which have one prompt and one pool of latents, and
+        random latents, which are made of none."""
+        mixed = {class_id: self._cells(class_id) for class_id in self.classes}
+        plain = [Cell(class_id, 0, NOISE) for class_id in self.classes if "noise" in self.config.controls]
+        return mixed | {str(cell): [cell] for cell in plain}
 
     @cache  # noqa: B019 - a bench lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
@@ -181,6 +193,7 @@ class Bench:
 
     # Where things are kept. Identities hold whatever the bytes depend on, and nothing else.
 
+    @cache  # noqa: B019
     def latents_identity(self, class_id: str) -> dict[str, object]:
         inversion = self.config.inversion
         return {
@@ -191,6 +204,7 @@ class Bench:
             "ladder": _identity(self.inversion_ladder),
         }
 
+    @cache  # noqa: B019
     def cell_identity(self, cell: Cell) -> dict[str, object]:
         if cell.method == NOISE:
             return {
@@ -262,6 +276,7 @@ class Bench:
         """[pool, C, h, w] at t = T, from the cache; UserError where some are missing."""
         return self._inverted(class_id)["latents"]
 
+    @spent("mixing")
     def mixed(self, class_id: str, weights: Tensor, method: Method) -> State:
         """Mixtures by weights [K, pool] of a class's latents and of their companions, on the device."""
         inverted = self._inverted(class_id)

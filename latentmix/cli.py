@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,6 +138,9 @@ def sweep_(
         str | None, typer.Option(metavar="I/N", help="Be the I-th of N workers at this run, I from 0.")
     ] = None,
     dry_run: DryRun = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
+    ] = False,
 ) -> None:
     """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
     from latentmix.crew import Shard
@@ -153,13 +157,17 @@ def sweep_(
         from latentmix import workers
 
         workers.run(config)  # and what remains is to write the results, or to do what they left
-    from latentmix import shards
+    from latentmix import launch, shards
+    from latentmix.spent import taken
 
-    bench = _prepared(config)
     if dry_run:
-        _report(bench, "sweep", shards.STAGES)
-    else:
+        _report(_prepared(config), "sweep", shards.STAGES)
+        return
+    with taken() if profile else nullcontext() as time:
+        bench = _prepared(config)
         shards.run(bench, part)
+    if time is not None:
+        _say(str(launch.account(bench, time)))
 
 
 @app.command(hidden=True)
@@ -293,6 +301,29 @@ def doctor(overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command(
+    name="bench",
+    epilog=example("latentmix bench", "latentmix bench model=sd15 --random", "latentmix bench steps=10 batch=16"),
+)
+def bench_(
+    overrides: Overrides = None,
+    repeat: Annotated[int, typer.Option(help="Times to measure each; the best counts.", min=1)] = 3,
+    random: Annotated[bool, typer.Option("--random", help="With random weights, of sd15 or sd35-medium.")] = False,
+) -> None:
+    """How fast images are generated here, beside diffusers' own pipeline: images/s, TFLOP/s and memory (bench.json)."""
+    from latentmix import benchmark, memory
+
+    bench = _bench(overrides)
+    if random:
+        from latentmix.models.published import random_folder
+
+        folder = random_folder(bench.config.model.name, bench.config.cache / "random")
+        bench = _bench([*(overrides or []), f"model.path='{folder}'"])
+    memory.settle(bench)
+    benchmark.show(benchmark.measure(bench, repeat))
+    _say(str(bench.config.folder / "bench.json"))
+
+
 @app.command(epilog=example("latentmix fetch model=sd15"))
 def fetch(overrides: Overrides = None) -> None:
     """Weights and images that an experiment needs from elsewhere -> this machine, ahead of time."""
@@ -328,11 +359,14 @@ def _bench(overrides: list[str] | None) -> "Bench":
 
 
 def _prepared(config: "Config") -> "Bench":
-    from latentmix.bench import Bench
-    from latentmix.launch import prepare
+    from latentmix.spent import spent
 
-    prepare(config.launch)
-    return Bench(config)
+    with spent("starting"):
+        from latentmix.bench import Bench
+        from latentmix.launch import prepare
+
+        prepare(config.launch)
+        return Bench(config)
 
 
 def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) -> None:

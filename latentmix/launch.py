@@ -28,6 +28,7 @@ from latentmix.crew import POLL, Crew, Shard
 from latentmix.errors import STOPPED, Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
+from latentmix.spent import Profile, spent
 from latentmix.store import key, read_json, sweep_up, write, write_json
 from latentmix.sweep import Plan, Stage, Task
 
@@ -62,10 +63,11 @@ class Rate(ProgressColumn):
 @contextmanager
 def joining(bench: Bench, command: str, shard: Shard | None = None) -> Iterator[Crew]:
     """Go to work at a run, beside whoever else does; UserError before that where something needed is missing."""
-    doctor.require(bench, command)
-    bench.check()
-    for folder in (bench.config.cache, bench.config.folder):
-        sweep_up(folder)
+    with spent("starting"):
+        doctor.require(bench, command)
+        bench.check()
+        for folder in (bench.config.cache, bench.config.folder):
+            sweep_up(folder)
     with Crew(bench.config.work, shard) as crew:
         if command != "evaluate":
             settle(bench, crew)
@@ -139,7 +141,8 @@ def _planned(bench: Bench, plan: Plan, crew: Crew, place: int) -> Stage:
     """A stage, in the batches agreed upon, and noted for `latentmix status`."""
     bench.batch = _agreed(bench, crew) or bench.batch
     crew.lists.news()  # whatever is in the lists by now, the plan knows
-    stage = plan(bench)
+    with spent("planning"):
+        stage = plan(bench)
     left = {name: task.images for name, task in _named(bench, stage).items()}
     crew.record(stage.name, {"place": place, "images": stage.images + stage.cached, "left": left})
     return stage
@@ -226,6 +229,17 @@ def conclude(bench: Bench, results: Sequence[Result], pictures: Sequence[Path]) 
     for path in (*(config.folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *pictures):
         console.print(str(path), soft_wrap=True, highlight=False)
     console.print(f"All of it on one page: latentmix report {config.folder}", soft_wrap=True, highlight=False)
+
+
+def account(bench: Bench, profile: Profile) -> Path:
+    """Show where the time went, and leave it in `profile.json`."""
+    table = Table("spent on", "seconds", "of it", title=f"{profile.in_networks:.1%} of the time in networks")
+    for name, seconds in sorted(profile.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / profile.whole:.1%}")
+    Console().print(table)
+    path = bench.config.folder / "profile.json"
+    write_json(path, {"seconds": profile.seconds, "whole": profile.whole, "in networks": profile.in_networks})
+    return path
 
 
 def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:

@@ -13,7 +13,7 @@ paper's norms only scale m; those that lead elsewhere are in `paths`.
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from latentmix.paths import adain, nao, slerp
 Latents = Float[Tensor, "N C H W"]
 Weights = Float[Tensor, "K N"]
 Mixtures = Float[Tensor, "K C H W"]
+Means = Float[Tensor, "_ _ _ _"]  # in as few numbers as tell them
 
 
 @dataclass(frozen=True)
@@ -126,39 +127,48 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
     w = weights.to(z)
     with _all_bits(z.device):
         centroids = (w @ z.flatten(1)).unflatten(1, z.shape[1:])
-        mixed: dict[Method, Tensor] = {}
-        for mean in dict.fromkeys(method.mean for method in parsed):
-            alike = [method for method in dict.fromkeys(parsed) if method.mean == mean]
-            mixed |= zip(alike, _mix(z, w, centroids, alike), strict=True)
+        mixed = {method: torch.empty_like(centroids) for method in parsed}
+        splits = {method.mean: _Split.of(z, w, method) for method in mixed}
+        for rows in _rows(centroids):  # by all methods, while these are in reach
+            for mean, split in splits.items():
+                places = {method: whole[rows] for method, whole in mixed.items() if method.mean == mean}
+                _mix(z, w[rows], centroids[rows] - split.mixed[rows], split, places)
+                for place in places.values():
+                    place += split.mixed[rows]
         return [mixed[method] for method in parsed]
 
 
-def _mix(z: Latents, w: Weights, centroids: Mixtures, methods: Sequence[Method]) -> list[Mixtures]:
-    """By methods that split the same mean off."""
-    d = methods[0].split(z)
-    e = z - d
-    mixed_d = torch.einsum("kn,nchw->kchw", w, d)
-    e_norm = torch.linalg.vector_norm(e, dim=(1, 2, 3))
-    mixed = [torch.empty_like(centroids) for _ in methods]
-    for rows in _rows(centroids):
-        m = centroids[rows] - mixed_d[rows]
-        of = Lengths(w[rows], e_norm, torch.linalg.vector_norm(m, dim=(1, 2, 3)), m[0].numel())
-        for whole, method in zip(mixed, methods, strict=True):
-            if method.norm in SCALES:
-                scale = SCALES[method.norm](of).view(-1, 1, 1, 1)
-                _put(whole[rows], mixed_d[rows], scale, m)
-            else:
-                whole[rows] = mixed_d[rows] + PATHS[method.norm](e, w[rows], m)
-    return mixed
+def _mix(z: Latents, w: Weights, m: Mixtures, split: "_Split", places: Mapping[Method, Tensor]) -> None:
+    """f_norm(E, w) into the place of each method, all of which split the same mean off."""
+    of = Lengths(w, split.e_norm, torch.linalg.vector_norm(m, dim=(1, 2, 3)), m[0].numel())
+    for method, place in places.items():
+        if method.norm in SCALES:
+            _scaled(m, SCALES[method.norm](of).view(-1, 1, 1, 1), place)
+        else:
+            place.copy_(PATHS[method.norm](z - split.d, w, m))
 
 
-def _put(place: Tensor, d: Tensor, scale: Tensor, m: Tensor) -> None:
-    """d + s·m, at once in its place where no gradient is asked for."""
-    differentiable = torch.is_grad_enabled() and (scale.requires_grad or m.requires_grad)
-    if differentiable:
-        place.copy_(torch.addcmul(d, scale, m))
+@dataclass(frozen=True)
+class _Split:
+    """Latents in two, z = d + e: d, its mixtures f_LIN(D, w), and ‖e‖; e itself, as large as z, is not kept."""
+
+    d: Means
+    mixed: Means
+    e_norm: Float[Tensor, " N"]
+
+    @classmethod
+    def of(cls, z: Latents, w: Weights, method: Method) -> "_Split":
+        d = method.split(z)
+        e_norm = torch.cat([torch.linalg.vector_norm(z[rows] - d[rows], dim=(1, 2, 3)) for rows in _rows(z)])
+        return cls(d, torch.einsum("kn,nchw->kchw", w, d), e_norm)
+
+
+def _scaled(m: Tensor, scale: Tensor, place: Tensor) -> None:
+    """s·m, at once in its place where no gradient is asked for."""
+    if torch.is_grad_enabled() and (scale.requires_grad or m.requires_grad):
+        place.copy_(scale * m)
     else:
-        torch.addcmul(d, scale, m, out=place)
+        torch.mul(scale, m, out=place)
 
 
 def _rows(x: Tensor) -> list[slice]:

@@ -31,7 +31,7 @@ def reconstruction(bench: Bench) -> Stage:
     """What was inverted -> images, compared with those it came from, for every class's pool."""
     stage = Stage("reconstruct", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
     for class_id in bench.classes:
-        sources, done = bench.pool(class_id), _kept(bench, class_id).read().keys()
+        sources, done = bench.pool(class_id), _kept(bench, class_id).ids()
         missing = {source for source in sources if source.id not in done}
         stage.plan(class_id, sources, missing, bench.batch, partial(_reconstruct, bench, class_id))
     return stage
@@ -47,7 +47,7 @@ def _reconstruct(bench: Bench, class_id: str, sources: Sequence[Source], size: i
     clean = state.pop("clean")
     images, by_vae = pixels(sources, bench.config.model.size), bench.model.decode(clean).cpu()[: len(sources)]
     returned, made = render(bench, class_id, state, f"the reconstruction of {class_id}")
-    made = made[: len(sources)]
+    made = made.cpu()[: len(sources)]
     kept = {
         "psnr": psnr(made, images),
         "psnr_vae": psnr(by_vae, images),

@@ -12,6 +12,7 @@ from latentmix.config import Config, validate
 from latentmix.crew import Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
+from latentmix.spent import spent
 from latentmix.store import write_json
 from latentmix.sweep import Plan
 
@@ -43,8 +44,11 @@ def finish(bench: Bench) -> None:
     """Features -> tables and figures; seconds, where all features are there."""
     from latentmix.figures import draw_run
 
-    results = evaluate(bench)
-    launch.conclude(bench, results, draw_run(bench))
+    with spent("evaluating"):
+        results = evaluate(bench)
+    with spent("drawing"):
+        pictures = draw_run(bench)
+    launch.conclude(bench, results, pictures)
 
 
 def freeze(config: Config) -> Path:

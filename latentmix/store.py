@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from latentmix.errors import UserError
+from latentmix.spent import spent
 
 PART = ".part"  # ends the name, a hidden one, of a file that is being written, which takes seconds
 ABANDONED = 3600  # s after which nobody is writing it any more
@@ -63,6 +64,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+@spent("writing")
 def write(path: Path, content: bytes) -> None:
     """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
     part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # whoever else writes here, on whatever machine
@@ -154,6 +156,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     write(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
 
 
+@spent("reading")
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and `about` of `save_tensors`; raises ValueError where the file is not exactly what was saved."""
     content = path.read_bytes()
@@ -199,9 +202,20 @@ class Parts:
             write_json(note, self.identity)
         save_tensors(self.folder / f"{key(list(ids))}.safetensors", tensors, {"ids": list(ids)})
 
+    def ids(self) -> set[str]:
+        """Those whose rows are there whole; the rows, which may not fit into memory, are let go file by file."""
+        return {id_ for _, ids in self._files() for id_ in ids}
+
     def read(self) -> dict[str, dict[str, Tensor]]:
         """id -> name -> row, for all that is there."""
         rows: dict[str, dict[str, Tensor]] = {}
+        for tensors, ids in self._files():
+            for row, id_ in enumerate(ids):
+                rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+        return rows
+
+    def _files(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+        """The tensors and the ids of each file that is whole; at the end a warning of those that are not."""
         damaged: list[ValueError] = []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -211,12 +225,10 @@ class Parts:
                 continue
             except OSError as error:
                 raise UserError(f"{path} can't be read: {error.strerror or error}") from error
-            for row, id_ in enumerate(about["ids"]):
-                rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
+            yield tensors, about["ids"]
         if damaged:
             more = f" (nor are {len(damaged) - 1} others beside it)" if len(damaged) > 1 else ""
             _warn_once(f"{damaged[0]}{more}; it counts as missing and is made again")
-        return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:
         """The rows of one tensor in the order of `ids`; raises UserError for one that is missing."""

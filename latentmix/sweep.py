@@ -2,13 +2,19 @@
 
 A task is one batch. Batches are laid out by the plan alone and always full (the last one is padded), so neither the
 order of work nor an interruption changes a byte of what is kept; another batch size changes nothing beyond rounding.
+
+Images are generated in a stream for each class, where one batch goes on from one N and method to the next, so that few
+draws make no small batches. Other N, methods or draws lay the stream out otherwise, which may change rounding too; what
+is there already stays as it is.
 """
 
 import io
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,9 +31,12 @@ from latentmix.errors import UserError
 from latentmix.features import Network
 from latentmix.inversion import State, halves
 from latentmix.models import predictor
+from latentmix.spent import spent
 from latentmix.store import Parts, write
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
+Drawn = tuple[Cell, int]  # a draw of a cell: one image
 Work = Callable[[Sequence[Item], int], None]  # a batch, and the size that it is padded to
 
 
@@ -91,7 +100,7 @@ def inversion(bench: Bench) -> Stage:
     settings = bench.config.inversion
     stage = Stage("invert", settings.steps * bench.inversion.calls(settings))
     for class_id in bench.classes:
-        sources, done = bench.pool(class_id), bench.latents(class_id).read().keys()
+        sources, done = bench.pool(class_id), bench.latents(class_id).ids()
         missing = {source for source in sources if source.id not in done}
         stage.plan(class_id, sources, missing, bench.batch, partial(_invert, bench, class_id))
     return stage
@@ -112,21 +121,40 @@ def mixing(bench: Bench) -> Stage:
     """Latents -> centroids, kept on disk; a sweep does without, as they are made anew in no time."""
     stage, draws = Stage("mix"), range(bench.config.draws)
     for cell in bench.cells:
-        done = bench.centroids(cell).read().keys()
+        done = bench.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in done}
         stage.plan(str(cell), draws, missing, bench.batch, partial(_mix, bench, cell))
     return stage
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is generated in one sequence of batches, and which of it lacks a picture that is kept, or features."""
+
+    name: str
+    drawn: Sequence[Drawn]
+    unseen: set[Drawn]
+    unmeasured: set[Drawn]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
     stage = Stage("generate", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
     draws = range(bench.config.draws)
-    for cell in bench.generated:
-        missing = _without_picture(bench, cell, draws[:pictures])
-        if measure and _without_picture(bench, cell, draws):  # else `measurement` has all it needs
-            missing |= _unmeasured(bench, cell)
-        stage.plan(str(cell), draws, missing, bench.batch, partial(_generate, bench, cell, draws[:pictures], measure))
+    for name, cells in bench.streams.items():
+        # Where all pictures are there, `measurement` has all it needs.
+        measured = [cell for cell in cells if measure and _without_picture(bench, cell, draws)]
+        stream = Stream(
+            name,
+            drawn=[(cell, draw) for cell in cells for draw in draws],
+            unseen={(cell, draw) for cell in cells for draw in _without_picture(bench, cell, draws[:pictures])},
+            unmeasured={(cell, draw) for cell in measured for draw in _unmeasured(bench, cell)},
+        )
+        work = partial(_generate, bench, stream)
+        stage.plan(name, stream.drawn, stream.unseen | stream.unmeasured, bench.batch, work)
     return stage
 
 
@@ -161,10 +189,10 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
     z = padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
-    images = _plain(bench, class_id, z, f"images of {class_id}")[: len(indices)]
+    images = _plain(bench, class_id, z, f"images of {class_id}")[: len(indices)].cpu()
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
-    for index, image in zip(indices, perturbed.round().clamp(0, 255).to(torch.uint8), strict=True):
-        write_picture(data.path(class_id, index), image)
+    images = perturbed.round().clamp(0, 255).to(torch.uint8)
+    write_pictures({data.path(class_id, index): image for index, image in zip(indices, images, strict=True)})
 
 
 def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
@@ -190,29 +218,41 @@ def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
 
 
 @torch.no_grad()
-def _generate(bench: Bench, cell: Cell, kept: range, measure: bool, draws: Sequence[int], size: int) -> None:
-    if cell.method == NOISE:
-        images = _plain(bench, cell.class_id, padded(bench.noise(cell.class_id, draws), size), str(cell))
+def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -> None:
+    cells = dict(_by_cell(drawn))
+    first, what = drawn[0][0], "; ".join(map(str, cells))
+    if first.method == NOISE:
+        images = _plain(bench, first.class_id, padded(bench.noise(first.class_id, cells[first]), size), what)
     else:
-        state = {name: padded(x, size) for name, x in _mixed(bench, cell, draws).items()}
-        _, images = render(bench, cell.class_id, state, str(cell))
-    images = images[: len(draws)]
-    for draw, image in zip(draws, images, strict=True):
-        if draw in kept:
-            write_picture(bench.picture(cell, draw), image)
-    if measure:
-        _keep_features(bench, cell, draws, images, size)
+        parts = [_mixed(bench, cell, draws) for cell, draws in cells.items()]
+        state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
+        _, images = render(bench, first.class_id, state, what)
+    made = dict(zip(drawn, images, strict=False))  # less the padding
+    write_pictures({bench.picture(*one): made[one] for one in drawn if one in stream.unseen})
+    if stream.unmeasured.intersection(drawn):
+        _keep_features(bench, drawn, images, stream.unmeasured)
 
 
 def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
     images = torch.stack([read_picture(bench.picture(cell, draw)) for draw in draws])
-    _keep_features(bench, cell, draws, images, size)
+    drawn = [(cell, draw) for draw in draws]
+    _keep_features(bench, drawn, padded(images, size), set(drawn))
 
 
-def _keep_features(bench: Bench, cell: Cell, draws: Sequence[int], images: Tensor, size: int) -> None:
+def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
+    """Of a whole batch of images, a file for each cell that has a part in it and lacks something there."""
     for network in bench.networks.values():
-        features = _extract(network, images, size)
-        bench.features(cell, network).write([draw_id(draw) for draw in draws], {"features": features})
+        rows = iter(_extract(network, images, len(images)))
+        for cell, draws in _by_cell(drawn):
+            features = torch.stack([next(rows) for _ in draws])
+            if unmeasured.intersection((cell, draw) for draw in draws):
+                bench.features(cell, network).write([draw_id(draw) for draw in draws], {"features": features})
+
+
+def _by_cell(drawn: Sequence[Drawn]) -> Iterator[tuple[Cell, list[int]]]:
+    """The draws of each cell, cell by cell, in their order."""
+    for cell, group in groupby(drawn, key=lambda one: one[0]):
+        yield cell, [draw for _, draw in group]
 
 
 def _mixed(bench: Bench, cell: Cell, draws: Sequence[int]) -> State:
@@ -222,20 +262,20 @@ def _mixed(bench: Bench, cell: Cell, draws: Sequence[int]) -> State:
 
 @torch.no_grad()
 def render(bench: Bench, class_id: str, state: State, what: str) -> tuple[Tensor, Tensor]:
-    """What was inverted, or a mixture of it -> clean latents and images, uint8 [B, 3, H, W] on the CPU."""
+    """What was inverted, or a mixture of it -> clean latents and images, uint8 [B, 3, H, W], on the device."""
     refuse_nan(state["latents"], f"mixing {what}")
     told = bench.conditioning(class_id, bench.config.guidance)
     clean = bench.inversion.generate(bench.model, state, bench.generation_ladder, told, bench.config.inversion)
     refuse_nan(clean, f"generating {what}")
-    return clean, bench.model.decode(clean).cpu()
+    return clean, bench.model.decode(clean)
 
 
 def _plain(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
-    """Random latents -> images of a class, uint8 [B, 3, H, W] on the CPU, by nothing but the model."""
+    """Random latents -> images of a class, uint8 [B, 3, H, W] on the device, by nothing but the model."""
     told = bench.conditioning(class_id, bench.config.guidance)
     clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
     refuse_nan(clean, f"generating {what}")
-    return bench.model.decode(clean).cpu()
+    return bench.model.decode(clean)
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
@@ -249,7 +289,7 @@ def _chunks(items: Sequence[Item], batch: int) -> list[Sequence[Item]]:
 
 def _in_all(parts: Sequence[Parts]) -> set[str]:
     """The ids whose rows are in each of several."""
-    return set.intersection(*(set(part.read()) for part in parts))
+    return set.intersection(*(part.ids() for part in parts))
 
 
 def _without_picture(bench: Bench, cell: Cell, draws: Sequence[int]) -> set[int]:
@@ -266,10 +306,14 @@ def padded(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 
+@spent("reading")
 def pixels(sources: Sequence[Source], size: int) -> Tensor:
-    return torch.from_numpy(np.stack([source.pixels(size) for source in sources])).permute(0, 3, 1, 2).contiguous()
+    """The images, uint8 [B, 3, H, W]."""
+    rows = _each(lambda source: source.pixels(size), sources)
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
+@spent("features")
 def _extract(network: Network, images: Tensor, size: int) -> Tensor:
     return network.extract(padded(images, size))[: len(images)].cpu()
 
@@ -279,10 +323,21 @@ def refuse_nan(z: Tensor, what: str) -> None:
         raise UserError(f"NaN or infinity came up in {what}; try model.precision=float32, and look at the inputs there")
 
 
+@spent("writing")
+def write_pictures(images: Mapping[Path, Tensor]) -> None:
+    _each(lambda item: write_picture(*item), list(images.items()))
+
+
+def _each(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """Codecs on all of the threads that there are to use: they would keep a fast device waiting."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(work, items))
+
+
 def write_picture(path: Path, image: Tensor) -> None:
     """uint8 [3, H, W] -> PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
     write(path, buffer.getvalue())
 
 

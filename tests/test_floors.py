@@ -17,6 +17,7 @@ FLOORS = {
     "latentmix.chance": 0,
     "latentmix.config": 2,
     "latentmix.store": 0,
+    "latentmix.spent": 0,
     "latentmix.ladder": 1,
     "latentmix.mixing": 1,
     "latentmix.paths": 1,

@@ -20,6 +20,7 @@ from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.evaluate import evaluate, read_table
 from latentmix.mixing import Method
+from latentmix.models.unet import UNetModel
 
 BASE = (
     "data.classes=[star,heart]",
@@ -314,7 +315,7 @@ def test_a_picture_and_its_features_lost_together_come_back(copy: Path, whole: P
     cell = Cell("heart", 4, Method("fix", "chm"))
     shutil.rmtree(bench(copy).cell_folder(cell))
     run(copy)
-    assert worked == [f"_generate {cell}"] * 2
+    assert worked == ["_generate heart"] * 2
     assert_same(copy, whole, but="/centroids/")
 
 
@@ -387,7 +388,7 @@ def test_a_full_disk(writes: int, whole: Path, tmp_path: Path, worked: list[str]
 
 def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, worked: list[str]) -> None:
     run(copy, "methods=[fix/0,nin/m,fix/chm]")
-    assert len(worked) == 8 and all("nin/m" in work for work in worked)
+    assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     old = results(whole)
     for name in ("metrics.csv", "pairs.csv", "images.parquet"):
         del old[f"tiny-shapes/{name}"]
@@ -398,9 +399,45 @@ def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, wor
 
 def test_another_n_leaves_those_that_are_there(copy: Path, whole: Path, worked: list[str]) -> None:
     run(copy, "n=[2,3,4]")
-    assert len(worked) == 8 and all("N = 3" in work for work in worked)
+    assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     rows = set((copy / "tiny-shapes" / "metrics.csv").read_text().splitlines())
     assert set((whole / "tiny-shapes" / "metrics.csv").read_text().splitlines()) <= rows
+
+
+def test_few_draws_of_many_cells_fill_batches(
+    tmp_path: Path, worked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four cells of 3 draws and batches of 6: two full ones, and the same images as in batches of one cell each."""
+    sizes, predict = set[int](), UNetModel.predict
+
+    def noted(self: UNetModel, z: torch.Tensor, *rest: Any) -> Any:
+        sizes.add(len(z))
+        return predict(self, z, *rest)
+
+    few = ("draws=3", "data.classes=[star]", "pool=6", "data.reference=6", "metrics=[clip_distance]")
+    run(tmp_path / "alone", *few)
+    begun = len(worked)
+    monkeypatch.setattr(UNetModel, "predict", noted)
+    run(tmp_path / "packed", *few, "batch=6")
+    assert sizes == {6}
+    assert worked[begun:].count("_generate star") == 2
+    together, alone = bench(tmp_path / "packed", *few, "batch=6"), bench(tmp_path / "alone", *few)
+    for cell in alone.cells:
+        rows = [stacked(b.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
+        assert len(rows[0]) == 3 and deviation(*rows) < 1e-3
+
+
+def test_what_one_cell_lost_is_made_in_its_old_batch(copy: Path, whole: Path) -> None:
+    """`batch=4` and 6 draws put two cells into one batch; one of them loses what it had there."""
+    shutil.rmtree(copy / "cache" / "cells")
+    run(copy, "batch=4")
+    before = results(copy)
+    made = bench(copy, "batch=4")
+    lost = made.features(made.cells[1], made.networks["clip"]).folder
+    shutil.rmtree(lost)
+    made.picture(made.cells[1], 0).unlink()
+    run(copy, "batch=4")
+    assert results(copy) == before and lost.exists()
 
 
 def test_another_class_leaves_those_that_are_there(copy: Path, worked: list[str]) -> None:
@@ -409,11 +446,11 @@ def test_another_class_leaves_those_that_are_there(copy: Path, worked: list[str]
     assert all("drop" in work for work in worked if not work.startswith("_measure_real"))
 
 
-@pytest.mark.parametrize(("draws", "begun"), [(9, 8), (8, 8), (4, 0)])
+@pytest.mark.parametrize(("draws", "begun"), [(9, 8), (8, 10), (4, 0)])
 def test_more_draws_add_to_those_that_are_there(
     draws: int, begun: int, copy: Path, whole: Path, worked: list[str]
 ) -> None:
-    """9 lie in three batches of 3; 8 in two of 3 and one of 2; 4 in two of 2, which are all there."""
+    """The third of a cell's batches, of 9 draws; of 8, the new two are in one batch or in two; of 4, all are there."""
     run(copy, f"draws={draws}")
     assert len(worked) == begun
     longer, usual = bench(copy, f"draws={draws}"), bench(whole)

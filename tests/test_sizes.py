@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,34 +10,8 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from latentmix.config import compose
 from latentmix.features import embedded_folder
 from latentmix.models import Conditioning, Text, load_model
+from latentmix.models.published import SD15, SD35_MEDIUM, VAE_OF_SD
 from latentmix.models.vae import VAE
-
-SD15: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, where it differs from the class's defaults
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-SD35_MEDIUM: dict[str, Any] = {  # transformer/config.json of Stable Diffusion 3.5 medium
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_layers": 24,
-    "attention_head_dim": 64,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1536,
-    "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 384,
-    "dual_attention_layers": tuple(range(13)),
-    "qk_norm": "rms_norm",
-}
-VAE_OF_SD: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
 
 
 def parameters(network: torch.nn.Module) -> int:

@@ -132,7 +132,7 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     from latentmix import figures, probe, reconstruct, sweep
 
     if not order["figures"]:
-        figures.draw_run = lambda _: []
+        figures.draw_run = lambda bench: []
     counts: dict[str, int] = {}
 
     def note(what: str, which: str) -> None:

@@ -1,7 +1,7 @@
 """Diffusion models as the rest of latentmix sees them."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -37,6 +37,15 @@ class Conditioning:
     text: Text
     null: Text
     guidance: float = 1.0
+    _told: dict[int, Text] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def told(self, rows: int) -> Text:
+        """What a batch is told: a row for each latent or, under guidance, the empty prompt for each and then the
+        prompt for each. The same tensors each time, by which networks know what they have read already."""
+        if rows not in self._told:
+            text = self.text.expand(rows)
+            self._told[rows] = text if self.guidance == 1 else self.null.expand(rows) + text
+        return self._told[rows]
 
 
 class Model(Protocol):
@@ -76,11 +85,10 @@ def predictor(model: Model, conditioning: Conditioning) -> Predict:
 
 def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
     """The network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
-    text = conditioning.text.expand(len(z))
+    told = conditioning.told(len(z))
     if conditioning.guidance == 1:
-        return network(z, text)
-    null = conditioning.null.expand(len(z))
-    out_null, out_text = network(torch.cat([z, z]), null + text).chunk(2)
+        return network(z, told)
+    out_null, out_text = network(torch.cat([z, z]), told).chunk(2)
     return out_null + conditioning.guidance * (out_text - out_null)
 
 

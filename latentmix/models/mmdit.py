@@ -19,6 +19,7 @@ from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
 from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
 from latentmix.models.vae import VAE
+from latentmix.spent import spent
 from latentmix.store import folder_digest
 
 UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladders than the one here
@@ -68,6 +69,7 @@ class MMDiTModel:
         clip = read_config(self.folder / "text_encoder")["max_position_embeddings"]
         return clip + self.max_sequence_length, self._transformer_config["joint_attention_dim"]
 
+    @spent("text encoders")
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         first, second = (self._clip(prompts, suffix) for suffix in ("", "_2"))
@@ -76,6 +78,7 @@ class MMDiTModel:
         clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return Text(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
 
+    @spent("diffusion")
     def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
             time = torch.full([len(z)], clock, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
@@ -118,6 +121,7 @@ class MMDiTModel:
         return torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
 
     @cached_property
+    @spent("loading weights")
     def _transformer(self) -> Any:
         from diffusers import SD3Transformer2DModel
 

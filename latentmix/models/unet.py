@@ -17,8 +17,10 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
+from latentmix.models.once import Halves, before_the_prompt, read_prompts_once
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
 from latentmix.models.vae import VAE
+from latentmix.spent import spent
 from latentmix.store import folder_digest
 
 PREDICTIONS = {"epsilon": ladder.from_epsilon, "v_prediction": ladder.from_v}
@@ -60,6 +62,7 @@ class UNetModel:
         config = read_config(self.folder / "text_encoder")
         return config["max_position_embeddings"], config["hidden_size"]
 
+    @spent("text encoders")
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -70,18 +73,27 @@ class UNetModel:
         states = torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
         return Text(states, states.new_empty(len(states), 0))
 
+    @spent("diffusion")
     def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
             return self._unet(z.to(self.dtype), clock, text.states).sample.float()
 
-        return PREDICTIONS[self._scheduler.prediction_type](guided(network, z, conditioning), z, here)
+        with self._halves.alike(conditioning.guidance != 1):
+            out = guided(network, z, conditioning)
+        return PREDICTIONS[self._scheduler.prediction_type](out, z, here)
 
     @cached_property
+    @spent("loading weights")
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
         network = load_network(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
+        read_prompts_once(network)
         return network.to(self.device, memory_format=torch.channels_last)
+
+    @cached_property
+    def _halves(self) -> Halves:
+        return Halves(before_the_prompt(self._unet))
 
     @property
     def _scheduler(self) -> Any:

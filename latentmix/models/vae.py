@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.models.pipeline import load_network, load_part
+from latentmix.spent import spent
 
 
 class VAE:
@@ -19,6 +20,7 @@ class VAE:
         self.folder = folder
         self.device = device
 
+    @spent("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale, the posterior's mean."""
@@ -26,6 +28,7 @@ class VAE:
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
+    @spent("VAE")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
@@ -61,6 +64,7 @@ class VAE:
         return load_part(AutoencoderKL.load_config, self.folder)
 
     @cached_property
+    @spent("loading weights")
     def _network(self) -> Any:
         from diffusers import AutoencoderKL
 

@@ -1,0 +1,101 @@
+"""What a U-Net computes once comes out as if it were computed each time, and is computed less often."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from latentmix.models import Conditioning, Text, guided
+from latentmix.models.once import Halves, Once, before_the_prompt, read_prompts_once
+
+LAYOUTS = {  # which block first reads the prompt
+    "the first, as in Stable Diffusion": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "the second, as in the embedded one": ("DownBlock2D", "CrossAttnDownBlock2D"),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def unet(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    down = LAYOUTS[request.param]
+    up = tuple(name.replace("Down", "Up") for name in reversed(down))
+    sizes: dict[str, Any] = {"block_out_channels": (16, 32), "cross_attention_dim": 12, "attention_head_dim": 4}
+    network = UNet2DConditionModel(
+        **sizes, norm_num_groups=4, layers_per_block=1, down_block_types=down, up_block_types=up
+    )
+    return network.eval().requires_grad_(False)
+
+
+def text(rows: int, seed: int) -> Text:
+    return Text(torch.randn(rows, 7, 12, generator=torch.Generator().manual_seed(seed)), torch.empty(rows, 0))
+
+
+def predict(unet: Any, z: Tensor, told: Conditioning) -> Tensor:
+    return guided(lambda z, text: unet(z, 500, text.states).sample, z, told)
+
+
+@pytest.mark.parametrize("rows", [1, 3])  # one empty prompt for all, and, as null-text inversion has it, one for each
+def test_guidance_is_the_same_and_takes_less(unet: Any, rows: int) -> None:
+    z, told = torch.randn(3, 4, 8, 8), Conditioning(text(1, 1), text(rows, 2), 7.5)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as before:
+            expected = predict(unet, z, told)
+        halves = Halves(before_the_prompt(unet))
+        read_prompts_once(unet)
+        with halves.alike(True):
+            predict(unet, z, told)
+            with FlopCounterMode(display=False) as after:
+                made = predict(unet, z, told)
+        assert (made - expected).abs().max() < 1e-6 * expected.abs().max()
+        assert after.get_total_flops() < 0.95 * before.get_total_flops()
+        assert torch.equal(predict(unet, z, told), expected)  # outside, all is as it was
+
+
+def test_halves_are_whole_again_after_an_error(unet: Any) -> None:
+    halves = Halves(before_the_prompt(unet))
+    z, states = torch.randn(4, 4, 8, 8), text(4, 1).states
+    with torch.no_grad():
+        expected = unet(z, 500, states).sample
+        with pytest.raises(RuntimeError), halves.alike(True):
+            unet(z, 500, states[:, :, :5])
+        assert torch.equal(unet(z, 500, states).sample, expected)
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.fixture
+def layer() -> Iterator[Counted]:
+    yield Counted(3, 2)
+
+
+def test_a_tensor_is_read_once_and_another_anew(layer: Counted) -> None:
+    once, x, like = Once(layer), torch.ones(4, 3), torch.ones(4, 3)
+    with torch.no_grad():
+        assert torch.equal(once(x), once(x)) and layer.calls == 1
+        assert torch.equal(once(like), once(x)) and layer.calls == 3  # only the last is kept
+
+
+def test_gradients_are_never_kept(layer: Counted) -> None:
+    once, x = Once(layer), torch.ones(4, 3, requires_grad=True)
+    with torch.no_grad():
+        once(x)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(once(x).sum(), x)
+        assert torch.equal(gradient, layer.weight.sum(0).expand(4, 3))
+
+
+def test_a_batch_is_told_by_the_same_tensors_each_time() -> None:
+    told = Conditioning(text(1, 1), text(1, 2), 3.0)
+    assert told.told(4) is told.told(4)
+    assert torch.equal(told.told(4).states[[0, 4]], torch.cat([told.null.states, told.text.states]))
+    assert len(Conditioning(told.text, told.null).told(4).states) == 4
