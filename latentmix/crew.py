@@ -81,7 +81,7 @@ class Lists:
 
 
 class Crew:
-    """A worker among those that have a folder in common; it enters when it begins and leaves when it ends."""
+    """A worker among those that have a folder in common; it begins with its first claim or note."""
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
@@ -96,6 +96,19 @@ class Crew:
         self._heart = threading.Thread(target=self._beat_on, daemon=True)
 
     def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        if self._heart.is_alive():
+            self._heart.join()
+        with suppress(OSError):
+            self._pulse(self.name).unlink()
+
+    def _begin(self) -> None:
+        """Leave the first trace in the folder: not before there is something to tell, since settings may be refused."""
+        if self._heart.is_alive():
+            return
         for part in ("claims", "workers"):
             with _explained(self.folder):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -104,13 +117,6 @@ class Crew:
                 path.unlink(missing_ok=True)
         self._beat()
         self._heart.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leaving.set()
-        self._heart.join()
-        with suppress(OSError):
-            self._pulse(self.name).unlink()
 
     def share(self, left: MutableMapping[str, Piece]) -> Iterator[str | None]:
         """The names that this worker is to do, one at a time and claimed; None while others do all that is left.
@@ -151,6 +157,7 @@ class Crew:
 
     def claim(self, name: str) -> bool:
         """Whether it is this worker's now: nobody had it, or whoever had it is lost."""
+        self._begin()
         path = self.folder / "claims" / name
         for _ in range(2):
             try:
@@ -210,6 +217,7 @@ class Crew:
 
     def record(self, stage: str, about: Mapping[str, Any]) -> None:
         """Note for `latentmix status` what a stage has and what of it was left when the lists had been read so far."""
+        self._begin()
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.lists.read})
 
 

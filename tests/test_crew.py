@@ -124,6 +124,7 @@ def test_a_lost_worker_is_taken_for_lost_by_the_watchers_own_clock(
 ) -> None:
     """On another machine, whose clock may say anything."""
     with Crew(tmp_path) as member:
+        assert member.claim("another")
         pulse, claim = tmp_path / "workers" / "elsewhere-1-abcdef.json", tmp_path / "claims" / "piece0"
         claim.write_text(pulse.stem)
         for beat in range(3):
@@ -150,12 +151,13 @@ with Crew(Path({str(tmp_path)!r})) as member:
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -9
     assert list(tmp_path.glob("workers/*.json"))
     with Crew(tmp_path) as member:
-        assert not [path for path in tmp_path.glob("workers/*.json") if path.stem != member.name]
         assert member.claim("piece0")
+        assert [path.stem for path in tmp_path.glob("workers/*.json")] == [member.name]
 
 
 def test_a_claim_that_nobody_signed_is_lost_after_a_while(tmp_path: Path) -> None:
     with Crew(tmp_path) as member:
+        assert member.claim("another")
         (tmp_path / "claims" / "piece0").touch()
         assert not member.claim("piece0")
         time.sleep(2.1)
@@ -177,5 +179,11 @@ def test_lists_are_read_on_from_where_they_were_and_by_whole_lines(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file.*outputs="), Crew(tmp_path / "file"):
+    with pytest.raises(UserError, match=r"file.*outputs="), Crew(tmp_path / "file") as member:
+        member.claim("piece0")
+
+
+def test_nothing_is_left_where_nothing_was_begun(tmp_path: Path) -> None:
+    with Crew(tmp_path / "work"):
         pass
+    assert not (tmp_path / "work").exists()
