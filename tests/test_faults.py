@@ -403,7 +403,7 @@ def test_many_small_batches_leave_no_file_open_and_take_no_more_memory(warm: War
     ended = Bed(warm, tmp_path / "logs", [["sweep", *BASE, *more]]).finish(tmp_path / "outputs")
     files, pages = (ended.numbers(what)[-50:] for what in ("files", "pages"))
     assert len(files) == 50 and max(files[25:]) <= max(files[:25])
-    assert max(pages[25:]) - max(pages[:25]) < 2**20 / 4096 * 4  # MiB
+    assert max(pages[25:]) - max(pages[:25]) < 16 * 2**20 / 4096
 
 
 def open_files() -> int:

@@ -80,9 +80,7 @@ class Warm:
         return [_ended(code, run.log) for code, run in zip(codes, runs, strict=True)]
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()  # which closes its input, so that it ends
 
 
 def _ended(code: int, log: str) -> Ended:
