@@ -38,8 +38,9 @@ def refusal(*overrides: str) -> str:
 
 
 def written(group: str, option: str) -> dict[str, Any]:
-    """What stands in an option's file."""
-    return yaml.safe_load((config.folder() / group / f"{option}.yaml").read_text())
+    """What stands in an option's file, but for what is YAML's and Hydra's own."""
+    found = yaml.safe_load((config.folder() / group / f"{option}.yaml").read_text())
+    return {name: value for name, value in found.items() if name != "defaults" and not name.startswith("_")}
 
 
 # What is composed
