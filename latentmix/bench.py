@@ -17,6 +17,7 @@ from latentmix.errors import UserError
 from latentmix.features import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
+from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.spent import spent
@@ -82,10 +83,10 @@ class Bench:
     @spent("loading weights")
     def networks(self) -> dict[str, Network]:
         """`frechet` and `clip`, for the two distances."""
-        model = self.config.model
+        model, texts = self.config.model, any(METRICS[name].of_prompt for name in self.config.metrics)
         return {
             "frechet": frechet_network(model.features, self.device),
-            "clip": clip_network(model.clip, self.device),
+            "clip": clip_network(model.clip, self.device, texts),
         }
 
     @cached_property
@@ -172,7 +173,8 @@ class Bench:
         network, prompt = self.networks["clip"], self.prompt(class_id)
         kept = Parts(self.config.cache / "prompts" / key(network.identity), network.identity)
         if prompt not in kept.read():
-            assert network.describe is not None
+            if network.describe is None:
+                raise ValueError("no metric of this run takes prompts")
             kept.write([prompt], {"features": network.describe(prompt).cpu()})
         return kept.gather([prompt], "features")
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -113,27 +114,12 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
     raise UserError(f"there is no perceptual distance {name!r}; there are embedded, {', '.join(LPIPS)}")
 
 
-def clip_network(name: str, device: torch.device) -> Network:
-    """Encoders of images and texts: `embedded`, or ARCHITECTURE/PRETRAINED of open_clip. UserError if they can't be
-    had."""
+def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
+    """A CLIP's encoder of images, and of `texts` where these are wanted: `embedded`, or ARCHITECTURE/PRETRAINED of
+    open_clip. UserError if it can't be had."""
     import open_clip
 
-    if name == "embedded":
-        folder = embedded_folder("clip")
-        model, architecture, identity = (
-            open_clip.create_model(f"local-dir:{folder}"),
-            f"local-dir:{folder}",
-            {"clip": "embedded", "weights": folder_digest(folder)},
-        )
-    else:
-        architecture, _, pretrained = name.partition("/")
-        if (architecture, pretrained) not in open_clip.list_pretrained():
-            raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
-        with _weights_of(f"open_clip's {name}", "model.clip=embedded"):
-            # OpenAI's weights want QuickGELU, which the architectures' own configs do not name.
-            quick = bool(open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False))
-            model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
-        identity = {"clip": name}
+    model, identity = _open_clip(name)
     model = model.to(device).eval().requires_grad_(False)
     pre = open_clip.get_model_preprocess_cfg(model)
     size = pre["size"] if isinstance(pre["size"], int) else pre["size"][0]
@@ -145,13 +131,42 @@ def clip_network(name: str, device: torch.device) -> Network:
             x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return model.encode_image((x - mean) / std).float()
 
-    def describe(text: str) -> Tensor:
-        with _weights_of(f"the tokenizer of open_clip's {name}", "other metrics than clip_score", "files"):
-            tokens = open_clip.get_tokenizer(architecture)([text])
-        return model.encode_text(tokens.to(device)).float()
+    describe = _describer(name, model, device) if texts else None
+    return Network(name.replace("/", "-").lower(), identity, torch.no_grad()(extract), describe)
 
-    slug = name.replace("/", "-").lower()
-    return Network(slug, identity, torch.no_grad()(extract), torch.no_grad()(describe))
+
+def _open_clip(name: str) -> tuple[Any, dict[str, str]]:
+    import open_clip
+
+    if name == "embedded":
+        weights = folder_digest(embedded_folder("clip"))
+        return open_clip.create_model(_architecture(name)), {"clip": "embedded", "weights": weights}
+    architecture, _, pretrained = name.partition("/")
+    if (architecture, pretrained) not in open_clip.list_pretrained():
+        raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
+    with _weights_of(f"open_clip's {name}", "model.clip=embedded"):
+        # OpenAI's weights want QuickGELU, which the architectures' own configs do not name.
+        quick = bool(open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False))
+        model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
+    return model, {"clip": name}
+
+
+def _describer(name: str, model: Any, device: torch.device) -> Callable[[str], Tensor]:
+    """Some models' tokenizers are on the hub, beside those that come with open_clip."""
+    import open_clip
+
+    with _weights_of(f"the tokenizer of open_clip's {name}", "other metrics than clip_score", "files"):
+        tokenize = open_clip.get_tokenizer(_architecture(name))
+
+    def describe(text: str) -> Tensor:
+        return model.encode_text(tokenize([text]).to(device)).float()
+
+    return torch.no_grad()(describe)
+
+
+def _architecture(name: str) -> str:
+    """As open_clip calls it."""
+    return f"local-dir:{embedded_folder('clip')}" if name == "embedded" else name.partition("/")[0]
 
 
 def embedded_folder(name: str) -> Path:

@@ -205,6 +205,13 @@ def test_clip_scores_are_torchmetrics(
     assert furthest(ours.float(), torch.stack(scores)) < 1e-3
 
 
+def test_a_tokenizer_out_of_reach_is_one_line_where_texts_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "get_tokenizer", raising(OSError("we couldn't connect")))
+    assert clip_network("embedded", CPU, texts=False).describe is None
+    text = refusal(lambda: clip_network("embedded", CPU))
+    assert "tokenizer" in text and "other metrics than clip_score" in text
+
+
 def test_images_score_highest_with_the_prompt_of_their_class(clip: Network) -> None:
     texts = {name: described(clip, f"a photo of a {name}") for name in SHAPES}
     for name in ("star", "heart", "ring"):

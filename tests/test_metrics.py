@@ -537,7 +537,7 @@ def test_activation_distances_are_torchmetrics_lpips_with_all_weights_1() -> Non
     layers = [(normal(3, c, s, s + 1, seed=c), normal(3, c, s, s + 1, seed=c + 1)) for c, s in ((4, 6), (7, 3), (2, 1))]
     lpips = _LPIPS(pretrained=False, pnet_rand=True).double()
     lpips.net, lpips.L = Layers(*layers), len(layers)  # type: ignore[assignment]
-    for lin, (activations, _) in zip(lpips.lins, layers, strict=False):
+    for lin, (activations, _) in zip([lpips.lin0, lpips.lin1, lpips.lin2], layers, strict=True):
         ones = nn.Conv2d(activations.shape[1], 1, 1, bias=False).double().requires_grad_(False)
         ones.weight.fill_(1)
         lin.model = nn.Sequential(ones)
