@@ -50,7 +50,7 @@ BASE = (
 )
 COMMANDS = (
     *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "report"),
-    *("doctor", "fetch"),
+    *("doctor", "fetch", "bench"),
 )
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
 
