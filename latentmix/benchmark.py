@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentmix import ladder
 from latentmix.bench import Bench
 from latentmix.models import predictor
-from latentmix.models.pipeline import DTYPES, find, pipeline_class
+from latentmix.models.pipeline import DTYPES, NETWORKS, OPTIONAL, OTHERS, find, has, pipeline_class
 from latentmix.store import write_json
 
 
@@ -167,8 +167,11 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     """A few lines of diffusers, as its documentation has them."""
     import diffusers
 
-    kind = getattr(diffusers, pipeline_class(batch.folder))
-    pipeline = kind.from_pretrained(batch.folder, dtype=DTYPES[batch.precision], local_files_only=True)
+    name = pipeline_class(batch.folder)
+    parts = (*NETWORKS[name], *OTHERS[name])
+    without = {part: None for part in OPTIONAL if part in parts and not has(batch.folder, part)}
+    how_read = {"dtype": DTYPES[batch.precision], "local_files_only": True}
+    pipeline = getattr(diffusers, name).from_pretrained(batch.folder, **how_read, **without)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(batch.device)
     if hasattr(pipeline, "unet"):  # the same steps as ours; many folders name other schedulers

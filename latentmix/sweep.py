@@ -293,7 +293,9 @@ def _in_all(parts: Sequence[Parts]) -> set[str]:
 
 
 def _without_picture(bench: Bench, cell: Cell, draws: Sequence[int]) -> set[int]:
-    return {draw for draw in draws if not _is_picture(bench.picture(cell, draw))}
+    there = set(bench.picture(cell, 0).parent.glob("*.png"))  # mostly a few of many
+    paths = {draw: bench.picture(cell, draw) for draw in draws}
+    return {draw for draw, path in paths.items() if path not in there or not _is_picture(path)}
 
 
 def _unmeasured(bench: Bench, cell: Cell) -> set[int]:

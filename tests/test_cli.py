@@ -49,8 +49,8 @@ BASE = (
     "launch.threads=1",
 )
 COMMANDS = (
-    *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "report"),
-    *("doctor", "fetch", "status"),
+    *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "status"),
+    *("report", "bench", "doctor", "fetch"),
 )
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
 

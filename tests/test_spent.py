@@ -15,7 +15,7 @@ from latentmix.spent import NETWORKS, spent, taken
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that tests set."""
     time_of = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: time_of[0])
+    monkeypatch.setattr("time.perf_counter", lambda: time_of[0])
     return time_of
 
 
