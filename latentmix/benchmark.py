@@ -49,6 +49,7 @@ class Batch:
     steps: int
     guidance: float
     spacing: str
+    max_sequence_length: int
     precision: str
     device: str
     threads: int
@@ -132,6 +133,7 @@ def _batch(bench: Bench) -> Batch:
         steps=config.steps,
         guidance=config.guidance,
         spacing=config.spacing,
+        max_sequence_length=config.model.max_sequence_length,
         precision=bench.model.identity["precision"],
         device=str(bench.device),
         threads=torch.get_num_threads(),
@@ -178,7 +180,11 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
         settings = pipeline.scheduler.config
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=batch.spacing)
     z = batch.latents.to(batch.device, DTYPES[batch.precision])
-    how = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance, "output_type": "pt"}
+    how: dict[str, Any] = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance, "output_type": "pt"}
+    if not hasattr(pipeline, "unet"):
+        how["max_sequence_length"] = batch.max_sequence_length
+        if batch.spacing == "trailing":  # its scheduler's own is linspace
+            how["sigmas"] = [1 - step / batch.steps for step in range(batch.steps)]
     size = {"height": batch.latents.shape[2] * pipeline.vae_scale_factor}
     size["width"] = batch.latents.shape[3] * pipeline.vae_scale_factor
 
