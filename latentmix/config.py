@@ -40,6 +40,7 @@ ClassNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
 ]
 PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
+BY_WORLD = ("_classes", "_draws", "_steps")  # what experiments choose from by the model's world, and nothing else reads
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -243,7 +244,7 @@ def compose(overrides: Sequence[str]) -> Config:
         raise UserError(_explain(error, overrides)) from error
     except YAMLError as error:  # a tag that would build an object among them
         raise UserError(f"the configs in {folder()} can't be read: {' '.join(str(error).split())}") from error
-    return validate({key: value for key, value in plain.items() if not key.startswith("_")})  # _: for YAML's own use
+    return validate({key: value for key, value in plain.items() if key not in BY_WORLD})
 
 
 def validate(plain: Any) -> Config:

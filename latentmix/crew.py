@@ -176,7 +176,8 @@ class Crew:
     def release(self, name: str) -> None:
         path = self.folder / "claims" / name
         if _read(path) == self.name:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written any more, the work has complained already
+                path.unlink()
 
     def _is_lost(self, worker: str) -> bool:
         if self._is_gone_from_here(worker):

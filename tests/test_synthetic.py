@@ -13,6 +13,7 @@ from PIL import Image
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.data.synthetic import Synthetic
+from latentmix.errors import UserError
 from latentmix.features import embedded_folder
 
 BASE = (
@@ -109,4 +110,7 @@ def test_any_class_with_a_name_will_do(tmp_path: Path) -> None:
 def test_pictures_that_were_not_made_are_asked_for(tmp_path: Path) -> None:
     said = invoke("evaluate", *BASE, f"outputs={tmp_path}")
     assert said.code == 2
-    assert said.err.splitlines()[-1].endswith("is missing or damaged; run latentmix invert, which makes such images")
+    assert "have not been generated; run latentmix generate first" in said.err.splitlines()[-1]
+    bench = Bench(compose([*BASE, f"outputs={tmp_path}"]))
+    with pytest.raises(UserError, match="is missing or damaged; run latentmix invert, which makes such images"):
+        bench.pool(bench.classes[0])[0].pixels(64)
