@@ -19,7 +19,9 @@ NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 # are of images that the model itself made.
 DATA ?= $(if $(filter sd%,$(MODEL)),imagenet-hub)
 FIGURES := $(addprefix fig,1 2 3 4 5 6 7 8 9 10 11 12)
-OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig3 fig5,$@),,$(if $(DATA),data=$(DATA)))
+# Figures of pictures need few images, so the stream from the hub may end early.
+FEW = $(if $(filter imagenet-hub,$(DATA)),$(if $(filter fig7,$@),,data.limit=128))
+OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if $(DATA),data=$(DATA) $(FEW)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -126,10 +126,10 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     name="sweep",
     epilog=example(
         "latentmix sweep experiment=demo",
-        "latentmix sweep experiment=fig7 model=sd15 data=folder data.path=imagenet/train --dry-run",
+        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR --dry-run",
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
         "latentmix sweep experiment=demo --shard 0/3",
-        "latentmix sweep experiment=fig7 model=sd15 launch=slurm launch.shards=8 launch.partition=gpu",
+        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
     ),
 )
 def sweep_(
@@ -147,6 +147,8 @@ def sweep_(
 
     part = None if shard is None else Shard.parse(shard)
     config = _config(overrides)
+    if profile and (config.launch.name == "slurm" or config.launch.processes > 1):
+        raise UserError("--profile is of one process; leave launch= out, or give it together with --shard")
     if part is None and not dry_run and config.launch.name == "slurm":
         from latentmix import slurm
 
@@ -261,11 +263,15 @@ def figure(
 ) -> None:
     """A figure of the paper, from nothing or from what is there: PNG, PDF and a caption that says what was run."""
     from latentmix import paper
+    from latentmix.doctor import require
 
     if name not in paper.FIGURES:
         raise UserError(f"there is no figure {name!r}; there are {', '.join(paper.FIGURES)}")
     spec, given = paper.FIGURES[name], overrides or []
     benches = [_prepared(config) for config in paper.configs(name, given)]
+    if not dry_run:
+        for bench in benches if spec.families else []:
+            require(bench, spec.command)  # of both models, before the first takes its hours
     for bench in benches if spec.families else []:
         _work(bench, spec.command, spec.stages, dry_run)
     if not dry_run:

@@ -77,7 +77,7 @@ class Lists:
             return []
         whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes with the next look
         self.read[path.name] = start + len(whole)
-        return whole.decode().split()
+        return whole.decode(errors="replace").split()
 
 
 class Crew:
@@ -162,7 +162,12 @@ class Crew:
         for _ in range(2):
             try:
                 with _explained(path), path.open("x") as file:
-                    file.write(self.name)
+                    try:
+                        file.write(self.name)
+                        file.flush()
+                    except OSError:  # the disk is full; a claim that names nobody would hold all others up
+                        path.unlink()
+                        raise
                 return True
             except FileExistsError:
                 holder = _read(path)
@@ -233,7 +238,7 @@ def _machine() -> str:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return None
 

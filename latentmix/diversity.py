@@ -31,7 +31,7 @@ class Pairs:
 
     @property
     def distances(self) -> Tensor:
-        """[pairs, 1], from the cache; raises KeyError where one is missing."""
+        """[pairs, 1], from the cache; raises UserError where one is missing."""
         if not self.couples:
             return torch.empty(0, 1)
         return self.kept.gather([_row(couple) for couple in self.couples], "distance")

@@ -40,6 +40,7 @@ def prepare(config: LaunchConfig) -> None:
     """Settings of the process that change speed only."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # 32 bits mean 32: no TF32
     _keep_freed_memory()
 
 
@@ -101,6 +102,7 @@ def _done(bench: Bench, stage: Stage, crew: Crew) -> bool:
             raise
     memory.shrink(bench)  # out here, where the error and all that its frames hold are gone
     if crew.shard.count > 1 or _agreed(bench, crew) is not None:
+        bench.batch = min(bench.batch, _agreed(bench, crew) or bench.batch)  # others may have come to less
         write_json(_agreement(bench, crew), bench.batch)
     Console(stderr=True).print(f"memory ran out; going on with {bench.batch} images at once")
     return False

@@ -63,8 +63,8 @@ FIGURES = {
     ),
     "fig3": Figure("Images generated from centroids of N i.i.d. latents (Section 4.1), class {classes}."),
     "fig4": Figure(
-        "Mean of the first two channels of fix/0 centroids of N inverted images, by class; x by √N. Bars of grey: 95 % "
-        "of centroids of random latents. Dashed: √N times the bias.",
+        "Mean of the first two channels of fix/0 centroids of N inverted images, averaged over 100 draws, by class; x by "
+        "√N. Grey: where 95 % of single centroids of random latents have all their channels. Dashed: √N times the bias.",
         command="diagnose",
         families=("diffusion", "flow"),
         draw=_growth,
@@ -76,7 +76,7 @@ FIGURES = {
         families=("flow",),
     ),
     "fig6": Figure(
-        "Offsets of −b and b on channels 0 and 1 in the top quarter of the latent, class {classes}. Top row: before "
+        "Offsets of −b and b on channels 0 and 1 in the top quarter of the latent, class {first}. Top row: before "
         "diffusion (t = T). Bottom row: after it (t = 0).",
         command="probe",
         draw=_offsets,
@@ -84,15 +84,15 @@ FIGURES = {
     ),
     "fig7": Figure(
         "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
-        "over classes.",
+        "over classes. Grey lines: one half of the real images against the other, and images from random latents.",
         command="sweep",
         draw=_quality,
         stages=shards.STAGES,
     ),
     "fig8": Figure("Images generated from centroids of N latents, inverted from images of {classes}."),
-    "fig9": Figure("Images generated from centroids of N = 12 latents of {classes}.", families=("flow",)),
+    "fig9": Figure("Images generated from centroids of N = {n} latents of {classes}.", families=("flow",)),
     "fig10": Figure(
-        "Images generated from centroids of N latents of {classes}, inverted in 500 steps without guidance.",
+        "Images generated from centroids of N latents of {classes}, by longer inversion without guidance.",
         families=("diffusion", "flow"),
     ),
     "fig11": Figure("Images generated from centroids of N latents of {classes}, by null-text inversion."),
@@ -104,11 +104,14 @@ FIGURES = {
 
 def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """The settings of a figure's runs, one for each model that it shows: those of its own experiment, unless the
-    overrides name another. Those of the model's group do not reach its counterpart."""
+    overrides name another, which is drawn on its own model. Overrides of the model's group do not reach a
+    counterpart."""
     figure, given = FIGURES[name], list(overrides)
     if not any(override.startswith("experiment=") for override in given):
         given = [f"experiment={name}", *given]
     own = compose(given)
+    if given[0] != f"experiment={name}":
+        return [own]
     others = [override for override in given if not override.startswith(("model=", "model."))]
     counterpart = own.model.counterpart
     flow = own if counterpart is None else compose([*others, f"model={counterpart}"])
@@ -134,9 +137,13 @@ def draw(name: str, benches: Sequence[Bench], to: Path) -> list[Path]:
 
 def _caption(name: str, benches: Sequence[Bench]) -> str:
     figure = FIGURES[name]
-    classes = ", ".join(benches[0].data.title(c) for c in benches[0].classes) if figure.families else ""
-    runs = [_run(bench, figure.command) for bench in benches if figure.families]
-    return " ".join([f"Fig. {name.removeprefix('fig')}.", figure.shows.format(classes=classes), *runs])
+    shows, runs = figure.shows, list[str]()
+    if figure.families:
+        titles = [benches[0].data.title(c) for c in benches[0].classes]
+        n = ", ".join(map(str, benches[0].config.n))
+        shows = figure.shows.format(classes=", ".join(titles), first=titles[0], n=n)
+        runs = [_run(bench, figure.command) for bench in benches]
+    return " ".join([f"Fig. {name.removeprefix('fig')}.", shows, *runs])
 
 
 def _run(bench: Bench, command: str) -> str:

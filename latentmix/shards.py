@@ -2,6 +2,7 @@
 them. The config comes from overrides, or frozen from the run's folder, where whoever started the workers put it."""
 
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -9,11 +10,11 @@ from rich.console import Console
 from latentmix import diversity, launch, sweep
 from latentmix.bench import Bench
 from latentmix.config import Config, validate
-from latentmix.crew import Shard
+from latentmix.crew import POLL, Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
 from latentmix.spent import spent
-from latentmix.store import write_json
+from latentmix.store import key, write_json
 from latentmix.sweep import Plan
 
 RESULTS = "results"  # what they are called among workers
@@ -33,9 +34,11 @@ def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
         launch.work(bench, STAGES, crew)
         if not results:
             return
-        if crew.shard.count > 1 and not crew.claim(RESULTS):
-            Console(stderr=True).print("all is done; another worker writes the results")
-            return
+        while crew.shard.count > 1 and not crew.claim(RESULTS):  # or whoever is at it dies
+            if RESULTS in crew.lists.news():
+                Console(stderr=True).print("all is done; another worker wrote the results")
+                return
+            time.sleep(POLL)
         with crew.at(RESULTS, RESULTS):
             finish(bench)
 
@@ -53,8 +56,9 @@ def finish(bench: Bench) -> None:
 
 def freeze(config: Config) -> Path:
     """Put a config into the folder of its run, to be taken from there as it is."""
-    path = config.work / "config.json"
-    write_json(path, config.as_dict())
+    plain = config.as_dict()
+    path = config.work / f"config-{key(plain)}.json"  # another run's of this name may be waiting in a queue
+    write_json(path, plain)
     return path
 
 

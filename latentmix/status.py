@@ -63,7 +63,10 @@ def workers(work: Path) -> list[Worker]:
     found = []
     for path in sorted(work.glob("workers/*.json")):
         about = _read(path)
-        silent = time.time() - path.stat().st_mtime if path.exists() else 0.0
+        try:
+            silent = time.time() - path.stat().st_mtime
+        except OSError:  # it has left meanwhile
+            continue
         found.append(Worker(path.stem, about.get("shard", "?"), about.get("doing", ""), max(0.0, silent)))
     return found
 

@@ -143,7 +143,7 @@ class Stream:
 def generation(bench: Bench, pictures: int, measure: bool) -> Stage:
     """Centroids -> images: the first `pictures` of each cell are kept, and, to `measure`, the features of all."""
     stage = Stage("generate", bench.config.steps * bench.inversion.calls_back(bench.config.guidance))
-    draws = range(bench.config.draws)
+    draws = range(bench.config.draws if measure else pictures)
     for name, cells in bench.streams.items():
         # Where all pictures are there, `measurement` has all it needs.
         measured = [cell for cell in cells if measure and _without_picture(bench, cell, draws)]
@@ -227,10 +227,10 @@ def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -
         parts = [_mixed(bench, cell, draws) for cell, draws in cells.items()]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
         _, images = render(bench, first.class_id, state, what)
+    if stream.unmeasured.intersection(drawn):  # before the pictures: where all of them are there, so are features
+        _keep_features(bench, drawn, images, stream.unmeasured)
     made = dict(zip(drawn, images, strict=False))  # less the padding
     write_pictures({bench.picture(*one): made[one] for one in drawn if one in stream.unseen})
-    if stream.unmeasured.intersection(drawn):
-        _keep_features(bench, drawn, images, stream.unmeasured)
 
 
 def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:

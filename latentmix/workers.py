@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 
 from latentmix import status
 from latentmix.config import Config
-from latentmix.errors import Interrupted, UserError
+from latentmix.errors import STOPPED, Interrupted, UserError
 from latentmix.shards import freeze
 
 
@@ -37,11 +37,13 @@ def run(config: Config) -> None:
     places = _places(config)
     threads = config.launch.threads or max(1, (os.cpu_count() or 1) // len(places))
     frozen = freeze(replace(config, launch=replace(config.launch, threads=threads)))
-    processes = [_start(frozen, f"{index}/{len(places)}", place) for index, place in enumerate(places)]
+    processes: list[Process] = []
     try:
+        for index, place in enumerate(places):
+            processes.append(_start(frozen, f"{index}/{len(places)}", place))
         _watch(config, processes)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; what is finished is kept, and the same command continues from there") from None
+    except KeyboardInterrupt as stop:
+        raise Interrupted(STOPPED, stop) from None
     finally:
         _end(processes)
     if all(process.popen.returncode for process in processes):

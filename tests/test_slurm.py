@@ -10,7 +10,7 @@ import pytest
 from cluster import cluster, missing
 from driver import invoke
 
-from latentmix import figures, launch, shards, status, sweep
+from latentmix import figures, launch, status, sweep
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.crew import Crew
@@ -107,4 +107,4 @@ def test_shards_that_are_requeued_end_with_the_bytes_of_one(
 
 
 def generation(bench: Bench) -> sweep.Stage:
-    return shards.STAGES[-1](bench)
+    return sweep.generation(bench, bench.pictures, measure=True)

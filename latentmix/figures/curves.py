@@ -39,7 +39,8 @@ def draw_curves(bench: Bench, stem: Path) -> list[Path]:
             axes.set(xscale="log", xlabel="number of latents mixed, N", ylabel=_label(metric))
             axes.set_xticks(bench.config.n, labels=[str(n) for n in bench.config.n])
             axes.minorticks_off()
-            axes.set_ylim(bottom=0)  # no distance lies below, wide as an interval may be
+            if all(r.estimate.value >= 0 for r in results if r.metric == metric):
+                axes.set_ylim(bottom=0)  # no distance lies below, wide as an interval may be; what is unbiased may
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4), handlelength=3)
         return save(figure, stem)
