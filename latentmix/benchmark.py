@@ -173,7 +173,7 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
 
     name = pipeline_class(batch.folder)
     parts = (*NETWORKS[name], *OTHERS[name])
-    without = {part: None for part in OPTIONAL if part in parts and not has(batch.folder, part)}
+    without: dict[str, Any] = {part: None for part in OPTIONAL if part in parts and not has(batch.folder, part)}
     if name == "StableDiffusionPipeline":  # neither is fetched, nor a part of what is compared
         without |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     how_read: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}

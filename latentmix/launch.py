@@ -40,7 +40,7 @@ def prepare(config: LaunchConfig) -> None:
     """Settings of the process that change speed only."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # 32 bits mean 32: no TF32
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # 32 bits mean 32: no TF32
     _keep_freed_memory()
 
 

@@ -63,8 +63,8 @@ FIGURES = {
     ),
     "fig3": Figure("Images generated from centroids of N i.i.d. latents (Section 4.1), class {classes}."),
     "fig4": Figure(
-        "Mean of the first two channels of fix/0 centroids of N inverted images, averaged over 100 draws, by class; x by "
-        "√N. Grey: where 95 % of single centroids of random latents have all their channels. Dashed: √N times the bias.",
+        "Mean of the first two channels of fix/0 centroids of N inverted images, averaged over 100 draws, by class; x "
+        "by √N. Grey: where 95 % of single centroids of random latents have all channels. Dashed: √N times the bias.",
         command="diagnose",
         families=("diffusion", "flow"),
         draw=_growth,
