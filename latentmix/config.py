@@ -40,12 +40,8 @@ ClassNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
 ]
 PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
-BY_WORLD = (
-    "_classes",
-    "_draws",
-    "_steps",
-    "_prompt",
-)  # what experiments choose from by the model's world, and nothing else reads
+# What experiments alone read, to choose settings by the world that a model draws.
+BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
