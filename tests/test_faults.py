@@ -52,7 +52,7 @@ SCRIPTS: dict[str, list[list[str]]] = {  # commands that follow one another in t
 }
 DRAWN = "pictures first"  # the one whose figures are drawn
 SHARES = dict.fromkeys(SCRIPTS, 1) | {"a sweep": 3}  # of the kills
-STAGES = {  # in which a full suite must have killed at least once
+STAGES = {  # in each of which a full suite kills
     *(
         f"sweep.{name}"
         for name in ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_pictures")
@@ -148,9 +148,6 @@ def test_two_undisturbed_runs_are_the_same(bed: Bed, whole: Whole, tmp_path: Pat
 # Killed
 
 
-KILLED: list[Ended] = []
-
-
 def moment(chance: random.Random, whole: Whole, attempts: Sequence[Ended]) -> dict[str, object]:
     """When a run is killed: by the clock or at a write, anywhere in what is left of it after some attempts."""
     first, last = whole.span
@@ -183,7 +180,6 @@ def test_runs_killed_at_random_go_on_to_the_same_bytes(
         print(f"seed {SEED}, {name}, kill {killed + 1}: {at} -> {attempts[-1].code}, {stage(attempts[-1])}")
         if attempts[-1].code == -signal.SIGKILL:
             killed += 1
-            KILLED.append(attempts[-1])
             continue
         assert attempts[-1].code == 0, attempts[-1].err  # it was through before its moment came
         assert_whole(attempts, outputs, whole)
@@ -192,11 +188,15 @@ def test_runs_killed_at_random_go_on_to_the_same_bytes(
     assert_whole(attempts, outputs, whole)
 
 
-@pytest.mark.skipif(
-    not FULL or "PYTEST_XDIST_WORKER" in os.environ, reason="a process of a reduced suite kills too few"
-)
-def test_runs_were_killed_in_all_stages() -> None:
-    assert {stage(ended) for ended in KILLED} >= STAGES
+@pytest.mark.skipif(not FULL, reason="a reduced suite leaves it to test_resume, which kills at chosen moments")
+@pytest.mark.parametrize("work", sorted(STAGES))
+def test_a_run_killed_in_each_stage(work: str, warm: Warm, wholes: dict[str, Whole], tmp_path: Path) -> None:
+    at_it = (name for name in SCRIPTS if any(b.startswith(f"latentmix.{work} ") for b in wholes[name].ended.begun()))
+    name, outputs = next(at_it), tmp_path / "outputs"
+    bed, whole = Bed(warm, tmp_path / "logs", SCRIPTS[name]), wholes[name]
+    killed = bed.run(outputs, at=("batch", whole.batch(work)))
+    assert (killed.code, stage(killed)) == (-signal.SIGKILL, work)
+    assert_whole([killed, bed.finish(outputs)], outputs, whole)
 
 
 def assert_whole(attempts: Sequence[Ended], outputs: Path, whole: Whole) -> None:
@@ -326,7 +326,7 @@ def test_two_runs_into_one_folder_at_once(bed: Bed, whole: Whole, tmp_path: Path
 
 def test_a_run_beside_one_that_is_killed(bed: Bed, whole: Whole, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
-    killed, other = bed.warm.run(bed.order(outputs, at=("midway", whole.write(0.5))), bed.order(outputs))
+    killed, other = bed.warm.run(bed.order(outputs, at=("midway", whole.write(0.1))), bed.order(outputs))
     assert (killed.code, other.code) == (-signal.SIGKILL, 0), other.err
     assert_same(outputs, whole.outputs)
 

@@ -121,7 +121,7 @@ REFUSED = {
     "gif": animated("GIF"),
     "tiff": encoded("TIFF"),
     "ppm": encoded("PPM"),
-    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch /tmp/x) (w) file\n",
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch owned) (w) file\n",
     "html": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
     "zeros": bytes(4096),
     "a cut jpeg": encoded("JPEG")[:-200],
