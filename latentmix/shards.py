@@ -10,7 +10,7 @@ from rich.console import Console
 from latentmix import diversity, launch, sweep
 from latentmix.bench import Bench
 from latentmix.config import Config, validate
-from latentmix.crew import POLL, Shard
+from latentmix.crew import POLL, Crew, Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
 from latentmix.spent import spent
@@ -34,13 +34,24 @@ def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
         launch.work(bench, STAGES, crew)
         if not results:
             return
-        while crew.shard.count > 1 and not crew.claim(RESULTS):  # or whoever is at it dies
-            if RESULTS in crew.lists.news():
-                Console(stderr=True).print("all is done; another worker wrote the results")
-                return
-            time.sleep(POLL)
+        if crew.shard.count > 1 and not _falls_to(crew):
+            Console(stderr=True).print("all is done; another worker wrote the results")
+            return
         with crew.at(RESULTS, RESULTS):
             finish(bench)
+
+
+def _falls_to(crew: Crew) -> bool:
+    """Whether this worker is to write the results: nobody has since the images were done, or whoever was at it died."""
+    while True:
+        claimed = crew.claim(RESULTS)
+        if RESULTS in crew.lists.news():
+            if claimed:
+                crew.release(RESULTS)
+            return False
+        if claimed:
+            return True
+        time.sleep(POLL)
 
 
 def finish(bench: Bench) -> None:
