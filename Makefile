@@ -46,8 +46,8 @@ $(FIGURES): $(READY) always
 fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo draws fig1, fig4 or fig7 of another experiment
 	@echo "there is no figure $@; there are $(FIGURES)" >&2; exit 2
 
-test: $(READY) ## Run the tests, but for the one on Slurm
-	$(BIN)/pytest -m 'not slurm' $(ARGS)
+test: $(READY) ## Run the tests, but for the one on Slurm, in two processes; WORKERS=0 stays in one
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slurm' -n $(or $(WORKERS),2) --dist loadfile $(ARGS)
 
 test-slurm: $(READY) ## Run the one on a Slurm of this machine alone; needs root, and installs Debian's slurm-wlm
 	@[ "$$(id -u)" = 0 ] || { echo "make test-slurm starts Slurm's daemons, which needs root" >&2; exit 1; }
