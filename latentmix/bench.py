@@ -59,6 +59,10 @@ class Bench:
             raise UserError(f"device={self.config.device} can't be used: {str(error).splitlines()[0]}") from error
         return torch.device(self.config.device)
 
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     @cached_property
     def model(self) -> Model:
         return load_model(self.config.model, self.device, self.config.inversion.float32)

@@ -72,7 +72,7 @@ def measure(bench: Bench, repeat: int) -> dict[str, Any]:
     speeds = {name: _speed(counted[name], [run[name] for run in timed], rate) for name in works}
     made, expected = (counted[name].images.int() for name in works)
     about = {
-        "device": _device_name(bench),
+        "device": bench.device_name,
         "model": bench.config.model.name,
         "size": bench.config.model.size,
         "batch": bench.batch,
@@ -240,7 +240,3 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _device_name(bench: Bench) -> str:
-    return torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type

@@ -148,7 +148,7 @@ def sweep_(
     part = None if shard is None else Shard.parse(shard)
     config = _config(overrides)
     if profile and (config.launch.name == "slurm" or config.launch.processes > 1):
-        raise UserError("--profile is of one process; leave launch= out, or give it together with --shard")
+        raise UserError("--profile is of one process; leave launch= out")
     if part is None and not dry_run and config.launch.name == "slurm":
         from latentmix import slurm
 
@@ -270,9 +270,9 @@ def figure(
     spec, given = paper.FIGURES[name], overrides or []
     benches = [_prepared(config) for config in paper.configs(name, given)]
     if not dry_run:
-        for bench in benches if spec.families else []:
-            require(bench, spec.command)  # of both models, before the first takes its hours
-    for bench in benches if spec.families else []:
+        for bench in benches[1:]:
+            require(bench, spec.command)  # of the second model too, before the first takes its hours
+    for bench in benches:
         _work(bench, spec.command, spec.stages, dry_run)
     if not dry_run:
         for path in paper.draw(name, benches, paper.stem(name, given)):

@@ -46,7 +46,7 @@ def pairing(bench: Bench) -> Stage:
     for pairs in (*real, *(draws_in_pairs(bench, cell) for cell in bench.generated)):
         if not pairs.couples:  # of a single real image
             continue
-        done = pairs.kept.read()
+        done = pairs.kept.ids()
         missing = {couple for couple in pairs.couples if _row(couple) not in done}
         stage.plan(pairs.label, pairs.couples, missing, bench.batch, partial(_compare, bench, pairs))
     return stage

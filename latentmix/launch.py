@@ -37,10 +37,10 @@ PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch"
 
 
 def prepare(config: LaunchConfig) -> None:
-    """Settings of the process that change speed only."""
+    """Settings of the process: speed, and that 32 bits are 32."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # 32 bits mean 32: no TF32
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no TF32
     _keep_freed_memory()
 
 
@@ -258,8 +258,7 @@ def _rates_file(bench: Bench) -> Path:
 
 
 def _rate_name(bench: Bench, stage: Stage) -> str:
-    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type
-    return key([stage.name, bench.model.identity, bench.config.model.size, device, bench.batch])
+    return key([stage.name, bench.model.identity, bench.config.model.size, bench.device_name, bench.batch])
 
 
 def _rates(bench: Bench) -> dict[str, float]:

@@ -86,8 +86,7 @@ def _heaviest(bench: Bench, size: int) -> None:
 
 
 def _name(bench: Bench) -> str:
-    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else bench.device.type
-    return key([bench.model.identity, bench.config.model.size, device])
+    return key([bench.model.identity, bench.config.model.size, bench.device_name])
 
 
 def _known(bench: Bench) -> dict[str, int]:

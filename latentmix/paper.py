@@ -110,13 +110,13 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     if not any(override.startswith("experiment=") for override in given):
         given = [f"experiment={name}", *given]
     own = compose(given)
-    if given[0] != f"experiment={name}":
+    if figure.families and given[0] != f"experiment={name}":
         return [own]
     others = [override for override in given if not override.startswith(("model=", "model."))]
     counterpart = own.model.counterpart
     flow = own if counterpart is None else compose([*others, f"model={counterpart}"])
     runs = {"diffusion": own, "flow": flow}
-    return list({runs[family].model.name: runs[family] for family in figure.families or ("diffusion",)}.values())
+    return list({runs[family].model.name: runs[family] for family in figure.families}.values())
 
 
 def stem(name: str, overrides: Sequence[str]) -> Path:
@@ -138,7 +138,7 @@ def draw(name: str, benches: Sequence[Bench], to: Path) -> list[Path]:
 def _caption(name: str, benches: Sequence[Bench]) -> str:
     figure = FIGURES[name]
     shows, runs = figure.shows, list[str]()
-    if figure.families:
+    if benches:
         titles = [benches[0].data.title(c) for c in benches[0].classes]
         n = ", ".join(map(str, benches[0].config.n))
         shows = figure.shows.format(classes=", ".join(titles), first=titles[0], n=n)

@@ -106,7 +106,7 @@ def probing(bench: Bench, probe: Probe) -> Stage:
     """Noise, offset at t = T -> clean latents."""
     _inside(bench, probe)
     stage = Stage("probe", len(bench.generation_ladder) * (1 if bench.config.guidance == 1 else 2))
-    done = _kept(bench, probe).read().keys()
+    done = _kept(bench, probe).ids()
     missing = {item for item in probe.items if _id(item) not in done}
     stage.plan(_class(bench, probe), probe.items, missing, bench.batch, partial(_generate, bench, probe))
     return stage

@@ -1,6 +1,5 @@
 """How far a run is, from what its workers leave in its folder; no network is loaded, and nothing is waited for."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Table
 from latentmix.config import find
 from latentmix.crew import SILENCE, Lists
 from latentmix.errors import UserError
+from latentmix.store import read_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Worker:
 def stages(work: Path) -> list[Progress]:
     """All stages that have been planned, in their order."""
     notes = sorted(
-        (_read(path) | {"stage": path.stem.replace("-", " ")} for path in work.glob("stages/*.json")), key=_place
+        (read_json(path) | {"stage": path.stem.replace("-", " ")} for path in work.glob("stages/*.json")), key=_place
     )
     claimed = {path.name for path in work.glob("claims/*")}
     return [_progress(work, note, claimed) for note in notes if "left" in note]
@@ -62,7 +62,7 @@ def _place(note: dict[str, Any]) -> tuple[int, str]:
 def workers(work: Path) -> list[Worker]:
     found = []
     for path in sorted(work.glob("workers/*.json")):
-        about = _read(path)
+        about = read_json(path)
         try:
             silent = time.time() - path.stat().st_mtime
         except OSError:  # it has left meanwhile
@@ -107,10 +107,3 @@ def _table(members: list[Worker]) -> Table:
         lost = ": lost, others take over" if member.lost else ""
         table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
     return table
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
