@@ -89,7 +89,7 @@ class Crew:
         self.machine = _machine()
         self.name = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
         self.lists = Lists(folder / "workers")
-        self.doing = ""
+        self._at: dict[str, str] = {}  # the batches at work, the last begun last, and what they are
         self._beats = 0
         self._pulses: dict[str, tuple[str | None, float]] = {}  # as last seen, and since when, by the own clock
         self._leaving = threading.Event()
@@ -124,10 +124,7 @@ class Crew:
         The shard's own come first, then those that others have not begun. `left` loses what anyone finishes. It ends
         with all of it done.
         """
-        index, count = self.shard.index, self.shard.count
-        others = {name: of.number % count != index for name, of in left.items()}
-        order = sorted(left, key=lambda name: (others[name], left[name].number * (-1 if others[name] else 1)))
-        pause = POLL
+        order, pause = self.order(left), POLL
         while left:
             claimed = next((name for name in order if name in left and self.claim(name)), None)
             for name in self.lists.news():  # after the claim: whoever had it before has listed it, if it is done
@@ -142,18 +139,30 @@ class Crew:
                 time.sleep(pause)
                 pause = min(1.3 * pause, SELDOM)
 
+    def order(self, pieces: Mapping[str, Piece]) -> list[str]:
+        """The shard's own from first to last, and then those of others, the last first."""
+        index, count = self.shard.index, self.shard.count
+        others = {name: of.number % count != index for name, of in pieces.items()}
+        return sorted(pieces, key=lambda name: (others[name], pieces[name].number * (-1 if others[name] else 1)))
+
     @contextmanager
     def at(self, name: str, doing: str) -> Iterator[None]:
-        """Do what was claimed: list it as done unless it fails, and give the claim up either way."""
-        self.doing = doing
+        """Do what was claimed: list it as done unless it fails, and give the claim up either way. It may end in another
+        thread, after the next has begun."""
+        self._at[name] = doing
         self._beat()
         try:
             yield
             with _explained(self.folder), self._pulse(self.name).with_suffix(".done").open("a") as file:
                 file.write(f"{name}\n")
         finally:
-            self.doing = ""
+            del self._at[name]
             self.release(name)
+
+    @property
+    def doing(self) -> str:
+        """What it began last and is still at."""
+        return "".join([*self._at.values()][-1:])
 
     def claim(self, name: str) -> bool:
         """Whether it is this worker's now: nobody had it, or whoever had it is lost."""

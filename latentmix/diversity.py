@@ -15,7 +15,7 @@ from torch import Tensor
 from latentmix.bench import COUPLES, Bench, Cell, draw_id
 from latentmix.errors import UserError
 from latentmix.store import Parts
-from latentmix.sweep import Stage, padded, pixels, read_picture
+from latentmix.sweep import Loaded, Save, Stage, keep, padded, pixels, read_picture
 
 Ids = tuple[str, str]
 
@@ -48,7 +48,8 @@ def pairing(bench: Bench) -> Stage:
             continue
         done = pairs.kept.ids()
         missing = {couple for couple in pairs.couples if _row(couple) not in done}
-        stage.plan(pairs.label, pairs.couples, missing, bench.batch, partial(_compare, bench, pairs))
+        work, read = partial(_compare, bench, pairs), partial(_load, pairs)
+        stage.plan(pairs.label, pairs.couples, missing, bench.batch, work, read)
     return stage
 
 
@@ -80,10 +81,15 @@ def _couples(ids: Sequence[str]) -> list[Ids]:
     return list(zip(ids[::2], ids[1::2], strict=False))[:COUPLES]
 
 
-def _compare(bench: Bench, pairs: Pairs, couples: Sequence[Ids], size: int) -> None:
-    ends = (padded(pairs.read(ids), size) for ids in zip(*couples, strict=True))
-    distances = bench.perceptual.between(*ends)[: len(couples), None].cpu()
-    pairs.kept.write([_row(couple) for couple in couples], {"distance": distances})
+def _load(pairs: Pairs, couples: Sequence[Ids]) -> Loaded[Ids]:
+    """Their pixels are [2, B, 3, H, W]."""
+    return Loaded(couples, torch.stack([pairs.read(ids) for ids in zip(*couples, strict=True)]))
+
+
+def _compare(bench: Bench, pairs: Pairs, images: Loaded[Ids], size: int) -> list[Save]:
+    couples = images.ids
+    distances = bench.perceptual.between(*(padded(end, size) for end in images.pixels))[: len(couples), None]
+    return [keep(pairs.kept, [_row(couple) for couple in couples], {"distance": distances})]
 
 
 def _row(couple: Ids) -> str:

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentmix import doctor, memory
+from latentmix.aside import Aside
 from latentmix.bench import Bench
 from latentmix.config import LaunchConfig
 from latentmix.crew import POLL, Crew, Shard
@@ -171,11 +172,12 @@ def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
             bar.update(done, what=what, completed=total - sum(task.images for task in left.values()))
 
         try:
-            for task, took in _shared(stage, crew, left, show):
-                own.append(task)
-                seconds += took
-                if bench.batch != (_agreed(bench, crew) or bench.batch):
-                    return False  # memory ran out elsewhere, and the layout is another
+            with Aside() as aside:
+                for task, took in _shared(stage, crew, left, aside, show):
+                    own.append(task)
+                    seconds += took
+                    if bench.batch != (_agreed(bench, crew) or bench.batch):
+                        return False  # memory ran out elsewhere, and the layout is another
         except KeyboardInterrupt as stop:
             raise Interrupted(STOPPED, stop) from None
         show("")
@@ -185,17 +187,22 @@ def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:
 
 
 def _shared(
-    stage: Stage, crew: Crew, left: dict[str, Task], show: Callable[[str], None]
+    stage: Stage, crew: Crew, left: dict[str, Task], aside: Aside, show: Callable[[str], None]
 ) -> Iterator[tuple[Task, float]]:
-    """Do what falls to this worker, and see others do the rest: each batch that it did, and the seconds it took."""
+    """Do what falls to this worker, and see others do the rest: each batch that it did, and the seconds it took. A
+    batch's claim goes to the thread that writes it, so it is listed when its files are there, and not before."""
+    order = crew.order(left)
     for name in crew.share(left):
         if name is None:
             show(f"waiting for {len(left)} batches of other workers")
             continue
         task, start = left[name], time.monotonic()
         show(task.label)
-        with crew.at(name, f"{stage.name}: {task.label}"):
-            task.run()
+        with ExitStack() as claim:
+            claim.enter_context(crew.at(name, f"{stage.name}: {task.label}"))
+            needed = aside.read(task)
+            aside.read_ahead(next((left[later] for later in order if later in left and later != name), None))
+            aside.write(task.make(needed), claim)
         del left[name]
         yield task, time.monotonic() - start
 

@@ -5,7 +5,6 @@ The VAE alone loses something too, so its own reconstruction stands beside it: a
 
 import csv
 import io
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from rich.table import Table
 from torch import Tensor
 
 from latentmix.bench import Bench
-from latentmix.data import Source
 from latentmix.evaluate import AVERAGE
 from latentmix.figures.pictures import draw_grid
 from latentmix.metrics import Estimate, mean_interval
 from latentmix.store import Parts, key, write
-from latentmix.sweep import Stage, padded, pixels, render
+from latentmix.sweep import Loaded, Save, Stage, keep, loader, padded, render
 
 COLUMNS = ("model", "data", "inversion", "class", "quantity", "value", "low", "high", "count")
 QUANTITIES = ("psnr", "psnr_vae", "rmse", "norm")
@@ -33,29 +31,29 @@ def reconstruction(bench: Bench) -> Stage:
     for class_id in bench.classes:
         sources, done = bench.pool(class_id), _kept(bench, class_id).ids()
         missing = {source for source in sources if source.id not in done}
-        stage.plan(class_id, sources, missing, bench.batch, partial(_reconstruct, bench, class_id))
+        stage.plan(class_id, sources, missing, bench.batch, partial(_reconstruct, bench, class_id), loader(bench))
     return stage
 
 
 @torch.no_grad()
-def _reconstruct(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
-    rows = bench.latents(class_id).read()
+def _reconstruct(bench: Bench, class_id: str, real: Loaded[str], size: int) -> list[Save]:
+    rows, ids, images = bench.latents(class_id).read(), real.ids, real.pixels
     state = {
-        name: padded(torch.stack([rows[source.id][name] for source in sources]), size).to(bench.device)
+        name: padded(torch.stack([rows[id_][name] for id_ in ids]), size).to(bench.device)
         for name in ("clean", "latents", *bench.inversion.companions)
     }
     clean = state.pop("clean")
-    images, by_vae = pixels(sources, bench.config.model.size), bench.model.decode(clean).cpu()[: len(sources)]
+    by_vae = bench.model.decode(clean).cpu()[: len(ids)]
     returned, made = render(bench, class_id, state, f"the reconstruction of {class_id}")
-    made = made.cpu()[: len(sources)]
+    made = made.cpu()[: len(ids)]
     kept = {
         "psnr": psnr(made, images),
         "psnr_vae": psnr(by_vae, images),
-        "rmse": (returned - clean).square().mean((1, 2, 3)).sqrt().cpu()[: len(sources)],
-        "norm": (state["latents"].square().mean((1, 2, 3))).sqrt().cpu()[: len(sources)],
+        "rmse": (returned - clean).square().mean((1, 2, 3)).sqrt()[: len(ids)],
+        "norm": (state["latents"].square().mean((1, 2, 3))).sqrt()[: len(ids)],
         "images": torch.stack([images, by_vae, made], 1),
     }
-    _kept(bench, class_id).write([source.id for source in sources], kept)
+    return [keep(_kept(bench, class_id), ids, kept)]
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -37,20 +37,36 @@ from latentmix.store import Parts, write
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Drawn = tuple[Cell, int]  # a draw of a cell: one image
-Work = Callable[[Sequence[Item], int], None]  # a batch, and the size that it is padded to
+Save = Callable[[], None]  # writes a part of what a batch made
+Work = Callable[[Any, int], list[Save]]  # what was read for a batch, and the size it is padded to -> what to write
+
+
+def _itself(items: Sequence[Item]) -> Sequence[Item]:
+    """For batches of which nothing needs to be read."""
+    return items
 
 
 @dataclass(frozen=True)
 class Task:
     """One batch of work: its place among all of its stage, its name, what it belongs to, its images, the evaluations of
-    the diffusion network, and how it is done."""
+    the diffusion network, and how it is done: something is read, networks make something of it, and that is written, in
+    the order of the list. Only the second part is a device's; the others may be left to other threads."""
 
     number: int
     name: str
     label: str
     images: int
     evaluations: int
-    run: Callable[[], None]
+    size: int  # that it is padded to
+    read: Callable[[], Any]
+    work: Work
+
+    def make(self, needed: Any) -> list[Save]:
+        return self.work(needed, self.size)
+
+    def run(self) -> None:
+        for save in self.make(self.read()):
+            save()
 
 
 @dataclass
@@ -71,14 +87,22 @@ class Stage:
     def evaluations(self) -> int:
         return sum(task.evaluations for task in self.tasks)
 
-    def plan(self, label: str, items: Sequence[Item], missing: Container[Item], batch: int, run: Work[Item]) -> None:
+    def plan(
+        self,
+        label: str,
+        items: Sequence[Item],
+        missing: Container[Item],
+        batch: int,
+        work: Work,
+        read: Callable[[Sequence[Item]], Any] = _itself,
+    ) -> None:
         """Lay `items` out in batches, and make a task of each that has something missing."""
         chunks = _chunks(items, batch)
         for place, chunk in enumerate(chunks):
             if any(item in missing for item in chunk):
-                name, task = f"{label} {place}/{len(chunks)} of {len(items)}", partial(run, chunk, len(chunks[0]))
-                evaluations = self.evaluations_each * len(chunk)
-                self.tasks.append(Task(self.batches, name, label, len(chunk), evaluations, task))
+                name, evaluations = f"{label} {place}/{len(chunks)} of {len(items)}", self.evaluations_each * len(chunk)
+                how = len(chunks[0]), partial(read, chunk), work
+                self.tasks.append(Task(self.batches, name, label, len(chunk), evaluations, *how))
             else:
                 self.cached += len(chunk)
             self.batches += 1
@@ -102,7 +126,7 @@ def inversion(bench: Bench) -> Stage:
     for class_id in bench.classes:
         sources, done = bench.pool(class_id), bench.latents(class_id).ids()
         missing = {source for source in sources if source.id not in done}
-        stage.plan(class_id, sources, missing, bench.batch, partial(_invert, bench, class_id))
+        stage.plan(class_id, sources, missing, bench.batch, partial(_invert, bench, class_id), loader(bench))
     return stage
 
 
@@ -113,7 +137,7 @@ def references(bench: Bench) -> Stage:
     for class_id in bench.classes:
         sources = bench.references(class_id)
         missing = {source for source in sources if source.id not in done}
-        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench))
+        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench), loader(bench))
     return stage
 
 
@@ -171,7 +195,8 @@ def measurement(bench: Bench, required: bool) -> Stage:
                 f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
                 "or latentmix sweep, which does all of it"
             )
-        stage.plan(str(cell), draws, missing, bench.batch, partial(_measure_pictures, bench, cell))
+        work, read = partial(_measure_pictures, bench, cell), partial(_load_pictures, bench, cell)
+        stage.plan(str(cell), draws, missing, bench.batch, work, read)
     return stage
 
 
@@ -181,8 +206,21 @@ Plan = Callable[[Bench], Stage]
 # --- the tasks ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Loaded(Generic[Item]):
+    """Images that were read, uint8 [B, 3, H, W], and what they are."""
+
+    ids: Sequence[Item]
+    pixels: Tensor = field(repr=False)
+
+
+def loader(bench: Bench) -> Callable[[Sequence[Source]], Loaded[str]]:
+    size = bench.config.model.size
+    return lambda sources: Loaded([source.id for source in sources], pixels(sources, size))
+
+
 @torch.no_grad()
-def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> None:
+def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> list[Save]:
     config = bench.config
 
     def noise(purpose: str, shape: tuple[int, ...]) -> Tensor:
@@ -192,33 +230,30 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
     images = _plain(bench, class_id, z, f"images of {class_id}")[: len(indices)].cpu()
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     images = perturbed.round().clamp(0, 255).to(torch.uint8)
-    write_pictures({data.path(class_id, index): image for index, image in zip(indices, images, strict=True)})
+    return [keep_pictures([data.path(class_id, index) for index in indices], images)]
 
 
-def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
-    config = bench.config
-    images = padded(pixels(sources, config.model.size), size)
-    clean = bench.model.encode(images)
+def _invert(bench: Bench, class_id: str, images: Loaded[str], size: int) -> list[Save]:
+    config, ids = bench.config, images.ids
+    clean = bench.model.encode(padded(images.pixels, size))
     conditioning = bench.conditioning(class_id, config.inversion.guidance)
     found = bench.inversion.invert(bench.model, clean, bench.inversion_ladder, conditioning, config.inversion)
     refuse_nan(found["latents"], f"inverting {class_id}")
-    ids = [source.id for source in sources]
-    bench.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()})
+    rows = {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()}
+    return [keep(bench.latents(class_id), ids, rows)]
 
 
-def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
-    images = pixels(sources, bench.config.model.size)
-    for network in bench.networks.values():
-        features = _extract(network, images, size)
-        bench.reference_features(network).write([source.id for source in sources], {"features": features})
+def _measure_real(bench: Bench, images: Loaded[str], size: int) -> list[Save]:
+    features = [(network, _extract(network, images.pixels, size)) for network in bench.networks.values()]
+    return [keep(bench.reference_features(network), images.ids, {"features": rows}) for network, rows in features]
 
 
-def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
-    bench.centroids(cell).write([draw_id(draw) for draw in draws], _mixed(bench, cell, draws))
+def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> list[Save]:
+    return [keep(bench.centroids(cell), [draw_id(draw) for draw in draws], _mixed(bench, cell, draws))]
 
 
 @torch.no_grad()
-def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -> None:
+def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -> list[Save]:
     cells = dict(_by_cell(drawn))
     first, what = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
@@ -227,26 +262,33 @@ def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -
         parts = [_mixed(bench, cell, draws) for cell, draws in cells.items()]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
         _, images = render(bench, first.class_id, state, what)
-    if stream.unmeasured.intersection(drawn):  # before the pictures: where all of them are there, so are features
-        _keep_features(bench, drawn, images, stream.unmeasured)
-    made = dict(zip(drawn, images, strict=False))  # less the padding
-    write_pictures({bench.picture(*one): made[one] for one in drawn if one in stream.unseen})
+    measured = bool(stream.unmeasured.intersection(drawn))
+    features = _keep_features(bench, drawn, images, stream.unmeasured) if measured else []
+    seen = [place for place, one in enumerate(drawn) if one in stream.unseen]
+    pictures = keep_pictures([bench.picture(*drawn[place]) for place in seen], images[seen])
+    return [*features, pictures]  # in this order: where all pictures are there, so are features
 
 
-def _measure_pictures(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
-    images = torch.stack([read_picture(bench.picture(cell, draw)) for draw in draws])
-    drawn = [(cell, draw) for draw in draws]
-    _keep_features(bench, drawn, padded(images, size), set(drawn))
+def _load_pictures(bench: Bench, cell: Cell, draws: Sequence[int]) -> Loaded[int]:
+    return Loaded(draws, torch.stack([read_picture(bench.picture(cell, draw)) for draw in draws]))
 
 
-def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
+def _measure_pictures(bench: Bench, cell: Cell, images: Loaded[int], size: int) -> list[Save]:
+    drawn = [(cell, draw) for draw in images.ids]
+    return _keep_features(bench, drawn, padded(images.pixels, size), set(drawn))
+
+
+def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> list[Save]:
     """Of a whole batch of images, a file for each cell that has a part in it and lacks something there."""
+    saves = list[Save]()
     for network in bench.networks.values():
         rows = iter(_extract(network, images, len(images)))
         for cell, draws in _by_cell(drawn):
             features = torch.stack([next(rows) for _ in draws])
             if unmeasured.intersection((cell, draw) for draw in draws):
-                bench.features(cell, network).write([draw_id(draw) for draw in draws], {"features": features})
+                ids = [draw_id(draw) for draw in draws]
+                saves.append(keep(bench.features(cell, network), ids, {"features": features}))
+    return saves
 
 
 def _by_cell(drawn: Sequence[Drawn]) -> Iterator[tuple[Cell, list[int]]]:
@@ -326,8 +368,20 @@ def refuse_nan(z: Tensor, what: str) -> None:
 
 
 @spent("writing")
-def write_pictures(images: Mapping[Path, Tensor]) -> None:
-    _each(lambda item: write_picture(*item), list(images.items()))
+def keep(parts: Parts, ids: Sequence[str], rows: Mapping[str, Tensor]) -> Save:
+    """Rows that are to be written, copied off the device here and now: another thread's copy would hold the device's
+    memory, and wait until the device is through with what it was given since."""
+    return partial(parts.write, ids, {name: tensor.cpu() for name, tensor in rows.items()})
+
+
+@spent("writing")
+def keep_pictures(paths: Sequence[Path], images: Tensor) -> Save:
+    """Pictures that are to be written, uint8 [B, 3, H, W], likewise."""
+    return partial(_write_pictures, list(zip(paths, images.cpu(), strict=True)))
+
+
+def _write_pictures(pictures: Sequence[tuple[Path, Tensor]]) -> None:
+    _each(lambda picture: write_picture(*picture), pictures)
 
 
 def _each(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import driver
@@ -20,7 +19,6 @@ from latentmix import config, figures, launch, shards, slurm, status, sweep
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.crew import Crew, Shard
-from latentmix.data import Source
 from latentmix.errors import UserError
 
 BASE = (
@@ -186,11 +184,11 @@ def test_shards_go_on_together_when_memory_runs_out_in_one(tmp_path: Path, monke
     """Batches of two are too many for the first; a shard that comes later takes batches of one from the start."""
     invert, sizes = sweep._invert, list[int]()
 
-    def small(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
+    def small(bench: Bench, class_id: str, images: sweep.Loaded[str], size: int) -> list[sweep.Save]:
         sizes.append(size)
         if size > 1:
             raise torch.OutOfMemoryError("no more memory")
-        invert(bench, class_id, sources, size)
+        return invert(bench, class_id, images, size)
 
     monkeypatch.setattr(sweep, "_invert", small)
     said = run(tmp_path, "--shard", "0/2")

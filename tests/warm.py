@@ -142,11 +142,11 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     def counted(module: Any, name: str) -> None:
         work = getattr(module, name)
 
-        def count(bench: Any, *told: Any) -> None:
+        def count(bench: Any, *told: Any) -> Any:
             note("files", str(sum(1 for _ in Path("/proc/self/fd").iterdir())))
             note("pages", Path("/proc/self/statm").read_text().split()[1])
             note("batch", f"{module.__name__}.{name} {[_plain(each) for each in told]}")
-            work(bench, *told)
+            return work(bench, *told)
 
         setattr(module, name, count)
 
@@ -157,7 +157,8 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     fsync, replace = os.fsync, Path.replace
 
     def noted_fsync(file: int) -> None:
-        note("midway", _cut(file) if order["at"] == ["midway", counts.get("midway", 0) + 1] else "-")
+        last = order["signal"] == signal.SIGKILL and order["at"] == ["midway", counts.get("midway", 0) + 1]
+        note("midway", _cut(file) if last else "-")
         fsync(file)
         note("whole", "-")
 
