@@ -19,7 +19,7 @@ from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
-from latentmix.models import Conditioning, Model, Text, load_model
+from latentmix.models import Conditioning, Model, Text, compiled, load_model
 from latentmix.spent import spent
 from latentmix.store import Parts, key
 
@@ -65,7 +65,7 @@ class Bench:
 
     @cached_property
     def model(self) -> Model:
-        return load_model(self.config.model, self.device, self.config.inversion.float32)
+        return load_model(self.config.model, self.device, self.config.inversion.float32, self.config.compile)
 
     @cached_property
     def data(self) -> Dataset:
@@ -114,6 +114,8 @@ class Bench:
         _ = self.model, self.inversion_ladder, self.generation_ladder
         for class_id in self.classes:
             self.pool(class_id)
+        if self.config.compile:
+            compiled.check(self.device)
 
     @property
     def cells(self) -> list[Cell]:

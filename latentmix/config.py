@@ -184,6 +184,7 @@ class Config:
     batch: Positive | Literal["auto"]
     outputs: Path
     keep: Annotated[int, Field(ge=0)]
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for spacing in (self.spacing, self.inversion.spacing):

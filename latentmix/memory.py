@@ -82,7 +82,8 @@ def _heaviest(bench: Bench, size: int) -> None:
     rung = bench.generation_ladder[-1]
     z = torch.randn(size, *bench.model.latent_shape(bench.config.model.size), device=bench.device)
     conditioning = bench.conditioning(bench.classes[0], max(2.0, bench.config.guidance))
-    bench.model.decode(bench.model.predict(z, rung.noisy, rung.clock, conditioning)[0])
+    with torch.compiler.set_stance("force_eager"):  # else each size that is tried would be compiled
+        bench.model.decode(bench.model.predict(z, rung.noisy, rung.clock, conditioning)[0])
 
 
 def _name(bench: Bench) -> str:

@@ -92,10 +92,13 @@ def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: C
     return out_null + conditioning.guidance * (out_text - out_null)
 
 
-def load_model(config: ModelConfig, device: torch.device, float32: Collection[str] = ()) -> Model:
+def load_model(
+    config: ModelConfig, device: torch.device, float32: Collection[str] = (), compiling: bool = False
+) -> Model:
     """The model that a config names, its networks read when they are first needed; UserError if it can't be had.
 
-    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits.
+    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits;
+    `compiling` has torch compile them.
     """
     from latentmix.models.mmdit import MMDiTModel
     from latentmix.models.pipeline import find, pipeline_class
@@ -107,9 +110,9 @@ def load_model(config: ModelConfig, device: torch.device, float32: Collection[st
     exact = config.precision == "auto" and ("transformer" if flow else "unet") in float32
     precision = "float32" if exact else config.precision
     if flow:
-        model = MMDiTModel(folder, precision, device, config.max_sequence_length)
+        model = MMDiTModel(folder, precision, device, config.max_sequence_length, compiling)
     else:
-        model = UNetModel(folder, precision, device)
+        model = UNetModel(folder, precision, device, compiling)
     try:
         model.latent_shape(config.size)
     except ValueError as error:

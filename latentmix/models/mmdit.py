@@ -17,6 +17,7 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
+from latentmix.models.compiled import compiled
 from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.spent import spent
@@ -36,9 +37,12 @@ UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladde
 class MMDiTModel:
     """A `Model` (see the protocol) from a Stable Diffusion 3 pipeline folder."""
 
-    def __init__(self, folder: Path, precision: str, device: torch.device, max_sequence_length: int) -> None:
+    def __init__(
+        self, folder: Path, precision: str, device: torch.device, max_sequence_length: int, compiling: bool = False
+    ) -> None:
         self.folder = folder
         self.device = device
+        self.compiling = compiling
         if precision == "auto":  # float16 overflows in T5, and the transformer was trained in bfloat16
             precision = "float32" if device.type == "cpu" else "bfloat16"
         self.dtype = DTYPES[precision]
@@ -126,7 +130,8 @@ class MMDiTModel:
         from diffusers import SD3Transformer2DModel
 
         folder = self.folder / "transformer"
-        return load_network(SD3Transformer2DModel.from_pretrained, folder, torch_dtype=self.dtype).to(self.device)
+        network = load_network(SD3Transformer2DModel.from_pretrained, folder, torch_dtype=self.dtype).to(self.device)
+        return compiled(network) if self.compiling else network
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:

@@ -81,3 +81,12 @@ def read_prompts_once(unet: nn.Module) -> None:
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             module.to_k, module.to_v = Once(module.to_k), Once(module.to_v)
+
+
+def read_ahead(unet: nn.Module, states: Tensor) -> None:
+    """Let them read the prompts now, outside of the network: one that is compiled finds them read each time, and needs
+    no second version for when they are not."""
+    if not torch.is_grad_enabled():
+        for module in unet.modules():
+            if isinstance(module, Once):
+                module(states)

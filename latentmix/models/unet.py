@@ -17,7 +17,8 @@ from latentmix import ladder
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
-from latentmix.models.once import Halves, before_the_prompt, read_prompts_once
+from latentmix.models.compiled import compiled
+from latentmix.models.once import Halves, before_the_prompt, read_ahead, read_prompts_once
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.spent import spent
@@ -30,9 +31,10 @@ CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 on the way,
 class UNetModel:
     """A `Model` (see the protocol) from a Stable Diffusion pipeline folder."""
 
-    def __init__(self, folder: Path, precision: str, device: torch.device) -> None:
+    def __init__(self, folder: Path, precision: str, device: torch.device, compiling: bool = False) -> None:
         self.folder = folder
         self.device = device
+        self.compiling = compiling
         if precision == "auto":
             precision = "float32" if device.type == "cpu" else "float16"
         self.dtype = DTYPES[precision]
@@ -76,7 +78,10 @@ class UNetModel:
     @spent("diffusion")
     def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            return self._unet(z.to(self.dtype), clock, text.states).sample.float()
+            if self.compiling:
+                read_ahead(self._unet, text.states)
+            time = torch.full([len(z)], float(clock), device=z.device)  # a number would be compiled in
+            return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
         with self._halves.alike(conditioning.guidance != 1):
             out = guided(network, z, conditioning)
@@ -89,7 +94,8 @@ class UNetModel:
 
         network = load_network(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
         read_prompts_once(network)
-        return network.to(self.device, memory_format=torch.channels_last)
+        network = network.to(self.device, memory_format=torch.channels_last)
+        return compiled(network) if self.compiling else network
 
     @cached_property
     def _halves(self) -> Halves:

@@ -1,0 +1,84 @@
+"""What each technique saves: images a second with all of them, without each in turn, without any, and compiled.
+
+python scripts/time_techniques.py [KEY=VALUE]... [--rounds N]
+
+Each way has a process of its own, and they take turns, so that all see the same machine; the best round counts.
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix import benchmark, launch
+from latentmix.bench import Bench
+from latentmix.config import compose
+from latentmix.models import unet
+
+TECHNIQUES: dict[str, tuple[Any, str, Any]] = {  # and what takes each of them away: a name, and what it then stands for
+    "channels-last": (torch, "channels_last", torch.contiguous_format),
+    "the shared half of guidance": (unet, "before_the_prompt", lambda network: iter(())),
+    "prompts read once": (unet, "read_prompts_once", lambda network: None),
+    "freed memory kept": (launch, "_keep_freed_memory", lambda: None),
+}
+WAYS: dict[str, tuple[list[str], list[str]]] = {  # the techniques that are left out, and settings
+    "all": ([], []),
+    **{f"without {name}": ([name], []) for name in TECHNIQUES},
+    "without any": (list(TECHNIQUES), []),
+    "all, and compile=true": ([], ["compile=true"]),
+    "compile=true alone": (list(TECHNIQUES), ["compile=true"]),
+}
+_work: Callable[[], Tensor]  # in the process of each way
+_device: torch.device
+
+
+def load(settings: list[str], left_out: list[str]) -> None:
+    global _work, _device
+    for name in left_out:
+        setattr(*TECHNIQUES[name])
+    config = compose(settings)
+    launch.prepare(config.launch)
+    bench = Bench(config)
+    _work, _device = benchmark._ours(bench), bench.device
+
+
+def load_plain(settings: list[str]) -> None:
+    global _work, _device
+    bench = Bench(compose(settings))
+    batch = benchmark._batch(bench)
+    torch.set_num_threads(batch.threads)
+    _work, _device = benchmark.plain(batch), bench.device
+
+
+def seconds() -> float:
+    return benchmark._seconds(_work, _device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
+    settings = ["batch=32", "steps=20", *given.settings]
+    spawn = multiprocessing.get_context("spawn")
+    processes: dict[str, Any] = {"diffusers": ProcessPoolExecutor(1, spawn, load_plain, (settings,))}
+    for name, (left_out, more) in WAYS.items():
+        processes[name] = ProcessPoolExecutor(1, spawn, load, ([*settings, *more], left_out))
+    for process in processes.values():
+        process.submit(seconds).result()  # loads, compiles and warms up
+    times = [
+        {name: process.submit(seconds).result() for name, process in processes.items()} for _ in range(given.rounds)
+    ]
+    batch = compose(settings).batch
+    best = {name: min(of[name] for of in times) for name in processes}
+    print("| | images/s | of diffusers' |\n|---|---|---|")
+    for name, took in best.items():
+        print(f"| {name} | {int(batch) / took:.1f} | {best['diffusers'] / took:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
