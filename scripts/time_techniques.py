@@ -17,13 +17,25 @@ from torch import Tensor
 from latentmix import benchmark, launch
 from latentmix.bench import Bench
 from latentmix.config import compose
-from latentmix.models import unet
+from latentmix.models import unet, vae
 
-TECHNIQUES: dict[str, tuple[Any, str, Any]] = {  # and what takes each of them away: a name, and what it then stands for
-    "channels-last": (torch, "channels_last", torch.contiguous_format),
-    "the shared half of guidance": (unet, "before_the_prompt", lambda network: iter(())),
-    "prompts read once": (unet, "read_prompts_once", lambda network: None),
-    "freed memory kept": (launch, "_keep_freed_memory", lambda: None),
+
+class _Contiguous:
+    """torch, but that its channels-last is the usual layout."""
+
+    channels_last = torch.contiguous_format
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+TECHNIQUES: dict[
+    str, list[tuple[Any, str, Any]]
+] = {  # and what takes each of them away: names, and what they then mean
+    "channels-last": [(unet, "torch", _Contiguous()), (vae, "torch", _Contiguous())],
+    "the shared half of guidance": [(unet, "before_the_prompt", lambda network: iter(()))],
+    "prompts read once": [(unet, "read_prompts_once", lambda network: None)],
+    "freed memory kept": [(launch, "_keep_freed_memory", lambda: None)],
 }
 WAYS: dict[str, tuple[list[str], list[str]]] = {  # the techniques that are left out, and settings
     "all": ([], []),
@@ -39,7 +51,8 @@ _device: torch.device
 def load(settings: list[str], left_out: list[str]) -> None:
     global _work, _device
     for name in left_out:
-        setattr(*TECHNIQUES[name])
+        for change in TECHNIQUES[name]:
+            setattr(*change)
     config = compose(settings)
     launch.prepare(config.launch)
     bench = Bench(config)

@@ -12,7 +12,9 @@ LAYOUTS = 64  # sizes of batches, with guidance and without, that a network is c
 
 
 def compiled(network: Any) -> Any:
-    """A network that is compiled for each size of batch when that first comes; there are few, as batches are padded."""
+    """A network that is compiled for each size of batch when that first comes; there are few, as batches are padded.
+    UserError where nothing can be."""
+    check(network.device)
     torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it torch goes on with plain kernels, which round otherwise
     network.compile(dynamic=False)
     return network
