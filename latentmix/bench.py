@@ -21,7 +21,7 @@ from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, load_model
 from latentmix.spent import spent
-from latentmix.store import Parts, key
+from latentmix.store import Parts, file_name, key
 
 COUPLES = 50  # pairs of images at most, of a cell or a class, whose distances are the diversity
 NOISE = Method("noise", "0")  # stands for no mixture, but random latents: a control, at n = 0
@@ -253,20 +253,23 @@ class Bench:
         identity = {"cell": self.cell_identity(cell), "network": network.identity}
         return Parts(self.cell_folder(cell) / f"features-{key(network.identity)}", identity)
 
-    def reference_features(self, network: Network) -> Parts:
-        """`features`, a row for each real image of any class."""
-        identity = {"network": network.identity, "size": self.config.model.size}
-        return Parts(self.config.cache / "references" / key(identity), identity)
+    def reference_features(self, class_id: str, network: Network) -> Parts:
+        """`features`, a row for each real image of a class."""
+        return self._of_references(class_id, network.identity)
 
     def distances(self, cell: Cell) -> Parts:
         """`distance`, a row for each pair of draws."""
         identity = {"cell": self.cell_identity(cell), "network": self.perceptual.identity}
         return Parts(self.cell_folder(cell) / f"distances-{key(self.perceptual.identity)}", identity)
 
-    def reference_distances(self) -> Parts:
-        """`distance`, a row for each pair of real images of any class."""
-        identity = {"network": self.perceptual.identity, "size": self.config.model.size}
-        return Parts(self.config.cache / "references" / key(identity), identity)
+    def reference_distances(self, class_id: str) -> Parts:
+        """`distance`, a row for each pair of real images of a class."""
+        return self._of_references(class_id, self.perceptual.identity)
+
+    def _of_references(self, class_id: str, network: object) -> Parts:
+        """A folder for each class, or each would read all classes' rows to find its own."""
+        identity = {"network": network, "size": self.config.model.size}
+        return Parts(self.config.cache / "references" / key(identity) / file_name(class_id), identity)
 
     @property
     def pictures(self) -> int:

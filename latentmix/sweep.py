@@ -109,11 +109,11 @@ def inversion(bench: Bench) -> Stage:
 def references(bench: Bench) -> Stage:
     """The features of the real images that generated ones are measured against."""
     stage = Stage("real images")
-    done = _in_all([bench.reference_features(network) for network in bench.networks.values()])
     for class_id in bench.classes:
+        done = _in_all([bench.reference_features(class_id, network) for network in bench.networks.values()])
         sources = bench.references(class_id)
         missing = {source for source in sources if source.id not in done}
-        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench))
+        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench, class_id))
     return stage
 
 
@@ -206,11 +206,11 @@ def _invert(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -
     bench.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()})
 
 
-def _measure_real(bench: Bench, sources: Sequence[Source], size: int) -> None:
+def _measure_real(bench: Bench, class_id: str, sources: Sequence[Source], size: int) -> None:
     images = pixels(sources, bench.config.model.size)
     for network in bench.networks.values():
         features = _extract(network, images, size)
-        bench.reference_features(network).write([source.id for source in sources], {"features": features})
+        bench.reference_features(class_id, network).write([source.id for source in sources], {"features": features})
 
 
 def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
