@@ -77,7 +77,7 @@ class Bench:
             "size": config.model.size,
             "prompt": config.model.prompt,
             "guidance": config.guidance,
-            "ladder": _identity(self.generation_ladder),
+            "ladder": _identity(self.plain_ladder),
             "seed": config.seed,
             "noise": config.data.noise,
         }
@@ -189,6 +189,11 @@ class Bench:
     @cached_property
     def generation_ladder(self) -> Ladder:
         return self._ladder(self.config.steps, self.config.spacing)
+
+    @cached_property
+    def plain_ladder(self) -> Ladder:
+        """Of what is generated beside any inversion, and so is the same whichever a run has."""
+        return self.model.ladder(self.config.steps, self.config.spacing)
 
     def _ladder(self, steps: int, spacing: str) -> Ladder:
         return self.model.ladder(steps * self.inversion.rungs, spacing)
