@@ -161,6 +161,24 @@ def test_a_figure_of_another_experiment_goes_into_its_folder(outputs: Path) -> N
     assert (outputs / "mine" / "done.json").exists()
 
 
+def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network lives as long as there is anything that could use it."""
+    networks: list[weakref.ref[Any]] = []
+
+    def read(load: Any, folder: Path, **how: Any) -> Any:
+        if folder.name in ("unet", "transformer"):
+            assert all(network() is None for network in networks)
+        network = load_network(load, folder, **how)
+        if folder.name in ("unet", "transformer"):
+            networks.append(weakref.ref(network))
+        return network
+
+    for family in (unet, mmdit):
+        monkeypatch.setattr(family, "load_network", read)
+    made(outputs, "fig10", "seed=7")
+    assert len(networks) == 2
+
+
 def test_a_dry_run_only_plans(tmp_path: Path) -> None:
     said = invoke("figure", "fig10", *SMALL, *FEW["fig10"], f"outputs={tmp_path / 'outputs'}", "--dry-run")
     assert said.code == 0 and said.out.count("nothing was done") == 2  # once for each model
