@@ -1,5 +1,6 @@
 """The workbench: what all stages of a run share, each thing loaded when it is first needed and then kept."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -105,15 +106,21 @@ class Bench:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        chosen = choose(self.data, self.config.data.classes, self.config.seed)
-        self.data.fetch(chosen)
-        return chosen
+        return choose(self.data, self.config.data.classes, self.config.seed)
 
-    def check(self) -> None:
-        """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and images."""
+    @cached_property
+    def _fetched(self) -> Dataset:
+        """The data, once all images of the run's classes are on this machine; what needs none asks for none."""
+        self.data.fetch(self.classes)
+        return self.data
+
+    def check(self, images: bool = True) -> None:
+        """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and, unless
+        none will be read, images."""
         _ = self.model, self.inversion_ladder, self.generation_ladder
         for class_id in self.classes:
-            self.pool(class_id)
+            if images:
+                self.pool(class_id)
 
     @property
     def cells(self) -> list[Cell]:
@@ -139,12 +146,20 @@ class Bench:
     @cache  # noqa: B019 - a bench lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
         """The images of a class that are inverted and mixed."""
-        return self.data.images(class_id, self.config.pool)
+        return self._fetched.images(class_id, self.config.pool)
 
     @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:
         """The real images of a class that generated ones are measured against."""
-        return self.data.images(class_id, self.config.data.reference)
+        return self._fetched.images(class_id, self.config.data.reference)
+
+    def release(self) -> None:
+        """Let go of what takes memory, so that another model has it all; what is needed again is read again."""
+        for name in ("model", "networks", "perceptual", "_embeddings", "_held"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def prompt(self, class_id: str) -> str:
         return self.config.model.prompt.format(self.data.title(class_id))

@@ -274,6 +274,8 @@ def figure(
             require(bench, spec.command)  # of the second model too, before the first takes its hours
     for bench in benches:
         _work(bench, spec.command, spec.stages, dry_run)
+        if bench is not benches[-1]:
+            bench.release()  # two models need not fit into memory at once
     if not dry_run:
         for path in paper.draw(name, benches, paper.stem(name, given)):
             _say(str(path))
@@ -391,7 +393,7 @@ def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) ->
 def _report(bench: "Bench", command: str, stages: Sequence[Any]) -> None:
     from latentmix import doctor, launch
 
-    bench.check()
+    bench.check(images=command in doctor.OF_IMAGES)
     launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
 
 

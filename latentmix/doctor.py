@@ -58,6 +58,7 @@ WRITES = {
     "evaluate": ("features of real images", "features"),
     "sweep": ("synthetic images", "latents", "features of real images", "features", "pictures"),
 }
+OF_IMAGES = WRITES.keys() - {"probe"}  # commands that read any of the data's
 SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "synthetic images": lambda bench: _synthetic(bench) * _picture(bench),
     "latents": lambda bench: len(bench.classes) * bench.config.pool * _inverted(bench),
@@ -109,7 +110,7 @@ def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
     if bench.config.data.name == SYNTHETIC and model.state != "ok":
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
-        data = _data(bench, references="features" in kinds)
+        data = _data(bench, images=command in OF_IMAGES, references="features" in kinds)
     networks = [_look(what, config) for what in _measuring(bench) if "features" in kinds]
     known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
     sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
@@ -156,7 +157,7 @@ def fetch(bench: Bench) -> Iterator[str]:
         if there is None:
             _get(files)
         yield _line("new" if there is None else "there", what, f"{files.name} {_where(there or files.look())}")
-    before = _data(bench, references=True)
+    before = _data(bench)
     if before.state == "missing":
         raise UserError(before.text)
     images = {source.id for c in bench.classes for source in (*bench.pool(c), *bench.references(c))}
@@ -240,8 +241,7 @@ def _weights(bench: Bench) -> int:
 
 
 def _bytes_each(bench: Bench) -> int:
-    precision = bench.config.model.precision
-    return 4 if precision == "float32" or (precision == "auto" and bench.device.type == "cpu") else 2
+    return bench.model.dtype.itemsize
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -482,19 +482,24 @@ def _elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
 # --- the images -----------------------------------------------------------------------------------------------------
 
 
-def _data(bench: Bench, references: bool) -> Finding:
-    """Whether all images are here; those of a data set on the hub may also come later."""
+def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding:
+    """Whether all that is read of the data is here: the classes' names, images to invert, and those to measure against.
+    What is of a data set on the hub may also come later."""
     hub = bench.config.data.hub
     if hub is not None:
         import datasets  # noqa: F401 - it reads only once whether there is a network
     try:
         with _offline():
-            images = sum(len(bench.pool(c)) for c in bench.classes)
-            images += sum(len(bench.references(c)) for c in bench.classes) if references else 0
+            for class_id in bench.classes:
+                if images:
+                    bench.pool(class_id)
+                if references:
+                    bench.references(class_id)
     except UserError as error:
         # What the user got wrong has no cause; what the hub's libraries raised is one.
         return Finding("missing", "data", str(error)) if hub is None or error.__cause__ is None else _hub_data(hub)
-    return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, with images enough")
+    enough = "with images enough" if images else "of which only the names are used"
+    return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, {enough}")
 
 
 def _hub_data(hub: str) -> Finding:

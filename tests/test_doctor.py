@@ -35,7 +35,7 @@ from latentmix.config import compose
 from latentmix.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
-from latentmix.models.pipeline import wanted_files
+from latentmix.models.pipeline import parameters, wanted_files
 from latentmix.sweep import inversion
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -271,6 +271,29 @@ def test_a_network_too_large_is_warned_of(
     assert found.state == "warning"
     assert f"network takes {size:.1f} MiB, and this machine has {size:.1f} MiB" in found.text
     assert ("model.precision=bfloat16" in found.text) == (size == 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "inversion", "precision", "size"),
+    [
+        ("tiny", "ddim", "auto", 2),
+        ("tiny", "ddim500", "auto", 4),
+        ("tiny", "null_text", "auto", 4),
+        ("tiny", "null_text", "float16", 2),
+        ("tiny-sd3", "ddim500", "auto", 2),
+        ("tiny-sd3", "null_text", "auto", 4),
+    ],
+)
+def test_what_runs_in_32_bits_on_a_gpu_counts_so(
+    monkeypatch: pytest.MonkeyPatch, model: str, inversion: str, precision: str, size: int
+) -> None:
+    made = bench(f"model={model}", f"inversion={inversion}", f"model.precision={precision}")
+    made.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 << 30))
+    most = max(parameters(file) for file in embedded_folder(model).rglob("*.safetensors"))
+    found = finding(made, "memory")
+    assert found.text.startswith(f"the model's largest network takes {doctor._size(size * most)},")
 
 
 def test_a_run_short_of_memory_is_warned_and_goes_on(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
@@ -633,7 +656,7 @@ def test_long_commands_ask_first_and_dry_runs_do_not(command: str, monkeypatch: 
 
     monkeypatch.setattr(doctor, "require", refuse)
     assert refusal(command, *SMALL) == f"latentmix: error: asked for {command}"
-    monkeypatch.setattr(Bench, "check", lambda _: refuse(_, "checks"))
+    monkeypatch.setattr(Bench, "check", lambda _, images: refuse(_, "checks"))
     assert refusal(command, *SMALL, "--dry-run") == "latentmix: error: asked for checks"
 
 

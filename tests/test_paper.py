@@ -2,8 +2,10 @@
 
 import math
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.figures import grid, style, toy
 from latentmix.mixing import Method
+from latentmix.models import mmdit, unet
+from latentmix.models.pipeline import load_network
 from latentmix.sweep import read_picture
 
 SMALL = ("steps=2", "launch.threads=1")
@@ -99,6 +103,20 @@ def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
     own, flow = paper.configs("fig4", ["model=sd15", "model.path=/x", "data=folder", "data.path=/y", "seed=3"])
     assert (own.model.path, flow.model.path) == ("/x", None)
     assert (own.seed, flow.seed) == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig4", "fig7"])
+@pytest.mark.parametrize("more", [["seed=1"], []])
+def test_naming_a_figures_own_experiment_changes_nothing(name: str, more: list[str]) -> None:
+    for named in ([f"experiment={name}", *more], [*more, f"experiment={name}"]):
+        assert paper.configs(name, named) == paper.configs(name, more)
+        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny") / name
+
+
+def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
+    given = ["experiment=demo", "model=tiny", "name=mine"]
+    assert paper.configs("fig4", given) == [compose(given)]
+    assert paper.stem("fig4", given) == Path("outputs/mine/fig4")
 
 
 def test_every_figure_has_a_sentence_and_a_config() -> None:

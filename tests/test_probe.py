@@ -190,6 +190,15 @@ def test_a_dry_run_writes_nothing_and_no_image_is_inverted(tmp_path: Path) -> No
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_class_needs_a_name_and_no_images(tmp_path: Path) -> None:
+    (tmp_path / "data" / "star").mkdir(parents=True)
+    (tmp_path / "data" / "star" / "one.jpg").touch()  # a single one, and no image
+    place = ("data=folder", f"data.path={tmp_path / 'data'}", "data.classes=null", f"outputs={tmp_path / 'outputs'}")
+    done("steps=2", "launch.threads=1", *place, "--offsets", "1")
+    assert (tmp_path / "outputs" / "tiny-folder" / "probe.png").exists()
+    assert "one.jpg cannot be used" in invoke("invert", *place).err
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

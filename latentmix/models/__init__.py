@@ -52,6 +52,10 @@ class Model(Protocol):
     """Everything that a family of models must say for itself."""
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its diffusion network runs in."""
+
+    @property
     def identity(self) -> dict[str, str]:
         """What its results depend on: the weights and their precision."""
 
