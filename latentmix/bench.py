@@ -117,7 +117,7 @@ class Bench:
     def check(self, images: bool = True) -> None:
         """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and, unless
         none will be read, images."""
-        _ = self.model, self.inversion_ladder, self.generation_ladder
+        _ = self.model, self.inversion_ladder, self.generation_ladder, self._titles
         for class_id in self.classes:
             if images:
                 self.pool(class_id)
@@ -162,7 +162,15 @@ class Bench:
             torch.cuda.empty_cache()
 
     def prompt(self, class_id: str) -> str:
-        return self.config.model.prompt.format(self.data.title(class_id))
+        return self.config.model.prompt.format(self.title(class_id))
+
+    def title(self, class_id: str) -> str:
+        """What prompts and figures call a class; UserError where another title is for a class that there is not."""
+        return self._titles.get(class_id) or self.data.title(class_id)
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return {self.data.resolve(name): title for name, title in (self.config.data.titles or {}).items()}
 
     def conditioning(self, class_id: str, guidance: float) -> Conditioning:
         return Conditioning(self._embeddings[self.prompt(class_id)], self._embeddings[""], guidance)

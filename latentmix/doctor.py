@@ -111,10 +111,11 @@ def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
         data = _data(bench, images=command in OF_IMAGES, references="features" in kinds)
+    doubts = _doubts(bench) if data.state == "ok" else []
     networks = [_look(what, config) for what in _measuring(bench) if "features" in kinds]
     known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
     sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
-    return [device, model, data, *networks, *sizes]
+    return [device, model, data, *doubts, *networks, *sizes]
 
 
 def versions() -> Finding:
@@ -491,6 +492,7 @@ def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding
     try:
         with _offline():
             for class_id in bench.classes:
+                bench.prompt(class_id)
                 if images:
                     bench.pool(class_id)
                 if references:
@@ -500,6 +502,25 @@ def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding
         return Finding("missing", "data", str(error)) if hub is None or error.__cause__ is None else _hub_data(hub)
     enough = "with images enough" if images else "of which only the names are used"
     return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, {enough}")
+
+
+def _doubts(bench: Bench) -> list[Finding]:
+    """What could run, and would not mean what it seems to."""
+    model, data = bench.config.model, bench.config.data
+    texts = []
+    if model.world == "imagenet" and data.name == "shapes":
+        texts.append(f"{model.name} knows photographs, not drawn shapes; take data=imagenet or another of photographs")
+    if model.embedded and model.path is None and data.name not in ("shapes", SYNTHETIC):
+        texts.append(f"{model.name} knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes")
+    titles: dict[str, list[str]] = {}
+    for class_id in bench.data.classes():
+        titles.setdefault(bench.title(class_id).casefold(), []).append(class_id)
+    for alike in titles.values():
+        if len(alike) > 1 and not set(bench.classes).isdisjoint(alike):
+            both, title = " and ".join(alike), bench.title(alike[0])
+            another = f"'data.titles={{{alike[0]}: another name}}'"
+            texts.append(f"prompts call {both} by the same name, {title!r}; tell them apart with {another}")
+    return [Finding("warning", "meaning", text) for text in texts]
 
 
 def _hub_data(hub: str) -> Finding:

@@ -146,7 +146,7 @@ def _caption(name: str, benches: Sequence[Bench]) -> str:
     figure = FIGURES[name]
     shows, runs = figure.shows, list[str]()
     if benches:
-        titles = [benches[0].data.title(c) for c in benches[0].classes]
+        titles = [benches[0].title(c) for c in benches[0].classes]
         n = ", ".join(map(str, benches[0].config.n))
         shows = figure.shows.format(classes=", ".join(titles), first=titles[0], n=n)
         runs = [_run(bench, figure.command) for bench in benches]

@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import threading
@@ -27,6 +28,7 @@ import pytest
 import torch
 from driver import invoke
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import save_file
 
 from latentmix import doctor
@@ -129,7 +131,8 @@ def bench(*overrides: str) -> Bench:
 
 def sd15(*overrides: str) -> Bench:
     """Stable Diffusion 1.5, measured by what comes with latentmix."""
-    return bench("model=sd15", "model.features=embedded", "model.clip=embedded", *overrides)
+    embedded = ("model.features=embedded", "model.clip=embedded", "model.world=shapes")
+    return bench("model=sd15", *embedded, *overrides)
 
 
 def finding(made: Bench, what: str, command: str = "sweep") -> Finding:
@@ -530,6 +533,56 @@ def test_classes_and_counts_that_the_data_can_not_give() -> None:
     assert "no shape is called 'staar'" in finding(bench("data.classes=[staar]"), "data").text
     found = finding(bench("data=folder", "data.path=/no/such/folder", "data.classes=null"), "data")
     assert found.state == "missing" and "/no/such/folder" in found.text
+
+
+def imagenet(folder: Path, *class_ids: str) -> tuple[str, ...]:
+    """Settings that take these classes of ImageNet, of four images each."""
+    for class_id in class_ids:
+        (folder / class_id).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / class_id / f"{number}.png")
+    return "data=imagenet", f"data.path={folder}", "data.reference=4"
+
+
+CRANES = ("n02012849", "n03126707")
+
+
+def meanings(made: Bench) -> list[str]:
+    return [found.text for found in examine(made) if found.what == "meaning"]
+
+
+def test_a_model_that_does_not_know_such_images_is_warned_of(tmp_path: Path, snapshot: Path) -> None:
+    assert meanings(bench()) == []
+    photographs = (*imagenet(tmp_path / "images", "n01443537"), "data.classes=null")
+    assert meanings(bench(*photographs)) == [
+        "tiny knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes"
+    ]
+    (text,) = meanings(sd15("model.world=imagenet"))
+    assert text.startswith("sd15 knows photographs, not drawn shapes; ")
+    for fitting in ((*photographs, "model.world=imagenet"), ("data=synthetic", "data.classes=[star]")):
+        assert meanings(sd15(*fitting, "data.reference=4")) == []
+    assert meanings(bench(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any
+
+
+def test_a_run_begins_with_what_is_doubtful_in_a_line(tmp_path: Path, caches: Path) -> None:
+    photographs = (*imagenet(tmp_path / "images", "n01443537"), "data.classes=null")
+    said = invoke("invert", *SMALL, *photographs)
+    assert said.code == 0
+    (line,) = (line for line in said.err.splitlines() if "warning" in line)
+    assert line.startswith("latentmix: warning: tiny knows nothing but drawn shapes; ")
+
+
+def test_classes_of_one_name_are_warned_of_until_they_have_two(tmp_path: Path, snapshot: Path) -> None:
+    settings = (*imagenet(tmp_path / "images", *CRANES, "n01443537"), "model.world=imagenet")
+    (text,) = meanings(sd15(*settings, f"data.classes=[{CRANES[1]}]"))
+    assert "n02012849 and n03126707 by the same name, 'crane'" in text
+    (advice,) = re.findall("'(data.titles=.*)'", text)
+    for told in (advice, "data.titles={n03126707: construction crane}"):
+        made = sd15(*settings, "data.classes=null", told)
+        assert meanings(made) == []
+        assert len({made.prompt(class_id) for class_id in CRANES}) == 2
+    assert made.prompt(CRANES[1]) == "a photo of a construction crane"
+    assert meanings(sd15(*settings, "data.classes=[goldfish]")) == []
 
 
 class Images:
