@@ -391,10 +391,16 @@ def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) ->
 
 
 def _report(bench: "Bench", command: str, stages: Sequence[Any]) -> None:
-    from latentmix import doctor, launch
+    from latentmix import doctor, launch, memory
 
+    wanting = doctor.outlined(bench, command)
     bench.check(images=command in doctor.OF_IMAGES)
+    memory.recall(bench)
     launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
+    for found in wanting:
+        _say(found.line)
+    if any(found.advice for found in wanting):
+        _say("latentmix doctor says what to do about it")
 
 
 def _say(text: str) -> None:

@@ -18,15 +18,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from latentmix.bench import Bench
 from latentmix.config import DataConfig, ModelConfig
+from latentmix.data.hub import VOLUME, Unfetched
 from latentmix.data.kept import place as kept_images
 from latentmix.errors import UserError
 from latentmix.features import DINOV2, LPIPS, Classifier, dinov2_folder, dinov2_name, embedded_folder
+from latentmix.models import Model, check_size
+from latentmix.models.outline import Outline
 from latentmix.models.pipeline import (
     NETWORKS,
     cached,
@@ -81,8 +84,12 @@ class Finding:
     text: str
     advice: tuple[str, ...] = ()
 
+    @property
+    def line(self) -> str:
+        return _line(self.state, self.what, self.text)
+
     def lines(self) -> Iterator[str]:
-        yield _line(self.state, self.what, self.text)
+        yield self.line
         yield from (_line("", "", line) for line in self.advice)
 
 
@@ -98,6 +105,7 @@ class Files:
     look: Callable[[], Path | None]  # without a network; UserError where the user gave them, and they are wrong
     refusal: Callable[[], str | None] = lambda: None  # why they can't be fetched from here
     get: Callable[[], Any] = lambda: None
+    size: Callable[[], int | None] = lambda: None  # bytes to fetch, where the hub says
     advice: tuple[str, ...] = ()  # how to bring them from another machine
 
 
@@ -144,6 +152,18 @@ def require(bench: Bench, command: str) -> None:
         raise UserError("; ".join(finding.text for finding in missing) + more)
 
 
+def outlined(bench: Bench, command: str) -> list[Finding]:
+    """Let a bench plan without what is not here, and fetch nothing; what is not here, or to be warned of."""
+    config = bench.config
+    if _on_hub(config.model) and _pipeline(config.model) is None:
+        outline = Outline(config.model)
+        check_size(outline, config.model.size)
+        bench.model = cast(Model, outline)  # plans ask for no more
+    if config.data.hub is not None:
+        bench.data = Unfetched(config.data)
+    return [found for found in examine(Bench(config), command) if found.state != "ok"]
+
+
 def needed(bench: Bench, command: str) -> str:
     """What a command takes of the disk, what it finds there of its own included."""
     return _size(sum(SIZES[kind](bench) for kind in WRITES[command]))
@@ -171,7 +191,7 @@ def fetch(bench: Bench) -> Iterator[str]:
 
 def _get(files: Files) -> None:
     """DiskFull or another UserError where that fails."""
-    if refusal := files.refusal():
+    if refusal := files.refusal() or _no_room(files.size()):
         raise UserError(f"{files.name} is not here, and {refusal}")
     try:
         files.get()
@@ -258,9 +278,11 @@ def _look(what: str, config: ModelConfig) -> Finding:
     if place is not None:
         return Finding("ok", what, f"{files.name} {_where(place)}")
     refusal = files.refusal()
-    if refusal is not None:
+    size = None if refusal else files.size()
+    if refusal := refusal or _no_room(size):
         return Finding("missing", what, f"{files.name} is not here, and {refusal}", files.advice)
-    return Finding("fetch", what, f"{files.name} is not here yet; latentmix fetch gets it, or else the run does")
+    name = files.name if size is None else f"{files.name}, {_size(size)},"
+    return Finding("fetch", what, f"{name} is not here yet; latentmix fetch gets it, or else the run does")
 
 
 def _model(bench: Bench, found: Finding) -> Finding:
@@ -284,8 +306,9 @@ def _model_files(config: ModelConfig) -> Files:
     return Files(
         f"{config.name} ({hub})",
         lambda: _pipeline(config),
-        lambda: _access(hub, "model_index.json", revision) or _no_room(hub, revision, wanted, unwanted),
+        lambda: _access(hub, "model_index.json", revision),
         lambda: find(config),
+        lambda: _to_fetch(hub, revision, wanted, unwanted),
         _elsewhere(hub, f"hf download {hub} {' '.join(options)}", instead),
     )
 
@@ -327,8 +350,9 @@ def _dinov2(name: str) -> Files:
     return Files(
         f"{name} ({hub})",
         lambda: _cached(hub, "model.safetensors") if _cached(hub, "config.json") else None,
-        lambda: _access(hub, "model.safetensors") or _no_room(hub, None, wanted),
+        lambda: _access(hub, "model.safetensors"),
         get,
+        lambda: _to_fetch(hub, None, wanted),
         _elsewhere(
             hub,
             f"hf download {hub} {' '.join(wanted)}",
@@ -383,7 +407,7 @@ def _of_torch_hub(name: str, url: str) -> Files:
         torch.hub.download_url_to_file(url, str(place))
 
     advice = (f"On a machine that is online: curl -LO {url}", f"Then copy it to {place.parent}")
-    return Files(name, lambda: place if place.is_file() else None, lambda: _url_refusal(url), get, advice)
+    return Files(name, lambda: place if place.is_file() else None, lambda: _url_refusal(url), get, advice=advice)
 
 
 def _open_clip(name: str) -> Files:
@@ -401,8 +425,9 @@ def _open_clip(name: str) -> Files:
     return Files(
         f"open_clip's {name} ({hub})",
         lambda: _cached(hub, safe, other),
-        lambda: _access(hub, safe) or _no_room(hub, None, [safe]),
+        lambda: _access(hub, safe),
         lambda: open_clip.download_pretrained(about),
+        lambda: _to_fetch(hub, None, [safe]),
         _elsewhere(hub, f"hf download {hub} {safe}", f"; should there be no such file, take {other}"),
     )
 
@@ -442,15 +467,23 @@ def _access(hub: str, file: str, revision: str | None = None, kind: str = "model
     return None
 
 
-def _no_room(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> str | None:
-    """Why files of the hub have no room in its cache; None if they have, or where that can't be told."""
-    from huggingface_hub import constants, snapshot_download
+def _to_fetch(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> int | None:
+    """Bytes of a repository's files that are not in the hub's cache; None where that can't be told."""
+    from huggingface_hub import snapshot_download
 
     try:
         files = snapshot_download(hub, revision=revision, dry_run=True, allow_patterns=wanted, ignore_patterns=unwanted)
     except Exception:
         return None
-    needed = sum(file.file_size or 0 for file in files if file.will_download)
+    return sum(file.file_size or 0 for file in files if file.will_download) or None
+
+
+def _no_room(needed: int | None) -> str | None:
+    """Why so many bytes have no room in the hub's cache; None if they have, or where their number is not known."""
+    from huggingface_hub import constants
+
+    if needed is None:
+        return None
     free = shutil.disk_usage(_nearest(Path(constants.HF_HUB_CACHE))).free
     if needed < free:
         return None
@@ -499,7 +532,8 @@ def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding
                     bench.references(class_id)
     except UserError as error:
         # What the user got wrong has no cause; what the hub's libraries raised is one.
-        return Finding("missing", "data", str(error)) if hub is None or error.__cause__ is None else _hub_data(hub)
+        wrong = hub is None or error.__cause__ is None
+        return Finding("missing", "data", str(error)) if wrong else _hub_data(bench.config.data)
     enough = "with images enough" if images else "of which only the names are used"
     return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, {enough}")
 
@@ -523,12 +557,23 @@ def _doubts(bench: Bench) -> list[Finding]:
     return [Finding("warning", "meaning", text) for text in texts]
 
 
-def _hub_data(hub: str) -> Finding:
+def _hub_data(config: DataConfig) -> Finding:
+    hub = str(config.hub)
     refusal = _access(hub, ".gitattributes", kind="dataset")
     if refusal is None:
-        return Finding("fetch", "data", f"{hub} is not all here yet; latentmix fetch gets it, or else the run does")
+        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does: "
+        return Finding("fetch", "data", text + _stream(config))
     advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {kept_images()}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
+
+
+def _stream(config: DataConfig) -> str:
+    """How much of a data set is read for what is wanted."""
+    volume = VOLUME.get(str(config.hub)) if config.split == "train" else None
+    what = f"its split {config.split!r}" if volume is None else volume
+    if config.limit is None:
+        return f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
+    return f"of {what}, as much streams by as it takes to find {config.limit} images of each class"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from latentmix import doctor
+from latentmix import doctor, memory
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
@@ -732,6 +732,138 @@ def test_asking_first_costs_next_to_nothing() -> None:
         require(made, "sweep")
         took.append(time.process_time() - before)
     assert min(took) < 0.5
+
+
+# Dry runs
+
+
+FRESH = ("model=sd15", "data=imagenet-hub", "data.classes=random:3")  # nothing of which is here
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whatever would be downloaded, by any of the libraries."""
+    import datasets
+    import open_clip
+
+    cached, asked = huggingface_hub.snapshot_download, list[str]()
+
+    def snapshot_download(hub: str, **how: Any) -> Any:
+        if how.get("local_files_only") or how.get("dry_run") or constants.HF_HUB_OFFLINE:
+            return cached(hub, **how)
+        asked.append(hub)
+
+    def load_dataset(hub: str, **how: Any) -> Any:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline")
+        asked.append(hub)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(open_clip, "create_model", lambda name, **_: asked.append(name))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: asked.append(url))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *_, **__: asked.append(url))
+    return asked
+
+
+def planned(*arguments: str) -> tuple[dict[str, list[int]], list[str]]:
+    """Of a dry run: what is to do, what is done, and evaluations, stage by stage; and what is said below."""
+    said = invoke(*arguments, "--dry-run")
+    assert said.code == 0, said.err
+    rows = [line.strip("│").split("│") for line in said.out.splitlines() if line.startswith("│")]
+    counts = {name.strip(): [int(cell.replace(",", "")) for cell in cells[:3]] for name, *cells in rows}
+    return counts, said.out.partition("nothing was done. ")[2].splitlines()
+
+
+def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(
+    server: Server, counting: list[str], caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (caches / "answer").open("wb"))
+    monkeypatch.setattr(doctor, "_to_fetch", lambda hub, *_: 2 << 30 if hub == SD15 else None)
+    few = ("pool=4", "n=[2]", "methods=[fix/0]", "draws=4", "steps=3", "inversion.steps=5")
+    counts, said = planned("sweep", *FRESH, *few)
+    assert counts == {
+        "real images": [3 * 1300, 0, 0],
+        "invert": [12, 0, 12 * 5],
+        "generate": [12, 0, 12 * 3 * 2],
+    }
+    assert [line.split()[:2] for line in said[1:]] == [
+        ["fetch", what] for what in ("model", "data", "features", "clip")
+    ]
+    assert f"sd15 ({SD15}), 2.0 GiB, is not here yet" in said[1]
+    assert "all of about 150 GB streams by, as all images of a class are taken (data.limit=N ends it" in said[2]
+    assert counting == [] and not (caches / "outputs").exists() and not (caches / "latentmix").exists()
+
+
+def test_a_limit_says_how_far_the_stream_goes(server: Server, counting: list[str]) -> None:
+    counts, said = planned("sweep", *FRESH, "data.limit=200", "model.features=embedded", "model.clip=embedded")
+    assert counts["real images"] == [600, 0, 0]
+    assert said[2].endswith("of about 150 GB, as much streams by as it takes to find 200 images of each class")
+    assert counting == []
+
+
+def test_a_dry_run_without_a_network_counts_the_same(offline: list[str], counting: list[str]) -> None:
+    counts, said = planned("generate", *FRESH, "pool=4", "n=[2]", "methods=[fix/0]", "draws=4")
+    assert counts == {"invert": [12, 0, 12 * 50], "generate": [12, 0, 12 * 50 * 2]}
+    assert [line.split()[:2] for line in said[1:3]] == [["missing", "model"], ["missing", "data"]]
+    assert said[3] == "latentmix doctor says what to do about it"
+    assert offline == counting == []
+
+
+def test_a_model_alone_that_is_not_here_leaves_the_images_counted(offline: list[str], counting: list[str]) -> None:
+    counts, _ = planned("reconstruct", *SMALL, "model=sd35-medium", "guidance=1")
+    assert counts == {"invert": [4, 0, 4], "reconstruct": [4, 0, 4]}
+    counts, _ = planned("invert", *SMALL, "model=sd15", "data=synthetic", "data.classes=[tree frog]")
+    assert counts == {"synthesize": [4, 0, 8], "invert": [4, 0, 4]}
+    assert counting == []
+
+
+@pytest.mark.parametrize(
+    ("model", "inversion", "size"),
+    [
+        ("sd15", "ddim", 2 * 4 * 4 * 64**2),
+        ("sd35-medium", "ddim", 2 * 4 * 16 * 128**2),
+        ("sd15", "null_text", 2 * 4 * 4 * 64**2 + 4 * 50 * 77 * 768),
+        ("sd35-medium", "null_text", 2 * 4 * 16 * 128**2 + 4 * 50 * (77 + 256) * 4096),
+    ],
+)
+def test_what_a_model_that_is_not_here_leaves_on_the_disk(
+    offline: list[str], model: str, inversion: str, size: int
+) -> None:
+    made = Bench(compose([f"model={model}", f"inversion={inversion}", "data.classes=[star]"]))
+    doctor.outlined(made, "invert")
+    assert SIZES["latents"](made) == 128 * size
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model.size=500", "model.size=500: must be a multiple of 8"),
+        ("steps=2000", "steps must be between 1 and 1000"),
+        ("data.classes=[tree fog]", "no class of ImageNet is called 'tree fog'"),
+        ("model.features=incepton", "no feature network 'incepton'"),
+    ],
+)
+def test_mistakes_come_up_in_a_dry_run_without_anything_here(offline: list[str], setting: str, reason: str) -> None:
+    assert reason in refusal("sweep", *FRESH, setting, "--dry-run")
+
+
+def test_a_rate_that_was_measured_at_the_batch_of_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run tries nothing out."""
+    made = bench("outputs=o")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
+    made.device = torch.device("cuda")
+    memory.recall(made)
+    assert made.batch == 32
+    made.batch = 128
+    memory._remember(made)
+    again = bench("outputs=o")
+    again.device = torch.device("cuda")
+    memory.recall(again)
+    assert again.batch == 128
+    fixed = bench("outputs=o", "batch=7")
+    memory.recall(fixed)
+    assert fixed.batch == 7
 
 
 # Fetching
