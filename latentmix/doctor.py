@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import urllib.error
 import urllib.request
 import warnings
@@ -141,7 +142,8 @@ def versions() -> Finding:
 
 
 def require(bench: Bench, command: str) -> None:
-    """Stop before any work where something is missing: UserError names all of it. What is short is warned of."""
+    """Stop before any work where something is missing: UserError names all of it. What is short is warned of, and what
+    will be fetched is said before it holds the run up."""
     findings = examine(bench, command)
     for finding in findings:
         if finding.state == "warning":
@@ -150,6 +152,9 @@ def require(bench: Bench, command: str) -> None:
     if missing:
         more = "; latentmix doctor says what to do" if any(finding.advice for finding in missing) else ""
         raise UserError("; ".join(finding.text for finding in missing) + more)
+    for finding in findings:
+        if finding.state == "fetch":
+            print(f"latentmix: {finding.text}", file=sys.stderr)
 
 
 def outlined(bench: Bench, command: str) -> list[Finding]:
@@ -169,24 +174,25 @@ def needed(bench: Bench, command: str) -> str:
     return _size(sum(SIZES[kind](bench) for kind in WRITES[command]))
 
 
-def fetch(bench: Bench) -> Iterator[str]:
-    """Get all that an experiment needs and is not here; a line for each part, once it is."""
-    config = bench.config
-    for what in ("model", *_measuring(bench)):
+def fetch(bench: Bench, command: str = "sweep") -> Iterator[str]:
+    """Get all that a command needs and is not here; a line for each part, once it is."""
+    config, measured = bench.config, "features" in WRITES[command]
+    for what in ("model", *(_measuring(bench) if measured else ())):
         files = FILES[what](config.model)
         there = files.look()
         if there is None:
             _get(files)
         yield _line("new" if there is None else "there", what, f"{files.name} {_where(there or files.look())}")
-    before = _data(bench)
+    before = _data(bench, command in OF_IMAGES, measured)
     if before.state == "missing":
         raise UserError(before.text)
-    images = {source.id for c in bench.classes for source in (*bench.pool(c), *bench.references(c))}
-    yield _line(
-        "there" if before.state == "ok" else "new",
-        "data",
-        f"{len(images):,} images of {len(bench.classes)} classes {_home(config.data)}",
-    )
+    classes = bench.classes  # whose names may be elsewhere too
+    if command not in OF_IMAGES:
+        return
+    images = {source.id for c in classes for source in bench.pool(c)}
+    images |= {source.id for c in classes if measured for source in bench.references(c)}
+    state = "there" if before.state == "ok" else "new"
+    yield _line(state, "data", f"{len(images):,} images of {_classes(bench)} {_home(config.data)}")
 
 
 def _get(files: Files) -> None:
@@ -533,9 +539,15 @@ def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding
     except UserError as error:
         # What the user got wrong has no cause; what the hub's libraries raised is one.
         wrong = hub is None or error.__cause__ is None
-        return Finding("missing", "data", str(error)) if wrong else _hub_data(bench.config.data)
+        return Finding("missing", "data", str(error)) if wrong else _hub_data(bench.config.data, images)
+    if bench.config.data.name == SYNTHETIC:
+        return Finding("ok", "data", f"{_classes(bench)}, of which the model makes the images itself")
     enough = "with images enough" if images else "of which only the names are used"
-    return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, {enough}")
+    return Finding("ok", "data", f"{_classes(bench)} of {bench.config.data.name}, {enough}")
+
+
+def _classes(bench: Bench) -> str:
+    return f"{len(bench.classes)} class{'es' if len(bench.classes) > 1 else ''}"
 
 
 def _doubts(bench: Bench) -> list[Finding]:
@@ -557,12 +569,12 @@ def _doubts(bench: Bench) -> list[Finding]:
     return [Finding("warning", "meaning", text) for text in texts]
 
 
-def _hub_data(config: DataConfig) -> Finding:
+def _hub_data(config: DataConfig, images: bool) -> Finding:
     hub = str(config.hub)
     refusal = _access(hub, ".gitattributes", kind="dataset")
     if refusal is None:
-        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does: "
-        return Finding("fetch", "data", text + _stream(config))
+        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
+        return Finding("fetch", "data", f"{text}: {_stream(config) if images else 'the names of its classes'}")
     advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {kept_images()}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
 

@@ -13,6 +13,7 @@ from latentmix import probe, shards, sweep
 from latentmix.bench import Bench
 from latentmix.bias import diagnosed
 from latentmix.config import Config, compose
+from latentmix.errors import UserError
 from latentmix.figures.bias import draw_growth
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.grid import draw_mixtures
@@ -100,6 +101,13 @@ FIGURES = {
         "Images generated from centroids of N latents, inverted from images of {classes}.", families=("flow",)
     ),
 }
+
+
+def find(name: str) -> Figure:
+    """UserError where there is no such figure."""
+    if name not in FIGURES:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    return FIGURES[name]
 
 
 def configs(name: str, overrides: Sequence[str]) -> list[Config]:

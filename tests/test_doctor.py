@@ -218,6 +218,18 @@ def test_without_anything_the_report_says_what_to_do_and_fails(offline: list[str
     assert not offline
 
 
+def test_a_figure_is_asked_what_it_needs_of_each_of_its_models(offline: list[str]) -> None:
+    said = invoke("doctor", "--figure", "fig10", "model=sd15", "data=shapes", "data.classes=[star]")
+    of_models = [line for line in said.out.splitlines() if line.startswith("missing")]
+    assert [line.split()[:3] for line in of_models] == [["missing", "model", name] for name in ("sd15", "sd35-medium")]
+    assert said.code == 1 and "Inception" not in said.out  # as pictures are only looked at
+    probe = invoke("doctor", "--figure", "fig6", "data=folder", "data.path=nowhere")
+    assert "cannot list nowhere" in probe.out
+    assert "there is no figure 'fig13'; there are fig1, " in refusal("doctor", "--figure", "fig13")
+    assert [line.split()[1] for line in invoke("doctor", "--figure", "fig2").out.splitlines()] == ["versions"]
+    assert not offline
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     assert doctor.versions().state == "missing"
@@ -375,10 +387,14 @@ def test_settings_that_the_model_can_not_take(snapshot: Path) -> None:
 # What could be fetched
 
 
-def test_what_can_be_fetched_does_not_stop_a_run(server: Server) -> None:
+def test_what_can_be_fetched_is_said_and_does_not_stop_a_run(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert finding(sd15(), "model").state == "fetch"
     assert f"/{SD15}/resolve/{REVISION}/model_index.json" in server.asked
     require(sd15(), "sweep")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"latentmix: sd15 ({SD15}) is not here yet; ")
 
 
 @pytest.mark.parametrize(
@@ -802,6 +818,13 @@ def test_a_limit_says_how_far_the_stream_goes(server: Server, counting: list[str
     assert counting == []
 
 
+def test_a_probe_has_nothing_stream_by(server: Server, counting: list[str]) -> None:
+    counts, said = planned("probe", *FRESH)
+    assert counts == {"probe": [5, 0, 5 * 50 * 2]}
+    assert said[2].startswith("fetch    data") and said[2].endswith(": the names of its classes")
+    assert counting == []
+
+
 def test_a_dry_run_without_a_network_counts_the_same(offline: list[str], counting: list[str]) -> None:
     counts, said = planned("generate", *FRESH, "pool=4", "n=[2]", "methods=[fix/0]", "draws=4")
     assert counts == {"invert": [12, 0, 12 * 50], "generate": [12, 0, 12 * 50 * 2]}
@@ -920,6 +943,13 @@ def test_all_is_fetched_once(hub: list[str], caches: Path) -> None:
     assert invoke("doctor", *SMALL, "model=sd15").code == 0
 
 
+def test_what_a_figure_needs_is_fetched(hub: list[str]) -> None:
+    said = invoke("fetch", "--figure", "fig6", "model=sd15", "data=shapes", "data.classes=[star]")
+    assert (said.code, hub) == (0, [SD15])
+    (line,) = said.out.splitlines()  # and no images
+    assert line.startswith("new      model")
+
+
 def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached, downloads = huggingface_hub.snapshot_download, list[str]()
 
@@ -951,7 +981,7 @@ def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch
 def test_images_of_the_hub_are_fetched(server: Server) -> None:
     images = Images(UserError("can't be reached"), ConnectionError())
     (*_, line) = doctor.fetch(on_hub(images))
-    assert line.startswith("new ") and "4 images of 1 classes" in line
+    assert line.startswith("new ") and "4 images of 1 class " in line
     assert images.fetched == ["star"] and images.offline[-1] is False
 
 
