@@ -88,8 +88,11 @@ def mix(
         if not dry_run:
             _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
         return
+    from latentmix import doctor
     from latentmix.look import mix_once, mixture
 
+    if dry_run:
+        doctor.outline(bench)  # since to look for the class might fetch
     wanted = mixture(bench, class_id or bench.classes[0], weights)
     _work(bench, "invert", [sweep.inversion], dry_run)
     if not dry_run:

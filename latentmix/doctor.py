@@ -122,8 +122,13 @@ def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
         data = _data(bench, images=command in OF_IMAGES, references="features" in kinds)
     doubts = _doubts(bench) if data.state == "ok" else []
     networks = [_look(what, config) for what in _measuring(bench) if "features" in kinds]
-    known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
-    sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
+    states = {device.state, model.state, data.state}
+    if any(network.state == "missing" for network in networks) or not states <= {"ok", "fetch"}:
+        sizes = [_disk(bench, ())]
+    elif states == {"ok"}:
+        sizes = [_memory(bench), _disk(bench, kinds)]
+    else:
+        sizes = [_disk_in_outline(Bench(bench.config), kinds)]
     return [device, model, data, *doubts, *networks, *sizes]
 
 
@@ -159,14 +164,19 @@ def require(bench: Bench, command: str) -> None:
 
 def outlined(bench: Bench, command: str) -> list[Finding]:
     """Let a bench plan without what is not here, and fetch nothing; what is not here, or to be warned of."""
+    outline(bench)
+    return [found for found in examine(Bench(bench.config), command) if found.state != "ok"]
+
+
+def outline(bench: Bench) -> None:
+    """Put what is known of them in the place of a model and images of the hub that are not here."""
     config = bench.config
     if _on_hub(config.model) and _pipeline(config.model) is None:
-        outline = Outline(config.model)
-        check_size(outline, config.model.size)
-        bench.model = cast(Model, outline)  # plans ask for no more
+        known = Outline(config.model)
+        check_size(known, config.model.size)
+        bench.model = cast(Model, known)  # plans ask for no more
     if config.data.hub is not None:
         bench.data = Unfetched(config.data)
-    return [found for found in examine(Bench(config), command) if found.state != "ok"]
 
 
 def needed(bench: Bench, command: str) -> str:
@@ -625,6 +635,15 @@ def _disk(bench: Bench, kinds: Sequence[str]) -> Finding:
         return Finding("missing", "disk", f"the disk is too small: {text}; {advice}")
     text = f"{_size(free)} are free at {outputs}"
     return Finding("ok", "disk", f"{text}, and about {_size(needed)} will be written" if kinds else text)
+
+
+def _disk_in_outline(bench: Bench, kinds: Sequence[str]) -> Finding:
+    """`_disk` before everything is here, where what is known is enough to tell."""
+    try:
+        outline(bench)
+        return _disk(bench, kinds)
+    except UserError:
+        return _disk(bench, ())
 
 
 def _kept(bench: Bench) -> int:

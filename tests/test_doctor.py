@@ -44,6 +44,7 @@ SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 CLIP = "timm/vit_large_patch14_clip_224.openai"
 SMALL = ("data.classes=[star]", "pool=4", "n=[2]", "methods=[fix/0]", "draws=4", "data.reference=4", "steps=1")
+FRESH = ("model=sd15", "data=imagenet-hub", "data.classes=random:3")  # nothing of which is here
 NETWORKS = {"text_encoder": 1, "unet": 3, "vae": 2}  # MiB of float32
 MIB = 1 << 20
 NOWHERE = "http://127.0.0.1:1"
@@ -709,6 +710,20 @@ def test_each_command_is_measured_by_what_it_keeps(command: str) -> None:
     assert doctor._size(sum(SIZES[kind](made) for kind in WRITES[command])) in text
 
 
+def test_room_is_asked_for_before_anything_is_fetched(
+    server: Server, counting: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Bench(compose([*FRESH, "pool=64", "n=[2]", "model.features=embedded", "model.clip=embedded"]))
+    latents = 3 * 64 * 2 * 4 * 4 * 64**2
+    small_disk(monkeypatch, latents)
+    assert f"about {doctor._size(latents)} will be written" in finding(made, "disk", "invert").text
+    small_disk(monkeypatch, latents - 1)
+    assert finding(made, "disk", "invert").state == "missing"
+    unknown = Bench(compose(["model=sd15", "data=hub", "data.hub=a/b", "model.features=embedded"]))
+    assert "will be written" not in finding(unknown, "disk", "invert").text
+    assert counting == []
+
+
 def test_outputs_that_can_not_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = finding(bench(f"outputs={tmp_path / 'file' / 'below'}"), "disk")
@@ -751,9 +766,6 @@ def test_asking_first_costs_next_to_nothing() -> None:
 
 
 # Dry runs
-
-
-FRESH = ("model=sd15", "data=imagenet-hub", "data.classes=random:3")  # nothing of which is here
 
 
 @pytest.fixture
@@ -831,6 +843,12 @@ def test_a_dry_run_without_a_network_counts_the_same(offline: list[str], countin
     assert [line.split()[:2] for line in said[1:3]] == [["missing", "model"], ["missing", "data"]]
     assert said[3] == "latentmix doctor says what to do about it"
     assert offline == counting == []
+
+
+def test_one_mixture_is_planned_without_anything_here(server: Server, counting: list[str]) -> None:
+    counts, _ = planned("mix", *FRESH, "--class", "goldfish", "--weights", "0.5,0.5", "data.classes=[goldfish]")
+    assert counts == {"invert": [128, 0, 128 * 50]}
+    assert counting == []
 
 
 def test_a_model_alone_that_is_not_here_leaves_the_images_counted(offline: list[str], counting: list[str]) -> None:
