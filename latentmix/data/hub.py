@@ -36,7 +36,6 @@ VOLUME = {IMAGENET: "about 150 GB", IMAGENETTE: "1.1 GB"}  # of their training i
 MOST = 1300  # images that a class of ImageNet has, at most
 EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
-UNKNOWN = "class"  # begins the names of those that are only counted
 STRIDE = 500  # rows of the stream after which it is written down how far it came
 
 
@@ -226,9 +225,6 @@ class Unfetched(Hub):
         """Whether images of these classes are not here."""
         return not all(self._is_kept(self._labels[class_id]) for class_id in class_ids)
 
-    def title(self, class_id: str) -> str:
-        return class_id if class_id.startswith(UNKNOWN) else super().title(class_id)
-
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         if not self.lacks([class_id]):
             return super().images(class_id, count)
@@ -249,7 +245,7 @@ class Unfetched(Hub):
         if wanted is None:
             raise UserError(f"the classes of {self._name} are not known before latentmix fetch; or name data.classes")
         drawn = RANDOM.fullmatch(wanted[0])
-        return [f"{UNKNOWN} {number}" for number in range(int(drawn[1]))] if drawn else wanted
+        return [f"class {number}" for number in range(int(drawn[1]))] if drawn else wanted
 
 
 def _not_here(name: str, _: int) -> Any:
