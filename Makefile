@@ -41,7 +41,7 @@ demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
 figures: $(FIGURES) ## Make every figure of the paper; MODEL=sd15 on Stable Diffusion 1.5 and 3.5
 
 $(FIGURES): $(READY) always
-	$(BIN)/latentmix figure $@ $(if $(EXPERIMENT),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
+	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
 
 fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo draws fig1, fig4 or fig7 of another experiment
 	@echo "there is no figure $@; there are $(FIGURES)" >&2; exit 2

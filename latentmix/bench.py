@@ -1,5 +1,6 @@
 """The workbench: what all stages of a run share, each thing loaded when it is first needed and then kept."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,7 +22,7 @@ from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
 from latentmix.models import Conditioning, Model, Text, compiled, load_model
 from latentmix.spent import spent
-from latentmix.store import Parts, key
+from latentmix.store import Parts, file_name, key
 
 COUPLES = 50  # pairs of images at most, of a cell or a class, whose distances are the diversity
 NOISE = Method("noise", "0")  # stands for no mixture, but random latents: a control, at n = 0
@@ -77,7 +78,7 @@ class Bench:
             "size": config.model.size,
             "prompt": config.model.prompt,
             "guidance": config.guidance,
-            "ladder": _identity(self.generation_ladder),
+            "ladder": _identity(self.plain_ladder),
             "seed": config.seed,
             "noise": config.data.noise,
         }
@@ -105,15 +106,21 @@ class Bench:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        chosen = choose(self.data, self.config.data.classes, self.config.seed)
-        self.data.fetch(chosen)
-        return chosen
+        return choose(self.data, self.config.data.classes, self.config.seed)
 
-    def check(self) -> None:
-        """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and images."""
-        _ = self.model, self.inversion_ladder, self.generation_ladder
+    @cached_property
+    def _fetched(self) -> Dataset:
+        """The data, once all images of the run's classes are on this machine; what needs none asks for none."""
+        self.data.fetch(self.classes)
+        return self.data
+
+    def check(self, images: bool = True) -> None:
+        """Whatever may be wrong with the settings comes up here, before any work: model, steps, classes and, unless
+        none will be read, images."""
+        _ = self.model, self.inversion_ladder, self.generation_ladder, self._titles
         for class_id in self.classes:
-            self.pool(class_id)
+            if images:
+                self.pool(class_id)
         if self.config.compile:
             compiled.check(self.device)
 
@@ -141,15 +148,31 @@ class Bench:
     @cache  # noqa: B019 - a bench lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
         """The images of a class that are inverted and mixed."""
-        return self.data.images(class_id, self.config.pool)
+        return self._fetched.images(class_id, self.config.pool)
 
     @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:
         """The real images of a class that generated ones are measured against."""
-        return self.data.images(class_id, self.config.data.reference)
+        return self._fetched.images(class_id, self.config.data.reference)
+
+    def release(self) -> None:
+        """Let go of what takes memory, so that another model has it all; what is needed again is read again."""
+        for name in ("model", "networks", "perceptual", "_embeddings", "_held"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def prompt(self, class_id: str) -> str:
-        return self.config.model.prompt.format(self.data.title(class_id))
+        return self.config.model.prompt.format(self.title(class_id))
+
+    def title(self, class_id: str) -> str:
+        """What prompts and figures call a class; UserError where another title is for a class that there is not."""
+        return self._titles.get(class_id) or self.data.title(class_id)
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return {self.data.resolve(name): title for name, title in (self.config.data.titles or {}).items()}
 
     def conditioning(self, class_id: str, guidance: float) -> Conditioning:
         return Conditioning(self._embeddings[self.prompt(class_id)], self._embeddings[""], guidance)
@@ -191,6 +214,11 @@ class Bench:
     @cached_property
     def generation_ladder(self) -> Ladder:
         return self._ladder(self.config.steps, self.config.spacing)
+
+    @cached_property
+    def plain_ladder(self) -> Ladder:
+        """Of what is generated beside any inversion, and so is the same whichever a run has."""
+        return self.model.ladder(self.config.steps, self.config.spacing)
 
     def _ladder(self, steps: int, spacing: str) -> Ladder:
         return self.model.ladder(steps * self.inversion.rungs, spacing)
@@ -255,20 +283,23 @@ class Bench:
         identity = {"cell": self.cell_identity(cell), "network": network.identity}
         return Parts(self.cell_folder(cell) / f"features-{key(network.identity)}", identity)
 
-    def reference_features(self, network: Network) -> Parts:
-        """`features`, a row for each real image of any class."""
-        identity = {"network": network.identity, "size": self.config.model.size}
-        return Parts(self.config.cache / "references" / key(identity), identity)
+    def reference_features(self, class_id: str, network: Network) -> Parts:
+        """`features`, a row for each real image of a class."""
+        return self._of_references(class_id, network.identity)
 
     def distances(self, cell: Cell) -> Parts:
         """`distance`, a row for each pair of draws."""
         identity = {"cell": self.cell_identity(cell), "network": self.perceptual.identity}
         return Parts(self.cell_folder(cell) / f"distances-{key(self.perceptual.identity)}", identity)
 
-    def reference_distances(self) -> Parts:
-        """`distance`, a row for each pair of real images of any class."""
-        identity = {"network": self.perceptual.identity, "size": self.config.model.size}
-        return Parts(self.config.cache / "references" / key(identity), identity)
+    def reference_distances(self, class_id: str) -> Parts:
+        """`distance`, a row for each pair of real images of a class."""
+        return self._of_references(class_id, self.perceptual.identity)
+
+    def _of_references(self, class_id: str, network: object) -> Parts:
+        """A folder for each class, or each would read all classes' rows to find its own."""
+        identity = {"network": network, "size": self.config.model.size}
+        return Parts(self.config.cache / "references" / key(identity) / file_name(class_id), identity)
 
     @property
     def pictures(self) -> int:

@@ -71,11 +71,11 @@ def show(bench: Bench, diagnoses: Mapping[str, Diagnosis]) -> None:
     headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N")
     table = Table(*headings, title=f"latents at t = T of {bench.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
-        table.add_row(bench.data.title(class_id), *_row(diagnosis))
+        table.add_row(bench.title(class_id), *_row(diagnosis))
     console = Console()
     console.print(table)
     for class_id, diagnosis in diagnoses.items():
-        console.print(f"{bench.data.title(class_id)}: {verdict(diagnosis)}", highlight=False)
+        console.print(f"{bench.title(class_id)}: {verdict(diagnosis)}", highlight=False)
 
 
 def _row(diagnosis: Diagnosis) -> tuple[str, ...]:

@@ -46,6 +46,9 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="Changes to configs/config.yaml, in Hydra's syntax; quote those with brackets."
     ),
 ]
+OfFigure = Annotated[
+    str | None, typer.Option("--figure", help="Of fig1 to fig12 instead: what it needs of each model that it shows.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -85,8 +88,11 @@ def mix(
         if not dry_run:
             _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
         return
+    from latentmix import doctor
     from latentmix.look import mix_once, mixture
 
+    if dry_run:
+        doctor.outline(bench)  # since to look for the class might fetch
     wanted = mixture(bench, class_id or bench.classes[0], weights)
     _work(bench, "invert", [sweep.inversion], dry_run)
     if not dry_run:
@@ -265,15 +271,15 @@ def figure(
     from latentmix import paper
     from latentmix.doctor import require
 
-    if name not in paper.FIGURES:
-        raise UserError(f"there is no figure {name!r}; there are {', '.join(paper.FIGURES)}")
-    spec, given = paper.FIGURES[name], overrides or []
+    spec, given = paper.find(name), overrides or []
     benches = [_prepared(config) for config in paper.configs(name, given)]
     if not dry_run:
         for bench in benches[1:]:
             require(bench, spec.command)  # of the second model too, before the first takes its hours
     for bench in benches:
         _work(bench, spec.command, spec.stages, dry_run)
+        if bench is not benches[-1]:
+            bench.release()  # two models need not fit into memory at once
     if not dry_run:
         for path in paper.draw(name, benches, paper.stem(name, given)):
             _say(str(path))
@@ -295,13 +301,20 @@ def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, 
     _say(str(write_report(run)))
 
 
-@app.command(epilog=example("latentmix doctor experiment=demo", "latentmix doctor model=sd15"))
-def doctor(overrides: Overrides = None) -> None:
+@app.command(
+    epilog=example(
+        "latentmix doctor experiment=demo",
+        "latentmix doctor model=sd15",
+        "latentmix doctor --figure fig10 model=sd15 data=imagenet-hub data.limit=128",
+    )
+)
+def doctor(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Is all that an experiment needs here? A line for each thing, and what to do about what is missing."""
     from latentmix.doctor import examine, versions
 
-    findings = [versions(), *examine(_bench(overrides))]
-    for line in (line for finding in findings for line in finding.lines()):
+    benches, command = _needing(overrides, figure)
+    findings = [versions(), *(finding for bench in benches for finding in examine(bench, command))]
+    for line in dict.fromkeys(line for finding in findings for line in finding.lines()):
         _say(line)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
@@ -330,13 +343,15 @@ def bench_(
     _say(str(bench.config.folder / "bench.json"))
 
 
-@app.command(epilog=example("latentmix fetch model=sd15"))
-def fetch(overrides: Overrides = None) -> None:
+@app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))
+def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Weights and images that an experiment needs from elsewhere -> this machine, ahead of time."""
     from latentmix import doctor
 
-    for line in doctor.fetch(_bench(overrides)):
-        _say(line)
+    benches, command = _needing(overrides, figure)
+    for bench in benches:
+        for line in doctor.fetch(bench, command):
+            _say(line)
 
 
 def main() -> None:
@@ -364,6 +379,16 @@ def _bench(overrides: list[str] | None) -> "Bench":
     return _prepared(_config(overrides))
 
 
+def _needing(overrides: list[str] | None, figure: str | None) -> "tuple[list[Bench], str]":
+    """What is to be run, and the command whose needs it has: a sweep or, of each of its models, a figure."""
+    if figure is None:
+        return [_bench(overrides)], "sweep"
+    from latentmix import paper
+
+    spec = paper.find(figure)
+    return [_prepared(config) for config in paper.configs(figure, overrides or [])], spec.command
+
+
 def _prepared(config: "Config") -> "Bench":
     from latentmix.spent import spent
 
@@ -389,10 +414,16 @@ def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) ->
 
 
 def _report(bench: "Bench", command: str, stages: Sequence[Any]) -> None:
-    from latentmix import doctor, launch
+    from latentmix import doctor, launch, memory
 
-    bench.check()
+    wanting = doctor.outlined(bench, command)
+    bench.check(images=command in doctor.OF_IMAGES)
+    memory.recall(bench)
     launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
+    for found in wanting:
+        _say(found.line)
+    if any(found.advice for found in wanting):
+        _say("latentmix doctor says what to do about it")
 
 
 def _say(text: str) -> None:

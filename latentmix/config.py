@@ -86,6 +86,7 @@ class DataConfig:
     synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
     limit: Positive | None = None  # images of each class that are kept; None is all of them
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
+    titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
 
     def __post_init__(self) -> None:
         if self.hub is None and self.name not in LOCAL:
@@ -97,6 +98,8 @@ class DataConfig:
                 raise ValueError("data.classes=random:K draws K classes, K a number from 1; it stands alone")
         if self.name == "synthetic" and (self.reference is None or not self.classes or RANDOM.match(self.classes[0])):
             raise ValueError("data=synthetic needs names in data.classes, and a number of images in data.reference")
+        if self.name == "synthetic" and self.titles:
+            raise ValueError("data=synthetic takes what prompts say from data.classes; leave data.titles")
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")
 

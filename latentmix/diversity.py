@@ -60,7 +60,7 @@ def real_pairs(bench: Bench, class_id: str) -> Pairs:
     def read(ids: Sequence[str]) -> Tensor:
         return pixels([sources[id_] for id_ in ids], bench.config.model.size)
 
-    return Pairs(class_id, _couples(list(sources)), read, bench.reference_distances())
+    return Pairs(class_id, _couples(list(sources)), read, bench.reference_distances(class_id))
 
 
 def draws_in_pairs(bench: Bench, cell: Cell) -> Pairs:

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import urllib.error
 import urllib.request
 import warnings
@@ -18,15 +19,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from latentmix.bench import Bench
 from latentmix.config import DataConfig, ModelConfig
+from latentmix.data.hub import VOLUME, Unfetched
 from latentmix.data.kept import place as kept_images
 from latentmix.errors import UserError
 from latentmix.features import DINOV2, LPIPS, Classifier, dinov2_folder, dinov2_name, embedded_folder
+from latentmix.models import Model, check_size
+from latentmix.models.outline import Outline
 from latentmix.models.pipeline import (
     NETWORKS,
     cached,
@@ -58,6 +62,7 @@ WRITES = {
     "evaluate": ("features of real images", "features"),
     "sweep": ("synthetic images", "latents", "features of real images", "features", "pictures"),
 }
+OF_IMAGES = WRITES.keys() - {"probe"}  # commands that read any of the data's
 SIZES: dict[str, Callable[[Bench], int]] = {  # in bytes
     "synthetic images": lambda bench: _synthetic(bench) * _picture(bench),
     "latents": lambda bench: len(bench.classes) * bench.config.pool * _inverted(bench),
@@ -80,8 +85,12 @@ class Finding:
     text: str
     advice: tuple[str, ...] = ()
 
+    @property
+    def line(self) -> str:
+        return _line(self.state, self.what, self.text)
+
     def lines(self) -> Iterator[str]:
-        yield _line(self.state, self.what, self.text)
+        yield self.line
         yield from (_line("", "", line) for line in self.advice)
 
 
@@ -97,6 +106,7 @@ class Files:
     look: Callable[[], Path | None]  # without a network; UserError where the user gave them, and they are wrong
     refusal: Callable[[], str | None] = lambda: None  # why they can't be fetched from here
     get: Callable[[], Any] = lambda: None
+    size: Callable[[], int | None] = lambda: None  # bytes to fetch, where the hub says
     advice: tuple[str, ...] = ()  # how to bring them from another machine
 
 
@@ -109,11 +119,17 @@ def examine(bench: Bench, command: str = "sweep") -> list[Finding]:
     if bench.config.data.name == SYNTHETIC and model.state != "ok":
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
-        data = _data(bench, references="features" in kinds)
+        data = _data(bench, images=command in OF_IMAGES, references="features" in kinds)
+    doubts = _doubts(bench) if data.state == "ok" else []
     networks = [_look(what, config) for what in _measuring(bench) if "features" in kinds]
-    known = {device.state, model.state, data.state} == {"ok"} and all(n.state != "missing" for n in networks)
-    sizes = [_memory(bench), _disk(bench, kinds)] if known else [_disk(bench, ())]
-    return [device, model, data, *networks, *sizes]
+    states = {device.state, model.state, data.state}
+    if any(network.state == "missing" for network in networks) or not states <= {"ok", "fetch"}:
+        sizes = [_disk(bench, ())]
+    elif states == {"ok"}:
+        sizes = [_memory(bench), _disk(bench, kinds)]
+    else:
+        sizes = [_disk_in_outline(Bench(bench.config), kinds)]
+    return [device, model, data, *doubts, *networks, *sizes]
 
 
 def versions() -> Finding:
@@ -131,7 +147,8 @@ def versions() -> Finding:
 
 
 def require(bench: Bench, command: str) -> None:
-    """Stop before any work where something is missing: UserError names all of it. What is short is warned of."""
+    """Stop before any work where something is missing: UserError names all of it. What is short is warned of, and what
+    will be fetched is said before it holds the run up."""
     findings = examine(bench, command)
     for finding in findings:
         if finding.state == "warning":
@@ -140,6 +157,26 @@ def require(bench: Bench, command: str) -> None:
     if missing:
         more = "; latentmix doctor says what to do" if any(finding.advice for finding in missing) else ""
         raise UserError("; ".join(finding.text for finding in missing) + more)
+    for finding in findings:
+        if finding.state == "fetch":
+            print(f"latentmix: {finding.text}", file=sys.stderr)
+
+
+def outlined(bench: Bench, command: str) -> list[Finding]:
+    """Let a bench plan without what is not here, and fetch nothing; what is not here, or to be warned of."""
+    outline(bench)
+    return [found for found in examine(Bench(bench.config), command) if found.state != "ok"]
+
+
+def outline(bench: Bench) -> None:
+    """Put what is known of them in the place of a model and images of the hub that are not here."""
+    config = bench.config
+    if _on_hub(config.model) and _pipeline(config.model) is None:
+        known = Outline(config.model)
+        check_size(known, config.model.size)
+        bench.model = cast(Model, known)  # plans ask for no more
+    if config.data.hub is not None:
+        bench.data = Unfetched(config.data)
 
 
 def needed(bench: Bench, command: str) -> str:
@@ -147,29 +184,30 @@ def needed(bench: Bench, command: str) -> str:
     return _size(sum(SIZES[kind](bench) for kind in WRITES[command]))
 
 
-def fetch(bench: Bench) -> Iterator[str]:
-    """Get all that an experiment needs and is not here; a line for each part, once it is."""
-    config = bench.config
-    for what in ("model", *_measuring(bench)):
+def fetch(bench: Bench, command: str = "sweep") -> Iterator[str]:
+    """Get all that a command needs and is not here; a line for each part, once it is."""
+    config, measured = bench.config, "features" in WRITES[command]
+    for what in ("model", *(_measuring(bench) if measured else ())):
         files = FILES[what](config.model)
         there = files.look()
         if there is None:
             _get(files)
         yield _line("new" if there is None else "there", what, f"{files.name} {_where(there or files.look())}")
-    before = _data(bench, references=True)
+    before = _data(bench, command in OF_IMAGES, measured)
     if before.state == "missing":
         raise UserError(before.text)
-    images = {source.id for c in bench.classes for source in (*bench.pool(c), *bench.references(c))}
-    yield _line(
-        "there" if before.state == "ok" else "new",
-        "data",
-        f"{len(images):,} images of {len(bench.classes)} classes {_home(config.data)}",
-    )
+    classes = bench.classes  # whose names may be elsewhere too
+    if command not in OF_IMAGES:
+        return
+    images = {source.id for c in classes for source in bench.pool(c)}
+    images |= {source.id for c in classes if measured for source in bench.references(c)}
+    state = "there" if before.state == "ok" else "new"
+    yield _line(state, "data", f"{len(images):,} images of {_classes(bench)} {_home(config.data)}")
 
 
 def _get(files: Files) -> None:
     """DiskFull or another UserError where that fails."""
-    if refusal := files.refusal():
+    if refusal := files.refusal() or _no_room(files.size()):
         raise UserError(f"{files.name} is not here, and {refusal}")
     try:
         files.get()
@@ -240,8 +278,7 @@ def _weights(bench: Bench) -> int:
 
 
 def _bytes_each(bench: Bench) -> int:
-    precision = bench.config.model.precision
-    return 4 if precision == "float32" or (precision == "auto" and bench.device.type == "cpu") else 2
+    return bench.model.dtype.itemsize
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -257,9 +294,11 @@ def _look(what: str, config: ModelConfig) -> Finding:
     if place is not None:
         return Finding("ok", what, f"{files.name} {_where(place)}")
     refusal = files.refusal()
-    if refusal is not None:
+    size = None if refusal else files.size()
+    if refusal := refusal or _no_room(size):
         return Finding("missing", what, f"{files.name} is not here, and {refusal}", files.advice)
-    return Finding("fetch", what, f"{files.name} is not here yet; latentmix fetch gets it, or else the run does")
+    name = files.name if size is None else f"{files.name}, {_size(size)},"
+    return Finding("fetch", what, f"{name} is not here yet; latentmix fetch gets it, or else the run does")
 
 
 def _model(bench: Bench, found: Finding) -> Finding:
@@ -283,8 +322,9 @@ def _model_files(config: ModelConfig) -> Files:
     return Files(
         f"{config.name} ({hub})",
         lambda: _pipeline(config),
-        lambda: _access(hub, "model_index.json", revision) or _no_room(hub, revision, wanted, unwanted),
+        lambda: _access(hub, "model_index.json", revision),
         lambda: find(config),
+        lambda: _to_fetch(hub, revision, wanted, unwanted),
         _elsewhere(hub, f"hf download {hub} {' '.join(options)}", instead),
     )
 
@@ -326,8 +366,9 @@ def _dinov2(name: str) -> Files:
     return Files(
         f"{name} ({hub})",
         lambda: _cached(hub, "model.safetensors") if _cached(hub, "config.json") else None,
-        lambda: _access(hub, "model.safetensors") or _no_room(hub, None, wanted),
+        lambda: _access(hub, "model.safetensors"),
         get,
+        lambda: _to_fetch(hub, None, wanted),
         _elsewhere(
             hub,
             f"hf download {hub} {' '.join(wanted)}",
@@ -382,7 +423,7 @@ def _of_torch_hub(name: str, url: str) -> Files:
         torch.hub.download_url_to_file(url, str(place))
 
     advice = (f"On a machine that is online: curl -LO {url}", f"Then copy it to {place.parent}")
-    return Files(name, lambda: place if place.is_file() else None, lambda: _url_refusal(url), get, advice)
+    return Files(name, lambda: place if place.is_file() else None, lambda: _url_refusal(url), get, advice=advice)
 
 
 def _open_clip(name: str) -> Files:
@@ -400,8 +441,9 @@ def _open_clip(name: str) -> Files:
     return Files(
         f"open_clip's {name} ({hub})",
         lambda: _cached(hub, safe, other),
-        lambda: _access(hub, safe) or _no_room(hub, None, [safe]),
+        lambda: _access(hub, safe),
         lambda: open_clip.download_pretrained(about),
+        lambda: _to_fetch(hub, None, [safe]),
         _elsewhere(hub, f"hf download {hub} {safe}", f"; should there be no such file, take {other}"),
     )
 
@@ -441,15 +483,23 @@ def _access(hub: str, file: str, revision: str | None = None, kind: str = "model
     return None
 
 
-def _no_room(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> str | None:
-    """Why files of the hub have no room in its cache; None if they have, or where that can't be told."""
-    from huggingface_hub import constants, snapshot_download
+def _to_fetch(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> int | None:
+    """Bytes of a repository's files that are not in the hub's cache; None where that can't be told."""
+    from huggingface_hub import snapshot_download
 
     try:
         files = snapshot_download(hub, revision=revision, dry_run=True, allow_patterns=wanted, ignore_patterns=unwanted)
     except Exception:
         return None
-    needed = sum(file.file_size or 0 for file in files if file.will_download)
+    return sum(file.file_size or 0 for file in files if file.will_download) or None
+
+
+def _no_room(needed: int | None) -> str | None:
+    """Why so many bytes have no room in the hub's cache; None if they have, or where their number is not known."""
+    from huggingface_hub import constants
+
+    if needed is None:
+        return None
     free = shutil.disk_usage(_nearest(Path(constants.HF_HUB_CACHE))).free
     if needed < free:
         return None
@@ -482,27 +532,70 @@ def _elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
 # --- the images -----------------------------------------------------------------------------------------------------
 
 
-def _data(bench: Bench, references: bool) -> Finding:
-    """Whether all images are here; those of a data set on the hub may also come later."""
+def _data(bench: Bench, images: bool = True, references: bool = True) -> Finding:
+    """Whether all that is read of the data is here: the classes' names, images to invert, and those to measure against.
+    What is of a data set on the hub may also come later."""
     hub = bench.config.data.hub
     if hub is not None:
         import datasets  # noqa: F401 - it reads only once whether there is a network
     try:
         with _offline():
-            images = sum(len(bench.pool(c)) for c in bench.classes)
-            images += sum(len(bench.references(c)) for c in bench.classes) if references else 0
+            for class_id in bench.classes:
+                bench.prompt(class_id)
+                if images:
+                    bench.pool(class_id)
+                if references:
+                    bench.references(class_id)
     except UserError as error:
         # What the user got wrong has no cause; what the hub's libraries raised is one.
-        return Finding("missing", "data", str(error)) if hub is None or error.__cause__ is None else _hub_data(hub)
-    return Finding("ok", "data", f"{len(bench.classes)} classes of {bench.config.data.name}, with images enough")
+        wrong = hub is None or error.__cause__ is None
+        return Finding("missing", "data", str(error)) if wrong else _hub_data(bench.config.data, images)
+    if bench.config.data.name == SYNTHETIC:
+        return Finding("ok", "data", f"{_classes(bench)}, of which the model makes the images itself")
+    enough = "with images enough" if images else "of which only the names are used"
+    return Finding("ok", "data", f"{_classes(bench)} of {bench.config.data.name}, {enough}")
 
 
-def _hub_data(hub: str) -> Finding:
+def _classes(bench: Bench) -> str:
+    return f"{len(bench.classes)} class{'es' if len(bench.classes) > 1 else ''}"
+
+
+def _doubts(bench: Bench) -> list[Finding]:
+    """What could run, and would not mean what it seems to."""
+    model, data = bench.config.model, bench.config.data
+    texts = []
+    if model.world == "imagenet" and data.name == "shapes":
+        texts.append(f"{model.name} knows photographs, not drawn shapes; take data=imagenet or another of photographs")
+    if model.embedded and model.path is None and data.name not in ("shapes", SYNTHETIC):
+        texts.append(f"{model.name} knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes")
+    titles: dict[str, list[str]] = {}
+    for class_id in bench.data.classes():
+        titles.setdefault(bench.title(class_id).casefold(), []).append(class_id)
+    for alike in titles.values():
+        if len(alike) > 1 and not set(bench.classes).isdisjoint(alike):
+            both, title = " and ".join(alike), bench.title(alike[0])
+            another = f"'data.titles={{{alike[0]}: another name}}'"
+            texts.append(f"prompts call {both} by the same name, {title!r}; tell them apart with {another}")
+    return [Finding("warning", "meaning", text) for text in texts]
+
+
+def _hub_data(config: DataConfig, images: bool) -> Finding:
+    hub = str(config.hub)
     refusal = _access(hub, ".gitattributes", kind="dataset")
     if refusal is None:
-        return Finding("fetch", "data", f"{hub} is not all here yet; latentmix fetch gets it, or else the run does")
+        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
+        return Finding("fetch", "data", f"{text}: {_stream(config) if images else 'the names of its classes'}")
     advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {kept_images()}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
+
+
+def _stream(config: DataConfig) -> str:
+    """How much of a data set is read for what is wanted."""
+    volume = VOLUME.get(str(config.hub)) if config.split == "train" else None
+    what = f"its split {config.split!r}" if volume is None else volume
+    if config.limit is None:
+        return f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
+    return f"of {what}, as much streams by as it takes to find {config.limit} images of each class"
 
 
 @contextmanager
@@ -542,6 +635,15 @@ def _disk(bench: Bench, kinds: Sequence[str]) -> Finding:
         return Finding("missing", "disk", f"the disk is too small: {text}; {advice}")
     text = f"{_size(free)} are free at {outputs}"
     return Finding("ok", "disk", f"{text}, and about {_size(needed)} will be written" if kinds else text)
+
+
+def _disk_in_outline(bench: Bench, kinds: Sequence[str]) -> Finding:
+    """`_disk` before everything is here, where what is known is enough to tell."""
+    try:
+        outline(bench)
+        return _disk(bench, kinds)
+    except UserError:
+        return _disk(bench, ())
 
 
 def _kept(bench: Bench) -> int:

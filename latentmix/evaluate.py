@@ -198,7 +198,10 @@ def _number(text: str) -> float:
 
 def _real(bench: Bench, class_id: str) -> dict[str, Tensor]:
     ids = [source.id for source in bench.references(class_id)]
-    real = {name: bench.reference_features(net).gather(ids, "features") for name, net in bench.networks.items()}
+    real = {
+        name: bench.reference_features(class_id, network).gather(ids, "features")
+        for name, network in bench.networks.items()
+    }
     if any(METRICS[name].of_prompt for name in bench.config.metrics):
         real["prompt"] = bench.prompt_features(class_id)
     if bench.pairing:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from latentmix.errors import UserError
 from latentmix.metrics import activation_distances
+from latentmix.spent import spent
 from latentmix.store import folder_digest
 
 DINOV2 = {  # where each is on the hub, and how wide its features are
@@ -31,6 +33,9 @@ DINOV2 = {  # where each is on the hub, and how wide its features are
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # as torchmetrics calls them, and torchvision
+
+
+Encoder = Callable[..., Tensor]
 
 
 class Classifier(nn.Module):
@@ -93,9 +98,15 @@ class Perceptual:
     between: Callable[[Tensor, Tensor], Tensor]
 
 
+def _when_needed(read: Callable[[], Encoder]) -> Encoder:
+    """What `read` makes of weights, read when it is first used: a plan needs none, and fetches none."""
+    made = cache(spent("loading weights")(read))
+    return lambda *given: made()(*given)
+
+
 def frechet_network(name: str, device: torch.device) -> Network:
     """The network of the Fréchet distance, `inception` (FID), `embedded`, or a DINOv2, by its name or from a folder;
-    UserError if it can't be had."""
+    UserError where there is none such and, when it is first used, if its weights can't be had."""
     if name == "embedded":
         return _embedded_classifier(device)
     if name == "inception":
@@ -105,8 +116,8 @@ def frechet_network(name: str, device: torch.device) -> Network:
 
 
 def perceptual_network(name: str, device: torch.device) -> Perceptual:
-    """LPIPS in `alex`, `vgg` or `squeeze`, or the like of it in the `embedded` classifier; UserError if it can't be
-    had."""
+    """LPIPS in `alex`, `vgg` or `squeeze`, or the like of it in the `embedded` classifier; UserError where there is
+    none such and, when it is first used, if its weights can't be had."""
     if name == "embedded":
         return _embedded_perceptual(device)
     if name in LPIPS:
@@ -116,11 +127,25 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
 
 def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
     """A CLIP's encoder of images, and of `texts` where these are wanted: `embedded`, or ARCHITECTURE/PRETRAINED of
-    open_clip. UserError if it can't be had."""
+    open_clip. UserError where there is none such and, when it is first used, if its weights can't be had."""
+    identity = _clip_identity(name)
+
+    @cache
+    @spent("loading weights")
+    def encoders() -> tuple[Encoder, Encoder | None]:
+        model = _open_clip(name).to(device).eval().requires_grad_(False)
+        return _image_encoder(model, device), _describer(name, model, device) if texts else None
+
+    def describe(text: str) -> Tensor:
+        return encoders()[1](text)  # type: ignore[misc]
+
+    called = name.replace("/", "-").lower()
+    return Network(called, identity, lambda images: encoders()[0](images), describe if texts else None)
+
+
+def _image_encoder(model: Any, device: torch.device) -> Encoder:
     import open_clip
 
-    model, identity = _open_clip(name)
-    model = model.to(device).eval().requires_grad_(False)
     pre = open_clip.get_model_preprocess_cfg(model)
     size = pre["size"] if isinstance(pre["size"], int) else pre["size"][0]
     mean, std = (torch.tensor(pre[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
@@ -131,24 +156,31 @@ def clip_network(name: str, device: torch.device, texts: bool = True) -> Network
             x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return model.encode_image((x - mean) / std).float()
 
-    describe = _describer(name, model, device) if texts else None
-    return Network(name.replace("/", "-").lower(), identity, torch.no_grad()(extract), describe)
+    return torch.no_grad()(extract)
 
 
-def _open_clip(name: str) -> tuple[Any, dict[str, str]]:
+def _clip_identity(name: str) -> dict[str, str]:
+    """UserError where there is no such CLIP."""
     import open_clip
 
     if name == "embedded":
-        weights = folder_digest(embedded_folder("clip"))
-        return open_clip.create_model(_architecture(name)), {"clip": "embedded", "weights": weights}
+        return {"clip": "embedded", "weights": folder_digest(embedded_folder("clip"))}
     architecture, _, pretrained = name.partition("/")
     if (architecture, pretrained) not in open_clip.list_pretrained():
         raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
+    return {"clip": name}
+
+
+def _open_clip(name: str) -> Any:
+    import open_clip
+
+    if name == "embedded":
+        return open_clip.create_model(_architecture(name))
+    architecture, _, pretrained = name.partition("/")
     with _weights_of(f"open_clip's {name}", "model.clip=embedded"):
         # OpenAI's weights want QuickGELU, which the architectures' own configs do not name.
         quick = bool(open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False))
-        model = open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
-    return model, {"clip": name}
+        return open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
 
 
 def _describer(name: str, model: Any, device: torch.device) -> Callable[[str], Tensor]:
@@ -192,16 +224,17 @@ def embedded_classifier(folder: Path) -> Classifier:
 
 def _inception(device: torch.device) -> Network:
     """Inception-v3 with the weights of TensorFlow 2015, which resizes to 299 px itself, as torchmetrics runs it."""
-    from torchmetrics.image.fid import NoTrainInceptionV3
 
-    with _weights_of(
-        "Inception-v3 (torch-fidelity's weights-inception-2015-12-05-6726825d.pth)", "model.features=embedded"
-    ):
-        network = NoTrainInceptionV3("inception-v3-compat", ["2048"])
-    network = network.to(device)
-    return Network(
-        "inception", {"features": "inception-2015"}, torch.no_grad()(lambda images: network(images.to(device)).float())
-    )
+    def read() -> Encoder:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        with _weights_of(
+            "Inception-v3 (torch-fidelity's weights-inception-2015-12-05-6726825d.pth)", "model.features=embedded"
+        ):
+            network = NoTrainInceptionV3("inception-v3-compat", ["2048"]).to(device)
+        return torch.no_grad()(lambda images: network(images.to(device)).float())
+
+    return Network("inception", {"features": "inception-2015"}, _when_needed(read))
 
 
 def _embedded_perceptual(device: torch.device) -> Perceptual:
@@ -217,15 +250,19 @@ def _embedded_perceptual(device: torch.device) -> Perceptual:
 
 def _lpips(name: str, device: torch.device) -> Perceptual:
     """Torchmetrics has LPIPS' own weights; those of the network below come from torchvision."""
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    with _weights_of(f"torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
-        network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
+    def read() -> Encoder:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    def between(a: Tensor, b: Tensor) -> Tensor:
-        return network(*(x.to(device).float() / 255 for x in (a, b)), normalize=True).flatten()
+        with _weights_of(f"torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
+            network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
 
-    return Perceptual(f"lpips-{name}", {"perceptual": f"lpips-{name}"}, torch.no_grad()(between))
+        def between(a: Tensor, b: Tensor) -> Tensor:
+            return network(*(x.to(device).float() / 255 for x in (a, b)), normalize=True).flatten()
+
+        return torch.no_grad()(between)
+
+    return Perceptual(f"lpips-{name}", {"perceptual": f"lpips-{name}"}, _when_needed(read))
 
 
 # --- DINOv2 ---------------------------------------------------------------------------------------------------------
@@ -257,9 +294,12 @@ def dinov2_folder(name: str) -> Path | None:
 def _dinov2(name: str, device: torch.device) -> Network:
     name = dinov2_name(name)
     hub, _ = DINOV2[name]
-    with _weights_of(f"{name} ({hub})", "model.features=embedded, or name its folder"):
-        extract = _dinov2_extractor(hub, device)
-    return Network(name, {"features": name}, extract)
+
+    def read() -> Encoder:
+        with _weights_of(f"{name} ({hub})", "model.features=embedded, or name its folder"):
+            return _dinov2_extractor(hub, device)
+
+    return Network(name, {"features": name}, _when_needed(read))
 
 
 def _dinov2_of_folder(folder: Path, device: torch.device) -> Network:

@@ -67,7 +67,7 @@ def joining(bench: Bench, command: str, shard: Shard | None = None) -> Iterator[
     """Go to work at a run, beside whoever else does; UserError before that where something needed is missing."""
     with spent("starting"):
         doctor.require(bench, command)
-        bench.check()
+        bench.check(images=command in doctor.OF_IMAGES)
         for folder in (bench.config.cache, bench.config.folder):
             sweep_up(folder)
     with Crew(bench.config.work, shard) as crew:

@@ -27,6 +27,12 @@ def settle(bench: Bench) -> None:
         bench.batch = _on_a_cpu(bench)
 
 
+def recall(bench: Bench) -> None:
+    """Set `bench.batch` to what `settle` would, as far as that is known without trying."""
+    if bench.config.batch == "auto":
+        bench.batch = _known(bench).get(_name(bench), bench.batch if bench.device.type == "cuda" else _on_a_cpu(bench))
+
+
 def shrink(bench: Bench) -> None:
     """Halve the batch after memory ran out; UserError where it is one image already."""
     if bench.batch == 1:

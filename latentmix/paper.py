@@ -13,6 +13,7 @@ from latentmix import probe, shards, sweep
 from latentmix.bench import Bench
 from latentmix.bias import diagnosed
 from latentmix.config import Config, compose
+from latentmix.errors import UserError
 from latentmix.figures.bias import draw_growth
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.grid import draw_mixtures
@@ -102,15 +103,20 @@ FIGURES = {
 }
 
 
+def find(name: str) -> Figure:
+    """UserError where there is no such figure."""
+    if name not in FIGURES:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    return FIGURES[name]
+
+
 def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """The settings of a figure's runs, one for each model that it shows: those of its own experiment, unless the
     overrides name another, which is drawn on its own model. Overrides of the model's group do not reach a
     counterpart."""
-    figure, given = FIGURES[name], list(overrides)
-    if not any(override.startswith("experiment=") for override in given):
-        given = [f"experiment={name}", *given]
+    figure, given = FIGURES[name], _with_experiment(name, overrides)
     own = compose(given)
-    if figure.families and given[0] != f"experiment={name}":
+    if figure.families and not _is_own(name, overrides):
         return [own]
     others = [override for override in given if not override.startswith(("model=", "model."))]
     counterpart = own.model.counterpart
@@ -121,10 +127,19 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
 
 def stem(name: str, overrides: Sequence[str]) -> Path:
     """Where a figure goes, without ending: all those of a model into one folder, or that of the experiment given."""
-    if any(override.startswith("experiment=") for override in overrides):
-        return compose(overrides).folder / name
-    own = compose([f"experiment={name}", *overrides])
-    return own.outputs / f"figures-{own.model.name}" / name
+    run = compose(_with_experiment(name, overrides))
+    return (run.outputs / f"figures-{run.model.name}" if _is_own(name, overrides) else run.folder) / name
+
+
+def _with_experiment(name: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides, and a figure's own experiment before them where they name none."""
+    named = any(override.startswith("experiment=") for override in overrides)
+    return list(overrides) if named else [f"experiment={name}", *overrides]
+
+
+def _is_own(name: str, overrides: Sequence[str]) -> bool:
+    """Whether a figure is of its own experiment, named or not."""
+    return f"experiment={name}" in _with_experiment(name, overrides)
 
 
 def draw(name: str, benches: Sequence[Bench], to: Path) -> list[Path]:
@@ -139,7 +154,7 @@ def _caption(name: str, benches: Sequence[Bench]) -> str:
     figure = FIGURES[name]
     shows, runs = figure.shows, list[str]()
     if benches:
-        titles = [benches[0].data.title(c) for c in benches[0].classes]
+        titles = [benches[0].title(c) for c in benches[0].classes]
         n = ", ".join(map(str, benches[0].config.n))
         shows = figure.shows.format(classes=", ".join(titles), first=titles[0], n=n)
         runs = [_run(bench, figure.command) for bench in benches]

@@ -105,7 +105,7 @@ def offset(z: Tensor, b: float, channels: tuple[int, int], inside: Tensor) -> Te
 def probing(bench: Bench, probe: Probe) -> Stage:
     """Noise, offset at t = T -> clean latents."""
     _inside(bench, probe)
-    stage = Stage("probe", len(bench.generation_ladder) * (1 if bench.config.guidance == 1 else 2))
+    stage = Stage("probe", len(bench.plain_ladder) * (1 if bench.config.guidance == 1 else 2))
     done = _kept(bench, probe).ids()
     missing = {item for item in probe.items if _id(item) not in done}
     stage.plan(_class(bench, probe), probe.items, missing, bench.batch, partial(_generate, bench, probe))
@@ -120,7 +120,7 @@ def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> l
     noises = [torch.from_numpy(noise(bench.config.seed, "probe", draw, shape)) for draw, _ in items]
     z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
     z = padded(z, size).to(bench.device)
-    clean = generate(predictor(bench.model, conditioning), z, bench.generation_ladder)
+    clean = generate(predictor(bench.model, conditioning), z, bench.plain_ladder)
     refuse_nan(clean, f"probing {class_id}")
     return [keep(_kept(bench, probe), [_id(item) for item in items], {"clean": clean[: len(items)]})]
 
@@ -131,7 +131,7 @@ def _kept(bench: Bench, probe: Probe) -> Parts:
         "size": bench.config.model.size,
         "prompt": bench.prompt(_class(bench, probe)),
         "guidance": bench.config.guidance,
-        "ladder": key([asdict(rung) for rung in bench.generation_ladder]),
+        "ladder": key([asdict(rung) for rung in bench.plain_ladder]),
         "seed": bench.config.seed,
         "channels": probe.channels,
         "region": [probe.side, probe.share],

@@ -110,7 +110,7 @@ class Stage:
 
 def synthesis(bench: Bench) -> Stage:
     """Noise -> images that stand for real ones, where the data are `synthetic`."""
-    stage, data = Stage("synthesize", len(bench.generation_ladder) * halves(bench.config.guidance)), bench.data
+    stage, data = Stage("synthesize", len(bench.plain_ladder) * halves(bench.config.guidance)), bench.data
     if isinstance(data, Synthetic):
         for class_id in bench.classes:
             indices = range(max(len(bench.pool(class_id)), len(bench.references(class_id))))
@@ -133,11 +133,12 @@ def inversion(bench: Bench) -> Stage:
 def references(bench: Bench) -> Stage:
     """The features of the real images that generated ones are measured against."""
     stage = Stage("real images")
-    done = _in_all([bench.reference_features(network) for network in bench.networks.values()])
     for class_id in bench.classes:
+        done = _in_all([bench.reference_features(class_id, network) for network in bench.networks.values()])
         sources = bench.references(class_id)
         missing = {source for source in sources if source.id not in done}
-        stage.plan(class_id, sources, missing, bench.batch, partial(_measure_real, bench), loader(bench))
+        work = partial(_measure_real, bench, class_id)
+        stage.plan(class_id, sources, missing, bench.batch, work, loader(bench))
     return stage
 
 
@@ -227,7 +228,7 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
     z = padded(noise("latent", bench.model.latent_shape(config.model.size)).to(bench.device), size)
-    images = _plain(bench, class_id, z, f"images of {class_id}")[: len(indices)].cpu()
+    images = _plain(bench, class_id, z, bench.plain_ladder, f"images of {class_id}")[: len(indices)].cpu()
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     images = perturbed.round().clamp(0, 255).to(torch.uint8)
     return [keep_pictures([data.path(class_id, index) for index in indices], images)]
@@ -243,9 +244,11 @@ def _invert(bench: Bench, class_id: str, images: Loaded[str], size: int) -> list
     return [keep(bench.latents(class_id), ids, rows)]
 
 
-def _measure_real(bench: Bench, images: Loaded[str], size: int) -> list[Save]:
+def _measure_real(bench: Bench, class_id: str, images: Loaded[str], size: int) -> list[Save]:
     features = [(network, _extract(network, images.pixels, size)) for network in bench.networks.values()]
-    return [keep(bench.reference_features(network), images.ids, {"features": rows}) for network, rows in features]
+    return [
+        keep(bench.reference_features(class_id, network), images.ids, {"features": rows}) for network, rows in features
+    ]
 
 
 def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> list[Save]:
@@ -257,7 +260,8 @@ def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -
     cells = dict(_by_cell(drawn))
     first, what = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
-        images = _plain(bench, first.class_id, padded(bench.noise(first.class_id, cells[first]), size), what)
+        z = padded(bench.noise(first.class_id, cells[first]), size)
+        images = _plain(bench, first.class_id, z, bench.generation_ladder, what)
     else:
         parts = [_mixed(bench, cell, draws) for cell, draws in cells.items()]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
@@ -312,10 +316,10 @@ def render(bench: Bench, class_id: str, state: State, what: str) -> tuple[Tensor
     return clean, bench.model.decode(clean)
 
 
-def _plain(bench: Bench, class_id: str, z: Tensor, what: str) -> Tensor:
+def _plain(bench: Bench, class_id: str, z: Tensor, rungs: ladder.Ladder, what: str) -> Tensor:
     """Random latents -> images of a class, uint8 [B, 3, H, W] on the device, by nothing but the model."""
     told = bench.conditioning(class_id, bench.config.guidance)
-    clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
+    clean = ladder.generate(predictor(bench.model, told), z, rungs)
     refuse_nan(clean, f"generating {what}")
     return bench.model.decode(clean)
 

@@ -144,7 +144,7 @@ def place(*overrides: str) -> dict[str, str]:
     return {
         "latents": made.latents("star").folder.name,
         "cell": made.cell_folder(Cell("star", 2, FIX)).name,
-        "references": made.reference_features(NETWORK).folder.name,
+        "references": made.reference_features("star", NETWORK).folder.parent.name,
     }
 
 

@@ -257,8 +257,7 @@ def cached(folder: Path, name: str) -> dict[str, np.ndarray]:
 def features(bench: Bench, cell: Cell, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Of the generated and of the real images, in order."""
     made = cached(bench.features(cell, bench.networks[network]).folder, "features")
-    real = cached(bench.reference_features(bench.networks[network]).folder, "features")
-    real = {id_: row for id_, row in real.items() if id_.startswith(f"{cell.class_id}/")}
+    real = cached(bench.reference_features(cell.class_id, bench.networks[network]).folder, "features")
     assert (len(made), len(real)) == (DRAWS, REFERENCE)
     return np.stack([made[id_] for id_ in sorted(made)]), np.stack(list(real.values()))
 
@@ -307,7 +306,7 @@ def test_other_metrics_by_their_functions(run: Run) -> None:
         row = run.row("heart", 4, "fix/chm", metric.label(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
         ids = [source.id for source in bench.references("heart")]
-        there = cached(bench.reference_features(bench.networks[metric.network]).folder, "features")
+        there = cached(bench.reference_features("heart", bench.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
         row = run.row("heart", 0, "real", metric.label(name, "embedded"))
         halves = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
@@ -389,7 +388,7 @@ def test_features_are_those_of_the_pictures_and_of_the_class(run: Run) -> None:
     real = Shapes().images("heart", 2)[1].pixels(64)
     for network in bench.networks:
         made = cached(bench.features(cell, bench.networks[network]).folder, "features")["000003"]
-        of_real = cached(bench.reference_features(bench.networks[network]).folder, "features")["heart/1"]
+        of_real = cached(bench.reference_features("heart", bench.networks[network]).folder, "features")["heart/1"]
         pair = torch.from_numpy(np.stack([picture, real])).permute(0, 3, 1, 2)
         extracted = bench.networks[network].extract(pair).double().numpy()
         np.testing.assert_allclose(extracted, np.stack([made, of_real]), atol=1e-5)
@@ -707,8 +706,8 @@ def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
     assert {row["class"] for row in rows} == {"drop", "ring", "star", "all"}
     assert {row["data"] for row in rows} == {"folder"}
     assert {row["count"] for row in rows} == {"3", "4", "5"}  # classes, draws, and half of the real images
-    references = [cached(folder, "features") for folder in (tmp_path / "outputs" / "cache" / "references").iterdir()]
-    assert [len(rows) for rows in references] == [30, 30]  # all there are
+    references = [cached(folder, "features") for folder in tmp_path.glob("outputs/cache/references/*/*")]
+    assert [len(rows) for rows in references] == [10] * 6  # all there are, in two networks
     assert (tmp_path / "outputs" / "tiny-folder" / "fig1.png").exists()
 
 

@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import threading
@@ -27,21 +28,23 @@ import pytest
 import torch
 from driver import invoke
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import save_file
 
-from latentmix import doctor
+from latentmix import doctor, memory
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
-from latentmix.models.pipeline import wanted_files
+from latentmix.models.pipeline import parameters, wanted_files
 from latentmix.sweep import inversion
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 CLIP = "timm/vit_large_patch14_clip_224.openai"
 SMALL = ("data.classes=[star]", "pool=4", "n=[2]", "methods=[fix/0]", "draws=4", "data.reference=4", "steps=1")
+FRESH = ("model=sd15", "data=imagenet-hub", "data.classes=random:3")  # nothing of which is here
 NETWORKS = {"text_encoder": 1, "unet": 3, "vae": 2}  # MiB of float32
 MIB = 1 << 20
 NOWHERE = "http://127.0.0.1:1"
@@ -129,7 +132,8 @@ def bench(*overrides: str) -> Bench:
 
 def sd15(*overrides: str) -> Bench:
     """Stable Diffusion 1.5, measured by what comes with latentmix."""
-    return bench("model=sd15", "model.features=embedded", "model.clip=embedded", *overrides)
+    embedded = ("model.features=embedded", "model.clip=embedded", "model.world=shapes")
+    return bench("model=sd15", *embedded, *overrides)
 
 
 def finding(made: Bench, what: str, command: str = "sweep") -> Finding:
@@ -215,6 +219,18 @@ def test_without_anything_the_report_says_what_to_do_and_fails(offline: list[str
     assert not offline
 
 
+def test_a_figure_is_asked_what_it_needs_of_each_of_its_models(offline: list[str]) -> None:
+    said = invoke("doctor", "--figure", "fig10", "model=sd15", "data=shapes", "data.classes=[star]")
+    of_models = [line for line in said.out.splitlines() if line.startswith("missing")]
+    assert [line.split()[:3] for line in of_models] == [["missing", "model", name] for name in ("sd15", "sd35-medium")]
+    assert said.code == 1 and "Inception" not in said.out  # as pictures are only looked at
+    probe = invoke("doctor", "--figure", "fig6", "data=folder", "data.path=nowhere")
+    assert "cannot list nowhere" in probe.out
+    assert "there is no figure 'fig13'; there are fig1, " in refusal("doctor", "--figure", "fig13")
+    assert [line.split()[1] for line in invoke("doctor", "--figure", "fig2").out.splitlines()] == ["versions"]
+    assert not offline
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     assert doctor.versions().state == "missing"
@@ -271,6 +287,29 @@ def test_a_network_too_large_is_warned_of(
     assert found.state == "warning"
     assert f"network takes {size:.1f} MiB, and this machine has {size:.1f} MiB" in found.text
     assert ("model.precision=bfloat16" in found.text) == (size == 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "inversion", "precision", "size"),
+    [
+        ("tiny", "ddim", "auto", 2),
+        ("tiny", "ddim500", "auto", 4),
+        ("tiny", "null_text", "auto", 4),
+        ("tiny", "null_text", "float16", 2),
+        ("tiny-sd3", "ddim500", "auto", 2),
+        ("tiny-sd3", "null_text", "auto", 4),
+    ],
+)
+def test_what_runs_in_32_bits_on_a_gpu_counts_so(
+    monkeypatch: pytest.MonkeyPatch, model: str, inversion: str, precision: str, size: int
+) -> None:
+    made = bench(f"model={model}", f"inversion={inversion}", f"model.precision={precision}")
+    made.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 << 30))
+    most = max(parameters(file) for file in embedded_folder(model).rglob("*.safetensors"))
+    found = finding(made, "memory")
+    assert found.text.startswith(f"the model's largest network takes {doctor._size(size * most)},")
 
 
 def test_a_run_short_of_memory_is_warned_and_goes_on(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
@@ -349,10 +388,14 @@ def test_settings_that_the_model_can_not_take(snapshot: Path) -> None:
 # What could be fetched
 
 
-def test_what_can_be_fetched_does_not_stop_a_run(server: Server) -> None:
+def test_what_can_be_fetched_is_said_and_does_not_stop_a_run(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert finding(sd15(), "model").state == "fetch"
     assert f"/{SD15}/resolve/{REVISION}/model_index.json" in server.asked
     require(sd15(), "sweep")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"latentmix: sd15 ({SD15}) is not here yet; ")
 
 
 @pytest.mark.parametrize(
@@ -509,6 +552,56 @@ def test_classes_and_counts_that_the_data_can_not_give() -> None:
     assert found.state == "missing" and "/no/such/folder" in found.text
 
 
+def imagenet(folder: Path, *class_ids: str) -> tuple[str, ...]:
+    """Settings that take these classes of ImageNet, of four images each."""
+    for class_id in class_ids:
+        (folder / class_id).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / class_id / f"{number}.png")
+    return "data=imagenet", f"data.path={folder}", "data.reference=4"
+
+
+CRANES = ("n02012849", "n03126707")
+
+
+def meanings(made: Bench) -> list[str]:
+    return [found.text for found in examine(made) if found.what == "meaning"]
+
+
+def test_a_model_that_does_not_know_such_images_is_warned_of(tmp_path: Path, snapshot: Path) -> None:
+    assert meanings(bench()) == []
+    photographs = (*imagenet(tmp_path / "images", "n01443537"), "data.classes=null")
+    assert meanings(bench(*photographs)) == [
+        "tiny knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes"
+    ]
+    (text,) = meanings(sd15("model.world=imagenet"))
+    assert text.startswith("sd15 knows photographs, not drawn shapes; ")
+    for fitting in ((*photographs, "model.world=imagenet"), ("data=synthetic", "data.classes=[star]")):
+        assert meanings(sd15(*fitting, "data.reference=4")) == []
+    assert meanings(bench(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any
+
+
+def test_a_run_begins_with_what_is_doubtful_in_a_line(tmp_path: Path, caches: Path) -> None:
+    photographs = (*imagenet(tmp_path / "images", "n01443537"), "data.classes=null")
+    said = invoke("invert", *SMALL, *photographs)
+    assert said.code == 0
+    (line,) = (line for line in said.err.splitlines() if "warning" in line)
+    assert line.startswith("latentmix: warning: tiny knows nothing but drawn shapes; ")
+
+
+def test_classes_of_one_name_are_warned_of_until_they_have_two(tmp_path: Path, snapshot: Path) -> None:
+    settings = (*imagenet(tmp_path / "images", *CRANES, "n01443537"), "model.world=imagenet")
+    (text,) = meanings(sd15(*settings, f"data.classes=[{CRANES[1]}]"))
+    assert "n02012849 and n03126707 by the same name, 'crane'" in text
+    (advice,) = re.findall("'(data.titles=.*)'", text)
+    for told in (advice, "data.titles={n03126707: construction crane}"):
+        made = sd15(*settings, "data.classes=null", told)
+        assert meanings(made) == []
+        assert len({made.prompt(class_id) for class_id in CRANES}) == 2
+    assert made.prompt(CRANES[1]) == "a photo of a construction crane"
+    assert meanings(sd15(*settings, "data.classes=[goldfish]")) == []
+
+
 class Images:
     """A data set of the hub's: here, or raising what its library would."""
 
@@ -617,6 +710,20 @@ def test_each_command_is_measured_by_what_it_keeps(command: str) -> None:
     assert doctor._size(sum(SIZES[kind](made) for kind in WRITES[command])) in text
 
 
+def test_room_is_asked_for_before_anything_is_fetched(
+    server: Server, counting: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Bench(compose([*FRESH, "pool=64", "n=[2]", "model.features=embedded", "model.clip=embedded"]))
+    latents = 3 * 64 * 2 * 4 * 4 * 64**2
+    small_disk(monkeypatch, latents)
+    assert f"about {doctor._size(latents)} will be written" in finding(made, "disk", "invert").text
+    small_disk(monkeypatch, latents - 1)
+    assert finding(made, "disk", "invert").state == "missing"
+    unknown = Bench(compose(["model=sd15", "data=hub", "data.hub=a/b", "model.features=embedded"]))
+    assert "will be written" not in finding(unknown, "disk", "invert").text
+    assert counting == []
+
+
 def test_outputs_that_can_not_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = finding(bench(f"outputs={tmp_path / 'file' / 'below'}"), "disk")
@@ -633,7 +740,7 @@ def test_long_commands_ask_first_and_dry_runs_do_not(command: str, monkeypatch: 
 
     monkeypatch.setattr(doctor, "require", refuse)
     assert refusal(command, *SMALL) == f"latentmix: error: asked for {command}"
-    monkeypatch.setattr(Bench, "check", lambda _: refuse(_, "checks"))
+    monkeypatch.setattr(Bench, "check", lambda _, images: refuse(_, "checks"))
     assert refusal(command, *SMALL, "--dry-run") == "latentmix: error: asked for checks"
 
 
@@ -656,6 +763,148 @@ def test_asking_first_costs_next_to_nothing() -> None:
         require(made, "sweep")
         took.append(time.process_time() - before)
     assert min(took) < 0.5
+
+
+# Dry runs
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whatever would be downloaded, by any of the libraries."""
+    import datasets
+    import open_clip
+
+    cached, asked = huggingface_hub.snapshot_download, list[str]()
+
+    def snapshot_download(hub: str, **how: Any) -> Any:
+        if how.get("local_files_only") or how.get("dry_run") or constants.HF_HUB_OFFLINE:
+            return cached(hub, **how)
+        asked.append(hub)
+
+    def load_dataset(hub: str, **how: Any) -> Any:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline")
+        asked.append(hub)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(open_clip, "create_model", lambda name, **_: asked.append(name))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: asked.append(url))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *_, **__: asked.append(url))
+    return asked
+
+
+def planned(*arguments: str) -> tuple[dict[str, list[int]], list[str]]:
+    """Of a dry run: what is to do, what is done, and evaluations, stage by stage; and what is said below."""
+    said = invoke(*arguments, "--dry-run")
+    assert said.code == 0, said.err
+    rows = [line.strip("│").split("│") for line in said.out.splitlines() if line.startswith("│")]
+    counts = {name.strip(): [int(cell.replace(",", "")) for cell in cells[:3]] for name, *cells in rows}
+    return counts, said.out.partition("nothing was done. ")[2].splitlines()
+
+
+def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(
+    server: Server, counting: list[str], caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (caches / "answer").open("wb"))
+    monkeypatch.setattr(doctor, "_to_fetch", lambda hub, *_: 2 << 30 if hub == SD15 else None)
+    few = ("pool=4", "n=[2]", "methods=[fix/0]", "draws=4", "steps=3", "inversion.steps=5")
+    counts, said = planned("sweep", *FRESH, *few)
+    assert counts == {
+        "real images": [3 * 1300, 0, 0],
+        "invert": [12, 0, 12 * 5],
+        "generate": [12, 0, 12 * 3 * 2],
+    }
+    assert [line.split()[:2] for line in said[1:]] == [
+        ["fetch", what] for what in ("model", "data", "features", "clip")
+    ]
+    assert f"sd15 ({SD15}), 2.0 GiB, is not here yet" in said[1]
+    assert "all of about 150 GB streams by, as all images of a class are taken (data.limit=N ends it" in said[2]
+    assert counting == [] and not (caches / "outputs").exists() and not (caches / "latentmix").exists()
+
+
+def test_a_limit_says_how_far_the_stream_goes(server: Server, counting: list[str]) -> None:
+    counts, said = planned("sweep", *FRESH, "data.limit=200", "model.features=embedded", "model.clip=embedded")
+    assert counts["real images"] == [600, 0, 0]
+    assert said[2].endswith("of about 150 GB, as much streams by as it takes to find 200 images of each class")
+    assert counting == []
+
+
+def test_a_probe_has_nothing_stream_by(server: Server, counting: list[str]) -> None:
+    counts, said = planned("probe", *FRESH)
+    assert counts == {"probe": [5, 0, 5 * 50 * 2]}
+    assert said[2].startswith("fetch    data") and said[2].endswith(": the names of its classes")
+    assert counting == []
+
+
+def test_a_dry_run_without_a_network_counts_the_same(offline: list[str], counting: list[str]) -> None:
+    counts, said = planned("generate", *FRESH, "pool=4", "n=[2]", "methods=[fix/0]", "draws=4")
+    assert counts == {"invert": [12, 0, 12 * 50], "generate": [12, 0, 12 * 50 * 2]}
+    assert [line.split()[:2] for line in said[1:3]] == [["missing", "model"], ["missing", "data"]]
+    assert said[3] == "latentmix doctor says what to do about it"
+    assert offline == counting == []
+
+
+def test_one_mixture_is_planned_without_anything_here(server: Server, counting: list[str]) -> None:
+    counts, _ = planned("mix", *FRESH, "--class", "goldfish", "--weights", "0.5,0.5", "data.classes=[goldfish]")
+    assert counts == {"invert": [128, 0, 128 * 50]}
+    assert counting == []
+
+
+def test_a_model_alone_that_is_not_here_leaves_the_images_counted(offline: list[str], counting: list[str]) -> None:
+    counts, _ = planned("reconstruct", *SMALL, "model=sd35-medium", "guidance=1")
+    assert counts == {"invert": [4, 0, 4], "reconstruct": [4, 0, 4]}
+    counts, _ = planned("invert", *SMALL, "model=sd15", "data=synthetic", "data.classes=[tree frog]")
+    assert counts == {"synthesize": [4, 0, 8], "invert": [4, 0, 4]}
+    assert counting == []
+
+
+@pytest.mark.parametrize(
+    ("model", "inversion", "size"),
+    [
+        ("sd15", "ddim", 2 * 4 * 4 * 64**2),
+        ("sd35-medium", "ddim", 2 * 4 * 16 * 128**2),
+        ("sd15", "null_text", 2 * 4 * 4 * 64**2 + 4 * 50 * 77 * 768),
+        ("sd35-medium", "null_text", 2 * 4 * 16 * 128**2 + 4 * 50 * (77 + 256) * 4096),
+    ],
+)
+def test_what_a_model_that_is_not_here_leaves_on_the_disk(
+    offline: list[str], model: str, inversion: str, size: int
+) -> None:
+    made = Bench(compose([f"model={model}", f"inversion={inversion}", "data.classes=[star]"]))
+    doctor.outlined(made, "invert")
+    assert SIZES["latents"](made) == 128 * size
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model.size=500", "model.size=500: must be a multiple of 8"),
+        ("steps=2000", "steps must be between 1 and 1000"),
+        ("data.classes=[tree fog]", "no class of ImageNet is called 'tree fog'"),
+        ("model.features=incepton", "no feature network 'incepton'"),
+    ],
+)
+def test_mistakes_come_up_in_a_dry_run_without_anything_here(offline: list[str], setting: str, reason: str) -> None:
+    assert reason in refusal("sweep", *FRESH, setting, "--dry-run")
+
+
+def test_a_rate_that_was_measured_at_the_batch_of_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run tries nothing out."""
+    made = bench("outputs=o")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
+    made.device = torch.device("cuda")
+    memory.recall(made)
+    assert made.batch == 32
+    made.batch = 128
+    memory._remember(made)
+    again = bench("outputs=o")
+    again.device = torch.device("cuda")
+    memory.recall(again)
+    assert again.batch == 128
+    fixed = bench("outputs=o", "batch=7")
+    memory.recall(fixed)
+    assert fixed.batch == 7
 
 
 # Fetching
@@ -712,6 +961,13 @@ def test_all_is_fetched_once(hub: list[str], caches: Path) -> None:
     assert invoke("doctor", *SMALL, "model=sd15").code == 0
 
 
+def test_what_a_figure_needs_is_fetched(hub: list[str]) -> None:
+    said = invoke("fetch", "--figure", "fig6", "model=sd15", "data=shapes", "data.classes=[star]")
+    assert (said.code, hub) == (0, [SD15])
+    (line,) = said.out.splitlines()  # and no images
+    assert line.startswith("new      model")
+
+
 def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached, downloads = huggingface_hub.snapshot_download, list[str]()
 
@@ -743,7 +999,7 @@ def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch
 def test_images_of_the_hub_are_fetched(server: Server) -> None:
     images = Images(UserError("can't be reached"), ConnectionError())
     (*_, line) = doctor.fetch(on_hub(images))
-    assert line.startswith("new ") and "4 images of 1 classes" in line
+    assert line.startswith("new ") and "4 images of 1 class " in line
     assert images.fetched == ["star"] and images.offline[-1] is False
 
 

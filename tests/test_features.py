@@ -38,6 +38,7 @@ from latentmix.features import (
 from latentmix.metrics import METRICS, clip_scores, frechet_distance
 
 CPU = torch.device("cpu")
+BLACK = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TINY = "ViT-latentmix-test"  # an architecture of open_clip's that exists in these tests alone
 
@@ -208,7 +209,7 @@ def test_clip_scores_are_torchmetrics(
 def test_a_tokenizer_out_of_reach_is_one_line_where_texts_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_tokenizer", raising(OSError("we couldn't connect")))
     assert clip_network("embedded", CPU, texts=False).describe is None
-    text = refusal(lambda: clip_network("embedded", CPU))
+    text = refusal(lambda: clip_network("embedded", CPU).extract(BLACK))  # before any work, not at the first text
     assert "tokenizer" in text and "other metrics than clip_score" in text
 
 
@@ -279,7 +280,8 @@ def test_lpips_is_that_of_torchmetrics(torch_home: Path, pictures: list[Image.Im
 @pytest.mark.parametrize("name", LPIPS)
 def test_lpips_out_of_reach_is_one_line(torch_home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("torch.hub.download_url_to_file", raising(URLError("no such host")))
-    text = refusal(lambda: perceptual_network(name, CPU))
+    distance = perceptual_network(name, CPU).between  # which reads no weights yet
+    text = refusal(lambda: distance(BLACK, BLACK))
     assert LPIPS[name] in text and "online" in text and "model.perceptual=embedded" in text
 
 
@@ -338,7 +340,8 @@ OFFLINE = [URLError("no such host"), OSError("connection\nreset"), RuntimeError(
 def test_inception_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Down to where torch-fidelity would download."""
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", raising(error))
-    text = refusal(lambda: frechet_network("inception", CPU))
+    network = frechet_network("inception", CPU)  # which reads no weights yet
+    text = refusal(lambda: network.extract(BLACK))
     assert "weights-inception-2015-12-05-6726825d.pth" in text
     assert "online" in text
     assert "model.features=embedded" in text
@@ -359,15 +362,17 @@ def test_inception_is_called_fid_and_fed_bytes(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Inception)
     network = frechet_network("inception", CPU)
     assert METRICS["fid"].label("fid", network.name) == "fid"
-    assert made == [("inception-v3-compat", ["2048"])]
+    assert made == []
     assert network.extract(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)).tolist() == [[7.0] * 3] * 2
     assert network.extract(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).dtype == torch.float32
+    assert made == [("inception-v3-compat", ["2048"])]
 
 
 @pytest.mark.parametrize("error", OFFLINE, ids=lambda error: type(error).__name__)
 def test_a_clip_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(open_clip, "create_model", raising(error))
-    text = refusal(lambda: clip_network("ViT-B-32/openai", CPU))
+    network = clip_network("ViT-B-32/openai", CPU)  # which reads no weights yet
+    text = refusal(lambda: network.extract(BLACK))
     assert "ViT-B-32/openai" in text
     assert "online" in text
     assert "model.clip=embedded" in text
@@ -531,7 +536,8 @@ def test_a_dinov2_of_the_hub_is_asked_for_by_its_name(
     monkeypatch.setattr(Dinov2Model, "from_pretrained", from_pretrained)
     network = frechet_network(name, CPU)
     called = "dinov2-vitl14" if name == "dinov2" else name
-    assert (network.name, network.identity) == (called, {"features": called})
+    assert (network.name, network.identity, asked) == (called, {"features": called}, [])
+    assert network.extract(BLACK).shape == (1, 32)
     assert asked == [(DINOV2[called][0], True)]
 
 
@@ -539,7 +545,7 @@ def test_a_dinov2_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
     """Down to the hub's library, which is told to stay offline."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    text = refusal(lambda: frechet_network("dinov2", CPU))
+    text = refusal(lambda: frechet_network("dinov2", CPU).extract(BLACK))
     assert "dinov2-vitl14 (facebook/dinov2-large)" in text and "online" in text
 
 

@@ -15,11 +15,18 @@ from PIL import Image
 from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.data import hub, load_dataset
-from latentmix.data.hub import Hub
-from latentmix.data.imagenet import names
+from latentmix.data.hub import Hub, Unfetched
+from latentmix.data.imagenet import names, resolve
 from latentmix.errors import Interrupted, UserError
 from latentmix.store import DiskFull
 
+IMAGENETTE_CLASSES = {  # as its authors name them
+    resolve(name)
+    for name in (
+        *("tench", "English springer", "cassette player", "chain saw", "church"),
+        *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+    )
+}
 ROWS = 60
 FRUIT = ["plum", "apple", "star/fruit"]  # label = row % 3, and grey = row
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=FRUIT)})
@@ -258,6 +265,50 @@ def test_a_full_disk_is_named_with_the_folder(fruit: Path, monkeypatch: pytest.M
     monkeypatch.setattr(hub, "write", full)
     with pytest.raises(DiskFull, match="set LATENTMIX_CACHE to a folder with more"):
         made.fetch(["plum"])
+
+
+# Dry runs, which fetch nothing
+
+
+def unfetched(source: Path | str, *overrides: str) -> Unfetched:
+    return Unfetched(compose(["data=hub", f"data.hub={source}", "pool=2", "n=[2]", *overrides]).data)
+
+
+def test_images_that_are_here_are_themselves_and_others_are_counted(fruit: Path, opened: list[str]) -> None:
+    data(fruit).fetch(["plum"])
+    opened.clear()
+    made = unfetched(fruit)
+    assert made.classes() == ("apple", "plum", "star-fruit")  # as a note of them is here
+    assert [source.id for source in made.images("plum")] == [source.id for source in data(fruit).images("plum")]
+    assert (made.lacks(["plum"]), made.lacks(["plum", "apple"])) == (False, True)
+    made.fetch(["apple"])
+    assert [len(made.images("apple", count)) for count in (None, 7)] == [1300, 7]
+    assert len({source.id for source in made.images("apple")}) == 1300
+    assert len(unfetched(fruit, "data.limit=40").images("apple")) == 40
+    with pytest.raises(UserError, match="are not here; latentmix fetch gets them"):
+        made.images("apple", 1)[0].pixels(8)
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes"),
+    [
+        (["data=imagenet-hub", "data.classes=null"], tuple(names())),
+        (["data=imagenette"], tuple(c for c in names() if c in IMAGENETTE_CLASSES)),
+        (["data=hub", "data.hub=a/b", "data.classes=[b_c,a]"], ("a", "b_c")),
+        (["data=hub", "data.hub=a/b", "data.classes=random:2"], ("class 0", "class 1")),
+        (["data=hub", "data.hub=a/b", "data.synsets=true", "data.classes=[goldfish]"], tuple(names())),
+    ],
+)
+def test_classes_are_told_as_far_as_they_can_be(overrides: list[str], classes: tuple[str, ...]) -> None:
+    made = Unfetched(compose(overrides).data)
+    assert made.classes() == classes
+    assert len({made.title(class_id) for class_id in classes}) > 0.99 * len(classes)
+
+
+def test_classes_of_which_nothing_is_known_are_asked_for(fruit: Path) -> None:
+    with pytest.raises(UserError, match=r"classes of a/b are not known before latentmix fetch; or name data\.classes"):
+        unfetched("a/b").classes()
 
 
 # ImageNet's classes

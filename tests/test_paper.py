@@ -2,8 +2,10 @@
 
 import math
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.figures import grid, style, toy
 from latentmix.mixing import Method
+from latentmix.models import mmdit, unet
+from latentmix.models.pipeline import load_network
 from latentmix.sweep import read_picture
 
 SMALL = ("steps=2", "launch.threads=1")
@@ -101,6 +105,20 @@ def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
     assert (own.seed, flow.seed) == (3, 3)
 
 
+@pytest.mark.parametrize("name", ["fig2", "fig4", "fig7"])
+@pytest.mark.parametrize("more", [["seed=1"], []])
+def test_naming_a_figures_own_experiment_changes_nothing(name: str, more: list[str]) -> None:
+    for named in ([f"experiment={name}", *more], [*more, f"experiment={name}"]):
+        assert paper.configs(name, named) == paper.configs(name, more)
+        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny") / name
+
+
+def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
+    given = ["experiment=demo", "model=tiny", "name=mine"]
+    assert paper.configs("fig4", given) == [compose(given)]
+    assert paper.stem("fig4", given) == Path("outputs/mine/fig4")
+
+
 def test_every_figure_has_a_sentence_and_a_config() -> None:
     assert list(paper.FIGURES) == [f"fig{k}" for k in range(1, 13)]
     for name in paper.FIGURES:
@@ -159,6 +177,24 @@ def test_a_figure_of_another_experiment_goes_into_its_folder(outputs: Path) -> N
     assert said.code == 0 and "are there already" in said.err
     assert (outputs / "mine" / "fig7.png").read_bytes() == before
     assert (outputs / "mine" / "done.json").exists()
+
+
+def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network lives as long as there is anything that could use it."""
+    networks: list[weakref.ref[Any]] = []
+
+    def read(load: Any, folder: Path, **how: Any) -> Any:
+        if folder.name in ("unet", "transformer"):
+            assert all(network() is None for network in networks)
+        network = load_network(load, folder, **how)
+        if folder.name in ("unet", "transformer"):
+            networks.append(weakref.ref(network))
+        return network
+
+    for family in (unet, mmdit):
+        monkeypatch.setattr(family, "load_network", read)
+    made(outputs, "fig10", "seed=7")
+    assert len(networks) == 2
 
 
 def test_a_dry_run_only_plans(tmp_path: Path) -> None:

@@ -178,10 +178,25 @@ def test_what_changes_the_pictures_makes_new_ones(outputs: Path, change: str) ->
     assert [cell.strip() for cell in line.strip("│").split("│")][1:3] == ["2", "0"]
 
 
+def test_an_inversion_has_no_part_in_it(outputs: Path) -> None:
+    said = done(*QUICK, f"outputs={outputs}", "--class", "heart", "--offsets", "0,2", "inversion=midpoint", "--dry-run")
+    (line,) = (line for line in said.out.splitlines() if line.startswith("│ probe"))
+    assert [cell.strip() for cell in line.strip("│").split("│")][1:3] == ["0", "2"]
+
+
 def test_a_dry_run_writes_nothing_and_no_image_is_inverted(tmp_path: Path) -> None:
     said = done(*BASE, "data=synthetic", f"outputs={tmp_path / 'outputs'}", "--dry-run", "data.reference=4")
     assert "invert" not in said.out and "synthesize" not in said.out and "nothing was done" in said.out
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_class_needs_a_name_and_no_images(tmp_path: Path) -> None:
+    (tmp_path / "data" / "star").mkdir(parents=True)
+    (tmp_path / "data" / "star" / "one.jpg").touch()  # a single one, and no image
+    place = ("data=folder", f"data.path={tmp_path / 'data'}", "data.classes=null", f"outputs={tmp_path / 'outputs'}")
+    done("steps=2", "launch.threads=1", *place, "--offsets", "1")
+    assert (tmp_path / "outputs" / "tiny-folder" / "probe.png").exists()
+    assert "one.jpg cannot be used" in invoke("invert", *place).err
 
 
 @pytest.mark.parametrize(

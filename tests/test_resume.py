@@ -235,7 +235,9 @@ def assert_close(one: Bench, other: Bench) -> None:
         for name in ("latents", "clean"):
             assert deviation(*(stacked(b.latents(class_id), name) for b in (one, other))) < 1e-5
     for network in one.networks.values():
-        assert deviation(*(stacked(b.reference_features(network), "features") for b in (one, other))) < 1e-5
+        for class_id in one.classes:
+            of_real = (stacked(b.reference_features(class_id, network), "features") for b in (one, other))
+            assert deviation(*of_real) < 1e-5
         for cell in one.cells:
             assert deviation(*(stacked(b.features(cell, network), "features") for b in (one, other))) < 1e-3
     tables = [read_table(b.config.folder / "metrics.csv") for b in (one, other)]
@@ -265,7 +267,7 @@ def test_a_class_on_its_own_comes_out_the_same(whole: Path, tmp_path: Path) -> N
 
 KINDS = {
     "latents": "cache/latents/*/*.safetensors",
-    "features of real images": "cache/references/*/*.safetensors",
+    "features of real images": "cache/references/*/*/*.safetensors",
     "features": "cache/cells/*/features-*/*.safetensors",
     "centroids": "cache/cells/*/centroids/*.safetensors",
     "pictures": "cache/cells/*/pictures/*.png",

@@ -94,6 +94,17 @@ def test_whatever_changes_them_changes_their_names(change: str, tmp_path: Path) 
     assert {source.id for source in usual}.isdisjoint(source.id for source in other)
 
 
+@pytest.mark.parametrize("inversion", ["ddim_cfg", "midpoint", "exact", "fixed_point", "null_text"])
+def test_all_inversions_share_them(outputs: Path, inversion: str, tmp_path: Path) -> None:
+    def synthesis(place: Path) -> list[str]:
+        said = invoke("invert", *BASE, f"inversion={inversion}", f"outputs={place}", "--dry-run")
+        (line,) = (line for line in said.out.splitlines() if line.startswith("│ synthesize"))
+        return [cell.strip() for cell in line.strip("│").split("│")][1:4]
+
+    assert synthesis(outputs) == ["0", "12", "0"]
+    assert synthesis(tmp_path) == ["12", "0", str(12 * 4 * 2)]
+
+
 @pytest.mark.parametrize("change", ["data.reference=null", "data.classes=null", "data.classes=random:2"])
 def test_what_they_need_is_asked_for(change: str) -> None:
     said = invoke("sweep", *BASE, change)

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from latentmix.config import DataConfig
+from latentmix.config import RANDOM, DataConfig
 from latentmix.data import Source, imagenet
 from latentmix.data.folder import unknown
 from latentmix.data.kept import place
@@ -24,6 +24,16 @@ from latentmix.errors import Interrupted, UserError
 from latentmix.store import DiskFull, key, read_note, write, write_note
 
 PAGE = "https://huggingface.co/datasets/"
+IMAGENET = "ILSVRC/imagenet-1k"
+IMAGENETTE = "frgfm/imagenette"
+SYNSETS = {  # of data sets that need not be asked for their classes
+    IMAGENETTE: (
+        *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+        *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+    )
+}
+VOLUME = {IMAGENET: "about 150 GB", IMAGENETTE: "1.1 GB"}  # of their training images
+MOST = 1300  # images that a class of ImageNet has, at most
 EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
 STRIDE = 500  # rows of the stream after which it is written down how far it came
@@ -202,6 +212,44 @@ class Hub:
             return f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`"
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         return f"{name} can't be read from the hub: {reason}; check data.hub, data.subset and data.split"
+
+
+class Unfetched(Hub):
+    """A data set of the hub as far as it is here, for a dry run: nothing is fetched, and images that are not here are
+    only counted, as `MOST` of a class where it is asked for all of them."""
+
+    def fetch(self, class_ids: Sequence[str]) -> None:
+        """Nothing."""
+
+    def lacks(self, class_ids: Sequence[str]) -> bool:
+        """Whether images of these classes are not here."""
+        return not all(self._is_kept(self._labels[class_id]) for class_id in class_ids)
+
+    def images(self, class_id: str, count: int | None = None) -> list[Source]:
+        if not self.lacks([class_id]):
+            return super().images(class_id, count)
+        count = count or self.config.limit or MOST
+        return [Source(f"{class_id} {index}", partial(_not_here, self._name)) for index in range(count)]
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        if read_note(self._folder / "about.json"):
+            return super()._labels
+        return {class_id: label for label, class_id in enumerate(self._expected())}
+
+    def _expected(self) -> Sequence[str]:
+        """Its classes, as far as they can be told without it; UserError where not even their number can."""
+        wanted = self.config.classes
+        if self.config.synsets and (wanted is not None or self._name in (IMAGENET, IMAGENETTE)):
+            return SYNSETS.get(self._name, tuple(imagenet.names()))
+        if wanted is None:
+            raise UserError(f"the classes of {self._name} are not known before latentmix fetch; or name data.classes")
+        drawn = RANDOM.fullmatch(wanted[0])
+        return [f"class {number}" for number in range(int(drawn[1]))] if drawn else wanted
+
+
+def _not_here(name: str, _: int) -> Any:
+    raise UserError(f"the images of {name} are not here; latentmix fetch gets them")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def draw_growth(benches: Sequence[Bench], diagnoses: Sequence[Diagnoses], stem: 
 def _panel(axes: Axes, bench: Bench, diagnoses: Diagnoses, channel: int) -> None:
     shown = list(diagnoses.items())[: len(HUES)]
     for place, (class_id, diagnosis) in enumerate(shown):
-        _line(axes, diagnosis, channel, place, bench.data.title(class_id))
+        _line(axes, diagnosis, channel, place, bench.title(class_id))
     axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
     band = shown[0][1].band
     axes.axhspan(-band, band, color="0.9", zorder=0, label="95 % of random centroids")

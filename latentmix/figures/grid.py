@@ -42,7 +42,7 @@ def _titles(bench: Bench, columns: Sequence[tuple[int, int]]) -> list[str]:
     classes, ns = {place for place, _ in columns}, bench.config.n
     titles = []
     for place, n in columns:
-        name = bench.data.title(bench.classes[place]) if n == ns[0] else ""
+        name = bench.title(bench.classes[place]) if n == ns[0] else ""
         lines = [*([name] if len(classes) > 1 else []), *([f"N = {n}"] if len(ns) > 1 else [])]
         titles.append("\n".join(lines) or f"N = {n}")
     return titles

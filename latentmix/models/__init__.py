@@ -48,8 +48,17 @@ class Conditioning:
         return self._told[rows]
 
 
-class Model(Protocol):
+class Sized(Protocol):
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """C, h, w for images of `size` pixels, square; raises ValueError for a size that the model can't take."""
+
+
+class Model(Sized, Protocol):
     """Everything that a family of models must say for itself."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its diffusion network runs in."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -73,9 +82,6 @@ class Model(Protocol):
     @property
     def text_shape(self) -> tuple[int, int]:
         """S, D of a prompt's states, read without any weights."""
-
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """C, h, w for images of `size` pixels, square; raises ValueError for a size that the model can't take."""
 
 
 def predictor(model: Model, conditioning: Conditioning) -> Predict:
@@ -113,8 +119,13 @@ def load_model(
         model = MMDiTModel(folder, precision, device, config.max_sequence_length, compiling)
     else:
         model = UNetModel(folder, precision, device, compiling)
-    try:
-        model.latent_shape(config.size)
-    except ValueError as error:
-        raise UserError(f"model.size={config.size}: {error}") from error
+    check_size(model, config.size)
     return model
+
+
+def check_size(model: Sized, size: int) -> None:
+    """UserError where a model can't take images of so many pixels."""
+    try:
+        model.latent_shape(size)
+    except ValueError as error:
+        raise UserError(f"model.size={size}: {error}") from error

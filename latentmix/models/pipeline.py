@@ -48,9 +48,10 @@ def find(config: ModelConfig) -> Path:
 def wanted_files() -> dict[str, Any]:
     """Which files of a repository are a pipeline's, as `snapshot_download` takes it: hubs hold the same weights in
     several formats and precisions."""
-    parts = {part for table in (NETWORKS, OTHERS) for parts in table.values() for part in parts}
-    kinds = ("json", "txt", "model", "safetensors")
-    allowed = ["model_index.json", *(f"{part}/*.{kind}" for part in sorted(parts) for kind in kinds)]
+    networks = ("text_encoder*", "transformer", "unet", "vae")
+    allowed = ["model_index.json", "scheduler/*.json"]
+    allowed += [f"tokenizer*/*.{kind}" for kind in ("json", "txt", "model")]
+    allowed += [f"{part}/*.{kind}" for part in networks for kind in ("json", "safetensors")]
     return {"allow_patterns": allowed, "ignore_patterns": ["*fp16*", "*bf16*", "*non_ema*"]}
 
 

@@ -92,7 +92,7 @@ def _bench(config: Config, folder: Path, identity: dict[str, str]) -> Bench:
 def _titles(bench: Bench, class_ids: dict[str, None]) -> dict[str, str]:
     """Names for classes; their identifiers where the images are no longer there, or two have one name."""
     try:
-        titles = {class_id: bench.data.title(class_id) for class_id in bench.classes}
+        titles = {class_id: bench.title(class_id) for class_id in bench.classes}
     except (UserError, OSError):
         titles = {}
     shared = {title for title, count in Counter(titles.values()).items() if count > 1}
