@@ -79,9 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument(
-        "--cpu", action="store_true", help="count seconds of the CPU: for a busy machine, and one thread"
-    )
+    parser.add_argument("--cpu", action="store_true", help="count seconds of the CPU, for busy machines and one thread")
     given = parser.parse_args()
     settings = ["batch=32", "steps=20", *given.settings]
     spawn = multiprocessing.get_context("spawn")
@@ -90,10 +88,9 @@ def main() -> None:
         processes[name] = ProcessPoolExecutor(1, spawn, load, ([*settings, *more], left_out))
     for process in processes.values():
         process.submit(seconds, given.cpu).result()  # loads, compiles and warms up
-    times = [
-        {name: process.submit(seconds, given.cpu).result() for name, process in processes.items()}
-        for _ in range(given.rounds)
-    ]
+    times = list[dict[str, float]]()
+    for _ in range(given.rounds):
+        times.append({name: process.submit(seconds, given.cpu).result() for name, process in processes.items()})
     batch = compose(settings).batch
     best = {name: min(of[name] for of in times) for name in processes}
     print("| | images/s | of diffusers' |\n|---|---|---|")
