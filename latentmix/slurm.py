@@ -66,7 +66,8 @@ def submit(config: "Config") -> Iterator[str]:
         )
     frozen = freeze(replace(config, launch=replace(launch, threads=launch.threads or launch.cpus))).resolve()
     python = f"{DEAF} {shlex.quote(sys.executable)}"
-    executor = submitit.SlurmExecutor(frozen.parent / "slurm" / "%j", max_num_timeout=REQUEUES, python=python)
+    folder = frozen.parent / "slurm"  # of all jobs: one of its own may come after the job, which can't do without
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES, python=python)
     executor.update_parameters(**_parameters(config.name, launch))
     shards = [f"{index}/{launch.shards}" for index in range(launch.shards)]
     try:
@@ -75,7 +76,7 @@ def submit(config: "Config") -> Iterator[str]:
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
         raise UserError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
     number = jobs[0].job_id.partition("_")[0]
-    yield f"job {number}: {launch.shards} shards of {config.folder}; what they say is in {frozen.parent / 'slurm'}"
+    yield f"job {number}: {launch.shards} shards of {config.folder}; what they say is in {folder}"
     yield f"how far it is:  latentmix status {config.folder}"
     yield f"to stop it:     scancel {number}"
     yield "The results are written by the shard that is ready first; the same command without launch= writes them too."

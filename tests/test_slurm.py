@@ -111,7 +111,7 @@ def wait_for(what: str, holds: Callable[[], bool], outputs: Path) -> None:
 
 
 def errors(outputs: Path, job: str = "*") -> str:
-    return "\n".join(path.read_text() for path in sorted(outputs.glob(f"small/work/slurm/{job}/*.err")))
+    return "\n".join(path.read_text() for path in sorted(outputs.glob(f"small/work/slurm/{job}_*_log.err")))
 
 
 def at_work(outputs: Path) -> dict[str, str]:
