@@ -7,11 +7,12 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -122,8 +123,9 @@ def settle(bench: Bench, crew: Crew) -> None:
             return
         if crew.claim(path.stem):
             with crew.at(path.stem, "finding out how many images fit into memory"):
-                memory.settle(bench)
-                write_json(path, bench.batch)
+                if _agreed(bench, crew) is None:  # else another has found out and gone between the look and the claim
+                    memory.settle(bench)
+                    write_json(path, bench.batch)
         else:
             time.sleep(POLL)
 
@@ -153,10 +155,14 @@ def _planned(bench: Bench, plan: Plan, crew: Crew, place: int) -> Stage:
 
 def _named(bench: Bench, stage: Stage) -> dict[str, Task]:
     """What batches are called among workers: the same in all that have the same settings, and in no others."""
-    changes_nothing = {"name", "outputs", "device", "batch", "launch"}
-    settings = {name: value for name, value in bench.config.as_dict().items() if name not in changes_nothing}
-    about = key([settings, bench.batch, stage.name])
+    about = key([settings(bench.config.as_dict()), bench.batch, stage.name])
     return {key([about, task.name]): task for task in stage.tasks}
+
+
+def settings(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config can change a result."""
+    changes_nothing = {"name", "outputs", "device", "batch", "launch"}
+    return {name: value for name, value in plain.items() if name not in changes_nothing}
 
 
 def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:

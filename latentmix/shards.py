@@ -10,14 +10,14 @@ from rich.console import Console
 from latentmix import diversity, launch, sweep
 from latentmix.bench import Bench
 from latentmix.config import Config, validate
-from latentmix.crew import POLL, Crew, Shard
+from latentmix.crew import POLL, Crew, Lists, Shard
 from latentmix.errors import UserError
 from latentmix.evaluate import evaluate
 from latentmix.spent import spent
-from latentmix.store import key, write_json
+from latentmix.store import key, read_json, write_json
 from latentmix.sweep import Plan
 
-RESULTS = "results"  # what they are called among workers
+RESULTS = "results"  # how their name among workers begins
 STAGES: tuple[Plan, ...] = (  # of a whole sweep
     sweep.synthesis,
     sweep.references,
@@ -34,24 +34,30 @@ def run(bench: Bench, shard: Shard | None = None, results: bool = True) -> None:
         launch.work(bench, STAGES, crew)
         if not results:
             return
-        if crew.shard.count > 1 and not _falls_to(crew):
+        name = _results(bench, crew)
+        if crew.shard.count > 1 and not _falls_to(bench, crew, name):
             Console(stderr=True).print("all is done; another worker wrote the results")
             return
-        with crew.at(RESULTS, RESULTS):
+        with crew.at(name, RESULTS):
             finish(bench)
 
 
-def _falls_to(crew: Crew) -> bool:
-    """Whether this worker is to write the results: nobody has since the images were done, or whoever was at it died."""
-    while True:
-        claimed = crew.claim(RESULTS)
-        if RESULTS in crew.lists.news():
-            if claimed:
-                crew.release(RESULTS)
-            return False
-        if claimed:
-            return True
+def _results(bench: Bench, crew: Crew) -> str:
+    """What the results of all that was done so far are called among workers; whatever more is done renames them."""
+    batches = sorted(name for name in Lists(crew.lists.folder).news() if not name.startswith(RESULTS))
+    return f"{RESULTS}-{key([launch.settings(bench.config.as_dict()), batches])}"
+
+
+def _falls_to(bench: Bench, crew: Crew, name: str) -> bool:
+    """Whether this worker is to write the results, once nobody is at it: they are not there as the settings have it."""
+    while not crew.claim(name):
         time.sleep(POLL)
+    config, folder = bench.config.as_dict(), bench.config.folder
+    there = launch.settings(read_json(folder / "done.json").get("config", {})) == launch.settings(config)
+    if name in Lists(crew.lists.folder).news() and there and (folder / "metrics.csv").exists():
+        crew.release(name)
+        return False
+    return True
 
 
 def finish(bench: Bench) -> None:

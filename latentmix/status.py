@@ -39,11 +39,12 @@ class Worker:
 
 
 def stages(work: Path) -> list[Progress]:
-    """All stages that have been planned, in their order."""
+    """All stages that have been planned, in their order. What was claimed by a worker that is lost is not running."""
     notes = sorted(
         (read_json(path) | {"stage": path.stem.replace("-", " ")} for path in work.glob("stages/*.json")), key=_place
     )
-    claimed = {path.name for path in work.glob("claims/*")}
+    alive = {member.name for member in workers(work) if not member.lost}
+    claimed = {path.name for path in work.glob("claims/*") if _holder(path) in alive}
     return [_progress(work, note, claimed) for note in notes if "left" in note]
 
 
@@ -53,6 +54,13 @@ def _progress(work: Path, note: dict[str, Any], claimed: set[str]) -> Progress:
     running = sum(images for name, images in left.items() if name in claimed)
     todo = sum(left.values())
     return Progress(note["stage"], note["images"] - todo, running, todo - running)
+
+
+def _holder(claim: Path) -> str:
+    try:
+        return claim.read_text(errors="replace")
+    except OSError:  # it was given up meanwhile
+        return ""
 
 
 def _place(note: dict[str, Any]) -> tuple[int, str]:
@@ -92,9 +100,9 @@ def show(run: str) -> None:
 def _summary(folder: Path, progress: list[Progress], members: list[Worker]) -> str:
     alive = sum(not member.lost for member in members)
     if alive:
-        return f"{alive} at work"
+        return f"{alive} at work" + (f", {len(members) - alive} lost" if alive < len(members) else "")
     if any(of.running or of.left for of in progress):
-        return "stopped; the command that started it goes on from there"
+        return "stopped; what is left waits in a queue, or for the command that started it"
     results = [folder / name for name in ("done.json", "metrics.csv")]
     if all(path.exists() for path in results):
         return f"finished; the results are in {folder / 'metrics.csv'}"
@@ -104,6 +112,6 @@ def _summary(folder: Path, progress: list[Progress], members: list[Worker]) -> s
 def _table(members: list[Worker]) -> Table:
     table = Table("worker", "shard", "doing", "last sign of life")
     for member in members:
-        lost = ": lost, others take over" if member.lost else ""
+        lost = ": lost; whoever is at work takes over" if member.lost else ""
         table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
     return table

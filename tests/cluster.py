@@ -1,4 +1,6 @@
-"""A Slurm cluster of one node, this machine: as root, without munge, on ports of its own, in a folder of its own."""
+"""A Slurm cluster of one node, this machine: as root, without munge, on ports of its own, in a folder of its own.
+
+Jobs in its partition `urgent` preempt those in `test`, which are given five seconds of grace."""
 
 import contextlib
 import os
@@ -15,7 +17,11 @@ CONFIG = """
 ClusterName=latentmix
 SlurmctldHost={host}(127.0.0.1)
 NodeName={host} NodeAddr=127.0.0.1 Port={node} CPUs={cpus} State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=5
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root

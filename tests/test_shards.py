@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +59,7 @@ def assert_same(outputs: Path, whole: Path) -> None:
 def listed(outputs: Path) -> list[str]:
     """What workers say they have done."""
     lists = [path.read_text().split() for path in outputs.glob("small/work/workers/*.done")]
-    return [name for names in lists for name in names if name != shards.RESULTS]
+    return [name for names in lists for name in names if not name.startswith(shards.RESULTS)]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The command line in processes of their own that work at the same time, forked when all imports are done. One may kill
-# itself just after its k-th write of a path that has a word in it.
+# itself just after its k-th write of a path that has a word in it. The others begin together, however long each takes
+# to get there, and a batch takes so long at least that nobody does all of them while others look away.
 DRIVER = """
-import json, os, signal, sys, time
+import json, multiprocessing, os, signal, sys, time
 from latentmix import store
 
 where, count, write = "", 0, store.write
@@ -94,14 +97,21 @@ import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 figures.draw_run = lambda bench: []
-beat = launch.Crew._beat
+orders = json.loads(sys.argv[1])
+begin, beat = launch.Crew._begin, launch.Crew._beat
+together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
+
+def begin_together(crew):
+    if not where and not crew._heart.is_alive():
+        together.wait(600)
+    begin(crew)
 
 def slow_beat(crew):
-    time.sleep(0.5 if crew.doing else 0)  # a batch takes so long at least that nobody does all while others look away
+    time.sleep(0.5 if crew.doing else 0)
     beat(crew)
 
-launch.Crew._beat = slow_beat
-for arguments, where, count in json.loads(sys.argv[1]):
+launch.Crew._begin, launch.Crew._beat = begin_together, slow_beat
+for arguments, where, count in orders:
     if (child := os.fork()) == 0:
         sys.argv = ["latentmix", *arguments]
         try:
@@ -165,6 +175,31 @@ def test_a_shard_whose_others_never_come_does_it_all_and_a_sweep_after_it_has_no
     assert_same(tmp_path, whole)
 
 
+def test_results_are_written_once_unless_they_are_missing_or_of_other_settings(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    written, finish = list[str](), shards.finish
+
+    def count(bench: Bench) -> None:
+        written.append(bench.config.name)
+        finish(bench)
+
+    monkeypatch.setattr(shards, "finish", count)
+    assert "another worker wrote the results" in run(tmp_path, "--shard", "0/2").err
+    assert not written
+    (tmp_path / "small" / "metrics.csv").unlink()
+    run(tmp_path, "--shard", "0/2")
+    assert len(written) == 1
+    assert_same(tmp_path, whole)
+    run(tmp_path, "--shard", "0/2", "metrics=[fid]")
+    assert len(written) == 2
+    run(tmp_path, "--shard", "0/2")  # what is there is of other settings
+    assert len(written) == 3
+    run(tmp_path)  # which always does
+    assert len(written) == 4
+
+
 def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> None:
     for index in range(2):
         settled = Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
@@ -176,6 +211,23 @@ def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> 
             agreement.write_text("7")
     late = Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
     with Crew(late.config.work) as crew:
+        launch.settle(late, crew)
+    assert late.batch == 7
+
+
+def test_a_batch_that_was_agreed_on_between_look_and_claim_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Bench(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+    claim = Crew.claim
+
+    def claim_after_another(crew: Crew, name: str) -> bool:
+        launch._agreement(late, crew).write_text("7")
+        return claim(crew, name)
+
+    late.config.work.mkdir(parents=True)
+    monkeypatch.setattr(Crew, "claim", claim_after_another)
+    with Crew(late.config.work, Shard(1, 2)) as crew:
         launch.settle(late, crew)
     assert late.batch == 7
 
@@ -271,6 +323,13 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
         assert found["real images"] == (2, 2, 8)
         assert found["generate"] == (0, 0, 16)
         assert "1 at work" in invoke("status", str(made.config.folder)).out
+        crew._leaving.set()
+        crew._heart.join()
+        os.utime(crew._pulse(crew.name), (1, 1))  # no sign of life since 1970
+        lost = invoke("status", str(made.config.folder)).out
+        assert "stopped" in lost and f"{crew.name}" in lost and "lost; whoever is at work takes over" in lost
+        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        assert found["real images"] == (2, 0, 10)
         crew.release(second)
     assert "stopped" in invoke("status", str(made.config.folder)).out
 
@@ -325,7 +384,9 @@ def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
     ):
         assert f"#SBATCH {line}" in lines
     assert "module load cuda" in lines
-    assert len(list(cluster.glob("small/work/slurm/*/*.pkl"))) == 3
+    (output,) = (line.partition("=")[2] for line in lines if line.startswith("#SBATCH --output="))
+    assert Path(output).parent.is_dir()  # or a job that begins before submitit is through can't say anything, and fails
+    assert len(list(cluster.glob("small/work/slurm/*.pkl"))) == 3
 
 
 def test_a_job_takes_the_frozen_config_and_composes_none(
@@ -336,7 +397,7 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
     lines = (cluster / "sbatch.script").read_text().splitlines()
     assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
     monkeypatch.setattr(config, "compose", None)
-    path = sorted(outputs.glob("small/work/slurm/*/*.pkl"))[0]
+    path = sorted(outputs.glob("small/work/slurm/*.pkl"))[0]
     job = pickle.loads(path.read_bytes()).function
     assert isinstance(job, slurm.Job) and job.checkpoint() is None
     job()
@@ -356,6 +417,28 @@ def test_slurm_that_is_not_there_or_refuses(cluster: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", "/nowhere")
     said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm")
     assert said.code == 2 and "sbatch and srun" in said.err
+
+
+def test_a_time_limit_that_is_all_warning(cluster: Path) -> None:
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.timeout_min=4")
+    assert said.code == 2 and "launch.timeout_min=4 is too short" in said.err and "5 minutes at least" in said.err
+    assert not (cluster / "sbatch.script").exists()
+
+
+def test_a_job_that_has_not_begun_to_listen_is_not_ended_by_a_preemption(cluster: Path) -> None:
+    """What srun is to start, with another Python in place of the shard's."""
+    run(cluster, "launch=slurm", "launch.shards=2")
+    line = (cluster / "sbatch.script").read_text().strip().splitlines()[-1]
+    started, _, _ = line[line.index(slurm.DEAF) :].partition(" -u -m submitit")
+    code = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGTERM, signal.SIGUSR2)]; print('alive')"
+    done = subprocess.run([*shlex.split(started), "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+def test_a_job_hears_signals_before_it_loads_torch() -> None:
+    code = "import sys; import latentmix.slurm; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_a_frozen_config_that_is_damaged(tmp_path: Path) -> None:
