@@ -437,7 +437,7 @@ def test_some_inversions_keep_a_network_in_float32(
     made: list[str] = []
     real: Callable[..., Any] = unet.UNetModel
 
-    def noticed(folder: Path, precision: str, device: torch.device) -> Any:
+    def noticed(folder: Path, precision: str, device: torch.device, _: bool) -> Any:
         made.append("float16" if precision == "auto" else precision)  # what auto is on a GPU
         return real(folder, "float32", CPU)
 
