@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import dct
 from torch import Tensor, nn
 
 from latentmix.config import LaunchConfig
@@ -46,12 +45,35 @@ class Setting:
 # --- what all stages share ------------------------------------------------------------------------------------------
 
 
-def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], setting: Setting, **how: float) -> None:
-    """Minimise `loss()` with AdamW, warm-up and cosine, and leave the averaged weights in `modules`.
+Round = tuple[int, float]  # steps, and the learning rate that they fall from
 
-    `how`: steps, learning_rate, decay (of the average); `after` so many steps of an earlier round, if this is a second.
-    """
-    steps, peak, before = setting.steps or int(how["steps"]), how["learning_rate"], int(how.get("after", 0))
+
+def train(
+    name: str,
+    modules: Sequence[nn.Module],
+    loss: Callable[[], Tensor],
+    setting: Setting,
+    rounds: Sequence[Round],
+    decay: float,
+) -> None:
+    """Minimise `loss()` in rounds, each of which goes on from the averaged weights of the one before."""
+    before = 0
+    for steps, peak in rounds:
+        _train(name, modules, loss, setting, before, setting.steps or steps, peak, decay)
+        before += steps
+
+
+def _train(
+    name: str,
+    modules: Sequence[nn.Module],
+    loss: Callable[[], Tensor],
+    setting: Setting,
+    before: int,
+    steps: int,
+    peak: float,
+    decay: float,
+) -> None:
+    """A round: AdamW, warm-up and cosine; leaves the averaged weights in `modules`."""
     parameters = [p for module in modules for p in module.parameters()]
     average = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -73,7 +95,7 @@ def train(name: str, modules: Sequence[nn.Module], loss: Callable[[], Tensor], s
         value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(how["decay"], (step + 1) / (step + 11)))
+        torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(decay, (step + 1) / (step + 11)))
         running = value.item() if step == start else 0.98 * running + 0.02 * value.item()
         if (step + 1) % 100 == 0 or step + 1 == steps:
             rate = (step + 1 - start) / (time.monotonic() - began)
@@ -119,19 +141,21 @@ def half(module: Any) -> Any:
 
 
 FLOOR = 0.1  # least variance that a direction of the VAE's latents should have, where their mean variance is 1
+LOOK = 100  # steps between two looks at the directions of all latents
 
 
 def vae(setting: Setting) -> None:
-    network = autoencoder("vae", 4, setting, steps=6000)
+    network = autoencoder("vae", 4, setting, rounds=[(6000, 2e-3)])
     half(network).save_pretrained(setting.to / "tiny" / "vae")
 
 
 def vae_sd3(setting: Setting) -> None:
-    network = autoencoder("vae_sd3", 16, setting, steps=3000, start=setting.to / "tiny" / "vae")
+    start = setting.to / "tiny" / "vae"
+    network = autoencoder("vae_sd3", 16, setting, rounds=[(3000, 2e-3), (2500, 1e-3)], start=start)
     half(network).save_pretrained(setting.to / "tiny-sd3" / "vae")
 
 
-def autoencoder(name: str, channels: int, setting: Setting, steps: int, start: Path | None = None) -> Any:
+def autoencoder(name: str, channels: int, setting: Setting, rounds: Sequence[Round], start: Path | None = None) -> Any:
     """A trained AutoencoderKL with so many latent channels, its scale set; and its shift, where 3.x has one.
 
     Where there is a VAE to `start` from, all layers are its own but those that touch the latents.
@@ -159,15 +183,16 @@ def autoencoder(name: str, channels: int, setting: Setting, steps: int, start: P
         there = network.state_dict()
         network.load_state_dict({k: v if v.shape == there[k].shape else there[k] for k, v in known.items()})
     images, _ = training_images(setting.work)
+    idle = Idle(network, images[::5], setting.device)
 
     def loss() -> Tensor:
         x = to_network(pick(16, images, device=setting.device)[0])
         posterior = network.encode(x).latent_dist
         error = network.decode(posterior.sample()).sample - x
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error.square().mean() + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.02 * idle(posterior.mean)
+        return error.square().mean() + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.05 * idle(posterior.mean)
 
-    train(name, [network], loss, setting, steps=steps, learning_rate=2e-3, decay=0.998)
+    train(name, [network], loss, setting, rounds, decay=0.998)
     with torch.no_grad():
         sample = torch.cat(
             [network.encode(to_network(images[i::40].to(setting.device))).latent_dist.sample() for i in (0, 7)]
@@ -178,25 +203,34 @@ def autoencoder(name: str, channels: int, setting: Setting, steps: int, start: P
     return network
 
 
-def idle(mean: Tensor) -> Tensor:
+class Idle:
     """How far directions of the latents [B, C, H, W] fall short of `FLOOR`; 0 where none does.
 
-    A direction is a mixture of channels at one spatial frequency; at a band of C / 4 neighbouring ones where channels
-    are more than four, as a batch tells no more apart. One that a VAE leaves unused holds less variance than the least
-    noise of the schedule, so that no inversion can take it to variance 1.
+    A direction that a VAE leaves unused holds less variance than the least noise of the schedule, so that no inversion
+    can take it to variance 1. A batch is too small to show them: they are the last principal directions of the latents
+    of many images, found anew every `LOOK` steps (so that a run that goes on from a checkpoint finds the same).
     """
-    (batch, channels), basis = mean.shape[:2], cosines(mean.shape[-1]).to(mean)
-    waves = (basis @ ((mean - mean.mean(0)) / mean.std()) @ basis.T).flatten(2)  # [B, C, H W]
-    places = torch.arange(mean.shape[-1]).square()
-    outwards = (places[:, None] + places).flatten().argsort(stable=True).to(mean.device)
-    bands = waves[:, :, outwards].unflatten(2, (-1, channels // 4)).permute(2, 1, 3, 0).flatten(2)  # [band, C, values]
-    variances = torch.linalg.eigvalsh(bands @ bands.mT / (batch * channels // 4))
-    return (math.log(FLOOR) - (variances + 1e-4).log()).relu().mean()
 
+    def __init__(self, network: Any, images: Tensor, device: torch.device):
+        self.network, self.images, self.device, self.calls = network, images, device, 0
 
-def cosines(size: int) -> Tensor:
-    """The orthonormal basis of the discrete cosine transform [size, size], one frequency a row."""
-    return torch.from_numpy(dct(np.eye(size), axis=0, norm="ortho"))
+    def __call__(self, mean: Tensor) -> Tensor:
+        if self.calls % LOOK == 0:
+            self.look()
+        self.calls += 1
+        variances = ((mean.flatten(1) - self.centre) @ self.directions).square().mean(0) / mean.var()
+        short = (math.log(FLOOR) - (variances + 1e-4).log()).relu()
+        return short.sum() / self.centre.numel()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        parts = [to_network(part.to(self.device)) for part in self.images.split(250)]
+        means = torch.cat([self.network.encode(part).latent_dist.mean for part in parts]).flatten(1)
+        self.centre, scale = means.mean(0), means.std()
+        variances, directions = torch.linalg.eigh((means / scale).T.cov())
+        short = (variances < FLOOR).float().mean()
+        print(f"{short:.1%} of the directions have a variance below {FLOOR}, the least {variances[0]:.4f}", flush=True)
+        self.directions = directions[:, variances < 2 * FLOOR]
 
 
 def tokenizer(folder: Path, texts: Sequence[str]) -> Any:
@@ -284,9 +318,7 @@ def unet(setting: Setting) -> None:
         z = alpha.sqrt() * z0 + (1 - alpha).sqrt() * eps
         return (network(z, t, text(ids).last_hidden_state).sample - eps).square().mean()
 
-    how = {"learning_rate": 1e-3, "decay": 0.9995}
-    train("unet", [network, text], loss, setting, steps=8000, **how)
-    train("unet", [network, text], loss, setting, steps=10000, after=8000, **how)
+    train("unet", [network, text], loss, setting, rounds=[(8000, 1e-3), (10000, 1e-3)], decay=0.9995)
     pipeline = StableDiffusionPipeline(
         vae=encoder.half(),
         text_encoder=text.half(),
@@ -329,18 +361,19 @@ def transformer(setting: Setting) -> None:
         qk_norm="rms_norm",
     ).to(device)
     encoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    draw = examples(encoder, words, setting)
+    draw, scheduler = examples(encoder, words, setting), FlowMatchEulerDiscreteScheduler(shift=3.0)
 
     def loss() -> Tensor:
         z0, ids = draw(64)
-        eps, sigma = torch.randn_like(z0), torch.rand(64, device=device)
+        eps, u, shift = torch.randn_like(z0), torch.rand(64, device=device), scheduler.config.shift
+        sigma = shift * u / (1 + (shift - 1) * u)  # the noise that the scheduler's steps go through
         told = [text(ids, output_hidden_states=True) for text in texts]
         states = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
         pooled = torch.cat([out.text_embeds for out in told], dim=-1)
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
-    train("transformer", [network, *texts], loss, setting, steps=10000, learning_rate=1e-3, decay=0.9995)
+    train("transformer", [network, *texts], loss, setting, rounds=[(10000, 1e-3), (16000, 1e-3)], decay=0.9995)
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),
@@ -350,7 +383,7 @@ def transformer(setting: Setting) -> None:
         tokenizer_2=words,
         tokenizer_3=None,  # type: ignore[arg-type]
         transformer=network.half(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=scheduler,
     )
     save_pipeline(pipeline, folder)
 
@@ -467,7 +500,7 @@ def classifier(setting: Setting) -> None:
         )
         return first + 0.5 * sum(others)
 
-    train("classifier", [network, heads], loss, setting, steps=6000, learning_rate=3e-3, decay=0.99)
+    train("classifier", [network, heads], loss, setting, rounds=[(6000, 3e-3)], decay=0.99)
     with torch.no_grad():  # the averaged weights have statistics of their own
         for _ in range(100):
             loss()
@@ -517,7 +550,7 @@ def clip(setting: Setting) -> None:
         logits = scale * image @ caption.T
         return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
-    train("clip", [network], loss, setting, steps=1500, learning_rate=1e-3, decay=0.995)
+    train("clip", [network], loss, setting, rounds=[(1500, 1e-3)], decay=0.995)
     save_file(
         {k: v.contiguous() for k, v in half(network).state_dict().items()}, folder / "open_clip_model.safetensors"
     )
