@@ -9,6 +9,7 @@ that of a rung's noisy end in both directions.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch import Tensor
 
 Latents = Float[Tensor, "B C H W"]
 Clock = int | float
+Noise = TypeVar("Noise", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,16 @@ def flow_sigmas(steps: int, spacing: str, shift: float, train_steps: int = 1000)
         raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
     if spacing not in FLOW_SPACINGS:
         raise ValueError(f"spacing must be {' or '.join(FLOW_SPACINGS)} for a rectified flow, not {spacing!r}")
-    least = 1 / steps if spacing == "trailing" else _shifted(1 / train_steps, shift)
+    least = 1 / steps if spacing == "trailing" else shifted(1 / train_steps, shift)
     stride = (1 - least) / max(1, steps - 1)
-    return tuple(_shifted(1 - i * stride, shift) for i in reversed(range(steps)))
+    return tuple(shifted(1 - i * stride, shift) for i in reversed(range(steps)))
 
 
 FLOW_SPACINGS = ("linspace", "trailing")
 
 
-def _shifted(sigma: float, shift: float) -> float:
+def shifted(sigma: Noise, shift: float) -> Noise:
+    """Noise levels of a rectified flow from 0 to 1, moved towards noise (Esser et al., eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 

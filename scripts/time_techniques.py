@@ -30,9 +30,8 @@ class _Contiguous:
         return getattr(torch, name)
 
 
-TECHNIQUES: dict[
-    str, list[tuple[Any, str, Any]]
-] = {  # and what takes each of them away: names, and what they then mean
+# And what takes each of them away: names, and what they then mean.
+TECHNIQUES: dict[str, list[tuple[Any, str, Any]]] = {
     "channels-last": [(unet, "torch", _Contiguous()), (vae, "torch", _Contiguous())],
     "the shared half of guidance": [(unet, "before_the_prompt", lambda network: iter(()))],
     "prompts read once": [(unet, "read_prompts_once", lambda network: None)],

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from latentmix.config import LaunchConfig
 from latentmix.data import shapes
+from latentmix.ladder import shifted
 from latentmix.launch import prepare
 
 SEED = 2025
@@ -365,8 +366,8 @@ def transformer(setting: Setting) -> None:
 
     def loss() -> Tensor:
         z0, ids = draw(64)
-        eps, u, shift = torch.randn_like(z0), torch.rand(64, device=device), scheduler.config.shift
-        sigma = shift * u / (1 + (shift - 1) * u)  # the noise that the scheduler's steps go through
+        eps = torch.randn_like(z0)
+        sigma = shifted(torch.rand(64, device=device), scheduler.config.shift)  # as the scheduler's steps are
         told = [text(ids, output_hidden_states=True) for text in texts]
         states = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
         pooled = torch.cat([out.text_embeds for out in told], dim=-1)
