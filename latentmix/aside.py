@@ -1,17 +1,15 @@
 """Threads beside the one that computes: the next batch is read and the last one written while networks are at this one,
 so that a fast device does not wait for files.
 
-What is read ahead is a guess, and claims nothing: if another worker takes that batch, it is let go. At most one batch
-is being written, and its claim is held until its files are there.
+What is read ahead is a guess, and claims nothing: if another worker takes that batch, it is let go. What is written
+behind are pictures whose negatives are safe, of one batch at most.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 
 from latentmix.spent import spent
-from latentmix.sweep import Save, Task
+from latentmix.sweep import Later, Task
 
 
 class Aside:
@@ -41,20 +39,13 @@ class Aside:
             return self._ahead[1].result()
         return task.read()
 
-    def write(self, saves: Sequence[Save], claim: ExitStack) -> None:
-        """Write all of this in its order and then leave `claim`, while the caller goes on; errors of the batch before
-        come up here."""
+    def write(self, later: Later) -> None:
+        """Do this while the caller goes on; errors of the batch before come up here."""
         self._written()
-        self._behind = self._writer.submit(_write, saves, claim.pop_all())
+        self._behind = self._writer.submit(later)
 
     @spent("writing")
     def _written(self) -> None:
         before, self._behind = self._behind, None
         if before is not None:
             before.result()
-
-
-def _write(saves: Sequence[Save], claim: ExitStack) -> None:
-    with claim:
-        for save in saves:
-            save()

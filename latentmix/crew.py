@@ -89,7 +89,7 @@ class Crew:
         self.machine = _machine()
         self.name = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
         self.lists = Lists(folder / "workers")
-        self._at: dict[str, str] = {}  # the batches at work, the last begun last, and what they are
+        self.doing = ""
         self._beats = 0
         self._pulses: dict[str, tuple[str | None, float]] = {}  # as last seen, and since when, by the own clock
         self._leaving = threading.Event()
@@ -147,22 +147,16 @@ class Crew:
 
     @contextmanager
     def at(self, name: str, doing: str) -> Iterator[None]:
-        """Do what was claimed: list it as done unless it fails, and give the claim up either way. It may end in another
-        thread, after the next has begun."""
-        self._at[name] = doing
+        """Do what was claimed: list it as done unless it fails, and give the claim up either way."""
+        self.doing = doing
         self._beat()
         try:
             yield
             with _explained(self.folder), self._pulse(self.name).with_suffix(".done").open("a") as file:
                 file.write(f"{name}\n")
         finally:
-            del self._at[name]
+            self.doing = ""
             self.release(name)
-
-    @property
-    def doing(self) -> str:
-        """What it began last and is still at."""
-        return "".join([*self._at.values()][-1:])
 
     def claim(self, name: str) -> bool:
         """Whether it is this worker's now: nobody had it, or whoever had it is lost."""

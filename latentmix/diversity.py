@@ -14,8 +14,9 @@ from torch import Tensor
 
 from latentmix.bench import COUPLES, Bench, Cell, draw_id
 from latentmix.errors import UserError
+from latentmix.pictures import read_picture
 from latentmix.store import Parts
-from latentmix.sweep import Loaded, Save, Stage, keep, padded, pixels, read_picture
+from latentmix.sweep import Loaded, Stage, padded, pixels
 
 Ids = tuple[str, str]
 
@@ -86,10 +87,10 @@ def _load(pairs: Pairs, couples: Sequence[Ids]) -> Loaded[Ids]:
     return Loaded(couples, torch.stack([pairs.read(ids) for ids in zip(*couples, strict=True)]))
 
 
-def _compare(bench: Bench, pairs: Pairs, images: Loaded[Ids], size: int) -> list[Save]:
+def _compare(bench: Bench, pairs: Pairs, images: Loaded[Ids], size: int) -> None:
     couples = images.ids
     distances = bench.perceptual.between(*(padded(end, size) for end in images.pixels))[: len(couples), None]
-    return [keep(pairs.kept, [_row(couple) for couple in couples], {"distance": distances})]
+    pairs.kept.write([_row(couple) for couple in couples], {"distance": distances})
 
 
 def _row(couple: Ids) -> str:

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +32,7 @@ from latentmix.evaluate import AVERAGE, Result, labels
 from latentmix.metrics import METRICS
 from latentmix.spent import Profile, spent
 from latentmix.store import key, read_json, sweep_up, write, write_json
-from latentmix.sweep import Plan, Stage, Task
+from latentmix.sweep import Plan, Stage, Task, finish_pictures
 
 SHOWN = 2  # of a run's metrics, the first; metrics.csv has them all
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
@@ -146,6 +146,7 @@ def _planned(bench: Bench, plan: Plan, crew: Crew, place: int) -> Stage:
     """A stage, in the batches agreed upon, and noted for `latentmix status`."""
     bench.batch = _agreed(bench, crew) or bench.batch
     crew.lists.news()  # whatever is in the lists by now, the plan knows
+    finish_pictures(bench)
     with spent("planning"):
         stage = plan(bench)
     left = {name: task.images for name, task in _named(bench, stage).items()}
@@ -196,7 +197,8 @@ def _shared(
     stage: Stage, crew: Crew, left: dict[str, Task], aside: Aside, show: Callable[[str], None]
 ) -> Iterator[tuple[Task, float]]:
     """Do what falls to this worker, and see others do the rest: each batch that it did, and the seconds it took. A
-    batch's claim goes to the thread that writes it, so it is listed when its files are there, and not before."""
+    batch is listed when its results are safe; its pictures may still be negatives then, which any later plan develops.
+    """
     order = crew.order(left)
     for name in crew.share(left):
         if name is None:
@@ -204,11 +206,12 @@ def _shared(
             continue
         task, start = left[name], time.monotonic()
         show(task.label)
-        with ExitStack() as claim:
-            claim.enter_context(crew.at(name, f"{stage.name}: {task.label}"))
+        with crew.at(name, f"{stage.name}: {task.label}"):
             needed = aside.read(task)
             aside.read_ahead(next((left[later] for later in order if later in left and later != name), None))
-            aside.write(task.make(needed), claim)
+            later = task.make(needed)
+        if later is not None:
+            aside.write(later)
         del left[name]
         yield task, time.monotonic() - start
 

@@ -8,8 +8,9 @@ import torch
 from latentmix.bench import Bench, draw_id
 from latentmix.errors import UserError
 from latentmix.mixing import mix
+from latentmix.pictures import write_picture
 from latentmix.store import file_name, save_tensors, write
-from latentmix.sweep import render, write_picture
+from latentmix.sweep import render
 
 
 @dataclass(frozen=True)

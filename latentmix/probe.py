@@ -25,8 +25,9 @@ from latentmix.figures.pictures import draw_grid
 from latentmix.ladder import generate
 from latentmix.look import class_of
 from latentmix.models import predictor
+from latentmix.pictures import write_picture
 from latentmix.store import Parts, file_name, key, write
-from latentmix.sweep import Save, Stage, keep, padded, refuse_nan, write_picture
+from latentmix.sweep import Stage, padded, refuse_nan
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
 TIMES = ("T", "0")  # where the offset comes in
@@ -113,7 +114,7 @@ def probing(bench: Bench, probe: Probe) -> Stage:
 
 
 @torch.no_grad()
-def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> list[Save]:
+def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> None:
     model, class_id = bench.model, _class(bench, probe)
     conditioning = bench.conditioning(class_id, bench.config.guidance)
     shape, inside = model.latent_shape(bench.config.model.size), _inside(bench, probe)
@@ -122,7 +123,7 @@ def _generate(bench: Bench, probe: Probe, items: Sequence[Item], size: int) -> l
     z = padded(z, size).to(bench.device)
     clean = generate(predictor(bench.model, conditioning), z, bench.plain_ladder)
     refuse_nan(clean, f"probing {class_id}")
-    return [keep(_kept(bench, probe), [_id(item) for item in items], {"clean": clean[: len(items)]})]
+    _kept(bench, probe).write([_id(item) for item in items], {"clean": clean[: len(items)]})
 
 
 def _kept(bench: Bench, probe: Probe) -> Parts:

@@ -18,7 +18,7 @@ from latentmix.evaluate import AVERAGE
 from latentmix.figures.pictures import draw_grid
 from latentmix.metrics import Estimate, mean_interval
 from latentmix.store import Parts, key, write
-from latentmix.sweep import Loaded, Save, Stage, keep, loader, padded, render
+from latentmix.sweep import Loaded, Stage, loader, padded, render
 
 COLUMNS = ("model", "data", "inversion", "class", "quantity", "value", "low", "high", "count")
 QUANTITIES = ("psnr", "psnr_vae", "rmse", "norm")
@@ -36,7 +36,7 @@ def reconstruction(bench: Bench) -> Stage:
 
 
 @torch.no_grad()
-def _reconstruct(bench: Bench, class_id: str, real: Loaded[str], size: int) -> list[Save]:
+def _reconstruct(bench: Bench, class_id: str, real: Loaded[str], size: int) -> None:
     rows, ids, images = bench.latents(class_id).read(), real.ids, real.pixels
     state = {
         name: padded(torch.stack([rows[id_][name] for id_ in ids]), size).to(bench.device)
@@ -53,7 +53,7 @@ def _reconstruct(bench: Bench, class_id: str, real: Loaded[str], size: int) -> l
         "norm": (state["latents"].square().mean((1, 2, 3))).sqrt()[: len(ids)],
         "images": torch.stack([images, by_vae, made], 1),
     }
-    return [keep(_kept(bench, class_id), ids, kept)]
+    _kept(bench, class_id).write(ids, kept)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -8,19 +8,15 @@ draws make no small batches. Other N, methods or draws lay the stream out otherw
 is there already stays as it is.
 """
 
-import io
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from latentmix import ladder
@@ -31,14 +27,15 @@ from latentmix.errors import UserError
 from latentmix.features import Network
 from latentmix.inversion import State, halves
 from latentmix.models import predictor
+from latentmix.pictures import develop, is_picture, keep_pictures, on_all_threads, read_picture
 from latentmix.spent import spent
-from latentmix.store import Parts, write
+from latentmix.store import Parts
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
 Drawn = tuple[Cell, int]  # a draw of a cell: one image
-Save = Callable[[], None]  # writes a part of what a batch made
-Work = Callable[[Any, int], list[Save]]  # what was read for a batch, and the size it is padded to -> what to write
+Later = Callable[[], None]
+# What was read for a batch, and the size it is padded to -> what is left to do, if anything, when its results are safe.
+Work = Callable[[Any, int], Later | None]
 
 
 def _itself(items: Sequence[Item]) -> Sequence[Item]:
@@ -49,8 +46,8 @@ def _itself(items: Sequence[Item]) -> Sequence[Item]:
 @dataclass(frozen=True)
 class Task:
     """One batch of work: its place among all of its stage, its name, what it belongs to, its images, the evaluations of
-    the diffusion network, and how it is done: something is read, networks make something of it, and that is written, in
-    the order of the list. Only the second part is a device's; the others may be left to other threads."""
+    the diffusion network, and how it is done: something is read, networks make something of it, which is kept, and
+    pictures are written of it. Only the second part is a device's; the others may be left to other threads."""
 
     number: int
     name: str
@@ -61,12 +58,13 @@ class Task:
     read: Callable[[], Any]
     work: Work
 
-    def make(self, needed: Any) -> list[Save]:
+    def make(self, needed: Any) -> Later | None:
         return self.work(needed, self.size)
 
     def run(self) -> None:
-        for save in self.make(self.read()):
-            save()
+        later = self.make(self.read())
+        if later is not None:
+            later()
 
 
 @dataclass
@@ -114,7 +112,7 @@ def synthesis(bench: Bench) -> Stage:
     if isinstance(data, Synthetic):
         for class_id in bench.classes:
             indices = range(max(len(bench.pool(class_id)), len(bench.references(class_id))))
-            missing = {index for index in indices if not _is_picture(data.path(class_id, index))}
+            missing = {index for index in indices if not is_picture(data.path(class_id, index))}
             stage.plan(class_id, indices, missing, bench.batch, partial(_synthesize, bench, data, class_id))
     return stage
 
@@ -204,6 +202,13 @@ def measurement(bench: Bench, required: bool) -> Stage:
 Plan = Callable[[Bench], Stage]
 
 
+@spent("writing")
+def finish_pictures(bench: Bench) -> None:
+    """Those that networks made, and of which a run that was stopped wrote no files yet."""
+    for folder in (bench.config.cache, *([bench.data.folder] if isinstance(bench.data, Synthetic) else [])):
+        develop(folder)
+
+
 # --- the tasks ------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +226,7 @@ def loader(bench: Bench) -> Callable[[Sequence[Source]], Loaded[str]]:
 
 
 @torch.no_grad()
-def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> list[Save]:
+def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[int], size: int) -> Later:
     config = bench.config
 
     def noise(purpose: str, shape: tuple[int, ...]) -> Tensor:
@@ -231,32 +236,30 @@ def _synthesize(bench: Bench, data: Synthetic, class_id: str, indices: Sequence[
     images = _plain(bench, class_id, z, bench.plain_ladder, f"images of {class_id}")[: len(indices)].cpu()
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     images = perturbed.round().clamp(0, 255).to(torch.uint8)
-    return [keep_pictures([data.path(class_id, index) for index in indices], images)]
+    return keep_pictures(data.folder, [data.path(class_id, index) for index in indices], images)
 
 
-def _invert(bench: Bench, class_id: str, images: Loaded[str], size: int) -> list[Save]:
+def _invert(bench: Bench, class_id: str, images: Loaded[str], size: int) -> None:
     config, ids = bench.config, images.ids
     clean = bench.model.encode(padded(images.pixels, size))
     conditioning = bench.conditioning(class_id, config.inversion.guidance)
     found = bench.inversion.invert(bench.model, clean, bench.inversion_ladder, conditioning, config.inversion)
     refuse_nan(found["latents"], f"inverting {class_id}")
-    rows = {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()}
-    return [keep(bench.latents(class_id), ids, rows)]
+    bench.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in (found | {"clean": clean}).items()})
 
 
-def _measure_real(bench: Bench, class_id: str, images: Loaded[str], size: int) -> list[Save]:
-    features = [(network, _extract(network, images.pixels, size)) for network in bench.networks.values()]
-    return [
-        keep(bench.reference_features(class_id, network), images.ids, {"features": rows}) for network, rows in features
-    ]
+def _measure_real(bench: Bench, class_id: str, images: Loaded[str], size: int) -> None:
+    for network in bench.networks.values():
+        features = _extract(network, images.pixels, size)
+        bench.reference_features(class_id, network).write(images.ids, {"features": features})
 
 
-def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> list[Save]:
-    return [keep(bench.centroids(cell), [draw_id(draw) for draw in draws], _mixed(bench, cell, draws))]
+def _mix(bench: Bench, cell: Cell, draws: Sequence[int], size: int) -> None:
+    bench.centroids(cell).write([draw_id(draw) for draw in draws], _mixed(bench, cell, draws))
 
 
 @torch.no_grad()
-def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -> list[Save]:
+def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -> Later | None:
     cells = dict(_by_cell(drawn))
     first, what = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
@@ -266,33 +269,32 @@ def _generate(bench: Bench, stream: Stream, drawn: Sequence[Drawn], size: int) -
         parts = [_mixed(bench, cell, draws) for cell, draws in cells.items()]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
         _, images = render(bench, first.class_id, state, what)
-    measured = bool(stream.unmeasured.intersection(drawn))
-    features = _keep_features(bench, drawn, images, stream.unmeasured) if measured else []
+    if stream.unmeasured.intersection(drawn):  # and before pictures: where all of them are there, so are features
+        _keep_features(bench, drawn, images, stream.unmeasured)
     seen = [place for place, one in enumerate(drawn) if one in stream.unseen]
-    pictures = keep_pictures([bench.picture(*drawn[place]) for place in seen], images[seen])
-    return [*features, pictures]  # in this order: where all pictures are there, so are features
+    if not seen:
+        return None
+    return keep_pictures(bench.config.cache, [bench.picture(*drawn[place]) for place in seen], images[seen])
 
 
 def _load_pictures(bench: Bench, cell: Cell, draws: Sequence[int]) -> Loaded[int]:
     return Loaded(draws, torch.stack([read_picture(bench.picture(cell, draw)) for draw in draws]))
 
 
-def _measure_pictures(bench: Bench, cell: Cell, images: Loaded[int], size: int) -> list[Save]:
+def _measure_pictures(bench: Bench, cell: Cell, images: Loaded[int], size: int) -> None:
     drawn = [(cell, draw) for draw in images.ids]
-    return _keep_features(bench, drawn, padded(images.pixels, size), set(drawn))
+    _keep_features(bench, drawn, padded(images.pixels, size), set(drawn))
 
 
-def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> list[Save]:
+def _keep_features(bench: Bench, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
     """Of a whole batch of images, a file for each cell that has a part in it and lacks something there."""
-    saves = list[Save]()
     for network in bench.networks.values():
         rows = iter(_extract(network, images, len(images)))
         for cell, draws in _by_cell(drawn):
             features = torch.stack([next(rows) for _ in draws])
             if unmeasured.intersection((cell, draw) for draw in draws):
                 ids = [draw_id(draw) for draw in draws]
-                saves.append(keep(bench.features(cell, network), ids, {"features": features}))
-    return saves
+                bench.features(cell, network).write(ids, {"features": features})
 
 
 def _by_cell(drawn: Sequence[Drawn]) -> Iterator[tuple[Cell, list[int]]]:
@@ -341,7 +343,7 @@ def _in_all(parts: Sequence[Parts]) -> set[str]:
 def _without_picture(bench: Bench, cell: Cell, draws: Sequence[int]) -> set[int]:
     there = set(bench.picture(cell, 0).parent.glob("*.png"))  # mostly a few of many
     paths = {draw: bench.picture(cell, draw) for draw in draws}
-    return {draw for draw, path in paths.items() if path not in there or not _is_picture(path)}
+    return {draw for draw, path in paths.items() if path not in there or not is_picture(path)}
 
 
 def _unmeasured(bench: Bench, cell: Cell) -> set[int]:
@@ -357,7 +359,7 @@ def padded(rows: Tensor, size: int) -> Tensor:
 @spent("reading")
 def pixels(sources: Sequence[Source], size: int) -> Tensor:
     """The images, uint8 [B, 3, H, W]."""
-    rows = _each(lambda source: source.pixels(size), sources)
+    rows = on_all_threads(lambda source: source.pixels(size), sources)
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -369,49 +371,3 @@ def _extract(network: Network, images: Tensor, size: int) -> Tensor:
 def refuse_nan(z: Tensor, what: str) -> None:
     if not bool(z.isfinite().all()):
         raise UserError(f"NaN or infinity came up in {what}; try model.precision=float32, and look at the inputs there")
-
-
-@spent("writing")
-def keep(parts: Parts, ids: Sequence[str], rows: Mapping[str, Tensor]) -> Save:
-    """Rows that are to be written, copied off the device here and now: another thread's copy would hold the device's
-    memory, and wait until the device is through with what it was given since."""
-    return partial(parts.write, ids, {name: tensor.cpu() for name, tensor in rows.items()})
-
-
-@spent("writing")
-def keep_pictures(paths: Sequence[Path], images: Tensor) -> Save:
-    """Pictures that are to be written, uint8 [B, 3, H, W], likewise."""
-    return partial(_write_pictures, list(zip(paths, images.cpu(), strict=True)))
-
-
-def _write_pictures(pictures: Sequence[tuple[Path, Tensor]]) -> None:
-    _each(lambda picture: write_picture(*picture), pictures)
-
-
-def _each(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """Codecs on all of the threads that there are to use: they would keep a fast device waiting."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return list(threads.map(work, items))
-
-
-def write_picture(path: Path, image: Tensor) -> None:
-    """uint8 [3, H, W] -> PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
-    write(path, buffer.getvalue())
-
-
-def read_picture(path: Path) -> Tensor:
-    """PNG -> uint8 [3, H, W]."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
-
-
-def _is_picture(path: Path) -> bool:
-    """Whether a whole PNG lies there; its own checksums tell."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True

@@ -18,7 +18,7 @@ from torch import Tensor
 from latentmix import benchmark, launch
 from latentmix.bench import Bench
 from latentmix.config import compose
-from latentmix.models import unet, vae
+from latentmix.models import pipeline, unet, vae
 
 
 class _Contiguous:
@@ -33,6 +33,7 @@ class _Contiguous:
 # And what takes each of them away: names, and what they then mean.
 TECHNIQUES: dict[str, list[tuple[Any, str, Any]]] = {
     "channels-last": [(unet, "torch", _Contiguous()), (vae, "torch", _Contiguous())],
+    "linear layers by oneDNN": [(pipeline, "by_onednn", lambda network: network)],
     "the shared half of guidance": [(unet, "before_the_prompt", lambda network: iter(()))],
     "prompts read once": [(unet, "read_prompts_once", lambda network: None)],
     "freed memory kept": [(launch, "_keep_freed_memory", lambda: None)],

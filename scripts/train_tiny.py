@@ -28,6 +28,7 @@ from latentmix.config import LaunchConfig
 from latentmix.data import shapes
 from latentmix.ladder import shifted
 from latentmix.launch import prepare
+from latentmix.models.linear import by_onednn
 
 SEED = 2025
 PER_CLASS = 2000
@@ -56,11 +57,13 @@ def train(
     setting: Setting,
     rounds: Sequence[Round],
     decay: float,
+    matrices: Sequence[nn.Parameter] = (),
 ) -> None:
-    """Minimise `loss()` in rounds, each of which goes on from the averaged weights of the one before."""
+    """Minimise `loss()` in rounds, each of which goes on from the averaged weights of the one before; `matrices` of the
+    modules by Muon, at twice the rate, and all else by AdamW."""
     before = 0
     for steps, peak in rounds:
-        _train(name, modules, loss, setting, before, setting.steps or steps, peak, decay)
+        _train(name, modules, loss, setting, before, setting.steps or steps, peak, decay, matrices)
         before += steps
 
 
@@ -73,15 +76,27 @@ def _train(
     steps: int,
     peak: float,
     decay: float,
+    matrices: Sequence[nn.Parameter],
 ) -> None:
-    """A round: AdamW, warm-up and cosine; leaves the averaged weights in `modules`."""
+    """A round: warm-up and cosine; leaves the averaged weights in `modules`."""
     parameters = [p for module in modules for p in module.parameters()]
     average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
+    others = [p for p in parameters if not any(p is matrix for matrix in matrices)]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)]
+    if matrices:
+        optimisers.append(torch.optim.Muon(matrices, lr=2 * peak, weight_decay=1e-3, adjust_lr_fn="match_rms_adamw"))
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        )
+        for optimiser in optimisers
+    ]
+    steppers: list[Any] = [*optimisers, *schedules]
     checkpoint, start = setting.work / f"{name}-{before + steps}.ckpt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=setting.device, weights_only=True)
-        optimiser.load_state_dict(saved["optimiser"])
+        for stepped, state in zip(steppers, saved["optimisers"], strict=True):
+            stepped.load_state_dict(state)
         start = saved["step"]
         for p, a, saved_p, saved_a in zip(parameters, average, saved["now"], saved["average"], strict=True):
             p.data.copy_(saved_p)
@@ -89,13 +104,13 @@ def _train(
     began, running = time.monotonic(), 0.0
     for step in range(start, steps):
         torch.manual_seed(SEED * 1_000_003 + before + step)
-        for group in optimiser.param_groups:
-            group["lr"] = peak * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         value = loss()
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        for stepped in steppers:
+            stepped.step()
         torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(decay, (step + 1) / (step + 11)))
         running = value.item() if step == start else 0.98 * running + 0.02 * value.item()
         if (step + 1) % 100 == 0 or step + 1 == steps:
@@ -103,7 +118,8 @@ def _train(
             left = (steps - step - 1) / rate / 60
             print(f"{name}: step {step + 1}/{steps}, loss {running:.4f}, {rate:.1f}/s, {left:.0f} min left", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            state = {"now": [p.data for p in parameters], "average": average, "optimiser": optimiser.state_dict()}
+            states = [stepped.state_dict() for stepped in steppers]
+            state = {"now": [p.data for p in parameters], "average": average, "optimisers": states}
             torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
     for p, a in zip(parameters, average, strict=True):
@@ -349,7 +365,7 @@ def transformer(setting: Setting) -> None:
     texts = [text_encoder(CLIPTextModelWithProjection, words, width, layers=3).to(device) for _ in range(2)]
     network = SD3Transformer2DModel(
         sample_size=shapes.SIZE // 8,
-        patch_size=2,
+        patch_size=1,  # 64 tokens of 16 numbers; of 16 tokens of 64 numbers, it learns no outlines
         in_channels=16,
         out_channels=16,
         num_layers=6,
@@ -364,6 +380,9 @@ def transformer(setting: Setting) -> None:
     encoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
     draw, scheduler = examples(encoder, words, setting), FlowMatchEulerDiscreteScheduler(shift=3.0)
 
+    for each in (network, *texts):
+        by_onednn(each)
+
     def loss() -> Tensor:
         z0, ids = draw(64)
         eps = torch.randn_like(z0)
@@ -374,7 +393,8 @@ def transformer(setting: Setting) -> None:
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
-    train("transformer", [network, *texts], loss, setting, rounds=[(10000, 1e-3), (16000, 1e-3)], decay=0.9995)
+    matrices = [p for p in network.transformer_blocks.parameters() if p.ndim == 2]
+    train("transformer", [network, *texts], loss, setting, rounds=[(12000, 1e-3)], decay=0.9995, matrices=matrices)
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),

@@ -21,7 +21,7 @@ from latentmix.figures import grid, style, toy
 from latentmix.mixing import Method
 from latentmix.models import mmdit, unet
 from latentmix.models.pipeline import load_network
-from latentmix.sweep import read_picture
+from latentmix.pictures import read_picture
 
 SMALL = ("steps=2", "launch.threads=1")
 FEW = {  # of each figure, enough to see whether it is right

@@ -15,7 +15,7 @@ import pytest
 import torch
 from driver import Said, assert_same, files, invoke, results
 
-from latentmix import figures, launch, store, sweep
+from latentmix import figures, launch, pictures, store, sweep
 from latentmix.bench import Bench, Cell
 from latentmix.config import compose
 from latentmix.evaluate import evaluate, read_table
@@ -75,8 +75,8 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which batches are begun, from here on: the worker, and what for."""
     begun: list[str] = []
 
-    def counted(name: str, work: Callable[..., list[sweep.Save]]) -> Callable[..., list[sweep.Save]]:
-        def count(*arguments: Any) -> list[sweep.Save]:
+    def counted(name: str, work: Callable[..., sweep.Later | None]) -> Callable[..., sweep.Later | None]:
+        def count(*arguments: Any) -> sweep.Later | None:
             begun.append(f"{name} {arguments[1] if name != '_measure_real' else ''}")
             return work(*arguments)
 
@@ -342,12 +342,12 @@ def test_any_flipped_byte_of_a_file_of_tensors_is_noticed(tmp_path: Path) -> Non
 def test_any_flipped_byte_of_a_picture_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    sweep.write_picture(path, image)
+    pictures.write_picture(path, image)
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         # The last chunk holds nothing, and Pillow does not look at its checksum.
-        assert not sweep._is_picture(path) or torch.equal(sweep.read_picture(path), image)
+        assert not pictures.is_picture(path) or torch.equal(pictures.read_picture(path), image)
 
 
 def test_a_dry_run_leaves_damaged_files_where_they_are(copy: Path) -> None:

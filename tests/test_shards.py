@@ -236,11 +236,11 @@ def test_shards_go_on_together_when_memory_runs_out_in_one(tmp_path: Path, monke
     """Batches of two are too many for the first; a shard that comes later takes batches of one from the start."""
     invert, sizes = sweep._invert, list[int]()
 
-    def small(bench: Bench, class_id: str, images: sweep.Loaded[str], size: int) -> list[sweep.Save]:
+    def small(bench: Bench, class_id: str, images: sweep.Loaded[str], size: int) -> None:
         sizes.append(size)
         if size > 1:
             raise torch.OutOfMemoryError("no more memory")
-        return invert(bench, class_id, images, size)
+        invert(bench, class_id, images, size)
 
     monkeypatch.setattr(sweep, "_invert", small)
     said = run(tmp_path, "--shard", "0/2")

@@ -9,7 +9,7 @@ from latentmix.bench import Bench, Cell
 from latentmix.errors import UserError
 from latentmix.figures.pictures import draw_grid
 from latentmix.mixing import Method
-from latentmix.sweep import read_picture
+from latentmix.pictures import read_picture
 
 
 def draw_mixtures(benches: Sequence[Bench], stem: Path, most: int | None = None) -> list[Path]:

@@ -12,6 +12,7 @@ import torch
 from latentmix.config import ModelConfig
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
+from latentmix.models.linear import by_onednn
 from latentmix.store import read_json
 
 NETWORKS = {  # the parts that hold weights
@@ -217,7 +218,7 @@ def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
         raise UserError(
             f"{folder} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again, whole"
         )
-    return network.requires_grad_(False)
+    return by_onednn(network.requires_grad_(False))
 
 
 def encoded(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **how: Any) -> list[Any]:
