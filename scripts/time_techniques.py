@@ -36,6 +36,7 @@ TECHNIQUES: dict[str, list[tuple[Any, str, Any]]] = {
     "linear layers by oneDNN": [(pipeline, "by_onednn", lambda network: network)],
     "the shared half of guidance": [(unet, "before_the_prompt", lambda network: iter(()))],
     "prompts read once": [(unet, "read_prompts_once", lambda network: None)],
+    "divisions by 1 left out": [(unet, "divide_by_no_one", lambda network: None)],
     "freed memory kept": [(launch, "_keep_freed_memory", lambda: None)],
 }
 WAYS: dict[str, tuple[list[str], list[str]]] = {  # the techniques that are left out, and settings

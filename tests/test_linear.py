@@ -68,6 +68,22 @@ def test_its_operations_are_counted_as_torchs() -> None:
     assert counts == [2 * 24 * 48 * 20] * 2
 
 
+@needs_onednn
+@torch.no_grad()
+def test_a_geglu_is_diffusers() -> None:
+    from diffusers.models.activations import GEGLU
+
+    plain, other = (nn.Sequential(GEGLU(48, 20)) for _ in range(2))
+    other.load_state_dict(plain.state_dict())
+    by_onednn(other)
+    assert type(other[0]) is not GEGLU and isinstance(other[0], GEGLU)
+    for x in INPUTS.values():
+        torch.testing.assert_close(other(x), plain(x), rtol=1e-5, atol=1e-5)
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        other(INPUTS["rows"])
+    assert counter.get_total_flops() == 2 * 7 * 48 * 40
+
+
 def test_the_weights_keep_their_names() -> None:
     plain, other = both(True)
     assert [name for name, _ in other.named_parameters()] == [name for name, _ in plain.named_parameters()]

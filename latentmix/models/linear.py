@@ -2,6 +2,7 @@
 which on AMD's does half as much in the same time. Either rounds in float32; the results differ by nothing else."""
 
 import math
+import sys
 from typing import Any, TypeVar
 
 import torch
@@ -30,9 +31,9 @@ class Product(torch.autograd.Function):
         )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., I], weight [O, I], bias [O] -> [..., O], float32 on a CPU."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none", kind: str = "") -> Tensor:
+    """x [..., I], weight [O, I], bias [O] -> [..., O], float32 on a CPU; `then` is one of oneDNN's activations."""
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], kind)
     return made
 
 
@@ -57,7 +58,7 @@ FLOPS: dict[Any, Any] = {torch.ops.mkldnn._linear_pointwise: _flops} if HERE els
 
 class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
+        if not _ours(x):
             return super().forward(x)
         if torch.compiler.is_compiling():
             return _opaque(x, self.weight, self.bias)
@@ -67,9 +68,30 @@ class Linear(nn.Linear):
 
 
 def by_onednn(network: Network) -> Network:
-    """The same network, whose linear layers go by oneDNN where torch was built with it."""
+    """The same network, whose linear layers go by oneDNN where torch was built with it, and diffusers' GEGLUs too."""
     if HERE:
+        ours = {nn.Linear: Linear} | _gated()
         for module in network.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Linear
+            module.__class__ = ours.get(type(module), type(module))
     return network
+
+
+def _gated() -> dict[type, type]:
+    """GEGLU and its like here, whose halves are two products: the second is gated before it is written."""
+    if "diffusers" not in sys.modules:  # then no network has one, and importing it takes seconds
+        return {}
+    from diffusers.models.activations import GEGLU
+
+    class Gated(GEGLU):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            layer = self.proj
+            if not _ours(x) or torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.bias is None:
+                return super().forward(x, *args, **kwargs)
+            (shown, gate), (shift, gate_shift) = layer.weight.chunk(2), layer.bias.chunk(2)
+            return product(x, shown, shift).mul_(product(x, gate, gate_shift, "gelu", "none"))
+
+    return {GEGLU: Gated}
+
+
+def _ours(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu"

@@ -18,7 +18,7 @@ from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
 from latentmix.models.compiled import compiled
-from latentmix.models.once import Halves, before_the_prompt, read_ahead, read_prompts_once
+from latentmix.models.once import Halves, before_the_prompt, divide_by_no_one, read_ahead, read_prompts_once
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
 from latentmix.models.vae import VAE
 from latentmix.spent import spent
@@ -95,7 +95,10 @@ class UNetModel:
         network = load_network(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
         read_prompts_once(network)
         network = network.to(self.device, memory_format=torch.channels_last)
-        return compiled(network) if self.compiling else network
+        if self.compiling:
+            return compiled(network)
+        divide_by_no_one(network)
+        return network
 
     @cached_property
     def _halves(self) -> Halves:
