@@ -63,14 +63,16 @@ def develop(folder: Path) -> None:
     for negative in sorted((folder / NEGATIVES).glob("*.safetensors")):
         try:
             tensors, about = load_tensors(negative)
-        except FileNotFoundError:  # whoever made it is just through with it
+            pictures = [
+                (folder / name, pixels) for name, pixels in zip(about["pictures"], tensors["pixels"], strict=True)
+            ]
+        except OSError:  # whoever made it is just through with it
             continue
-        except ValueError:
+        except (ValueError, LookupError, TypeError):
             negative.unlink(missing_ok=True)
             continue
-        paths = [folder / name for name in about["pictures"]]
-        if all(path.resolve().is_relative_to(folder.resolve()) for path in paths):  # none leads out of it
-            _develop(negative, list(zip(paths, tensors["pixels"], strict=True)))
+        if all(path.resolve().is_relative_to(folder.resolve()) for path, _ in pictures):  # none leads out of it
+            _develop(negative, pictures)
 
 
 def _develop(negative: Path, pictures: Sequence[tuple[Path, Tensor]]) -> None:

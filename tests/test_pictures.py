@@ -1,6 +1,7 @@
 """Pictures whose pixels are safe before their files are there."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,15 @@ def test_a_damaged_negative_goes(tmp_path: Path) -> None:
     negative.write_bytes(content)
     develop(tmp_path)
     assert negatives(tmp_path) == [] and not any(path.exists() for path in paths(tmp_path))
+
+
+def test_a_file_that_is_no_negative_goes(tmp_path: Path) -> None:
+    abouts: list[dict[str, Any]] = [{}, {"pictures": ["a.png", "b.png"]}, {"pictures": [1]}, {"pictures": None}]
+    for place, about in enumerate(abouts):
+        save_tensors(tmp_path / NEGATIVES / f"{place}.safetensors", {"pixels": IMAGES[:1]}, about)
+    save_tensors(tmp_path / NEGATIVES / "x.safetensors", {"others": IMAGES}, {"pictures": ["a.png"]})
+    develop(tmp_path)
+    assert negatives(tmp_path) == [] and not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize("name", ["../elsewhere.png", "images/../../elsewhere.png", "{absolute}"])
