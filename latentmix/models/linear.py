@@ -6,7 +6,7 @@ import sys
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 HERE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,7 +37,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "
     return made
 
 
-@torch.library.custom_op("latentmix::linear", mutates_args=())
+@library.custom_op("latentmix::linear", mutates_args=())
 def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same for torch.compile, which takes that operation for one of its own, and its weights for constants."""
     return product(x, weight, bias)
