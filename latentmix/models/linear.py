@@ -1,5 +1,5 @@
-"""Linear layers by oneDNN on a CPU, which multiplies matrices in full width whoever made the processor: torch asks MKL,
-which on AMD's does half as much in the same time. Either rounds in float32; the results differ by nothing else."""
+"""Linear layers by oneDNN on a CPU, which is fast whoever made the processor: torch asks MKL, which is slow on AMD's
+(docs/performance.md tells how much it saves). Either rounds in float32; the results differ by nothing else."""
 
 import math
 import sys
