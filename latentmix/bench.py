@@ -20,7 +20,7 @@ from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.ladder import Ladder
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
-from latentmix.models import Conditioning, Model, Text, compiled, load_model
+from latentmix.models import Conditioning, Model, Text, attention, compiled, load_model
 from latentmix.spent import spent
 from latentmix.store import Parts, file_name, key
 
@@ -66,7 +66,7 @@ class Bench:
 
     @cached_property
     def model(self) -> Model:
-        return load_model(self.config.model, self.device, self.config.inversion.float32, self.config.compile)
+        return load_model(self.config.model, self.device, self.config.inversion.float32, self.config.speed)
 
     @cached_property
     def data(self) -> Dataset:
@@ -121,7 +121,8 @@ class Bench:
         for class_id in self.classes:
             if images:
                 self.pool(class_id)
-        if self.config.compile:
+        attention.check(self.config.speed.attention, self.device, self.model.dtype)
+        if self.config.speed.compile:
             compiled.check(self.device)
 
     @property

@@ -69,7 +69,7 @@ def measure(bench: Bench, repeat: int) -> dict[str, Any]:
             "diffusers": lambda how: plain.submit(_run_plain, how).result(),
         }
         counted = {name: work("count") for name, work in works.items()}  # which warms up too
-        if bench.config.compile:
+        if bench.config.speed.compile:
             ours()  # which compiles
         timed = [{name: work("time") for name, work in works.items()} for _ in range(repeat)]
     speeds = {name: _speed(counted[name], [run[name] for run in timed], rate) for name in works}
@@ -82,7 +82,7 @@ def measure(bench: Bench, repeat: int) -> dict[str, Any]:
         "steps": batch.steps,
         "guidance": batch.guidance,
         "precision": batch.precision,
-        "compiled": bench.config.compile,
+        "compiled": bench.config.speed.compile,
         "threads": batch.threads,
         "torch": torch.__version__,
         "matmul TFLOP/s": rate / 1e12,

@@ -133,6 +133,22 @@ class InversionConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class SpeedConfig:
+    """Techniques of the diffusion network and the VAE that change no result beyond rounding, each by itself, so that
+    each can be measured; see docs/performance.md."""
+
+    channels_last: bool = True
+    onednn: bool = True
+    shared_half: bool = True
+    prompts_once: bool = True
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    compile: bool = False
+
+
+USUAL = SpeedConfig()
+
+
+@dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
     """Where a sweep runs: in this process, in several of this machine, or in an array of Slurm jobs."""
 
@@ -187,7 +203,7 @@ class Config:
     batch: Positive | Literal["auto"]
     outputs: Path
     keep: Annotated[int, Field(ge=0)]
-    compile: bool = False
+    speed: SpeedConfig = USUAL
 
     def __post_init__(self) -> None:
         for spacing in (self.spacing, self.inversion.spacing):

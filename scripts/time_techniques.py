@@ -1,4 +1,4 @@
-"""What each technique saves: images a second with all of them, without each in turn, without any, and compiled.
+"""What each technique saves: images a second with none of them, with each alone, with all, and with all but each.
 
 python scripts/time_techniques.py [KEY=VALUE]... [--rounds N] [--cpu]
 
@@ -18,43 +18,30 @@ from torch import Tensor
 from latentmix import benchmark, launch
 from latentmix.bench import Bench
 from latentmix.config import compose
-from latentmix.models import pipeline, unet, vae
 
-
-class _Contiguous:
-    """torch, but that its channels-last is the usual layout."""
-
-    channels_last = torch.contiguous_format
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
-# And what takes each of them away: names, and what they then mean.
-TECHNIQUES: dict[str, list[tuple[Any, str, Any]]] = {
-    "channels-last": [(unet, "torch", _Contiguous()), (vae, "torch", _Contiguous())],
-    "linear layers by oneDNN": [(pipeline, "by_onednn", lambda network: network)],
-    "the shared half of guidance": [(unet, "before_the_prompt", lambda network: iter(()))],
-    "prompts read once": [(unet, "read_prompts_once", lambda network: None)],
-    "divisions by 1 left out": [(unet, "divide_by_no_one", lambda network: None)],
-    "freed memory kept": [(launch, "_keep_freed_memory", lambda: None)],
+TECHNIQUES = {  # and the setting that leaves each of them out
+    "channels-last": "speed.channels_last=false",
+    "linear layers by oneDNN": "speed.onednn=false",
+    "the shared half of guidance": "speed.shared_half=false",
+    "prompts read once": "speed.prompts_once=false",
+    "flash attention": "speed.attention=math",
 }
-WAYS: dict[str, tuple[list[str], list[str]]] = {  # the techniques that are left out, and settings
-    "all": ([], []),
-    **{f"without {name}": ([name], []) for name in TECHNIQUES},
-    "without any": (list(TECHNIQUES), []),
-    "all, and compile=true": ([], ["compile=true"]),
-    "compile=true alone": (list(TECHNIQUES), ["compile=true"]),
+COMPILED = "speed.compile=true"
+NONE = list(TECHNIQUES.values())
+WAYS = {
+    "none": NONE,
+    **{f"{name} alone": [other for other in NONE if other != setting] for name, setting in TECHNIQUES.items()},
+    "compiled alone": [*NONE, COMPILED],
+    "all": [],
+    **{f"all but {name}": [setting] for name, setting in TECHNIQUES.items()},
+    "all, and compiled": [COMPILED],
 }
 _work: Callable[[], Tensor]  # in the process of each way
 _device: torch.device
 
 
-def load(settings: list[str], left_out: list[str]) -> None:
+def load(settings: list[str]) -> None:
     global _work, _device
-    for name in left_out:
-        for change in TECHNIQUES[name]:
-            setattr(*change)
     config = compose(settings)
     launch.prepare(config.launch)
     bench = Bench(config)
@@ -85,8 +72,8 @@ def main() -> None:
     settings = ["batch=32", "steps=20", *given.settings]
     spawn = multiprocessing.get_context("spawn")
     processes: dict[str, Any] = {"diffusers": ProcessPoolExecutor(1, spawn, load_plain, (settings,))}
-    for name, (left_out, more) in WAYS.items():
-        processes[name] = ProcessPoolExecutor(1, spawn, load, ([*settings, *more], left_out))
+    for name, more in WAYS.items():
+        processes[name] = ProcessPoolExecutor(1, spawn, load, ([*settings, *more],))
     for process in processes.values():
         process.submit(seconds, given.cpu).result()  # loads, compiles and warms up
     times = list[dict[str, float]]()

@@ -28,7 +28,7 @@ def generated(bench: Bench, class_id: str) -> Tensor:
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])  # of the first, also what is computed once only
 def test_a_compiled_network_is_the_same_and_compiled_once_for_all_prompts(model: str, tmp_path: Path) -> None:
     plain, compiled = (
-        Bench(compose([*FEW, f"model={model}", f"compile={setting}", f"outputs={tmp_path}"]))
+        Bench(compose([*FEW, f"model={model}", f"speed.compile={setting}", f"outputs={tmp_path}"]))
         for setting in ("false", "true")
     )
     assert plain.model.identity == compiled.model.identity
@@ -45,8 +45,16 @@ def assert_same(plain: Bench, compiled: Bench, class_id: str) -> None:
 
 def test_without_a_compiler_there_is_one_line_before_any_work(tmp_path: Path) -> None:
     elsewhere = {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-    command = [sys.executable, "-m", "latentmix.cli", "invert", *FEW, "compile=true", f"outputs={tmp_path / 'outputs'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "latentmix.cli",
+        "invert",
+        *FEW,
+        "speed.compile=true",
+        f"outputs={tmp_path / 'outputs'}",
+    ]
     done = subprocess.run([*command, "device=cpu"], env=os.environ | elsewhere, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("latentmix: error: compile=true needs a C++ compiler")
+    assert done.stderr.splitlines()[-1].startswith("latentmix: error: speed.compile=true needs a C++ compiler")
     assert not (tmp_path / "outputs" / "cache").exists()

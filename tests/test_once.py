@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentmix.models import Conditioning, Text, guided
-from latentmix.models.once import Halves, Once, One, before_the_prompt, divide_by_no_one, read_prompts_once
+from latentmix.models.once import Halves, Once, before_the_prompt, read_prompts_once
 
 LAYOUTS = {  # which block first reads the prompt
     "the first, as in Stable Diffusion": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -111,17 +111,3 @@ def test_a_batch_is_told_by_the_same_tensors_each_time() -> None:
     assert told.told(4) is told.told(4)
     assert torch.equal(told.told(4).states[[0, 4]], torch.cat([told.null.states, told.text.states]))
     assert len(Conditioning(told.text, told.null).told(4).states) == 4
-
-
-@torch.no_grad()
-def test_what_is_not_divided_by_1_is_the_same(unet: Any) -> None:
-    z, states = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 12)
-    unet.mid_block.resnets[0].output_scale_factor = 2.0
-    expected = unet(z, 500, states).sample
-    divide_by_no_one(unet)
-    assert isinstance(unet.mid_block.resnets[1].output_scale_factor, One)
-    assert unet.mid_block.resnets[0].output_scale_factor == 2.0
-    with torch.profiler.profile() as profile:
-        assert torch.equal(unet(z, 500, states).sample, expected)
-    divisions = sum(event.count for event in profile.key_averages() if event.key == "aten::div")
-    assert divisions == 2  # by that 2, and in the embedding of the time

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentmix.config import ModelConfig
+from latentmix.config import USUAL, ModelConfig, SpeedConfig
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level, Predict
 
@@ -99,12 +99,11 @@ def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: C
 
 
 def load_model(
-    config: ModelConfig, device: torch.device, float32: Collection[str] = (), compiling: bool = False
+    config: ModelConfig, device: torch.device, float32: Collection[str] = (), speed: SpeedConfig = USUAL
 ) -> Model:
     """The model that a config names, its networks read when they are first needed; UserError if it can't be had.
 
-    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits;
-    `compiling` has torch compile them.
+    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits.
     """
     from latentmix.models.mmdit import MMDiTModel
     from latentmix.models.pipeline import find, pipeline_class
@@ -116,9 +115,9 @@ def load_model(
     exact = config.precision == "auto" and ("transformer" if flow else "unet") in float32
     precision = "float32" if exact else config.precision
     if flow:
-        model = MMDiTModel(folder, precision, device, config.max_sequence_length, compiling)
+        model = MMDiTModel(folder, precision, device, config.max_sequence_length, speed)
     else:
-        model = UNetModel(folder, precision, device, compiling)
+        model = UNetModel(folder, precision, device, speed)
     check_size(model, config.size)
     return model
 

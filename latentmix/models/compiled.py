@@ -28,7 +28,7 @@ def check(device: torch.device) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         needed = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
         raise UserError(
-            f"compile=true needs {needed} and Python's headers ({reason}); install them, or leave compile=true out"
+            f"speed.compile=true needs {needed} and Python's headers ({reason}); install them, or leave it out"
         ) from error
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from latentmix import ladder
+from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
+from latentmix.models.attention import attention
 from latentmix.models.compiled import compiled
 from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
 from latentmix.models.vae import VAE
@@ -38,16 +40,21 @@ class MMDiTModel:
     """A `Model` (see the protocol) from a Stable Diffusion 3 pipeline folder."""
 
     def __init__(
-        self, folder: Path, precision: str, device: torch.device, max_sequence_length: int, compiling: bool = False
+        self,
+        folder: Path,
+        precision: str,
+        device: torch.device,
+        max_sequence_length: int,
+        speed: SpeedConfig = USUAL,
     ) -> None:
         self.folder = folder
         self.device = device
-        self.compiling = compiling
+        self.speed = speed
         if precision == "auto":  # float16 overflows in T5, and the transformer was trained in bfloat16
             precision = "float32" if device.type == "cpu" else "bfloat16"
         self.dtype = DTYPES[precision]
         self.max_sequence_length = max_sequence_length
-        self.vae = VAE(folder / "vae", device)
+        self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
         for setting in (s for s in UNKNOWN if self._scheduler.get(s)):
             raise UserError(f"{folder / 'scheduler'} sets {setting}, which is not known here; unset it there")
@@ -88,7 +95,9 @@ class MMDiTModel:
             time = torch.full([len(z)], clock, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
             return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
 
-        return ladder.from_velocity(guided(network, z, conditioning), z, here)
+        with attention(self.speed.attention):
+            out = guided(network, z, conditioning)
+        return ladder.from_velocity(out, z, here)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         config = self._transformer_config
@@ -130,8 +139,10 @@ class MMDiTModel:
         from diffusers import SD3Transformer2DModel
 
         folder = self.folder / "transformer"
-        network = load_network(SD3Transformer2DModel.from_pretrained, folder, torch_dtype=self.dtype).to(self.device)
-        return compiled(network) if self.compiling else network
+        network = load_network(
+            SD3Transformer2DModel.from_pretrained, folder, self.speed.onednn, torch_dtype=self.dtype
+        ).to(self.device)
+        return compiled(network) if self.speed.compile else network
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:

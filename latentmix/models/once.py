@@ -83,22 +83,6 @@ def read_prompts_once(unet: nn.Module) -> None:
             module.to_k, module.to_v = Once(module.to_k), Once(module.to_v)
 
 
-class One:
-    """1.0, by which torch does not divide: most blocks of diffusers divide all that they give by a factor of 1."""
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0]
-
-
-def divide_by_no_one(unet: nn.Module) -> None:
-    """What was divided by 1 is left as it is."""
-    for module in unet.modules():
-        for name in ("output_scale_factor", "rescale_output_factor"):
-            if getattr(module, name, None) == 1:
-                setattr(module, name, One())
-
-
 def read_ahead(unet: nn.Module, states: Tensor) -> None:
     """Let them read the prompts now, outside of the network: one that is compiled finds them read each time, and needs
     no second version for when they are not."""

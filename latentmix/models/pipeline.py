@@ -210,7 +210,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.json'} can't be read: {error}") from error
 
 
-def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
+def load_network(load: Callable[..., Any], folder: Path, onednn: bool = True, **how: Any) -> Any:
     """A network, whole and frozen: what its files lack, libraries would fill with chance."""
     safe = any(folder.glob("*.safetensors"))  # else pickled weights were asked for, or `find` had refused the folder
     network, about = load_part(load, folder, output_loading_info=True, use_safetensors=safe, **how)
@@ -218,7 +218,8 @@ def load_network(load: Callable[..., Any], folder: Path, **how: Any) -> Any:
         raise UserError(
             f"{folder} lacks the weights {', '.join(sorted(about['missing_keys'])[:3])}; copy it again, whole"
         )
-    return by_onednn(network.requires_grad_(False))
+    network.requires_grad_(False)
+    return by_onednn(network) if onednn else network
 
 
 def encoded(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **how: Any) -> list[Any]:

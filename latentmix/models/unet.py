@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from latentmix import ladder
+from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
 from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
+from latentmix.models.attention import attention
 from latentmix.models.compiled import compiled
-from latentmix.models.once import Halves, before_the_prompt, divide_by_no_one, read_ahead, read_prompts_once
+from latentmix.models.once import Halves, before_the_prompt, read_ahead, read_prompts_once
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
-from latentmix.models.vae import VAE
+from latentmix.models.vae import VAE, layout
 from latentmix.spent import spent
 from latentmix.store import folder_digest
 
@@ -31,14 +33,14 @@ CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 on the way,
 class UNetModel:
     """A `Model` (see the protocol) from a Stable Diffusion pipeline folder."""
 
-    def __init__(self, folder: Path, precision: str, device: torch.device, compiling: bool = False) -> None:
+    def __init__(self, folder: Path, precision: str, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
         self.device = device
-        self.compiling = compiling
+        self.speed = speed
         if precision == "auto":
             precision = "float32" if device.type == "cpu" else "float16"
         self.dtype = DTYPES[precision]
-        self.vae = VAE(folder / "vae", device)
+        self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
         if self._scheduler.prediction_type not in PREDICTIONS:
             known = ", ".join(PREDICTIONS)
@@ -78,12 +80,12 @@ class UNetModel:
     @spent("diffusion")
     def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            if self.compiling:
+            if self.speed.compile:
                 read_ahead(self._unet, text.states)
             time = torch.full([len(z)], float(clock), device=z.device)  # a number would be compiled in
             return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
-        with self._halves.alike(conditioning.guidance != 1):
+        with attention(self.speed.attention), self._halves.alike(conditioning.guidance != 1):
             out = guided(network, z, conditioning)
         return PREDICTIONS[self._scheduler.prediction_type](out, z, here)
 
@@ -92,17 +94,17 @@ class UNetModel:
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
-        network = load_network(UNet2DConditionModel.from_pretrained, self.folder / "unet", torch_dtype=self.dtype)
-        read_prompts_once(network)
-        network = network.to(self.device, memory_format=torch.channels_last)
-        if self.compiling:
-            return compiled(network)
-        divide_by_no_one(network)
-        return network
+        network = load_network(
+            UNet2DConditionModel.from_pretrained, self.folder / "unet", self.speed.onednn, torch_dtype=self.dtype
+        )
+        if self.speed.prompts_once:
+            read_prompts_once(network)
+        network = network.to(self.device, memory_format=layout(self.speed))
+        return compiled(network) if self.speed.compile else network
 
     @cached_property
     def _halves(self) -> Halves:
-        return Halves(before_the_prompt(self._unet))
+        return Halves(before_the_prompt(self._unet) if self.speed.shared_half else iter(()))
 
     @property
     def _scheduler(self) -> Any:

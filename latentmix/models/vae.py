@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmix.config import USUAL, SpeedConfig
 from latentmix.models.pipeline import load_network, load_part
 from latentmix.spent import spent
 
@@ -16,15 +17,16 @@ from latentmix.spent import spent
 class VAE:
     """Always float32: in float16 some decoders overflow to NaN."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
         self.device = device
+        self.speed = speed
 
     @spent("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale, the posterior's mean."""
-        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=layout(self.speed))
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
@@ -32,7 +34,7 @@ class VAE:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
-        z = (latents / self._scale + self._shift).contiguous(memory_format=torch.channels_last)
+        z = (latents / self._scale + self._shift).contiguous(memory_format=layout(self.speed))
         size = [side * self.reduction for side in z.shape[2:]]
         pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
@@ -68,8 +70,13 @@ class VAE:
     def _network(self) -> Any:
         from diffusers import AutoencoderKL
 
-        network = load_network(AutoencoderKL.from_pretrained, self.folder, torch_dtype=torch.float32)
-        return network.to(self.device, memory_format=torch.channels_last)
+        network = load_network(AutoencoderKL.from_pretrained, self.folder, self.speed.onednn, torch_dtype=torch.float32)
+        return network.to(self.device, memory_format=layout(self.speed))
+
+
+def layout(speed: SpeedConfig) -> torch.memory_format:
+    """Of what convolutions read and write."""
+    return torch.channels_last if speed.channels_last else torch.contiguous_format
 
 
 def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:

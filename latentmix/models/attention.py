@@ -1,0 +1,40 @@
+"""Which of torch's kernels for scaled dot-product attention a diffusion network runs, where a run says so."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from latentmix.errors import UserError
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,  # matrix products and a softmax, which every device has
+}
+
+
+@contextmanager
+def attention(kernel: str) -> Iterator[None]:
+    """Within, attention runs by one of `KERNELS`; "auto" leaves torch its choice."""
+    if kernel == "auto":
+        yield
+        return
+    with sdpa_kernel(KERNELS[kernel]):
+        yield
+
+
+def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
+    """UserError where a device has no such kernel for a type of number."""
+    trial = torch.zeros(1, 1, 8, 8, device=device, dtype=dtype)
+    try:
+        with attention(kernel):
+            scaled_dot_product_attention(trial, trial, trial)
+    except RuntimeError as error:
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"speed.attention={kernel} can't be had for {kind} on {device.type}; leave it auto, or take math"
+        ) from error

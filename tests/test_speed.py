@@ -1,0 +1,74 @@
+"""Each technique can be switched off by its setting, which changes how images are made and not what they are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from latentmix import ladder
+from latentmix.bench import Bench
+from latentmix.config import compose
+from latentmix.models import predictor
+from latentmix.models.linear import FLOPS, HERE, Linear
+from latentmix.models.once import Once
+
+FEW = ("data.classes=[star]", "steps=2", "batch=2", "launch.threads=1", "device=cpu")
+SETTINGS = {
+    "channels_last": "false",
+    "onednn": "false",
+    "shared_half": "false",
+    "prompts_once": "false",
+    "attention": "math",
+}
+
+
+def bench(*overrides: str) -> Bench:
+    return Bench(compose([*FEW, *overrides]))
+
+
+@torch.no_grad()
+def made(bench: Bench) -> tuple[Tensor, int, set[str]]:
+    """Guided images, the FLOPs of their network and the names of its operations."""
+    z, told = bench.noise("star", range(2)), bench.conditioning("star", 3.0)
+    with torch.profiler.profile() as profile, FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
+    return bench.model.decode(clean), counter.get_total_flops(), {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
+def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> None:
+    plain, without = bench(f"model={model}"), bench(f"model={model}", f"speed.{setting}={SETTINGS[setting]}")
+    (expected, flops, operations), (images, more_flops, others) = made(plain), made(without)
+    assert plain.model.identity == without.model.identity  # so caches are shared
+    assert (images.int() - expected.int()).abs().max() <= 1
+    unet, vae = model == "tiny", [m.model.vae._network for m in (plain, without)]  # type: ignore[attr-defined]
+    if setting == "channels_last":
+        strides = [network.decoder.conv_in.weight.is_contiguous() for network in vae]
+        assert strides == [False, True]
+    elif setting == "onednn" and HERE:
+        assert [any(isinstance(m, Linear) for m in network.modules()) for network in vae] == [True, False]
+        assert "mkldnn::_linear_pointwise" in operations and "mkldnn::_linear_pointwise" not in others
+    elif setting in {"shared_half", "prompts_once"}:
+        assert more_flops > flops if unet else more_flops == flops  # an MMDiT has nothing to share
+    elif setting == "attention":
+        flash = "aten::_scaled_dot_product_flash_attention_for_cpu"
+        assert flash in operations and flash not in others
+
+
+def test_prompts_are_read_anew_where_that_is_asked() -> None:
+    for setting in ("true", "false"):
+        network = bench(f"speed.prompts_once={setting}").model._unet  # type: ignore[attr-defined]
+        assert any(isinstance(module, Once) for module in network.modules()) == (setting == "true")
+
+
+def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "latentmix.cli", "invert", *FEW, f"outputs={tmp_path / 'outputs'}"]
+    done = subprocess.run([*command, "speed.attention=cudnn"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn can't be had for float32")
+    assert not (tmp_path / "outputs" / "cache").exists()
