@@ -42,6 +42,8 @@ ClassNames = Annotated[
 PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
 # What experiments alone read, to choose settings by the world that a model draws.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
+# Keys that change no result beyond rounding, and belong to one machine.
+OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 

@@ -25,7 +25,7 @@ from rich.text import Text
 from latentmix import doctor, memory
 from latentmix.aside import Aside
 from latentmix.bench import Bench
-from latentmix.config import LaunchConfig
+from latentmix.config import OF_A_MACHINE, LaunchConfig
 from latentmix.crew import POLL, Crew, Shard
 from latentmix.errors import STOPPED, Interrupted
 from latentmix.evaluate import AVERAGE, Result, labels
@@ -162,8 +162,7 @@ def _named(bench: Bench, stage: Stage) -> dict[str, Task]:
 
 def settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """What of a config can change a result."""
-    changes_nothing = {"name", "outputs", "device", "batch", "launch"}
-    return {name: value for name, value in plain.items() if name not in changes_nothing}
+    return {name: value for name, value in plain.items() if name not in ("name", *OF_A_MACHINE)}
 
 
 def _run(bench: Bench, stage: Stage, crew: Crew) -> bool:

@@ -139,6 +139,19 @@ def training_images(work: Path) -> tuple[Tensor, Tensor]:
     return images, torch.arange(len(CLASSES)).repeat_interleave(PER_CLASS)
 
 
+def moved(images: Tensor, views: int) -> Tensor:
+    """[N, C, H, W] -> [views * N, C, H, W]: as they are, then moved by chance; the plane repeats, so none is cut.
+
+    Every other view is mirrored, too, along the diagonal that the light comes from.
+    """
+    parts, chance = [images], torch.Generator().manual_seed(SEED)
+    for view in range(1, views):
+        places = torch.randint(shapes.SIZE, (len(images), 2), generator=chance).tolist()
+        seen = images.transpose(-1, -2).flip(-1, -2) if view % 2 else images
+        parts.append(torch.stack([one.roll(place, (-2, -1)) for one, place in zip(seen, places, strict=True)]))
+    return torch.cat(parts)
+
+
 def to_network(images: Tensor) -> Tensor:
     """uint8 -> float in [-1, 1], channels last."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -158,6 +171,7 @@ def half(module: Any) -> Any:
 
 
 FLOOR = 0.1  # least variance that a direction of the VAE's latents should have, where their mean variance is 1
+VIEWS = 8  # of each image, for the MMDiT: no convolution tells it that the plane is alike all over
 LOOK = 100  # steps between two looks at the directions of all latents
 
 
@@ -378,7 +392,7 @@ def transformer(setting: Setting) -> None:
         qk_norm="rms_norm",
     ).to(device)
     encoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    draw, scheduler = examples(encoder, words, setting), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    draw, scheduler = examples(encoder, words, setting, VIEWS), FlowMatchEulerDiscreteScheduler(shift=3.0)
 
     for each in (network, *texts):
         by_onednn(each)
@@ -394,7 +408,15 @@ def transformer(setting: Setting) -> None:
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
     matrices = [p for p in network.transformer_blocks.parameters() if p.ndim == 2]
-    train("transformer", [network, *texts], loss, setting, rounds=[(12000, 1e-3)], decay=0.9995, matrices=matrices)
+    train(
+        "transformer",
+        [network, *texts],
+        loss,
+        setting,
+        rounds=[(12000, 1e-3), (14000, 1e-3)],
+        decay=0.9995,
+        matrices=matrices,
+    )
     pipeline = StableDiffusion3Pipeline(
         vae=encoder.half(),
         text_encoder=texts[0].half(),
@@ -417,7 +439,7 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
     config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
 
 
-def examples(encoder: Any, words: Any, setting: Setting) -> Callable[[int], tuple[Tensor, Tensor]]:
+def examples(encoder: Any, words: Any, setting: Setting, views: int = 1) -> Callable[[int], tuple[Tensor, Tensor]]:
     """What draws a training batch: posterior samples [B, C, 8, 8] and the ids of their prompts.
 
     Three quarters of the prompts name the class alone, as experiments do, and one in ten is empty, for guidance.
@@ -427,8 +449,8 @@ def examples(encoder: Any, words: Any, setting: Setting) -> Callable[[int], tupl
         return words(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     device = setting.device
-    mean, std, classes = latents(encoder, setting)
-    full, short, empty = ids(sentences()), ids([class_prompt(name) for name in CLASSES]), ids([""])
+    mean, std, classes = latents(encoder, setting, views)
+    full, short, empty = ids(sentences()).repeat(views, 1), ids([class_prompt(name) for name in CLASSES]), ids([""])
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         m, s, c, described = pick(count, mean, std, classes, full, device=device)
@@ -448,13 +470,14 @@ def class_prompt(name: str) -> str:
 
 
 @torch.no_grad()
-def latents(encoder: Any, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled posterior means and stds of all training images [20000, C, 8, 8], and their class numbers."""
+def latents(encoder: Any, setting: Setting, views: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled posterior means and stds of all training images [views * 20000, C, 8, 8], and their class numbers."""
     images, classes = training_images(setting.work)
+    images = moved(images, views)
     scale, shift = encoder.config.scaling_factor, encoder.config.shift_factor or 0.0
     posteriors = [encoder.encode(to_network(part.to(setting.device))).latent_dist for part in images.split(250)]
     mean, std = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
-    return (mean - shift) * scale, std * scale, classes
+    return (mean - shift) * scale, std * scale, classes.repeat(views)
 
 
 def varied(x: Tensor) -> Tensor:

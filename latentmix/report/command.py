@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from latentmix.config import Config, folder
+from latentmix.config import OF_A_MACHINE, Config, folder
 
 GROUPS = ("model", "data", "inversion")
-SILENT = ("outputs", "device", "batch", "launch")  # change no result, and belong to one machine
 PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][\w/.-]*", re.ASCII | re.IGNORECASE)
 
 
@@ -76,7 +75,7 @@ def _flat(plain: Any) -> dict[str, Any]:
     """Keys as in `model.size`; without those that change no result."""
     flat = dict[str, Any]()
     for key, value in plain.items():
-        if key in SILENT:
+        if key in OF_A_MACHINE:
             continue
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
