@@ -121,7 +121,8 @@ class Bench:
         for class_id in self.classes:
             if images:
                 self.pool(class_id)
-        attention.check(self.config.speed.attention, self.device, self.model.dtype)
+        if self.config.speed.attention != "auto":
+            attention.check(self.config.speed.attention, self.device, self.model.dtype)
         if self.config.speed.compile:
             compiled.check(self.device)
 

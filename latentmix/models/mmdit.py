@@ -140,7 +140,7 @@ class MMDiTModel:
 
         folder = self.folder / "transformer"
         network = load_network(
-            SD3Transformer2DModel.from_pretrained, folder, self.speed.onednn, torch_dtype=self.dtype
+            SD3Transformer2DModel.from_pretrained, folder, onednn=self.speed.onednn, torch_dtype=self.dtype
         ).to(self.device)
         return compiled(network) if self.speed.compile else network
 

@@ -9,6 +9,7 @@ from latentmix.config import ModelConfig
 from latentmix.features import embedded_folder
 from latentmix.ladder import Ladder
 from latentmix.models.mmdit import MMDiTModel
+from latentmix.models.pipeline import DTYPES
 from latentmix.models.published import SD15, SD35_MEDIUM
 from latentmix.models.unet import UNetModel
 
@@ -26,6 +27,12 @@ class Outline:
     def identity(self) -> dict[str, str]:
         """No digest of weights: nothing can have been computed from what is not here."""
         return {"hub": str(self.config.hub), "revision": str(self.config.revision)}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a GPU runs it in."""
+        automatic = "bfloat16" if self._is_flow else "float16"
+        return DTYPES[automatic if self.config.precision == "auto" else self.config.precision]
 
     def ladder(self, steps: int, spacing: str) -> Ladder:
         return self._kin.ladder(steps, spacing)

@@ -95,7 +95,7 @@ class UNetModel:
         from diffusers import UNet2DConditionModel
 
         network = load_network(
-            UNet2DConditionModel.from_pretrained, self.folder / "unet", self.speed.onednn, torch_dtype=self.dtype
+            UNet2DConditionModel.from_pretrained, self.folder / "unet", onednn=self.speed.onednn, torch_dtype=self.dtype
         )
         if self.speed.prompts_once:
             read_prompts_once(network)

@@ -70,7 +70,9 @@ class VAE:
     def _network(self) -> Any:
         from diffusers import AutoencoderKL
 
-        network = load_network(AutoencoderKL.from_pretrained, self.folder, self.speed.onednn, torch_dtype=torch.float32)
+        network = load_network(
+            AutoencoderKL.from_pretrained, self.folder, onednn=self.speed.onednn, torch_dtype=torch.float32
+        )
         return network.to(self.device, memory_format=layout(self.speed))
 
 
