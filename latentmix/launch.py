@@ -48,7 +48,7 @@ def prepare(config: LaunchConfig) -> None:
 
 def _keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that were freed: a network frees and asks for the same ones all the time, and
-    giving them back to the system in between can cost a CPU time (docs/performance.md tells how much)."""
+    giving them back to the system in between can cost a CPU time."""
     libc = ctypes.util.find_library("c")
     if sys.platform == "linux" and libc is not None:
         mallopt = getattr(ctypes.CDLL(libc), "mallopt", None)

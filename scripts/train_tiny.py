@@ -7,7 +7,7 @@ The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip`, `vae
 encoders) and `gates`. Each writes what it trained into the package (or `--to`), in the layout that `from_pretrained`
 and open_clip read, so nothing about these weights is special: they load as Stable Diffusion's do. Checkpoints lie under
 `--work`; every step draws its batch and noise from a seed of its own, so a resumed run continues as if it had not been
-stopped. By the rates that it tells, some six hours on one CPU core, two of them for the MMDiT.
+stopped. By the rates that it tells, some eight hours on one CPU core, nearly four of them for the MMDiT.
 """
 
 import argparse
