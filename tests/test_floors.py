@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -151,7 +150,6 @@ def test_the_package_alone_is_imported_without_torch() -> None:
     assert not loaded_by("import latentmix", {"torch", "numpy"})
 
 
-@pytest.mark.skipif(find_spec("latentmix.cli") is None, reason="there is no command line yet")
 def test_the_command_line_starts_without_anything_heavy() -> None:
     heavy = {"torch", "hydra", "omegaconf", "diffusers", "transformers", "numpy", "scipy", "pydantic", "matplotlib"}
     assert not loaded_by("import latentmix.cli", heavy)
