@@ -319,8 +319,8 @@ class Bench:
 
     @spent("mixing")
     def mixed(self, class_id: str, weights: Tensor, method: Method) -> State:
-        """Mixtures by weights [K, pool] of a class's latents and of their companions, on the device."""
-        inverted = self._inverted(class_id)
+        """Mixtures by weights [K, n] of a class's first n latents and of their companions, on the device."""
+        inverted = {name: held[: weights.shape[1]] for name, held in self._inverted(class_id).items()}
         hows = {"latents": method, **{name: how or method for name, how in self.inversion.companions.items()}}
         return {name: mixtures(inverted[name], weights, [how])[0].to(self.device) for name, how in hows.items()}
 

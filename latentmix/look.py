@@ -45,10 +45,9 @@ def mixture(bench: Bench, class_id: str, text: str) -> Mixture:
 def mix_once(bench: Bench, wanted: Mixture) -> list[Path]:
     """Make a mixture by each method: the latent, and its picture."""
     class_id, w = wanted.class_id, wanted.weights
-    row = torch.tensor([[*w, *[0.0] * (bench.config.pool - len(w))]])
     weights, written = "-".join(map(str, w)), []
     for method in bench.config.methods:
-        mixed = bench.mixed(class_id, row, method)
+        mixed = bench.mixed(class_id, torch.tensor([w]), method)
         stem = bench.config.folder / "mixed" / f"{file_name(class_id)}-{weights}-{method.norm}-{method.mean}"
         about = {"class": class_id, "weights": w, "method": str(method), "latents": bench.latents_identity(class_id)}
         save_tensors(stem.with_name(stem.name + ".safetensors"), {name: x[0] for name, x in mixed.items()}, about)

@@ -7,7 +7,7 @@ The stages are `vae`, `unet` (with its text encoder), `classifier`, `clip`, `vae
 encoders) and `gates`. Each writes what it trained into the package (or `--to`), in the layout that `from_pretrained`
 and open_clip read, so nothing about these weights is special: they load as Stable Diffusion's do. Checkpoints lie under
 `--work`; every step draws its batch and noise from a seed of its own, so a resumed run continues as if it had not been
-stopped. By the rates that it tells, some ten hours on one CPU core, more than five of them for the MMDiT.
+stopped. By the rates that it tells, some nine hours on one CPU core, five of them for the MMDiT.
 """
 
 import argparse
@@ -400,7 +400,7 @@ def transformer(setting: Setting) -> None:
     def loss() -> Tensor:
         z0, ids = draw(64)
         eps = torch.randn_like(z0)
-        sigma = shifted(noise_levels(64).to(device), scheduler.config.shift)  # as the scheduler's steps are
+        sigma = shifted(noise_levels(64).to(device), scheduler.config.shift)  # shifted as the scheduler's steps are
         told = [text(ids, output_hidden_states=True) for text in texts]
         states = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
         pooled = torch.cat([out.text_embeds for out in told], dim=-1)
