@@ -17,8 +17,8 @@ from typer.core import TyperGroup
 from latentmix.errors import STOPPED, Interrupted, Terminated, UserError
 
 if TYPE_CHECKING:
-    from latentmix.bench import Bench
     from latentmix.config import Config
+    from latentmix.experiment.experiment import Experiment
 
 
 class Group(TyperGroup):
@@ -59,12 +59,12 @@ def example(*lines: str) -> str:
 @app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
 def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Images -> latents at t = T, kept in the cache."""
-    from latentmix import sweep
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
-    _work(bench, "invert", [sweep.inversion], dry_run)
+    experiment = _experiment(overrides)
+    _work(experiment, "invert", [sweep.inversion], dry_run)
     if not dry_run:
-        _say(f"latents of {len(bench.classes)} classes are in {bench.config.cache / 'latents'}")
+        _say(f"latents of {len(experiment.classes)} classes are in {experiment.config.cache / 'latents'}")
 
 
 @app.command(
@@ -80,52 +80,53 @@ def mix(
     dry_run: DryRun = False,
 ) -> None:
     """Draws -> mixed latents, kept in the cache; or one mixture with given weights, to look at."""
-    from latentmix import sweep
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
+    experiment = _experiment(overrides)
     if weights is None:
-        _work(bench, "mix", [sweep.inversion, sweep.mixing], dry_run)
+        _work(experiment, "mix", [sweep.inversion, sweep.mixing], dry_run)
         if not dry_run:
-            _say(f"centroids of {len(bench.cells)} cells are in {bench.config.cache / 'cells'}")
+            _say(f"centroids of {len(experiment.cells)} cells are in {experiment.config.cache / 'cells'}")
         return
-    from latentmix import doctor
-    from latentmix.look import mix_once, mixture
+    from latentmix.commands import doctor
+    from latentmix.commands.mix import mix_once, mixture
 
     if dry_run:
-        doctor.outline(bench)  # since to look for the class might fetch
-    wanted = mixture(bench, class_id or bench.classes[0], weights)
-    _work(bench, "invert", [sweep.inversion], dry_run)
+        doctor.outline(experiment)  # since to look for the class might fetch
+    wanted = mixture(experiment, class_id or experiment.classes[0], weights)
+    _work(experiment, "invert", [sweep.inversion], dry_run)
     if not dry_run:
-        for path in mix_once(bench, wanted):
+        for path in mix_once(experiment, wanted):
             _say(str(path))
 
 
 @app.command(epilog=example("latentmix generate 'n=[64]' 'methods=[fix/0,fix/chm]' draws=8"))
 def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Mixed latents -> images, all of them kept as PNG."""
-    from latentmix import sweep
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
+    experiment = _experiment(overrides)
     stages = [sweep.inversion, lambda b: sweep.generation(b, b.config.draws, measure=False)]
-    _work(bench, "generate", stages, dry_run)
+    _work(experiment, "generate", stages, dry_run)
     if not dry_run:
-        from latentmix.look import copy_pictures
+        from latentmix.commands.mix import copy_images
 
-        _say(f"images are in {copy_pictures(bench)}")
+        _say(f"images are in {copy_images(experiment)}")
 
 
 @app.command(epilog=example("latentmix evaluate experiment=demo"))
 def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Images -> features -> metrics.csv, for what has been generated."""
-    from latentmix import diversity, sweep
+    from latentmix.experiment import diversity
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
+    experiment = _experiment(overrides)
     stages = [sweep.references, lambda b: sweep.measurement(b, required=True), diversity.pairing]
-    _work(bench, "evaluate", stages, dry_run)
+    _work(experiment, "evaluate", stages, dry_run)
     if not dry_run:
-        from latentmix.shards import finish
+        from latentmix.commands.sweep import finish
 
-        finish(bench)
+        finish(experiment)
 
 
 @app.command(
@@ -149,40 +150,41 @@ def sweep_(
     ] = False,
 ) -> None:
     """All of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
-    from latentmix.crew import Shard
+    from latentmix.runner.claims import Shard
 
     part = None if shard is None else Shard.parse(shard)
     config = _config(overrides)
     if profile and (config.launch.name == "slurm" or config.launch.processes > 1):
         raise UserError("--profile is of one process; leave launch= out")
     if part is None and not dry_run and config.launch.name == "slurm":
-        from latentmix import slurm
+        from latentmix.runner import slurm
 
         for line in slurm.submit(config):
             _say(line)
         return
     if part is None and not dry_run and config.launch.processes > 1:
-        from latentmix import workers
+        from latentmix.runner import local as workers
 
         workers.run(config)  # and what remains is to write the results, or to do what they left
-    from latentmix import launch, shards
-    from latentmix.spent import taken
+    from latentmix.commands import sweep as shards
+    from latentmix.profiling import profiled
+    from latentmix.runner import executor as launch
 
     if dry_run:
         _report(_prepared(config), "sweep", shards.STAGES)
         return
-    with taken() if profile else nullcontext() as time:
-        bench = _prepared(config)
-        shards.run(bench, part)
+    with profiled() if profile else nullcontext() as time:
+        experiment = _prepared(config)
+        shards.run(experiment, part)
     if time is not None:
-        _say(str(launch.account(bench, time)))
+        _say(str(launch.account(experiment, time)))
 
 
 @app.command(hidden=True)
 def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
     """Do a shard of a run whose config is frozen, as `launch=local` starts it."""
-    from latentmix.crew import Shard
-    from latentmix.shards import work
+    from latentmix.commands.sweep import work
+    from latentmix.runner.claims import Shard
 
     work(config, Shard.parse(shard), results=False)  # which whoever started it writes
 
@@ -194,17 +196,20 @@ def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
 )
 def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """What latents have in common, and how many can be mixed without mean adjustment: diagnosis.json and Fig. 4."""
-    from latentmix import sweep
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
-    _work(bench, "diagnose", [sweep.inversion], dry_run)
+    experiment = _experiment(overrides)
+    _work(experiment, "diagnose", [sweep.inversion], dry_run)
     if not dry_run:
-        from latentmix.bias import diagnosed, record, show
-        from latentmix.figures.bias import draw_growth
+        from latentmix.commands.diagnose import diagnosed, record, show
+        from latentmix.figures.growth import draw_growth
 
-        diagnoses = {class_id: diagnosed(bench, class_id) for class_id in bench.classes}
-        show(bench, diagnoses)
-        for path in (record(bench, diagnoses), *draw_growth([bench], [diagnoses], bench.config.folder / "fig4")):
+        diagnoses = {class_id: diagnosed(experiment, class_id) for class_id in experiment.classes}
+        show(experiment, diagnoses)
+        for path in (
+            record(experiment, diagnoses),
+            *draw_growth([experiment], [diagnoses], experiment.config.folder / "fig4"),
+        ):
             _say(str(path))
 
 
@@ -226,13 +231,13 @@ def probe(
     dry_run: DryRun = False,
 ) -> None:
     """Offset a part of the latent, before diffusion and after it, and see what changes: probe.csv and Fig. 6."""
-    from latentmix import probe as probes
+    from latentmix.experiment import probe as probes
 
-    bench = _bench(overrides)
+    experiment = _experiment(overrides)
     wanted = probes.parse(class_id, offsets, channels, region, share, draws)
-    _work(bench, "probe", [lambda b: probes.probing(b, wanted)], dry_run)
+    _work(experiment, "probe", [lambda b: probes.probing(b, wanted)], dry_run)
     if not dry_run:
-        for path in probes.finish(bench, wanted):
+        for path in probes.finish(experiment, wanted):
             _say(str(path))
 
 
@@ -244,13 +249,13 @@ def probe(
 )
 def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Images -> latents at t = T -> images: how near an inversion returns (reconstruction.csv and a picture)."""
-    from latentmix import reconstruct as round_trip
-    from latentmix import sweep
+    from latentmix.experiment import reconstruction as round_trip
+    from latentmix.experiment import stages as sweep
 
-    bench = _bench(overrides)
-    _work(bench, "reconstruct", [sweep.inversion, round_trip.reconstruction], dry_run)
+    experiment = _experiment(overrides)
+    _work(experiment, "reconstruct", [sweep.inversion, round_trip.reconstruction], dry_run)
     if not dry_run:
-        for path in round_trip.compare(bench):
+        for path in round_trip.compare(experiment):
             _say(str(path))
 
 
@@ -268,27 +273,27 @@ def figure(
     dry_run: DryRun = False,
 ) -> None:
     """A figure of the paper, from nothing or from what is there: PNG, PDF and a caption that says what was run."""
-    from latentmix import paper
-    from latentmix.doctor import require
+    from latentmix.commands.doctor import require
+    from latentmix.figures import paper
 
     spec, given = paper.find(name), overrides or []
-    benches = [_prepared(config) for config in paper.configs(name, given)]
+    experiments = [_prepared(config) for config in paper.configs(name, given)]
     if not dry_run:
-        for bench in benches[1:]:
-            require(bench, spec.command)  # of the second model too, before the first takes its hours
-    for bench in benches:
-        _work(bench, spec.command, spec.stages, dry_run)
-        if bench is not benches[-1]:
-            bench.release()  # two models need not fit into memory at once
+        for experiment in experiments[1:]:
+            require(experiment, spec.command)  # of the second model too, before the first takes its hours
+    for experiment in experiments:
+        _work(experiment, spec.command, spec.stages, dry_run)
+        if experiment is not experiments[-1]:
+            experiment.release()  # two models need not fit into memory at once
     if not dry_run:
-        for path in paper.draw(name, benches, paper.stem(name, given)):
+        for path in paper.draw(name, experiments, paper.stem(name, given)):
             _say(str(path))
 
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
 def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name in outputs/.")]) -> None:
     """How far a run is and who is at work, from the files in its folder."""
-    from latentmix.status import show
+    from latentmix.commands.status import show
 
     show(run)
 
@@ -310,10 +315,10 @@ def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, 
 )
 def doctor(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Is all that an experiment needs here? A line for each thing, and what to do about what is missing."""
-    from latentmix.doctor import examine, versions
+    from latentmix.commands.doctor import examine, versions
 
-    benches, command = _needing(overrides, figure)
-    findings = [versions(), *(finding for bench in benches for finding in examine(bench, command))]
+    experiments, command = _needing(overrides, figure)
+    findings = [versions(), *(finding for experiment in experiments for finding in examine(experiment, command))]
     for line in dict.fromkeys(line for finding in findings for line in finding.lines()):
         _say(line)
     if any(finding.state == "missing" for finding in findings):
@@ -330,27 +335,28 @@ def bench_(
     random: Annotated[bool, typer.Option("--random", help="With random weights, of sd15 or sd35-medium.")] = False,
 ) -> None:
     """How fast images are generated here, beside diffusers' own pipeline: images/s, TFLOP/s and memory (bench.json)."""
-    from latentmix import benchmark, memory
+    from latentmix.commands import bench as benchmark
+    from latentmix.experiment import batch_size as memory
 
-    bench = _bench(overrides)
+    experiment = _experiment(overrides)
     if random:
-        from latentmix.models.published import random_folder
+        from latentmix.models.random_weights import random_folder
 
-        folder = random_folder(bench.config.model.name, bench.config.cache / "random")
-        bench = _bench([*(overrides or []), f"model.path='{folder}'"])
-    memory.settle(bench)
-    benchmark.show(benchmark.measure(bench, repeat))
-    _say(str(bench.config.folder / "bench.json"))
+        folder = random_folder(experiment.config.model.name, experiment.config.cache / "random")
+        experiment = _experiment([*(overrides or []), f"model.path='{folder}'"])
+    memory.settle(experiment)
+    benchmark.show(benchmark.measure(experiment, repeat))
+    _say(str(experiment.config.folder / "bench.json"))
 
 
 @app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))
 def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Weights and images that an experiment needs from elsewhere -> this machine, ahead of time."""
-    from latentmix import doctor
+    from latentmix.commands import doctor
 
-    benches, command = _needing(overrides, figure)
-    for bench in benches:
-        for line in doctor.fetch(bench, command):
+    experiments, command = _needing(overrides, figure)
+    for experiment in experiments:
+        for line in doctor.fetch(experiment, command):
             _say(line)
 
 
@@ -375,51 +381,54 @@ def _config(overrides: list[str] | None) -> "Config":
     return compose(overrides or [])
 
 
-def _bench(overrides: list[str] | None) -> "Bench":
+def _experiment(overrides: list[str] | None) -> "Experiment":
     return _prepared(_config(overrides))
 
 
-def _needing(overrides: list[str] | None, figure: str | None) -> "tuple[list[Bench], str]":
+def _needing(overrides: list[str] | None, figure: str | None) -> "tuple[list[Experiment], str]":
     """What is to be run, and the command whose needs it has: a sweep or, of each of its models, a figure."""
     if figure is None:
-        return [_bench(overrides)], "sweep"
-    from latentmix import paper
+        return [_experiment(overrides)], "sweep"
+    from latentmix.figures import paper
 
     spec = paper.find(figure)
     return [_prepared(config) for config in paper.configs(figure, overrides or [])], spec.command
 
 
-def _prepared(config: "Config") -> "Bench":
-    from latentmix.spent import spent
+def _prepared(config: "Config") -> "Experiment":
+    from latentmix.profiling import timed
 
-    with spent("starting"):
-        from latentmix.bench import Bench
-        from latentmix.launch import prepare
+    with timed("starting"):
+        from latentmix.experiment.experiment import Experiment
+        from latentmix.runner.executor import prepare
 
         prepare(config.launch)
-        return Bench(config)
+        return Experiment(config)
 
 
-def _work(bench: "Bench", command: str, stages: Sequence[Any], dry_run: bool) -> None:
+def _work(experiment: "Experiment", command: str, stages: Sequence[Any], dry_run: bool) -> None:
     """Plan each stage and do it, with a bar, if all that the command needs is here; a dry run only plans."""
-    from latentmix import launch, sweep
+    from latentmix.experiment import stages as sweep
+    from latentmix.runner import executor as launch
 
     if command not in ("evaluate", "probe") and sweep.synthesis not in stages:  # the former need no images to invert
         stages = [sweep.synthesis, *stages]
     if dry_run:
-        _report(bench, command, stages)
+        _report(experiment, command, stages)
         return
-    with launch.joining(bench, command) as crew:
-        launch.work(bench, stages, crew)
+    with launch.joining(experiment, command) as claims:
+        launch.work(experiment, stages, claims)
 
 
-def _report(bench: "Bench", command: str, stages: Sequence[Any]) -> None:
-    from latentmix import doctor, launch, memory
+def _report(experiment: "Experiment", command: str, stages: Sequence[Any]) -> None:
+    from latentmix.commands import doctor
+    from latentmix.experiment import batch_size as memory
+    from latentmix.runner import executor as launch
 
-    wanting = doctor.outlined(bench, command)
-    bench.check(images=command in doctor.OF_IMAGES)
-    memory.recall(bench)
-    launch.report(bench, [plan(bench) for plan in stages], doctor.needed(bench, command))
+    wanting = doctor.outlined(experiment, command)
+    experiment.check(images=command in doctor.OF_IMAGES)
+    memory.recall(experiment)
+    launch.report(experiment, [plan(experiment) for plan in stages], doctor.needed(experiment, command))
     for found in wanting:
         _say(found.line)
     if any(found.advice for found in wanting):

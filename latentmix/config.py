@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSe
 from pydantic.dataclasses import dataclass
 
 from latentmix.errors import UserError
-from latentmix.ladder import SPACINGS
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method
+from latentmix.sampling import SPACINGS
 
 Positive = Annotated[int, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentmix.cache import folder_digest
 from latentmix.errors import UserError
 from latentmix.metrics import activation_distances
-from latentmix.spent import spent
-from latentmix.store import folder_digest
+from latentmix.profiling import timed
 
 DINOV2 = {  # where each is on the hub, and how wide its features are
     "dinov2-vits14": ("facebook/dinov2-small", 384),
@@ -100,7 +100,7 @@ class Perceptual:
 
 def _when_needed(read: Callable[[], Encoder]) -> Encoder:
     """What `read` makes of weights, read when it is first used: a plan needs none, and fetches none."""
-    made = cache(spent("loading weights")(read))
+    made = cache(timed("loading weights")(read))
     return lambda *given: made()(*given)
 
 
@@ -131,7 +131,7 @@ def clip_network(name: str, device: torch.device, texts: bool = True) -> Network
     identity = _clip_identity(name)
 
     @cache
-    @spent("loading weights")
+    @timed("loading weights")
     def encoders() -> tuple[Encoder, Encoder | None]:
         model = _open_clip(name).to(device).eval().requires_grad_(False)
         return _image_encoder(model, device), _describer(name, model, device) if texts else None

@@ -51,10 +51,10 @@ def measured(preset: str, given: argparse.Namespace) -> tuple[list[str], dict[st
         return sum(d["bias"][what] for d in diagnoses) / len(diagnoses)
 
     inversion, settings = INVERSIONS[config.inversion.kind], config.inversion
-    calls = settings.steps * inversion.calls(settings), config.steps * inversion.calls_back(config.guidance)
+    nfe = settings.steps * inversion.nfe(settings), config.steps * inversion.nfe_generation(config.guidance)
     first = [
         f"`{preset}`",
-        *(f"{x:,}" for x in calls),
+        *(f"{x:,}" for x in nfe),
         f"{average['psnr']:.2f}",
         f"{average['rmse']:.3f}",
         f"{average['norm']:.3f}",

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from latentmix import status
+from latentmix.commands import status
 
 SETTINGS = (
     "data.classes=[star]",

@@ -18,7 +18,7 @@ import time
 import numpy as np
 import torch
 
-from latentmix.bench import subset
+from latentmix.experiment.experiment import subset
 from latentmix.metrics import Moments, frechet_of_moments
 from latentmix.mixing import mixtures
 
@@ -33,9 +33,9 @@ def weights(draws: range) -> torch.Tensor:
 
 def work(draws: int) -> dict[str, float]:
     """The seconds that so many draws take, and the peak of memory in MiB."""
-    chance = torch.Generator().manual_seed(0)
-    z = torch.randn(POOL, *SHAPE, generator=chance) + 0.1
-    network = torch.randn(z[0].numel(), FEATURES, generator=chance) / z[0].numel() ** 0.5
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(POOL, *SHAPE, generator=generator) + 0.1
+    network = torch.randn(z[0].numel(), FEATURES, generator=generator) / z[0].numel() ** 0.5
     real = Moments.of(z.flatten(1) @ network)
     start = time.perf_counter()
     made: dict[str, Moments] = {}

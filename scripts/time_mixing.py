@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentmix.config import LaunchConfig
-from latentmix.launch import prepare
 from latentmix.mixing import mixtures
+from latentmix.runner.executor import prepare
 
 METHODS = ("fix/0", "nin/0", "fix/m", "nin/m", "fix/chm", "nin/chm")
 SIZES = (2, 4, 8, 16, 32, 48, 64)

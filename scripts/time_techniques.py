@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix import benchmark, launch
-from latentmix.bench import Bench
+from latentmix.commands import bench as benchmark
 from latentmix.config import compose
+from latentmix.experiment.experiment import Experiment
+from latentmix.runner import executor as launch
 
 TECHNIQUES = {  # and the setting that leaves each of them out
     "channels-last": "speed.channels_last=false",
@@ -44,16 +45,16 @@ def load(settings: list[str]) -> None:
     global _work, _device
     config = compose(settings)
     launch.prepare(config.launch)
-    bench = Bench(config)
-    _work, _device = benchmark._ours(bench), bench.device
+    experiment = Experiment(config)
+    _work, _device = benchmark._ours(experiment), experiment.device
 
 
 def load_plain(settings: list[str]) -> None:
     global _work, _device
-    bench = Bench(compose(settings))
-    batch = benchmark._batch(bench)
+    experiment = Experiment(compose(settings))
+    batch = benchmark._batch(experiment)
     torch.set_num_threads(batch.threads)
-    _work, _device = benchmark.plain(batch), bench.device
+    _work, _device = benchmark.plain(batch), experiment.device
 
 
 def seconds(cpu: bool) -> float:

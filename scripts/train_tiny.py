@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from latentmix.config import LaunchConfig
 from latentmix.data import shapes
-from latentmix.ladder import shifted
-from latentmix.launch import prepare
 from latentmix.models.linear import by_onednn
+from latentmix.runner.executor import prepare
+from latentmix.sampling import shifted
 
 SEED = 2025
 PER_CLASS = 2000
@@ -144,9 +144,9 @@ def moved(images: Tensor, views: int) -> Tensor:
 
     Every other view is mirrored, too, along the diagonal that the light comes from.
     """
-    parts, chance = [images], torch.Generator().manual_seed(SEED)
+    parts, generator = [images], torch.Generator().manual_seed(SEED)
     for view in range(1, views):
-        places = torch.randint(shapes.SIZE, (len(images), 2), generator=chance).tolist()
+        places = torch.randint(shapes.SIZE, (len(images), 2), generator=generator).tolist()
         seen = images.transpose(-1, -2).flip(-1, -2) if view % 2 else images
         parts.append(torch.stack([one.roll(place, (-2, -1)) for one, place in zip(seen, places, strict=True)]))
     return torch.cat(parts)
@@ -243,12 +243,12 @@ class Idle:
     """
 
     def __init__(self, network: Any, images: Tensor, device: torch.device):
-        self.network, self.images, self.device, self.calls = network, images, device, 0
+        self.network, self.images, self.device, self.nfe = network, images, device, 0
 
     def __call__(self, mean: Tensor) -> Tensor:
-        if self.calls % LOOK == 0:
+        if self.nfe % LOOK == 0:
             self.look()
-        self.calls += 1
+        self.nfe += 1
         variances = ((mean.flatten(1) - self.centre) @ self.directions).square().mean(0) / mean.var()
         short = (math.log(FLOOR) - (variances + 1e-4).log()).relu()
         return short.sum() / self.centre.numel()
@@ -401,9 +401,9 @@ def transformer(setting: Setting) -> None:
         z0, ids = draw(64)
         eps = torch.randn_like(z0)
         sigma = shifted(noise_levels(64).to(device), scheduler.config.shift)  # shifted as the scheduler's steps are
-        told = [text(ids, output_hidden_states=True) for text in texts]
-        states = torch.cat([out.hidden_states[-2] for out in told], dim=-1)
-        pooled = torch.cat([out.text_embeds for out in told], dim=-1)
+        cond = [text(ids, output_hidden_states=True) for text in texts]
+        states = torch.cat([out.hidden_states[-2] for out in cond], dim=-1)
+        pooled = torch.cat([out.text_embeds for out in cond], dim=-1)
         z = torch.lerp(z0, eps, sigma.view(-1, 1, 1, 1))
         return (network(z, states, pooled, 1000 * sigma).sample - (eps - z0)).square().mean()
 
@@ -460,9 +460,9 @@ def examples(encoder: Any, words: Any, setting: Setting, views: int = 1) -> Call
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         m, s, c, described = pick(count, mean, std, classes, full, device=device)
-        chance = torch.rand(count, device=device)[:, None]
-        prompts = torch.where(chance < 0.75, short.to(device)[c], described)
-        return m + s * torch.randn_like(m), torch.where(chance > 0.9, empty.to(device), prompts)
+        generator = torch.rand(count, device=device)[:, None]
+        prompts = torch.where(generator < 0.75, short.to(device)[c], described)
+        return m + s * torch.randn_like(m), torch.where(generator > 0.9, empty.to(device), prompts)
 
     return draw
 
@@ -506,10 +506,10 @@ def attributes() -> Tensor:
     """Of every training image, in their order: class, colour of the ground, colour of the first shape, number of
     shapes; as numbers from 0 up, [20000, 4]."""
     scenes = [shapes.scene(name, shapes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
-    told = [(s.ground.name(), s.shapes[0].colour.name(), len(s.shapes)) for s in scenes]
+    cond = [(s.ground.name(), s.shapes[0].colour.name(), len(s.shapes)) for s in scenes]
     kind = torch.arange(len(CLASSES)).repeat_interleave(PER_CLASS)
     return torch.stack(
-        [kind, *(torch.from_numpy(np.unique(t, return_inverse=True)[1]) for t in zip(*told, strict=True))], dim=1
+        [kind, *(torch.from_numpy(np.unique(t, return_inverse=True)[1]) for t in zip(*cond, strict=True))], dim=1
     )
 
 
@@ -537,7 +537,7 @@ def classifier(setting: Setting) -> None:
     images, _ = training_images(setting.work)
     known, softened = attributes(), reconstructions(setting)
     network = Classifier(len(CLASSES)).to(memory_format=torch.channels_last).to(setting.device)
-    heads = nn.ModuleList(nn.Linear(Classifier.WIDTH, int(told.max()) + 1) for told in known[:, 1:].T)
+    heads = nn.ModuleList(nn.Linear(Classifier.WIDTH, int(cond.max()) + 1) for cond in known[:, 1:].T)
     heads = heads.to(setting.device)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
 
@@ -655,18 +655,18 @@ class Subject:
     prompts: dict[str, Any]
 
     def generate(self, z: Tensor, name: str, steps: int, guidance: float) -> Tensor:
-        from latentmix.ladder import generate
         from latentmix.models import predictor
+        from latentmix.sampling import generate
 
-        told = replace(self.prompts[name], guidance=guidance)
-        return generate(predictor(self.model, told), z, self.model.ladder(steps, self.spacing))
+        cond = replace(self.prompts[name], guidance=guidance)
+        return generate(predictor(self.model, cond), z, self.model.schedule(steps, self.spacing))
 
     def invert(self, name: str, steps: int, count: int | None = None) -> Tensor:
-        from latentmix.ladder import invert
         from latentmix.models import predictor
+        from latentmix.sampling import invert
 
-        told, ladder = self.prompts[name], self.model.ladder(steps, self.spacing)
-        return invert(predictor(self.model, told), self.clean[name][:count], ladder)
+        cond, schedule = self.prompts[name], self.model.schedule(steps, self.spacing)
+        return invert(predictor(self.model, cond), self.clean[name][:count], schedule)
 
 
 def subject(folder: Path, images: dict[str, Tensor], setting: Setting) -> Subject:

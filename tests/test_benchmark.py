@@ -7,10 +7,10 @@ import pytest
 import torch
 from driver import invoke
 
-from latentmix import benchmark
-from latentmix.bench import Bench
+from latentmix.commands import bench as benchmark
 from latentmix.config import compose
-from latentmix.models.published import PIPELINES
+from latentmix.experiment.experiment import Experiment
+from latentmix.models.random_weights import PIPELINES
 
 FEW = ("data.classes=[star]", "steps=2", "batch=3", "launch.threads=1")
 CPU = torch.device("cpu")
@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
 def test_both_ways_make_the_same_images_and_ours_takes_no_more(model: str, tmp_path: Path) -> None:
-    bench = Bench(compose([*FEW, f"model={model}", f"outputs={tmp_path}"]))
-    ways = (benchmark._ours(bench), benchmark.plain(benchmark._batch(bench)))
+    experiment = Experiment(compose([*FEW, f"model={model}", f"outputs={tmp_path}"]))
+    ways = (benchmark._ours(experiment), benchmark.plain(benchmark._batch(experiment)))
     ours, theirs = (benchmark._run(way, CPU, "count") for way in ways)
     assert ours.images.shape == theirs.images.shape == (3, 3, 64, 64)
     assert (ours.images.int() - theirs.images.int()).abs().float().mean() < 0.5

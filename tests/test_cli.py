@@ -26,9 +26,9 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from latentmix import cli
-from latentmix.bench import NOISE, Bench, Cell, subset
 from latentmix.config import compose, validate
 from latentmix.data.shapes import Shapes
+from latentmix.experiment.experiment import NOISE, Cell, Experiment, subset
 from latentmix.features import embedded_folder
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mix
@@ -92,8 +92,8 @@ class Run:
         return (*BASE, f"outputs={self.outputs}")
 
     @property
-    def bench(self) -> Bench:
-        return Bench(compose(self.arguments))
+    def experiment(self) -> Experiment:
+        return Experiment(compose(self.arguments))
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -254,10 +254,10 @@ def cached(folder: Path, name: str) -> dict[str, np.ndarray]:
     return rows
 
 
-def features(bench: Bench, cell: Cell, network: str) -> tuple[np.ndarray, np.ndarray]:
+def features(experiment: Experiment, cell: Cell, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Of the generated and of the real images, in order."""
-    made = cached(bench.features(cell, bench.networks[network]).folder, "features")
-    real = cached(bench.reference_features(cell.class_id, bench.networks[network]).folder, "features")
+    made = cached(experiment.features(cell, experiment.networks[network]).folder, "features")
+    real = cached(experiment.reference_features(cell.class_id, experiment.networks[network]).folder, "features")
     assert (len(made), len(real)) == (DRAWS, REFERENCE)
     return np.stack([made[id_] for id_ in sorted(made)]), np.stack(list(real.values()))
 
@@ -279,8 +279,8 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("class_id", "n", "method"), [*product(CLASSES, NS, METHODS)])
 def test_values_and_intervals_by_hand(run: Run, class_id: str, n: int, method: str) -> None:
-    bench, cell = run.bench, Cell(class_id, n, Method.parse(method))
-    made, real = features(bench, cell, "frechet")
+    experiment, cell = run.experiment, Cell(class_id, n, Method.parse(method))
+    made, real = features(experiment, cell, "frechet")
     row = run.row(class_id, n, method, "fd_embedded")
     assert float(row["value"]) == pytest.approx(frechet(made, real), rel=1e-6)
     groups = DRAWS // 2
@@ -288,7 +288,7 @@ def test_values_and_intervals_by_hand(run: Run, class_id: str, n: int, method: s
     half = stats.t.ppf(0.975, groups - 1) * np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     assert float(row["high"]) - float(row["value"]) == pytest.approx(half, rel=1e-4)
 
-    distances = cosine(*features(bench, cell, "clip"))
+    distances = cosine(*features(experiment, cell, "clip"))
     row = run.row(class_id, n, method, "clip_distance_embedded")
     assert float(row["value"]) == pytest.approx(distances.mean(), abs=1e-9)
     low, high = stats.t.interval(0.95, DRAWS - 1, distances.mean(), stats.sem(distances))
@@ -297,20 +297,20 @@ def test_values_and_intervals_by_hand(run: Run, class_id: str, n: int, method: s
 
 def test_other_metrics_by_their_functions(run: Run) -> None:
     """Which are held against other implementations elsewhere: here, that they get the right features."""
-    bench, cell = run.bench, Cell("heart", 4, Method("fix", "chm"))
-    for name in run.bench.config.metrics:
+    experiment, cell = run.experiment, Cell("heart", 4, Method("fix", "chm"))
+    for name in run.experiment.config.metrics:
         metric = METRICS[name]
-        made, real = (torch.from_numpy(x) for x in features(bench, cell, metric.network))
+        made, real = (torch.from_numpy(x) for x in features(experiment, cell, metric.network))
         if metric.of_prompt:
-            real = bench.prompt_features("heart")
+            real = experiment.prompt_features("heart")
         row = run.row("heart", 4, "fix/chm", metric.label(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
-        ids = [source.id for source in bench.references("heart")]
-        there = cached(bench.reference_features("heart", bench.networks[metric.network]).folder, "features")
+        ids = [source.id for source in experiment.references("heart")]
+        there = cached(experiment.reference_features("heart", experiment.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
         row = run.row("heart", 0, "real", metric.label(name, "embedded"))
-        halves = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
-        assert float(row["value"]) == pytest.approx(halves.value, rel=1e-6, abs=1e-9)
+        cfg_factor = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
+        assert float(row["value"]) == pytest.approx(cfg_factor.value, rel=1e-6, abs=1e-9)
 
 
 def pairs_of(run: Run) -> list[dict[str, str]]:
@@ -364,33 +364,35 @@ def test_random_latents_are_a_control(copy: Run) -> None:
     assert {row["n"] for row in copy.rows if row["method"] == "noise"} == {"0"}
     assert "real" not in {row["method"] for row in copy.rows}
     assert {row["method"] for row in pairs_of(copy)} == {"fix/chm"}
-    bench = Bench(compose([*copy.arguments, "controls=[noise]"]))
-    z = bench.noise("star", range(64))
+    experiment = Experiment(compose([*copy.arguments, "controls=[noise]"]))
+    z = experiment.noise("star", range(64))
     assert abs(z.mean().item()) < 4 / z.numel() ** 0.5
     assert z.var().item() == pytest.approx(1, abs=6 / z.numel() ** 0.5)
-    assert torch.equal(bench.noise("star", [5])[0], z[5])
-    assert not torch.equal(bench.noise("heart", [5])[0], z[5])
+    assert torch.equal(experiment.noise("star", [5])[0], z[5])
+    assert not torch.equal(experiment.noise("heart", [5])[0], z[5])
     cell = Cell("star", 0, NOISE)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(embedded_folder("tiny"), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     image = pipeline(
-        bench.prompt("star"), latents=z[:1], num_inference_steps=STEPS, guidance_scale=bench.config.guidance
+        experiment.prompt("star"), latents=z[:1], num_inference_steps=STEPS, guidance_scale=experiment.config.guidance
     ).images[0]
-    with Image.open(bench.picture(cell, 0)) as kept:
+    with Image.open(experiment.image_path(cell, 0)) as kept:
         assert np.abs(np.asarray(kept).astype(int) - np.asarray(image).astype(int)).max() <= 2
 
 
 def test_features_are_those_of_the_pictures_and_of_the_class(run: Run) -> None:
-    bench, cell = run.bench, Cell("heart", 4, Method("fix", "chm"))
-    with Image.open(bench.picture(cell, 3)) as image:
-        picture = np.asarray(image)
+    experiment, cell = run.experiment, Cell("heart", 4, Method("fix", "chm"))
+    with Image.open(experiment.image_path(cell, 3)) as image:
+        image_path = np.asarray(image)
     real = Shapes().images("heart", 2)[1].pixels(64)
-    for network in bench.networks:
-        made = cached(bench.features(cell, bench.networks[network]).folder, "features")["000003"]
-        of_real = cached(bench.reference_features("heart", bench.networks[network]).folder, "features")["heart/1"]
-        pair = torch.from_numpy(np.stack([picture, real])).permute(0, 3, 1, 2)
-        extracted = bench.networks[network].extract(pair).double().numpy()
+    for network in experiment.networks:
+        made = cached(experiment.features(cell, experiment.networks[network]).folder, "features")["000003"]
+        of_real = cached(experiment.reference_features("heart", experiment.networks[network]).folder, "features")[
+            "heart/1"
+        ]
+        pair = torch.from_numpy(np.stack([image_path, real])).permute(0, 3, 1, 2)
+        extracted = experiment.networks[network].extract(pair).double().numpy()
         np.testing.assert_allclose(extracted, np.stack([made, of_real]), atol=1e-5)
 
 
@@ -399,8 +401,8 @@ def test_a_picture_is_what_diffusers_makes_of_the_same_latents(run: Run) -> None
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    bench, folder, draw = run.bench, embedded_folder("tiny"), 2
-    latents = cached(bench.latents("star").folder, "latents")
+    experiment, folder, draw = run.experiment, embedded_folder("tiny"), 2
+    latents = cached(experiment.latents("star").folder, "latents")
     chosen = np.stack([latents[f"star/{i}"] for i in subset(0, "star", draw, POOL)[:4]])
     mean = chosen.mean(0)
     z = torch.from_numpy(mean / np.linalg.norm(mean) * math.sqrt(mean.size)).float()[None]
@@ -417,10 +419,10 @@ def test_a_picture_is_what_diffusers_makes_of_the_same_latents(run: Run) -> None
         text = encoder(ids).last_hidden_state
         for t in scheduler.timesteps:
             null, told = unet(torch.cat([z, z]), t, text).sample.chunk(2)
-            z = scheduler.step(null + bench.config.guidance * (told - null), t, z).prev_sample
+            z = scheduler.step(null + experiment.config.guidance * (told - null), t, z).prev_sample
         pixels = vae.decode(z / vae.config.scaling_factor).sample[0]
     wanted = ((pixels / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
-    with Image.open(bench.picture(Cell("star", 4, Method("fix", "0")), draw)) as image:
+    with Image.open(experiment.image_path(Cell("star", 4, Method("fix", "0")), draw)) as image:
         assert np.abs(np.asarray(image).astype(float) - wanted).max() < 0.55  # half a grey level, and rounding
 
 
@@ -444,9 +446,11 @@ def test_stage_by_stage_gives_what_a_sweep_gives(run: Run, tmp_path: Path) -> No
         assert (tmp_path / "tiny-shapes" / name).read_bytes() == (run.folder / name).read_bytes()
     pictures = tmp_path / "tiny-shapes" / "images"
     assert len(list(pictures.rglob("*.png"))) == IMAGES
-    kept = run.bench.picture(Cell("heart", 4, Method("fix", "chm")), 1)
+    kept = run.experiment.image_path(Cell("heart", 4, Method("fix", "chm")), 1)
     assert (pictures / "heart" / "fix-chm" / "N=004" / "000001.png").read_bytes() == kept.read_bytes()
-    centroid = cached(Bench(compose([*BASE, outputs])).centroids(Cell("star", 2, Method("fix", "0"))).folder, "latents")
+    centroid = cached(
+        Experiment(compose([*BASE, outputs])).centroids(Cell("star", 2, Method("fix", "0"))).folder, "latents"
+    )
     assert sorted(centroid) == [f"{draw:06d}" for draw in range(DRAWS)]
     norm = math.sqrt(centroid["000000"].size)
     assert np.linalg.norm(centroid["000000"]) == pytest.approx(norm, rel=1e-5)
@@ -539,14 +543,14 @@ def test_mix_with_weights(copy: Run) -> None:
     said = done("mix", *copy.arguments, "--class", "heart", "--weights", "0.5,0.3,0.2")
     written = [Path(line) for line in said.out.splitlines()]
     assert [path.suffix for path in written] == [".safetensors", ".png"] * len(METHODS)
-    latents = cached(copy.bench.latents("heart").folder, "latents")
+    latents = cached(copy.experiment.latents("heart").folder, "latents")
     z = torch.from_numpy(np.stack([latents[f"heart/{i}"] for i in range(3)])).float()
     pictures = []
-    for method, (latent, picture) in zip(METHODS, zip(written[::2], written[1::2], strict=True), strict=True):
+    for method, (latent, image_path) in zip(METHODS, zip(written[::2], written[1::2], strict=True), strict=True):
         assert "heart" in latent.name and method.replace("/", "-") in latent.name
         mixed = mix(z, weights, method)
         torch.testing.assert_close(load_file(latent)["latents"], mixed, rtol=0, atol=0)
-        with Image.open(picture) as image:
+        with Image.open(image_path) as image:
             assert (image.mode, image.size) == ("RGB", (64, 64))
             pictures.append(image.tobytes())
     assert pictures[0] != pictures[1]
@@ -555,7 +559,7 @@ def test_mix_with_weights(copy: Run) -> None:
 def test_a_one_hot_mixture_is_the_first_image_regenerated(copy: Run) -> None:
     said = done("mix", *copy.arguments, "methods=[nin/chm]", "--class", "star", "--weights", "1.0")
     latent = load_file(Path(said.out.splitlines()[0]))["latents"].numpy()
-    np.testing.assert_allclose(latent, cached(copy.bench.latents("star").folder, "latents")["star/0"], atol=1e-5)
+    np.testing.assert_allclose(latent, cached(copy.experiment.latents("star").folder, "latents")["star/0"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from latentmix import config
-from latentmix.bench import Bench, Cell
+from latentmix.cache import key
 from latentmix.config import Config, compose, validate
 from latentmix.errors import UserError
+from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.mixing import Method
-from latentmix.store import key
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config.folder() / group).glob("*.yaml"))]
@@ -363,8 +363,8 @@ BASE = ("device=cpu", "model.precision=float32")
 
 def identities(*overrides: str, cell: Cell = CELL) -> tuple[str, str]:
     """The names of what is kept of a class's latents and of a cell."""
-    bench = Bench(compose([*BASE, *overrides]))
-    return key(bench.latents_identity(cell.class_id)), key(bench.cell_identity(cell))
+    experiment = Experiment(compose([*BASE, *overrides]))
+    return key(experiment.latents_identity(cell.class_id)), key(experiment.cell_identity(cell))
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +445,7 @@ def test_classes_share_nothing(base: tuple[str, str]) -> None:
 
 def test_identities_are_plain() -> None:
     """So that they can be written beside what they name, and read by anyone."""
-    bench = Bench(compose(BASE))
-    for identity in (bench.latents_identity("star"), bench.cell_identity(CELL)):
+    experiment = Experiment(compose(BASE))
+    for identity in (experiment.latents_identity("star"), experiment.cell_identity(CELL)):
         assert json.loads(json.dumps(identity)) == identity
         assert not any(isinstance(value, float) and math.isnan(value) for value in identity.values())

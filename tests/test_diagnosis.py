@@ -15,8 +15,7 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from latentmix.bench import Bench, subset
-from latentmix.bias import sizes, verdict
+from latentmix.commands.diagnose import sizes, verdict
 from latentmix.config import compose
 from latentmix.diagnosis import (
     Diagnosis,
@@ -32,6 +31,7 @@ from latentmix.diagnosis import (
     resolved,
     terminal,
 )
+from latentmix.experiment.experiment import Experiment, subset
 from latentmix.features import embedded_folder
 from latentmix.mixing import mix
 
@@ -377,11 +377,11 @@ def classes(outputs: Path) -> dict[str, dict]:
 
 
 def test_the_numbers_are_those_of_the_cached_latents(outputs: Path) -> None:
-    bench = Bench(compose([*BASE, f"outputs={outputs}"]))
+    experiment = Experiment(compose([*BASE, f"outputs={outputs}"]))
     alphas = DDIMScheduler.from_pretrained(embedded_folder("tiny") / "scheduler").alphas_cumprod
     assert set(classes(outputs)) == {"star", "heart"}
     for class_id, found in classes(outputs).items():
-        z, clean = (bench.latents(class_id).gather([f"{class_id}/{i}" for i in range(POOL)], n) for n in NAMES)
+        z, clean = (experiment.latents(class_id).gather([f"{class_id}/{i}" for i in range(POOL)], n) for n in NAMES)
         assert [m["value"] for m in found["means"]] == pytest.approx(z.mean((0, 2, 3)).tolist(), abs=1e-6)
         assert found["terminal"]["alpha"] == pytest.approx(alphas[999].sqrt().item())
         signal = alphas[999].sqrt() * clean.mean((0, 2, 3))
@@ -393,8 +393,8 @@ NAMES = ("latents", "clean")
 
 
 def test_draws_are_those_of_a_sweep(outputs: Path) -> None:
-    bench = Bench(compose([*BASE, f"outputs={outputs}"]))
-    z, of = bench.pool_latents("star"), classes(outputs)["star"]["growth"]
+    experiment = Experiment(compose([*BASE, f"outputs={outputs}"]))
+    z, of = experiment.pool_latents("star"), classes(outputs)["star"]["growth"]
     means = [mix(z[subset(0, "star", k, POOL)[: of["sizes"][1]]], method="fix/0").mean((1, 2)) for k in range(100)]
     assert of["means"][1] == pytest.approx(torch.stack(means).mean(0).tolist(), abs=1e-5)
 

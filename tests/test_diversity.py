@@ -13,10 +13,10 @@ from driver import invoke
 from PIL import Image
 from safetensors.torch import load_file
 
-from latentmix import diversity
-from latentmix.bench import COUPLES, Bench
 from latentmix.config import compose
 from latentmix.data.shapes import Shapes
+from latentmix.experiment import diversity
+from latentmix.experiment.experiment import MAX_PAIRS, Experiment
 from latentmix.metrics import mean_interval
 
 DRAWS = 5
@@ -30,8 +30,8 @@ BASE = (
 class Run:
     outputs: Path
 
-    def bench(self, *more: str) -> Bench:
-        return Bench(compose([*BASE, f"outputs={self.outputs}", *more]))
+    def experiment(self, *more: str) -> Experiment:
+        return Experiment(compose([*BASE, f"outputs={self.outputs}", *more]))
 
     def do(self, command: str, *more: str) -> None:
         said = invoke(command, *BASE, f"outputs={self.outputs}", *more)
@@ -77,12 +77,12 @@ def test_a_clip_score_is_added_without_generating_again(copy: Run) -> None:
     """And by hand from the features that were kept, and the text's."""
     shutil.rmtree(copy.outputs / "cache" / "latents")
     copy.do("evaluate", "metrics=[clip_distance,clip_score]")
-    bench = copy.bench()
+    experiment = copy.experiment()
     kept = map(load_file, (copy.outputs / "cache" / "prompts").glob("*/*.safetensors"))
     (prompt,) = (row["features"] for row in kept if "features" in row)  # others are the diffusion model's
-    cell = bench.cells[1]
+    cell = experiment.cells[1]
     ids = [f"{draw:06d}" for draw in range(DRAWS)]
-    made = bench.features(cell, bench.networks["clip"]).gather(ids, "features")
+    made = experiment.features(cell, experiment.networks["clip"]).gather(ids, "features")
     expected = 100 * torch.nn.functional.cosine_similarity(made, prompt)
     assert copy.column("fix/chm", "clip_score") == pytest.approx(expected.tolist(), abs=1e-3)
     row = copy.row("fix/chm", "clip_score_embedded")
@@ -94,17 +94,17 @@ def test_a_diversity_needs_pictures(copy: Run) -> None:
     assert "latentmix sweep makes them" in copy.refusal("evaluate", "metrics=[diversity]")
 
 
-def pictures(bench: Bench, place: int) -> torch.Tensor:
-    paths = [bench.picture(bench.cells[place], draw) for draw in range(DRAWS)]
+def pictures(experiment: Experiment, place: int) -> torch.Tensor:
+    paths = [experiment.image_path(experiment.cells[place], draw) for draw in range(DRAWS)]
     return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize(("place", "method"), [(0, "fix/0"), (1, "fix/chm")])
 def test_a_diversity_is_the_mean_distance_of_draws_two_by_two(diverse: Run, place: int, method: str) -> None:
     """The fifth draw is in no pair."""
-    bench = diverse.bench()
-    images = pictures(bench, place)
-    expected = bench.perceptual.between(images[[0, 2]], images[[1, 3]])
+    experiment = diverse.experiment()
+    images = pictures(experiment, place)
+    expected = experiment.perceptual.between(images[[0, 2]], images[[1, 3]])
     assert expected.min() > 0.1
     row, estimate = diverse.row(method, "diversity_embedded"), mean_interval(expected)
     values = [float(row[name]) for name in ("value", "low", "high")]
@@ -118,7 +118,7 @@ def test_a_diversity_is_the_mean_distance_of_draws_two_by_two(diverse: Run, plac
 def test_real_images_have_a_diversity_too(diverse: Run) -> None:
     sources = Shapes().images("star", 7)
     images = torch.from_numpy(np.stack([source.pixels(64) for source in sources])).permute(0, 3, 1, 2)
-    expected = diverse.bench().perceptual.between(images[0:6:2], images[1:6:2])
+    expected = diverse.experiment().perceptual.between(images[0:6:2], images[1:6:2])
     row = diverse.row("real", "diversity_embedded")
     assert float(row["value"]) == pytest.approx(expected.mean().item(), rel=1e-4)
     assert int(row["count"]) == 3
@@ -131,7 +131,7 @@ def test_what_was_measured_before_stays(finished: Run, diverse: Run) -> None:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: int) -> None:
     run = Run(shutil.copytree(diverse.outputs, tmp_path / "outputs"))
-    usual, other = (run.bench("metrics=[diversity]", f"batch={size}") for size in (32, batch))
+    usual, other = (run.experiment("metrics=[diversity]", f"batch={size}") for size in (32, batch))
     cell = usual.cells[0]
     before = diversity.draws_in_pairs(usual, cell).distances
     shutil.rmtree(usual.distances(cell).folder)
@@ -144,8 +144,8 @@ def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: i
 
 
 def test_few_pictures_are_kept_for_pairs(finished: Run) -> None:
-    assert finished.bench().pictures == 1
-    assert finished.bench("metrics=[diversity]").pictures == 2 * COUPLES
-    assert finished.bench("metrics=[diversity]", "keep=400").pictures == 400
-    bench = finished.bench("metrics=[diversity]", "draws=1000")
-    assert len(diversity.draws_in_pairs(bench, bench.cells[0]).couples) == COUPLES
+    assert finished.experiment().pictures == 1
+    assert finished.experiment("metrics=[diversity]").pictures == 2 * MAX_PAIRS
+    assert finished.experiment("metrics=[diversity]", "keep=400").pictures == 400
+    experiment = finished.experiment("metrics=[diversity]", "draws=1000")
+    assert len(diversity.draws_in_pairs(experiment, experiment.cells[0]).couples) == MAX_PAIRS

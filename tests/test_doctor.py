@@ -31,14 +31,15 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from latentmix import doctor, memory
-from latentmix.bench import Bench
+from latentmix.commands import doctor
+from latentmix.commands.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
 from latentmix.config import compose
-from latentmix.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
 from latentmix.errors import UserError
+from latentmix.experiment import batch_size as memory
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import inversion
 from latentmix.features import embedded_folder
 from latentmix.models.pipeline import parameters, wanted_files
-from latentmix.sweep import inversion
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -126,22 +127,22 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def bench(*overrides: str) -> Bench:
-    return Bench(compose([*SMALL, *overrides]))
+def experiment(*overrides: str) -> Experiment:
+    return Experiment(compose([*SMALL, *overrides]))
 
 
-def sd15(*overrides: str) -> Bench:
+def sd15(*overrides: str) -> Experiment:
     """Stable Diffusion 1.5, measured by what comes with latentmix."""
     embedded = ("model.features=embedded", "model.clip=embedded", "model.world=shapes")
-    return bench("model=sd15", *embedded, *overrides)
+    return experiment("model=sd15", *embedded, *overrides)
 
 
-def finding(made: Bench, what: str, command: str = "sweep") -> Finding:
+def finding(made: Experiment, what: str, command: str = "sweep") -> Finding:
     (found,) = (found for found in examine(made, command) if found.what == what)
     return found
 
 
-def states(made: Bench, command: str = "sweep") -> dict[str, str]:
+def states(made: Experiment, command: str = "sweep") -> dict[str, str]:
     return {found.what: found.state for found in examine(made, command)}
 
 
@@ -268,7 +269,7 @@ def test_a_device_that_can_not_be_used() -> None:
 
 
 def test_a_gpu_is_named_with_the_memory_that_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench()
+    made = experiment()
     made.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 << 30, 24 << 30))
@@ -303,7 +304,7 @@ def test_a_network_too_large_is_warned_of(
 def test_what_runs_in_32_bits_on_a_gpu_counts_so(
     monkeypatch: pytest.MonkeyPatch, model: str, inversion: str, precision: str, size: int
 ) -> None:
-    made = bench(f"model={model}", f"inversion={inversion}", f"model.precision={precision}")
+    made = experiment(f"model={model}", f"inversion={inversion}", f"model.precision={precision}")
     made.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 << 30))
@@ -460,7 +461,7 @@ def test_inception_is_where_torch_fidelity_looks() -> None:
 def test_inception_here_elsewhere_and_nowhere(
     caches: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = bench("model.features=inception")
+    made = experiment("model.features=inception")
     assert "Inception-v3 is not here, and HF_HUB_OFFLINE" in finding(made, "features").text
     assert not offline
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -473,7 +474,7 @@ def test_inception_here_elsewhere_and_nowhere(
 
 
 def test_dinov2_is_found_where_transformers_looks(caches: Path, offline: list[str]) -> None:
-    made = bench("model.features=dinov2")
+    made = experiment("model.features=dinov2")
     found = finding(made, "features")
     assert "dinov2-vitl14 (facebook/dinov2-large) is not here, and HF_HUB_OFFLINE is set" in found.text
     assert "hf download facebook/dinov2-large config.json model.safetensors" in found.advice[0]
@@ -482,12 +483,12 @@ def test_dinov2_is_found_where_transformers_looks(caches: Path, offline: list[st
     snapshot = in_cache(files, "facebook/dinov2-large", "1" * 40)
     assert finding(made, "features").text.endswith(f"is in {snapshot / 'model.safetensors'}")
     assert SIZES["features"](made) == 4 * (1024 + 64) * 4
-    assert finding(bench("model.features=dinov2-vits14"), "features").state == "missing"
+    assert finding(experiment("model.features=dinov2-vits14"), "features").state == "missing"
     assert not offline
 
 
 def test_dinov2_is_found_in_a_folder(caches: Path, offline: list[str]) -> None:
-    made = bench(f"model.features={caches / 'dino'}")
+    made = experiment(f"model.features={caches / 'dino'}")
     assert "nor such a folder" in finding(made, "features").text
     folder = one_file(caches / "dino", "model.safetensors")
     assert "holds no DINOv2" in finding(made, "features").text
@@ -500,8 +501,8 @@ def test_dinov2_is_found_in_a_folder(caches: Path, offline: list[str]) -> None:
 def test_lpips_is_asked_for_only_where_diversity_is(
     caches: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = bench("metrics=[diversity]", "model.perceptual=squeeze")
-    assert "pairs" not in states(bench("model.perceptual=squeeze"))
+    made = experiment("metrics=[diversity]", "model.perceptual=squeeze")
+    assert "pairs" not in states(experiment("model.perceptual=squeeze"))
     found = finding(made, "pairs")
     assert "torchvision's SqueezeNet1_1 (for LPIPS) is not here, and HF_HUB_OFFLINE is set" in found.text
     assert f"Then copy it to {caches / 'torch' / 'hub' / 'checkpoints'}" in found.advice
@@ -510,23 +511,23 @@ def test_lpips_is_asked_for_only_where_diversity_is(
     assert "squeezenet1_1-b8a52dc0.pth can't be reached (URLError)" in finding(made, "pairs").text
     one_file(caches / "torch" / "hub" / "checkpoints", "squeezenet1_1-b8a52dc0.pth")
     assert finding(made, "pairs").state == "ok"
-    wrong = bench("metrics=[diversity]", "model.perceptual=alx")
+    wrong = experiment("metrics=[diversity]", "model.perceptual=alx")
     assert "embedded, alex, vgg, squeeze" in finding(wrong, "pairs").text
-    assert finding(bench("metrics=[diversity]"), "pairs").text.startswith("the embedded classifier")
+    assert finding(experiment("metrics=[diversity]"), "pairs").text.startswith("the embedded classifier")
 
 
 def test_pictures_that_pairs_need_take_room(offline: list[str]) -> None:
     for draws, kept in ((40, 40), (400, 100)):
-        made = bench("metrics=[diversity]", f"draws={draws}")
+        made = experiment("metrics=[diversity]", f"draws={draws}")
         assert SIZES["pictures"](made) == kept * 2 * 64**2
-    assert SIZES["pictures"](bench("draws=40")) == 4 * 2 * 64**2
+    assert SIZES["pictures"](experiment("draws=40")) == 4 * 2 * 64**2
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
 def test_open_clip_is_found_where_it_looks(caches: Path, offline: list[str], name: str) -> None:
     import open_clip
 
-    made = bench("model.clip=ViT-L-14/openai")
+    made = experiment("model.clip=ViT-L-14/openai")
     assert finding(made, "clip").state == "missing"
     place = in_cache(one_file(caches / "files", name), CLIP, "1" * 40) / name
     found = finding(made, "clip")
@@ -536,9 +537,9 @@ def test_open_clip_is_found_where_it_looks(caches: Path, offline: list[str], nam
 
 @pytest.mark.parametrize(("setting", "what"), [("clip=ViT-L-14/opnai", "clip"), ("features=incepton", "features")])
 def test_networks_that_there_are_none_of(setting: str, what: str) -> None:
-    found = finding(bench(f"model.{setting}"), what)
+    found = finding(experiment(f"model.{setting}"), what)
     assert found.state == "missing" and setting.partition("=")[2] in found.text
-    assert states(bench(f"model.{setting}"), "generate") == dict.fromkeys(
+    assert states(experiment(f"model.{setting}"), "generate") == dict.fromkeys(
         ("device", "model", "data", "memory", "disk"), "ok"
     )
 
@@ -547,8 +548,8 @@ def test_networks_that_there_are_none_of(setting: str, what: str) -> None:
 
 
 def test_classes_and_counts_that_the_data_can_not_give() -> None:
-    assert "no shape is called 'staar'" in finding(bench("data.classes=[staar]"), "data").text
-    found = finding(bench("data=folder", "data.path=/no/such/folder", "data.classes=null"), "data")
+    assert "no shape is called 'staar'" in finding(experiment("data.classes=[staar]"), "data").text
+    found = finding(experiment("data=folder", "data.path=/no/such/folder", "data.classes=null"), "data")
     assert found.state == "missing" and "/no/such/folder" in found.text
 
 
@@ -564,21 +565,21 @@ def imagenet(folder: Path, *class_ids: str) -> tuple[str, ...]:
 CRANES = ("n02012849", "n03126707")
 
 
-def meanings(made: Bench) -> list[str]:
+def meanings(made: Experiment) -> list[str]:
     return [found.text for found in examine(made) if found.what == "meaning"]
 
 
 def test_a_model_that_does_not_know_such_images_is_warned_of(tmp_path: Path, snapshot: Path) -> None:
-    assert meanings(bench()) == []
+    assert meanings(experiment()) == []
     photographs = (*imagenet(tmp_path / "images", "n01443537"), "data.classes=null")
-    assert meanings(bench(*photographs)) == [
+    assert meanings(experiment(*photographs)) == [
         "tiny knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes"
     ]
     (text,) = meanings(sd15("model.world=imagenet"))
     assert text.startswith("sd15 knows photographs, not drawn shapes; ")
     for fitting in ((*photographs, "model.world=imagenet"), ("data=synthetic", "data.classes=[star]")):
         assert meanings(sd15(*fitting, "data.reference=4")) == []
-    assert meanings(bench(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any
+    assert meanings(experiment(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any
 
 
 def test_a_run_begins_with_what_is_doubtful_in_a_line(tmp_path: Path, caches: Path) -> None:
@@ -630,8 +631,8 @@ class Images:
         return [SimpleNamespace(id=f"{class_id}/{i}") for i in range(count or 1)]
 
 
-def on_hub(images: Images) -> Bench:
-    made = bench("data.hub=owner/pictures", "data.name=pictures", "data.classes=null")
+def on_hub(images: Images) -> Experiment:
+    made = experiment("data.hub=owner/pictures", "data.name=pictures", "data.classes=null")
     made.data = images
     return made
 
@@ -675,7 +676,7 @@ def test_images_that_the_model_makes_wait_for_it(offline: list[str], caches: Pat
 
 
 def test_room_on_the_disk_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = bench("outputs=not/here/yet", "draws=10", "n=[2,4]", "methods=[fix/0,nin/0,lin/0]")
+    made = experiment("outputs=not/here/yet", "draws=10", "n=[2,4]", "methods=[fix/0,nin/0,lin/0]")
     latent, images, features = 4 * math.prod(made.model.latent_shape(64)), 10 * 2 * 3, 4 * (64 + 64)
     assert SIZES["latents"](made) == 2 * 4 * latent
     assert SIZES["centroids"](made) == images * latent
@@ -693,7 +694,7 @@ def test_room_on_the_disk_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_kept_already_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench()
+    made = experiment()
     small_disk(monkeypatch, 100)
     assert finding(made, "disk", "invert").state == "missing"
     for task in inversion(made).tasks:
@@ -705,7 +706,7 @@ def test_what_is_kept_already_is_not_counted_again(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("command", WRITES)
 def test_each_command_is_measured_by_what_it_keeps(command: str) -> None:
-    made = bench()
+    made = experiment()
     text = finding(made, "disk", command).text
     assert doctor._size(sum(SIZES[kind](made) for kind in WRITES[command])) in text
 
@@ -713,20 +714,20 @@ def test_each_command_is_measured_by_what_it_keeps(command: str) -> None:
 def test_room_is_asked_for_before_anything_is_fetched(
     server: Server, counting: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Bench(compose([*FRESH, "pool=64", "n=[2]", "model.features=embedded", "model.clip=embedded"]))
+    made = Experiment(compose([*FRESH, "pool=64", "n=[2]", "model.features=embedded", "model.clip=embedded"]))
     latents = 3 * 64 * 2 * 4 * 4 * 64**2
     small_disk(monkeypatch, latents)
     assert f"about {doctor._size(latents)} will be written" in finding(made, "disk", "invert").text
     small_disk(monkeypatch, latents - 1)
     assert finding(made, "disk", "invert").state == "missing"
-    unknown = Bench(compose(["model=sd15", "data=hub", "data.hub=a/b", "model.features=embedded"]))
+    unknown = Experiment(compose(["model=sd15", "data=hub", "data.hub=a/b", "model.features=embedded"]))
     assert "will be written" not in finding(unknown, "disk", "invert").text
     assert counting == []
 
 
 def test_outputs_that_can_not_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = finding(bench(f"outputs={tmp_path / 'file' / 'below'}"), "disk")
+    found = finding(experiment(f"outputs={tmp_path / 'file' / 'below'}"), "disk")
     assert found.state == "missing" and "choose another place with outputs=" in found.text
 
 
@@ -735,12 +736,12 @@ def test_outputs_that_can_not_be_written_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", WRITES)
 def test_long_commands_ask_first_and_dry_runs_do_not(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Bench, command: str) -> None:
+    def refuse(_: Experiment, command: str) -> None:
         raise UserError(f"asked for {command}")
 
     monkeypatch.setattr(doctor, "require", refuse)
     assert refusal(command, *SMALL) == f"latentmix: error: asked for {command}"
-    monkeypatch.setattr(Bench, "check", lambda _, images: refuse(_, "checks"))
+    monkeypatch.setattr(Experiment, "check", lambda _, images: refuse(_, "checks"))
     assert refusal(command, *SMALL, "--dry-run") == "latentmix: error: asked for checks"
 
 
@@ -755,10 +756,10 @@ def test_one_line_lists_all_that_is_missing(offline: list[str]) -> None:
 
 
 def test_asking_first_costs_next_to_nothing() -> None:
-    require(Bench(compose([])), "sweep")  # imports what the run imports
+    require(Experiment(compose([])), "sweep")  # imports what the run imports
     took = []
     for _ in range(3):  # the collector of garbage may come in between
-        made = Bench(compose([]))
+        made = Experiment(compose([]))
         before = time.process_time()
         require(made, "sweep")
         took.append(time.process_time() - before)
@@ -871,7 +872,7 @@ def test_a_model_alone_that_is_not_here_leaves_the_images_counted(offline: list[
 def test_what_a_model_that_is_not_here_leaves_on_the_disk(
     offline: list[str], model: str, inversion: str, size: int
 ) -> None:
-    made = Bench(compose([f"model={model}", f"inversion={inversion}", "data.classes=[star]"]))
+    made = Experiment(compose([f"model={model}", f"inversion={inversion}", "data.classes=[star]"]))
     doctor.outlined(made, "invert")
     assert SIZES["latents"](made) == 128 * size
 
@@ -891,18 +892,18 @@ def test_mistakes_come_up_in_a_dry_run_without_anything_here(offline: list[str],
 
 def test_a_rate_that_was_measured_at_the_batch_of_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run tries nothing out."""
-    made = bench("outputs=o")
+    made = experiment("outputs=o")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
     made.device = torch.device("cuda")
     memory.recall(made)
     assert made.batch == 32
     made.batch = 128
     memory._remember(made)
-    again = bench("outputs=o")
+    again = experiment("outputs=o")
     again.device = torch.device("cuda")
     memory.recall(again)
     assert again.batch == 128
-    fixed = bench("outputs=o", "batch=7")
+    fixed = experiment("outputs=o", "batch=7")
     memory.recall(fixed)
     assert fixed.batch == 7
 

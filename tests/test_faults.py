@@ -23,7 +23,7 @@ from driver import assert_same
 from PIL import Image
 from warm import ALONE, Ended, Run, Warm
 
-from latentmix import store
+from latentmix import cache as store
 
 KILLS = int(os.environ.get("LATENTMIX_KILLS", "10"))
 SEED = int(os.environ.get("LATENTMIX_SEED", "0"))
@@ -148,14 +148,14 @@ def test_two_undisturbed_runs_are_the_same(bed: Bed, whole: Whole, tmp_path: Pat
 # Killed
 
 
-def moment(chance: random.Random, whole: Whole, attempts: Sequence[Ended]) -> dict[str, object]:
+def moment(generator: random.Random, whole: Whole, attempts: Sequence[Ended]) -> dict[str, object]:
     """When a run is killed: by the clock or at a write, anywhere in what is left of it after some attempts."""
     first, last = whole.span
     left = 1 - sum(attempt.written() for attempt in attempts) / whole.ended.written()
-    share = chance.random() * max(left, 0.02)
-    if chance.random() < 0.5:
+    share = generator.random() * max(left, 0.02)
+    if generator.random() < 0.5:
         return {"after": first + share * (last - first)}
-    return {"at": (chance.choice(["midway", "whole", "moved"]), whole.write(share))}
+    return {"at": (generator.choice(["midway", "whole", "moved"]), whole.write(share))}
 
 
 def assert_little_is_lost(attempts: Sequence[Ended]) -> None:
@@ -170,12 +170,12 @@ def assert_little_is_lost(attempts: Sequence[Ended]) -> None:
 def test_runs_killed_at_random_go_on_to_the_same_bytes(
     name: str, warm: Warm, wholes: dict[str, Whole], tmp_path: Path
 ) -> None:
-    chance, whole = random.Random(f"{SEED} {name}"), wholes[name]
+    generator, whole = random.Random(f"{SEED} {name}"), wholes[name]
     bed, kills = Bed(warm, tmp_path / "logs", SCRIPTS[name]), round(KILLS * SHARES[name] / sum(SHARES.values()))
     killed, attempts, places = 0, list[Ended](), (tmp_path / str(number) for number in count())
     outputs = next(places)
     while killed < kills:
-        at = moment(chance, whole, attempts)
+        at = moment(generator, whole, attempts)
         attempts.append(bed.run(outputs, **at))
         print(f"seed {SEED}, {name}, kill {killed + 1}: {at} -> {attempts[-1].code}, {stage(attempts[-1])}")
         if attempts[-1].code == -signal.SIGKILL:
@@ -292,11 +292,11 @@ def kinds(outputs: Path) -> dict[str, list[Path]]:
     return found
 
 
-def damage(path: Path, chance: random.Random, how: str) -> None:
+def damage(path: Path, generator: random.Random, how: str) -> None:
     content = bytearray(path.read_bytes())
-    place = chance.randrange(len(content))
+    place = generator.randrange(len(content))
     if how == "flipped":
-        content[place] ^= 1 << chance.randrange(8)
+        content[place] ^= 1 << generator.randrange(8)
     path.write_bytes(content if how == "flipped" else content[:place])
 
 
@@ -304,11 +304,11 @@ def damage(path: Path, chance: random.Random, how: str) -> None:
 def test_a_flipped_bit_and_a_half_written_file_of_each_kind(
     name: str, warm: Warm, wholes: dict[str, Whole], tmp_path: Path
 ) -> None:
-    chance, whole = random.Random(f"{SEED} {name}"), wholes[name]
+    generator, whole = random.Random(f"{SEED} {name}"), wholes[name]
     outputs, bed = shutil.copytree(whole.outputs, tmp_path / "outputs"), Bed(warm, tmp_path / "logs", SCRIPTS[name])
     for files in kinds(outputs).values():
-        for path, how in zip(chance.sample(files, len(files)), ["flipped", "cut"], strict=False):
-            damage(path, chance, how)
+        for path, how in zip(generator.sample(files, len(files)), ["flipped", "cut"], strict=False):
+            damage(path, generator, how)
     bed.finish(outputs)
     assert_same(outputs, whole.outputs)
     assert bed.finish(outputs).begun() == []
@@ -351,11 +351,11 @@ def test_clocks_count_for_nothing(year: int, bed: Bed, whole: Whole, tmp_path: P
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, chance = tmp_path_factory.mktemp("photographs"), random.Random(0)
+    folder, generator = tmp_path_factory.mktemp("photographs"), random.Random(0)
     for class_id in ("cat", "dog"):
         (folder / class_id).mkdir()
         for number in range(4):
-            Image.frombytes("RGB", (64, 64), chance.randbytes(64 * 64 * 3)).save(folder / class_id / f"{number}.png")
+            Image.frombytes("RGB", (64, 64), generator.randbytes(64 * 64 * 3)).save(folder / class_id / f"{number}.png")
     return folder
 
 
@@ -411,7 +411,7 @@ def open_files() -> int:
 
 
 def test_reading_many_parts_again_and_again_leaves_no_file_open(tmp_path: Path) -> None:
-    parts, before = store.Parts(tmp_path, "identity"), open_files()
+    parts, before = store.TensorCache(tmp_path, "identity"), open_files()
     for row in range(200):
         parts.write([str(row)], {"x": torch.zeros(1, 8)})
     for _ in range(5):

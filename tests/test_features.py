@@ -66,7 +66,7 @@ def pictures() -> list[Image.Image]:
 
 def stacked(pictures: list[Image.Image]) -> Tensor:
     """uint8 [B, 3, H, W]."""
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([np.asarray(image_path) for image_path in pictures])).permute(0, 3, 1, 2)
 
 
 def furthest(a: Tensor, b: Tensor) -> float:
@@ -133,7 +133,7 @@ def theirs() -> tuple[nn.Module, Preprocess]:
 @torch.no_grad()
 def by_open_clip(theirs: tuple[nn.Module, Preprocess], pictures: list[Image.Image]) -> Tensor:
     model, preprocess = theirs
-    return model.encode_image(torch.stack([preprocess(picture) for picture in pictures]))  # type: ignore[operator]
+    return model.encode_image(torch.stack([preprocess(image_path) for image_path in pictures]))  # type: ignore[operator]
 
 
 def test_embeddings_are_those_of_open_clip(
@@ -149,17 +149,19 @@ def test_other_sizes_are_resized_nearly_as_open_clip_does(
     clip: Network, theirs: tuple[nn.Module, Preprocess], pictures: list[Image.Image], size: int
 ) -> None:
     """Pillow rounds to 8 bits on the way; more than that, such as another filter, would show."""
-    resized = [picture.resize((size, size), Image.Resampling.BICUBIC) for picture in pictures]
-    noisy = [Image.fromarray(noise(picture, seed)) for seed, picture in enumerate(resized)]  # where aliasing shows
+    resized = [image_path.resize((size, size), Image.Resampling.BICUBIC) for image_path in pictures]
+    noisy = [
+        Image.fromarray(noise(image_path, seed)) for seed, image_path in enumerate(resized)
+    ]  # where aliasing shows
     true = by_open_clip(theirs, noisy)
     assert distance(clip.extract(stacked(noisy)), true) < 0.02
     if size > 64:
-        crude = [picture.resize((64, 64), Image.Resampling.NEAREST) for picture in noisy]
+        crude = [image_path.resize((64, 64), Image.Resampling.NEAREST) for image_path in noisy]
         assert distance(clip.extract(stacked(crude)), true) > 0.05
 
 
-def noise(picture: Image.Image, seed: int) -> np.ndarray:
-    pixels = np.asarray(picture).astype(float)
+def noise(image_path: Image.Image, seed: int) -> np.ndarray:
+    pixels = np.asarray(image_path).astype(float)
     return (pixels + 40 * np.random.default_rng(seed).standard_normal(pixels.shape)).clip(0, 255).astype(np.uint8)
 
 

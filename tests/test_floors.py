@@ -13,13 +13,13 @@ PACKAGE = "latentmix"
 # The first entry that a module's name begins with says its floor; whatever is not here is on floor 3.
 FLOORS = {
     "latentmix.errors": 0,
-    "latentmix.chance": 0,
+    "latentmix.rng": 0,
     "latentmix.config": 2,
-    "latentmix.store": 0,
-    "latentmix.spent": 0,
-    "latentmix.ladder": 1,
+    "latentmix.cache": 0,
+    "latentmix.profiling": 0,
+    "latentmix.sampling": 1,
     "latentmix.mixing": 1,
-    "latentmix.paths": 1,
+    "latentmix.mixing.iterative": 1,
     "latentmix.metrics": 1,
     "latentmix.metrics.distances": 1,
     "latentmix.metrics.intervals": 1,
@@ -86,18 +86,18 @@ def test_imports_are_found_wherever_they_stand() -> None:
             "    import yaml",
         ]
     )
-    below = {"latentmix.ladder", "latentmix.metrics"}
+    below = {"latentmix.sampling", "latentmix.metrics"}
     others = {"torch.nn", "latentmix.mixing", "latentmix", "latentmix.data", "latentmix.data.shapes", "yaml"}
-    assert imports(source, "latentmix.sweep", is_package=False) == below | others
+    assert imports(source, "latentmix.experiment.stages", is_package=False) == below | others
     assert imports("from . import ladder\nfrom .metrics import x", PACKAGE, is_package=True) == below
     assert imports("from .. import ladder\nfrom ..metrics import x", "latentmix.data.folder", is_package=False) == below
     assert imports("from .. import ladder\nfrom ..metrics import x", "latentmix.data", is_package=True) == below
 
 
 def test_floors_are_found_by_name() -> None:
-    floors = {"latentmix": 1, "latentmix.store": 0, "latentmix.data": 2, "latentmix.data.shapes": 2, "latentmix.cli": 4}
+    floors = {"latentmix": 1, "latentmix.cache": 0, "latentmix.data": 2, "latentmix.data.shapes": 2, "latentmix.cli": 4}
     assert {module: floor(module) for module in floors} == floors
-    assert floor("latentmix.sweep") == floor("latentmix.figures.morph") == floor("latentmix.database") == 3
+    assert floor("latentmix.experiment.stages") == floor("latentmix.figures.morph") == floor("latentmix.database") == 3
 
 
 def test_the_package_was_found() -> None:

@@ -12,13 +12,13 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
-from latentmix.bench import Bench
+from latentmix.cache import DiskFull
 from latentmix.config import compose
 from latentmix.data import hub, load_dataset
 from latentmix.data.hub import Hub, Unfetched
 from latentmix.data.imagenet import names, resolve
 from latentmix.errors import Interrupted, UserError
-from latentmix.store import DiskFull
+from latentmix.experiment.experiment import Experiment
 
 IMAGENETTE_CLASSES = {  # as its authors name them
     resolve(name)
@@ -123,10 +123,10 @@ def test_only_the_wanted_classes_are_kept(fruit: Path, cache: Path) -> None:
 
 
 def test_all_classes_come_in_one_stream_and_never_again(fruit: Path, opened: list[str]) -> None:
-    bench = Bench(compose(["data=hub", f"data.hub={fruit}", "data.classes=[plum,apple]", "pool=3", "n=[2]"]))
-    assert bench.classes == ("plum", "apple")
-    assert [len(bench.pool(class_id)) for class_id in bench.classes] == [3, 3]
-    assert [len(bench.references(class_id)) for class_id in bench.classes] == [20, 20]
+    experiment = Experiment(compose(["data=hub", f"data.hub={fruit}", "data.classes=[plum,apple]", "pool=3", "n=[2]"]))
+    assert experiment.classes == ("plum", "apple")
+    assert [len(experiment.pool(class_id)) for class_id in experiment.classes] == [3, 3]
+    assert [len(experiment.references(class_id)) for class_id in experiment.classes] == [20, 20]
     assert opened == [str(fruit)] * 2  # once for the names of the labels
     opened.clear()
     assert greys(data(fruit), "plum", 1) == [0]
@@ -337,13 +337,13 @@ def test_imagenette_is_read_from_the_hubs_parquet_copy(tmp_path: Path, labels: l
         datasets.Dataset.from_dict(content, features=features).to_parquet(file)
     run = ["data=imagenette", f"data.hub={tmp_path / 'copy'}", "data.classes=[english springer]", "pool=1", "n=[1]"]
     for subset, grey in (("full_size", 1), ("160px", 3)):
-        bench = Bench(compose([*run, f"data.subset={subset}"]))
-        assert bench.classes == ("n02102040",)
-        assert [source.pixels(8)[0, 0, 0] for source in bench.references("n02102040")] == [grey]
+        experiment = Experiment(compose([*run, f"data.subset={subset}"]))
+        assert experiment.classes == ("n02102040",)
+        assert [source.pixels(8)[0, 0, 0] for source in experiment.references("n02102040")] == [grey]
     with pytest.raises(
         UserError, match=r"no class in .* is called 'tree frog'; try '.*'; there are tench, English spr"
     ):
-        bench.data.resolve("tree frog")
+        experiment.data.resolve("tree frog")
 
 
 # What is wrong

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latentmix.bench import Bench
 from latentmix.config import compose
-from latentmix.data import Dataset, Source, choose, kept, load_dataset, pictures
+from latentmix.data import Dataset, Source, choose, load_dataset
+from latentmix.data import checked as kept
+from latentmix.data import files as pictures
 from latentmix.data.folder import Folder
 from latentmix.data.imagenet import ImageNet, names, resolve, synsets, title
 from latentmix.data.shapes import SHAPES, Shapes
 from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
 
 FROG, BIRD, MACHINE, TENCH = "n01644373", "n02012849", "n03126707", "n01440764"
 CLASSES = {FROG: (60, 70, 80), TENCH: (10, 20, 30)}  # what the images of each are grey with
@@ -257,15 +259,15 @@ def test_fewer_labels_go_by_their_ids_or_names() -> None:
 def test_classes_are_chosen_by_name_and_known_by_id(tmp_path: Path) -> None:
     path = build(tmp_path, "train/")
     run = ["data=imagenet", f"data.path={path}", "pool=2", "n=[2]", "steps=2"]
-    bench = Bench(compose([*run, "data.classes=[tree frog,tench,n01644373]"]))
-    assert bench.classes == (FROG, TENCH)
-    assert bench.prompt(FROG).endswith("tree frog")
-    assert greys(bench.pool(TENCH)) == [10, 20]
-    assert Bench(compose(run)).classes == (TENCH, FROG)
+    experiment = Experiment(compose([*run, "data.classes=[tree frog,tench,n01644373]"]))
+    assert experiment.classes == (FROG, TENCH)
+    assert experiment.prompt(FROG).endswith("tree frog")
+    assert greys(experiment.pool(TENCH)) == [10, 20]
+    assert Experiment(compose(run)).classes == (TENCH, FROG)
     with pytest.raises(UserError, match="2 classes of ImageNet are called 'crane'"):
-        _ = Bench(compose([*run, "data.classes=[crane]"])).classes
+        _ = Experiment(compose([*run, "data.classes=[crane]"])).classes
     with pytest.raises(UserError, match="is not in"):
-        _ = Bench(compose([*run, f"data.classes=[{BIRD}]"])).classes
+        _ = Experiment(compose([*run, f"data.classes=[{BIRD}]"])).classes
 
 
 def test_random_classes_are_sorted_nested_and_follow_the_seed() -> None:
@@ -284,7 +286,7 @@ def test_random_classes_never_change_since_experiments_name_them_by_a_seed() -> 
 def test_random_classes_come_from_any_data_set(tmp_path: Path) -> None:
     config = compose(["data=folder", f"data.path={build(tmp_path, '')}", "data.classes=random:1"])
     assert choose(load_dataset(config.data), config.data.classes, 0)[0] in CLASSES
-    assert len(Bench(compose(["data.classes=random:4"])).classes) == 4
+    assert len(Experiment(compose(["data.classes=random:4"])).classes) == 4
 
 
 def test_more_random_classes_than_there_are() -> None:

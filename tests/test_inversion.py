@@ -15,8 +15,8 @@ from torch import Tensor
 from latentmix.config import Config, InversionConfig, compose
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS, State, fixed_point
-from latentmix.ladder import Ladder, Level, discrete_ladder, flow_ladder, flow_sigmas, move, step, timesteps
 from latentmix.models import Conditioning, Model, Text, load_model
+from latentmix.sampling import Level, Schedule, discrete_schedule, flow_schedule, flow_sigmas, move, step, timesteps
 
 PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))
 CPU = torch.device("cpu")
@@ -31,13 +31,13 @@ def away(a: Tensor, b: Tensor) -> float:
     return ((a - b).square().mean().sqrt() / b.square().mean().sqrt()).item()
 
 
-def ladders(steps: int) -> dict[str, Ladder]:
+def ladders(steps: int) -> dict[str, Schedule]:
     """Stable Diffusion 1.5's and 3.5's."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, dim=0)
     return {
-        "discrete": discrete_ladder(alphas, timesteps(steps, "trailing"), first=alphas[0].item()),
-        "flow": flow_ladder(flow_sigmas(steps, "trailing", shift=3.0)),
+        "discrete": discrete_schedule(alphas, timesteps(steps, "trailing"), first=alphas[0].item()),
+        "flow": flow_schedule(flow_sigmas(steps, "trailing", shift=3.0)),
     }
 
 
@@ -52,11 +52,11 @@ class Oracle:
     mean: float = 0.5
     spread: float = 0.6
     called: int = 0
-    clocks: list[tuple[float, float]] = field(default_factory=list)  # with the level that each was told for
+    timesteps: list[tuple[float, float]] = field(default_factory=list)  # with the level that each was told for
 
-    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         self.called += 1 if conditioning.guidance == 1 else 2
-        self.clocks.append((here.s, clock))
+        self.timesteps.append((here.s, timestep))
         variance = here.alpha**2 * self.spread**2 + here.sigma**2
         from_mean = z - here.alpha * self.mean
         return self.mean + here.alpha * self.spread**2 / variance * from_mean, here.sigma / variance * from_mean
@@ -72,12 +72,12 @@ def settings(kind: Any, **how: Any) -> InversionConfig:
     return InversionConfig(**(plain | how))
 
 
-def there_and_back(model: Any, kind: str, ladder: Ladder, **how: Any) -> tuple[State, Tensor, Tensor]:
+def there_and_back(model: Any, kind: str, schedule: Schedule, **how: Any) -> tuple[State, Tensor, Tensor]:
     """What an inversion leaves of some latents, what generation returns, and the latents."""
     z0 = 0.5 + 0.6 * noise(3, 4, 8, 8)
     inversion, config = INVERSIONS[kind], settings(kind, **how)
-    state = inversion.invert(model, z0, ladder, ALONE, config)
-    return state, inversion.generate(model, state, ladder, ALONE, config), z0
+    state = inversion.invert(model, z0, schedule, ALONE, config)
+    return state, inversion.generate(model, state, schedule, ALONE, config), z0
 
 
 # The line on which all families are one.
@@ -86,13 +86,13 @@ def there_and_back(model: Any, kind: str, ladder: Ladder, **how: Any) -> tuple[S
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_moving_by_what_is_predicted_at_z_is_a_step(family: str) -> None:
     z = noise(2, 4, 8, 8)
-    for rung in ladders(7)[family]:
-        for here, there in ((rung.clean, rung.noisy), (rung.noisy, rung.clean)):
+    for interval in ladders(7)[family]:
+        for here, there in ((interval.clean, interval.noisy), (interval.noisy, interval.clean)):
             predicted = [x / max(here.alpha, 0.1) for x in (0.3 * z, z)]  # consistent: z = α x0 + σ ε
             x0 = predicted[0]
             eps = (z - here.alpha * x0) / here.sigma if here.sigma else predicted[1]
             x0 = x0 if here.sigma else z / here.alpha
-            expected = step(lambda *_, of=(x0, eps): of, z, here, there, rung.clock)
+            expected = step(lambda *_, of=(x0, eps): of, z, here, there, interval.timestep)
             assert away(move(z, here, there, x0, eps), expected) < 1e-13
 
 
@@ -104,9 +104,9 @@ def test_moving_by_what_is_predicted_at_z_is_a_step(family: str) -> None:
 def test_the_error_falls_with_the_power_of_the_step(kind: str, order: int, family: str) -> None:
     errors = []
     for steps in (20, 40, 80):
-        ladder, oracle = ladders(steps * INVERSIONS[kind].rungs)[family], Oracle()
-        state, _, z0 = there_and_back(oracle, kind, ladder, iterations=30)
-        errors.append(away(state["latents"], oracle.solution(z0, ladder[0].clean, ladder[-1].noisy)))
+        schedule, oracle = ladders(steps * INVERSIONS[kind].schedule)[family], Oracle()
+        state, _, z0 = there_and_back(oracle, kind, schedule, iterations=30)
+        errors.append(away(state["latents"], oracle.solution(z0, schedule[0].clean, schedule[-1].noisy)))
     for coarse, fine in pairwise(errors):
         rate = math.log2(coarse / fine)
         assert rate > order - 0.35
@@ -126,11 +126,11 @@ def test_the_midpoint_rule_returns_with_an_error_of_second_order(family: str) ->
 
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_the_midpoint_rule_tells_the_network_the_time_at_which_z_is(family: str) -> None:
-    oracle, ladder = Oracle(), ladders(8)[family]
-    there_and_back(oracle, "midpoint", ladder)
-    own = {rung.noisy.s: rung.clock for rung in ladder} | {ladder[0].clean.s: 0}
-    assert len(oracle.clocks) == 16
-    assert all(clock == own[s] for s, clock in oracle.clocks)
+    oracle, schedule = Oracle(), ladders(8)[family]
+    there_and_back(oracle, "midpoint", schedule)
+    own = {interval.noisy.s: interval.timestep for interval in schedule} | {schedule[0].clean.s: 0}
+    assert len(oracle.timesteps) == 16
+    assert all(timestep == own[s] for s, timestep in oracle.timesteps)
 
 
 # Solving a step for its noisy end.
@@ -150,35 +150,35 @@ def test_fixed_points_are_what_generation_comes_from(family: str) -> None:
 
 def test_an_image_that_is_near_enough_is_left_alone_whatever_its_company() -> None:
     """Points on the data's mean have nothing to iterate for; a company that has must not drag them along."""
-    ladder = ladders(20)["discrete"]
+    schedule = ladders(20)["discrete"]
     oracle: Any = Oracle()
     config = settings("fixed_point", iterations=9, tolerance=1e-3)
     z0 = torch.cat([torch.full((1, 4, 8, 8), 0.5).double(), 0.5 + 3 * noise(1, 4, 8, 8)])
-    together = fixed_point.fixed_point(oracle, z0, ladder, ALONE, config)["latents"]
+    together = fixed_point.fixed_point(oracle, z0, schedule, ALONE, config)["latents"]
     called = oracle.called
     for row in (0, 1):
-        alone = fixed_point.fixed_point(oracle, z0[row : row + 1], ladder, ALONE, config)["latents"]
+        alone = fixed_point.fixed_point(oracle, z0[row : row + 1], schedule, ALONE, config)["latents"]
         assert away(together[row : row + 1], alone) < 1e-14
     assert called < 20 * (1 + 9)  # it stopped early
     everything = replace(config, tolerance=0.0)
-    assert away(fixed_point.fixed_point(oracle, z0, ladder, ALONE, everything)["latents"][1], together[1]) > 1e-8
+    assert away(fixed_point.fixed_point(oracle, z0, schedule, ALONE, everything)["latents"][1], together[1]) > 1e-8
 
 
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_renoise_by_its_definition(family: str) -> None:
     """The mean of the last estimates, each moved by the velocity at the one before."""
-    ladder, z0 = ladders(6)[family], 0.5 + noise(2, 4, 8, 8)
+    schedule, z0 = ladders(6)[family], 0.5 + noise(2, 4, 8, 8)
     oracle: Any = Oracle()
     z = z0
-    for rung in ladder:
+    for interval in schedule:
         clean, estimates = z, []
-        at = clean, rung.clean
+        at = clean, interval.clean
         for _ in range(5):
-            x0, eps = oracle.predict(*at, rung.clock, ALONE)
-            estimates.append(move(clean, rung.clean, rung.noisy, x0, eps))
-            at = estimates[-1], rung.noisy
+            x0, eps = oracle.predict(*at, interval.timestep, ALONE)
+            estimates.append(move(clean, interval.clean, interval.noisy, x0, eps))
+            at = estimates[-1], interval.noisy
         z = torch.stack(estimates[-3:]).mean(0)
-    made = fixed_point.renoise(oracle, z0, ladder, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
+    made = fixed_point.renoise(oracle, z0, schedule, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
     assert away(made, z) < 1e-13
 
 
@@ -220,10 +220,10 @@ def test_edict_returns_exactly(family: str, coupling: float) -> None:
 
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_edict_solves_the_same_equation(family: str) -> None:
-    ladder, oracle = ladders(200)[family], Oracle()
-    state, _, z0 = there_and_back(oracle, "exact", ladder, coupling=0.99)
+    schedule, oracle = ladders(200)[family], Oracle()
+    state, _, z0 = there_and_back(oracle, "exact", schedule, coupling=0.99)
     for name in ("latents", "partner"):
-        assert away(state[name], oracle.solution(z0, ladder[0].clean, ladder[-1].noisy)) < 0.03
+        assert away(state[name], oracle.solution(z0, schedule[0].clean, schedule[-1].noisy)) < 0.03
 
 
 # The embedded models.
@@ -248,17 +248,17 @@ class World:
     clean: Tensor
     prompts: Conditioning
 
-    def ladder(self, kind: str, steps: int) -> Ladder:
-        return self.model.ladder(steps * INVERSIONS[kind].rungs, self.config.spacing)
+    def schedule(self, kind: str, steps: int) -> Schedule:
+        return self.model.schedule(steps * INVERSIONS[kind].schedule, self.config.spacing)
 
     def error(self, kind: str, steps: int = 10, guidance: float = 1.0, **how: Any) -> float:
         """Of the round trip, by the root mean square over the latents' own."""
-        ladder, inversion = self.ladder(kind, steps), INVERSIONS[kind]
+        schedule, inversion = self.schedule(kind, steps), INVERSIONS[kind]
         inverted_at = guidance if kind == "null_text" else 1.0
         config = settings(kind, guidance=inverted_at, **how)
-        told = replace(self.prompts, guidance=inverted_at)
-        state = inversion.invert(self.model, self.clean, ladder, told, config)
-        back = inversion.generate(self.model, state, ladder, replace(self.prompts, guidance=guidance), config)
+        cond = replace(self.prompts, guidance=inverted_at)
+        state = inversion.invert(self.model, self.clean, schedule, cond, config)
+        back = inversion.generate(self.model, state, schedule, replace(self.prompts, guidance=guidance), config)
         return away(back, self.clean)
 
 
@@ -297,68 +297,68 @@ def test_null_text_returns_under_guidance(world: World) -> None:
 
 
 def test_negative_prompt_is_the_prompt_in_the_empty_ones_place(world: World) -> None:
-    ladder, inversion = world.ladder("negative_prompt", 10), INVERSIONS["negative_prompt"]
+    schedule, inversion = world.schedule("negative_prompt", 10), INVERSIONS["negative_prompt"]
     z, config = noise(*world.clean.shape, dtype=torch.float32), settings("negative_prompt")
-    told = replace(world.prompts, guidance=7.5)
-    ours = inversion.generate(world.model, {"latents": z}, ladder, told, config)
-    both = replace(told, null=told.text)
-    theirs = INVERSIONS["ddim"].generate(world.model, {"latents": z}, ladder, both, config)
+    cond = replace(world.prompts, guidance=7.5)
+    ours = inversion.generate(world.model, {"latents": z}, schedule, cond, config)
+    both = replace(cond, null=cond.text)
+    theirs = INVERSIONS["ddim"].generate(world.model, {"latents": z}, schedule, both, config)
     assert away(ours, theirs) < 1e-4
-    assert away(ours, INVERSIONS["ddim"].generate(world.model, {"latents": z}, ladder, told, config)) > 1e-2
+    assert away(ours, INVERSIONS["ddim"].generate(world.model, {"latents": z}, schedule, cond, config)) > 1e-2
 
 
-def reference_null_text(world: World, z0: Tensor, ladder: Ladder, guidance: float, most: int) -> Tensor:
+def reference_null_text(world: World, z0: Tensor, schedule: Schedule, guidance: float, most: int) -> Tensor:
     """One image [1, C, h, w], by torch's own Adam, as the paper's algorithm says: embeddings [steps, S, D]."""
-    model, told = world.model, world.prompts
+    model, cond = world.model, world.prompts
     path = [z0]
-    for rung in ladder:
-        x0, eps = model.predict(path[-1], rung.clean, rung.clock, told)
-        path.append(rung.noisy.alpha * x0 + rung.noisy.sigma * eps)
+    for interval in schedule:
+        x0, eps = model.predict(path[-1], interval.clean, interval.timestep, cond)
+        path.append(interval.noisy.alpha * x0 + interval.noisy.sigma * eps)
 
-    def stepped(z: Tensor, rung: Any, null: Tensor) -> Tensor:
-        here = replace(told, null=replace(told.null, states=null), guidance=guidance)
-        x0, eps = model.predict(z, rung.noisy, rung.clock, here)
-        return rung.clean.alpha * x0 + rung.clean.sigma * eps
+    def stepped(z: Tensor, interval: Any, null: Tensor) -> Tensor:
+        here = replace(cond, null=replace(cond.null, states=null), guidance=guidance)
+        x0, eps = model.predict(z, interval.noisy, interval.timestep, here)
+        return interval.clean.alpha * x0 + interval.clean.sigma * eps
 
-    z, null, found = path[-1], told.null.states, []
-    for i, (rung, target) in enumerate(zip(reversed(ladder), reversed(path[:-1]), strict=True)):
+    z, null, found = path[-1], cond.null.states, []
+    for i, (interval, target) in enumerate(zip(reversed(schedule), reversed(path[:-1]), strict=True)):
         null = null.detach().clone().requires_grad_()
         adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / 100))
         for _ in range(most):
-            loss = torch.nn.functional.mse_loss(stepped(z, rung, null), target)
+            loss = torch.nn.functional.mse_loss(stepped(z, interval, null), target)
             adam.zero_grad()
             loss.backward()
             adam.step()
             if loss.item() < 1e-5 + i * 2e-5:
                 break
         found.append(null.detach())
-        z = stepped(z, rung, null.detach())
+        z = stepped(z, interval, null.detach())
     return torch.cat(found)
 
 
 def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
-    ladder, config = world.ladder("null_text", 6), settings("null_text", guidance=7.5, iterations=5)
-    told = replace(world.prompts, guidance=7.5)
-    together = INVERSIONS["null_text"].invert(world.model, world.clean[:3], ladder, told, config)["nulls"]
+    schedule, config = world.schedule("null_text", 6), settings("null_text", guidance=7.5, iterations=5)
+    cond = replace(world.prompts, guidance=7.5)
+    together = INVERSIONS["null_text"].invert(world.model, world.clean[:3], schedule, cond, config)["nulls"]
     for row in range(3):
-        alone = reference_null_text(world, world.clean[row : row + 1], ladder, guidance=7.5, most=5)
-        assert away(together[row] - told.null.states, alone - told.null.states) < 0.02
+        alone = reference_null_text(world, world.clean[row : row + 1], schedule, guidance=7.5, most=5)
+        assert away(together[row] - cond.null.states, alone - cond.null.states) < 0.02
 
 
 @pytest.mark.parametrize("kind", INVERSIONS)
 def test_the_stated_number_of_calls_is_made(kind: str) -> None:
-    inversion, ladder = INVERSIONS[kind], ladders(10 * INVERSIONS[kind].rungs)["discrete"]
+    inversion, schedule = INVERSIONS[kind], ladders(10 * INVERSIONS[kind].schedule)["discrete"]
     if kind == "null_text":
         pytest.skip("a way back through the network is no call, and an oracle has none")
     for guidance in (1.0, 2.0):
         oracle: Any = Oracle()
         config = settings(kind, guidance=guidance, iterations=3)
-        told = replace(ALONE, guidance=guidance)
-        state = inversion.invert(oracle, 0.5 + noise(2, 4, 8, 8), ladder, told, config)
-        assert oracle.called == 10 * inversion.calls(config)
+        cond = replace(ALONE, guidance=guidance)
+        state = inversion.invert(oracle, 0.5 + noise(2, 4, 8, 8), schedule, cond, config)
+        assert oracle.called == 10 * inversion.nfe(config)
         oracle.called = 0
-        inversion.generate(oracle, state, ladder, told, config)
-        assert oracle.called == 10 * inversion.calls_back(guidance)
+        inversion.generate(oracle, state, schedule, cond, config)
+        assert oracle.called == 10 * inversion.nfe_generation(guidance)
 
 
 # From the command line.
@@ -382,16 +382,16 @@ def test_every_preset_goes_through_a_sweep(preset: str, model: str, tmp_path: Pa
 
 def test_a_one_hot_mixture_of_null_text_is_the_image_itself(tmp_path: Path) -> None:
     """Its embeddings are mixed with it."""
-    from latentmix.bench import Bench
+    from latentmix.experiment.experiment import Experiment
     from latentmix.mixing import Method
 
-    bench = Bench(compose(["inversion=null_text", *SETTINGS, f"outputs={tmp_path}"]))
+    experiment = Experiment(compose(["inversion=null_text", *SETTINGS, f"outputs={tmp_path}"]))
     assert invoke("invert", "inversion=null_text", *SETTINGS, f"outputs={tmp_path}").code == 0
-    rows = bench.latents("star").read()
-    mixed = bench.mixed("star", torch.tensor([[0.0, 1, 0, 0]]), Method("nin", "chm"))
+    rows = experiment.latents("star").read()
+    mixed = experiment.mixed("star", torch.tensor([[0.0, 1, 0, 0]]), Method("nin", "chm"))
     assert away(mixed["latents"][0], rows["star/1"]["latents"]) < 1e-6
     assert torch.equal(mixed["nulls"][0], rows["star/1"]["nulls"])
-    half = bench.mixed("star", torch.tensor([[0.5, 0.5, 0, 0]]), Method("nin", "chm"))
+    half = experiment.mixed("star", torch.tensor([[0.5, 0.5, 0, 0]]), Method("nin", "chm"))
     assert away(half["nulls"][0], (rows["star/0"]["nulls"] + rows["star/1"]["nulls"]) / 2) < 1e-6
 
 

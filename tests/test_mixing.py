@@ -16,8 +16,9 @@ from scipy.ndimage import fourier_gaussian
 from scipy.stats import chi
 from torch import Tensor
 
-from latentmix import mixing, paths
+from latentmix import mixing
 from latentmix.mixing import Method, low_pass, mix, mixtures
+from latentmix.mixing import iterative as paths
 
 NORMS = ("lin", "fix", "nin", "slerp", "lol")
 MEANS = ("0", "m", "chm", "lp")

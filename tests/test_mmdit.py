@@ -34,10 +34,10 @@ from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
 from latentmix.inversion import INVERSIONS
-from latentmix.ladder import Ladder, flow_sigmas, generate
 from latentmix.models import Conditioning, load_model, predictor
 from latentmix.models.mmdit import MMDiTModel
 from latentmix.models.pipeline import has
+from latentmix.sampling import Schedule, flow_sigmas, generate
 
 for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
@@ -152,12 +152,16 @@ class Pair:
         ).images
 
     @torch.no_grad()
-    def ours(self, ladder: Ladder, guidance: float) -> Tensor:
+    def ours(self, schedule: Schedule, guidance: float) -> Tensor:
         conditioning = self.conditioning(guidance)
-        return generate(lambda z, here, clock: self.model.predict(z, here, clock, conditioning), self.noise, ladder)
+        return generate(
+            lambda z, here, timestep: self.model.predict(z, here, timestep, conditioning), self.noise, schedule
+        )
 
-    def inverted(self, z: Tensor, ladder: Ladder) -> Tensor:
-        return INVERSIONS["ddim"].invert(self.model, z, ladder, self.conditioning(1), compose([]).inversion)["latents"]
+    def inverted(self, z: Tensor, schedule: Schedule) -> Tensor:
+        return INVERSIONS["ddim"].invert(self.model, z, schedule, self.conditioning(1), compose([]).inversion)[
+            "latents"
+        ]
 
     def clean(self) -> Tensor:
         drawn = torch.stack([torch.from_numpy(draw(name, 0)).permute(2, 0, 1) for name in ("star", "heart")])
@@ -180,22 +184,22 @@ def away(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("steps", [28, 50])
 def test_generation_is_that_of_diffusers_pipeline(pair: Pair, steps: int) -> None:
-    ladder = pair.model.ladder(steps, "linspace")
-    theirs, ours = pair.theirs(steps, 4.5), pair.ours(ladder, 4.5)
+    schedule = pair.model.schedule(steps, "linspace")
+    theirs, ours = pair.theirs(steps, 4.5), pair.ours(schedule, 4.5)
     assert ours.dtype == torch.float32
     assert away(ours, theirs) < 1e-4
-    assert away(ours, pair.ours(ladder[:20], 4.5)) > 1e-2  # so that the test could fail
+    assert away(ours, pair.ours(schedule[:20], 4.5)) > 1e-2  # so that the test could fail
 
 
 def test_guidance_of_1_is_none_as_in_diffusers(pair: Pair) -> None:
-    ladder = pair.model.ladder(10, "linspace")
-    assert away(pair.ours(ladder, 1), pair.theirs(10, 1.0)) < 1e-4
-    assert away(pair.ours(ladder, 4.5), pair.theirs(10, 1.0)) > 1e-3
+    schedule = pair.model.schedule(10, "linspace")
+    assert away(pair.ours(schedule, 1), pair.theirs(10, 1.0)) < 1e-4
+    assert away(pair.ours(schedule, 4.5), pair.theirs(10, 1.0)) > 1e-3
 
 
 def test_images_are_those_of_diffusers_pipeline(pair: Pair) -> None:
     theirs = pair.theirs(10, 4.5, "pt")
-    ours = pair.model.decode(pair.ours(pair.model.ladder(10, "linspace"), 4.5))
+    ours = pair.model.decode(pair.ours(pair.model.schedule(10, "linspace"), 4.5))
     assert (ours.float() - theirs * 255).abs().max() < 0.5 + 0.01  # rounded to the nearest level
 
 
@@ -220,7 +224,7 @@ def test_inversion_is_euler_up_the_schedulers_levels(pair: Pair) -> None:
     for here, there in pairwise(sigmas):
         time = torch.full([len(z)], there * 1000)
         z = z + (there - here) * pair.pipeline.transformer(z, text, pooled, time).sample
-    ours = pair.inverted(clean, pair.model.ladder(20, "linspace"))
+    ours = pair.inverted(clean, pair.model.schedule(20, "linspace"))
     assert away(ours, z) < 1e-4
     assert away(ours, clean) > 1e-2
 
@@ -230,9 +234,9 @@ def test_the_round_trips_error_falls_with_the_step(pair: Pair) -> None:
     """First order: ten times the steps, a tenth of the error."""
     clean, conditioning, errors = pair.clean(), pair.conditioning(1), []
     for steps in (20, 200):
-        ladder = pair.model.ladder(steps, "trailing")
-        z = pair.inverted(clean, ladder)
-        back = generate(predictor(pair.model, conditioning), z, ladder)
+        schedule = pair.model.schedule(steps, "trailing")
+        z = pair.inverted(clean, schedule)
+        back = generate(predictor(pair.model, conditioning), z, schedule)
         errors.append(away(back, clean))
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.35)
 
@@ -270,11 +274,13 @@ def test_in_16_bits_only_the_networks_are_rounded(pair: Pair) -> None:
     model = MMDiTModel(pair.folder, "bfloat16", CPU, LENGTH)
     conditioning = Conditioning(model.embed(PROMPTS), model.embed([""]), 4.5)
     z = generate(
-        lambda z, here, clock: model.predict(z, here, clock, conditioning), pair.noise, model.ladder(10, "linspace")
+        lambda z, here, timestep: model.predict(z, here, timestep, conditioning),
+        pair.noise,
+        model.schedule(10, "linspace"),
     )
     assert z.dtype == torch.float32
     assert {weight.dtype for weight in model._transformer.parameters()} == {torch.bfloat16}
-    exact = pair.ours(pair.model.ladder(10, "linspace"), 4.5)
+    exact = pair.ours(pair.model.schedule(10, "linspace"), 4.5)
     assert 1e-6 < away(z, exact) < 0.1
 
 
@@ -312,7 +318,7 @@ def test_a_scheduler_that_makes_other_ladders_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("spacing", ["leading", "nonsense"])
 def test_a_spacing_without_meaning_is_refused(pair: Pair, spacing: str) -> None:
     with pytest.raises(UserError, match=f"linspace or trailing for a rectified flow, not '{spacing}'"):
-        pair.model.ladder(10, spacing)
+        pair.model.schedule(10, spacing)
 
 
 @pytest.mark.parametrize("part", ["text_encoder_3", "tokenizer_3", "transformer", "text_encoder_2"])

@@ -30,10 +30,10 @@ from latentmix.config import InversionConfig, ModelConfig, compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
-from latentmix.ladder import Ladder, Level, generate
 from latentmix.models import Conditioning, Text, load_model, vae
 from latentmix.models.pipeline import find
 from latentmix.models.unet import UNetModel
+from latentmix.sampling import Level, Schedule, generate
 
 for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
@@ -136,12 +136,12 @@ class Pair:
         drawn = torch.stack([torch.from_numpy(draw(name, 0)).permute(2, 0, 1) for name in ("star", "heart")])
         return drawn[:, :, : self.side, : self.side].contiguous()
 
-    def generate(self, ladder: Ladder, guidance: float) -> Tensor:
-        def predict(z: Tensor, here: Level, clock: float) -> tuple[Tensor, Tensor]:
-            return self.model.predict(z, here, clock, self.conditioning(guidance))
+    def generate(self, schedule: Schedule, guidance: float) -> Tensor:
+        def predict(z: Tensor, here: Level, timestep: float) -> tuple[Tensor, Tensor]:
+            return self.model.predict(z, here, timestep, self.conditioning(guidance))
 
         with torch.no_grad():
-            return generate(predict, self.noise, ladder)
+            return generate(predict, self.noise, schedule)
 
 
 @pytest.fixture(scope="module")
@@ -193,27 +193,27 @@ def text_of(guidance: float) -> dict[str, Any]:
 def test_generation_is_that_of_diffusers_pipeline(pair: Pair, spacing: str) -> None:
     pipeline = with_scheduler(pair.pipeline, timestep_spacing=spacing)
     how = text_of(7.5) | {"latents": pair.noise, "num_inference_steps": STEPS, "output_type": "latent"}
-    ladder = pair.model.ladder(STEPS, spacing)
-    theirs, ours = pipeline(**how).images, pair.generate(ladder, 7.5)
+    schedule = pair.model.schedule(STEPS, spacing)
+    theirs, ours = pipeline(**how).images, pair.generate(schedule, 7.5)
     assert ours.dtype == torch.float32
     assert away(ours, theirs) < 1e-4
-    assert away(ours, pair.generate(ladder[:10], 7.5)) > 1e-2  # so that the test could fail
+    assert away(ours, pair.generate(schedule[:10], 7.5)) > 1e-2  # so that the test could fail
 
 
 def test_guidance_of_1_is_none_as_in_diffusers(pair: Pair) -> None:
     pipeline = with_scheduler(pair.pipeline, timestep_spacing="trailing")
     how = text_of(1.0) | {"latents": pair.noise, "num_inference_steps": 10, "output_type": "latent"}
-    theirs, ladder = pipeline(**how).images, pair.model.ladder(10, "trailing")
-    assert away(pair.generate(ladder, 1), theirs) < 1e-4
-    assert away(pair.generate(ladder, 7.5), theirs) > 1e-2
+    theirs, schedule = pipeline(**how).images, pair.model.schedule(10, "trailing")
+    assert away(pair.generate(schedule, 1), theirs) < 1e-4
+    assert away(pair.generate(schedule, 7.5), theirs) > 1e-2
 
 
 def test_the_embedded_pipeline_says_leading_itself(embedded: Pair) -> None:
     """What model.spacing would be if one asked its scheduler; trailing is the default here all the same."""
     scheduler = DDIMScheduler.from_pretrained(embedded.folder / "scheduler")
     scheduler.set_timesteps(STEPS)
-    clocks = [rung.clock for rung in embedded.model.ladder(STEPS, "leading")]
-    assert clocks == scheduler.timesteps.tolist()[::-1]
+    timesteps = [interval.timestep for interval in embedded.model.schedule(STEPS, "leading")]
+    assert timesteps == scheduler.timesteps.tolist()[::-1]
     assert compose([]).spacing == "trailing"
 
 
@@ -223,7 +223,7 @@ def test_images_are_those_of_diffusers_pipeline(pair: Pair, kind: str) -> None:
     how = text_of(7.5) | {"latents": pair.noise, "num_inference_steps": 10, "output_type": kind}
     images = pipeline(**how).images
     theirs = torch.from_numpy(images).permute(0, 3, 1, 2) if kind == "np" else images
-    ours = pair.model.decode(pair.generate(pair.model.ladder(10, "trailing"), 7.5))
+    ours = pair.model.decode(pair.generate(pair.model.schedule(10, "trailing"), 7.5))
     assert_same_pixels(ours, (theirs * 255).round())
     assert furthest(ours / 255, theirs) < 0.5 / 255 + 1e-4  # rounded to the nearest level, not down
 
@@ -243,9 +243,9 @@ def test_other_schedulers_too_are_followed(random: Pair, tmp_path: Path, schedul
     other = Pair(folder)
     pipeline = with_scheduler(other.pipeline, timestep_spacing="trailing")
     how = text_of(7.5) | {"latents": other.noise, "num_inference_steps": 20, "output_type": "latent"}
-    ours = other.generate(other.model.ladder(20, "trailing"), 7.5)
+    ours = other.generate(other.model.schedule(20, "trailing"), 7.5)
     assert away(ours, pipeline(**how).images) < 1e-4
-    assert away(ours, random.generate(random.model.ladder(20, "trailing"), 7.5)) > 1e-3
+    assert away(ours, random.generate(random.model.schedule(20, "trailing"), 7.5)) > 1e-3
 
 
 # Inversion
@@ -269,8 +269,8 @@ def inverted_by_diffusers(pair: Pair, z: Tensor, guidance: float, spacing: str) 
 @pytest.mark.parametrize(("guidance", "spacing"), [(1, "trailing"), (7.5, "trailing"), (1, "leading")])
 def test_inversion_is_that_of_diffusers_inverse_scheduler(pair: Pair, guidance: float, spacing: str) -> None:
     clean = pair.model.encode(pair.images())
-    ladder, told = pair.model.ladder(STEPS, spacing), pair.conditioning(guidance)
-    ours = INVERSIONS["ddim"].invert(pair.model, clean, ladder, told, compose([]).inversion)["latents"]
+    schedule, cond = pair.model.schedule(STEPS, spacing), pair.conditioning(guidance)
+    ours = INVERSIONS["ddim"].invert(pair.model, clean, schedule, cond, compose([]).inversion)["latents"]
     assert ours.dtype == torch.float32
     theirs = inverted_by_diffusers(pair, clean, guidance, spacing)
     assert away(ours, theirs) < 1e-4 * guidance  # which multiplies rounding; in float64 the two are the same to 1e-6
@@ -360,8 +360,8 @@ def rounded(folder: Path, place: Path, dtype: torch.dtype, stored: torch.dtype) 
 
 def all_of(model: UNetModel, pair: Pair) -> list[Tensor]:
     """Something from each part of a model."""
-    rung, conditioning = model.ladder(STEPS, "trailing")[25], conditioning_of(model, PROMPTS)
-    predicted = model.predict(pair.noise, rung.noisy, rung.clock, conditioning)
+    interval, conditioning = model.schedule(STEPS, "trailing")[25], conditioning_of(model, PROMPTS)
+    predicted = model.predict(pair.noise, interval.noisy, interval.timestep, conditioning)
     return [conditioning.text.states, conditioning.null.states, *predicted, model.encode(pair.images())]
 
 
@@ -378,9 +378,10 @@ def test_16_bit_weights_are_read_as_float32(random: Pair, tmp_path: Path) -> Non
 
 def test_in_16_bits_only_the_network_is_rounded(random: Pair) -> None:
     model = UNetModel(random.folder, "bfloat16", CPU)
-    rung = model.ladder(STEPS, "trailing")[25]
+    interval = model.schedule(STEPS, "trailing")[25]
     ours, exact = (
-        m.predict(random.noise, rung.noisy, rung.clock, conditioning_of(m, PROMPTS, 7.5)) for m in (model, random.model)
+        m.predict(random.noise, interval.noisy, interval.timestep, conditioning_of(m, PROMPTS, 7.5))
+        for m in (model, random.model)
     )
     assert {weight.dtype for weight in model._unet.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in model.vae._network.parameters()} == {torch.float32}
@@ -388,7 +389,7 @@ def test_in_16_bits_only_the_network_is_rounded(random: Pair) -> None:
         assert got.dtype == torch.float32
         assert 1e-5 < ((got - true).norm() / true.norm()).item() < 0.1
     x0, eps = ours  # put together again in float32, they give z
-    assert furthest(rung.noisy.alpha * x0 + rung.noisy.sigma * eps, random.noise) < 1e-5
+    assert furthest(interval.noisy.alpha * x0 + interval.noisy.sigma * eps, random.noise) < 1e-5
 
 
 def row_of(text: Text, row: int) -> Text:
@@ -399,22 +400,22 @@ def row_of(text: Text, row: int) -> Text:
 def test_a_rows_prediction_does_not_depend_on_the_others(pair: Pair, guidance: float) -> None:
     prompts = [*PROMPTS, "a photo of a ring"]
     conditioning = conditioning_of(pair.model, prompts, guidance)
-    z, rung = torch.cat([pair.noise, -pair.noise[:1]]), pair.model.ladder(STEPS, "trailing")[25]
-    together = pair.model.predict(z, rung.noisy, rung.clock, conditioning)
+    z, interval = torch.cat([pair.noise, -pair.noise[:1]]), pair.model.schedule(STEPS, "trailing")[25]
+    together = pair.model.predict(z, interval.noisy, interval.timestep, conditioning)
     for row in range(3):
         own = replace(conditioning, text=row_of(conditioning.text, row))
-        alone = pair.model.predict(z[row : row + 1], rung.noisy, rung.clock, own)
+        alone = pair.model.predict(z[row : row + 1], interval.noisy, interval.timestep, own)
         for among, single in zip(together, alone, strict=True):
             assert away(among[row : row + 1], single) < 1e-5 * guidance  # which multiplies rounding too
     assert away(together[1][:1], together[1][1:2]) > 1e-2
 
 
 def test_one_prompt_serves_a_whole_batch(pair: Pair) -> None:
-    rung, conditioning = pair.model.ladder(STEPS, "trailing")[25], pair.conditioning(7.5)
+    interval, conditioning = pair.model.schedule(STEPS, "trailing")[25], pair.conditioning(7.5)
     one = replace(conditioning, text=row_of(conditioning.text, 0))
     both = replace(conditioning, text=one.text + one.text)
     for got, true in zip(
-        *(pair.model.predict(pair.noise, rung.noisy, rung.clock, c) for c in (one, both)), strict=True
+        *(pair.model.predict(pair.noise, interval.noisy, interval.timestep, c) for c in (one, both)), strict=True
     ):
         assert torch.equal(got, true)
 
@@ -468,8 +469,8 @@ def use(part: str) -> Callable[[UNetModel], Any]:
     z, nothing = torch.zeros(1, 4, 12, 12), Text(torch.zeros(1, 24, 24), torch.zeros(1, 0))
 
     def predict(model: UNetModel) -> Any:
-        rung = model.ladder(2, "trailing")[0]
-        return model.predict(z, rung.noisy, rung.clock, Conditioning(nothing, nothing))
+        interval = model.schedule(2, "trailing")[0]
+        return model.predict(z, interval.noisy, interval.timestep, Conditioning(nothing, nothing))
 
     uses = {"unet": predict, "vae": lambda model: model.decode(z), "text_encoder": lambda model: model.embed([""])}
     return uses[part]
@@ -588,7 +589,7 @@ def test_an_unknown_prediction_is_named_and_the_known_listed(random_folder: Path
 
 def test_more_steps_than_the_model_was_trained_on_are_refused(random_folder: Path) -> None:
     model = UNetModel(random_folder, "float32", CPU)
-    assert "1001" in refusal(lambda: model.ladder(1001, "trailing"))
+    assert "1001" in refusal(lambda: model.schedule(1001, "trailing"))
 
 
 def test_a_model_that_is_nowhere_is_asked_for() -> None:

@@ -13,9 +13,9 @@ from diffusers import StableDiffusionPipeline
 from driver import Said, invoke
 from PIL import Image
 
-from latentmix.chance import noise
+from latentmix.experiment.probe import SIDES, offset, parse, region
 from latentmix.features import embedded_folder
-from latentmix.probe import SIDES, offset, parse, region
+from latentmix.rng import noise
 
 STEPS = 4  # which divides 1000, as diffusers' scheduler wants it
 BASE = ("data.classes=[star,heart]", "n=[2]", "pool=2", "draws=2", "launch.threads=1")
@@ -94,7 +94,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def picture(outputs: Path, draw: int, t: str, b: str) -> np.ndarray:
+def image_path(outputs: Path, draw: int, t: str, b: str) -> np.ndarray:
     with Image.open(outputs / "tiny-shapes" / "probe" / "heart" / f"{draw:06d}-t={t}-b={b}.png") as image:
         return np.asarray(image).astype(np.float64)
 
@@ -122,8 +122,8 @@ def test_what_is_written(outputs: Path) -> None:
 
 def test_changes_are_those_of_the_pictures(outputs: Path) -> None:
     for row in table(outputs):
-        usual = picture(outputs, int(row["draw"]), row["t"], "0")
-        squares = (picture(outputs, int(row["draw"]), row["t"], f"{float(row['b']):g}") - usual) ** 2
+        usual = image_path(outputs, int(row["draw"]), row["t"], "0")
+        squares = (image_path(outputs, int(row["draw"]), row["t"], f"{float(row['b']):g}") - usual) ** 2
         assert float(row["rmse_inside"]) == pytest.approx(np.sqrt(squares[:16].mean()))
         assert float(row["rmse_outside"]) == pytest.approx(np.sqrt(squares[16:].mean()))
 
@@ -132,8 +132,8 @@ def test_without_an_offset_nothing_changes_and_the_times_agree(outputs: Path) ->
     for row in (r for r in table(outputs) if float(r["b"]) == 0):
         assert (float(row["rmse_inside"]), float(row["rmse_outside"])) == (0, 0)
     for draw in (0, 1):
-        assert np.array_equal(picture(outputs, draw, "T", "0"), picture(outputs, draw, "0", "0"))
-    assert not np.array_equal(picture(outputs, 0, "T", "0"), picture(outputs, 1, "T", "0"))
+        assert np.array_equal(image_path(outputs, draw, "T", "0"), image_path(outputs, draw, "0", "0"))
+    assert not np.array_equal(image_path(outputs, 0, "T", "0"), image_path(outputs, 1, "T", "0"))
 
 
 def test_after_diffusion_an_offset_stays_in_its_place(outputs: Path) -> None:
@@ -151,13 +151,13 @@ def test_pictures_are_diffusers_of_the_same_latents(outputs: Path) -> None:
     change[0, 0, :2], change[0, 1, :2] = -2, 2
     z = torch.from_numpy(noise(0, "probe", 1, (4, 8, 8)))[None]
     early = pipeline("a photo of a heart", latents=z + change, output_type="np", **how).images[0]
-    assert np.abs(picture(outputs, 1, "T", "2") - 255 * early).max() <= 1.5
+    assert np.abs(image_path(outputs, 1, "T", "2") - 255 * early).max() <= 1.5
 
     clean = pipeline("a photo of a heart", latents=z, output_type="latent", **how).images
     with torch.no_grad():
         late = pipeline.vae.decode((clean + change) / pipeline.vae.config.scaling_factor).sample[0]
     late = (255 * (late / 2 + 0.5).clamp(0, 1)).permute(1, 2, 0).numpy()
-    assert np.abs(picture(outputs, 1, "0", "2") - late).max() <= 1.5
+    assert np.abs(image_path(outputs, 1, "0", "2") - late).max() <= 1.5
 
 
 def test_once_more_generates_nothing_and_more_offsets_only_those(outputs: Path, tmp_path: Path) -> None:

@@ -19,15 +19,15 @@ from browser import CHROMIUM, Browser, browser
 from driver import Said, invoke
 from PIL import Image
 
-from latentmix.bench import Bench, Cell
 from latentmix.config import OF_A_MACHINE, Config, compose, find
-from latentmix.evaluate import AVERAGE, Result
+from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.results import AVERAGE, Result
 from latentmix.metrics import Estimate
 from latentmix.mixing import Method
-from latentmix.report import _bench
+from latentmix.report import _experiment
 from latentmix.report.command import command
+from latentmix.report.labels import metric
 from latentmix.report.page import Pictures, Report, data, render
-from latentmix.report.words import metric
 
 NASTY = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'">'&amp;"""
 CLASSES, NS, METHODS = ("star",), (2, 4), ("fix/0", "fix/chm")
@@ -91,15 +91,15 @@ def test_the_numbers_are_those_of_the_table(outputs: Path) -> None:
 
 def test_small_pictures_are_those_of_the_cache_exactly(outputs: Path) -> None:
     shown = said_by((outputs / "small" / "report.html").read_text())["pictures"]
-    bench = Bench(compose([*BASE, f"outputs={outputs}"]))
+    experiment = Experiment(compose([*BASE, f"outputs={outputs}"]))
     mixed = {(p["class"], p["n"], p["method"], p["draw"]): p["src"] for p in shown if p["n"]}
     assert set(mixed) == {(c, n, m, draw) for c in CLASSES for n in NS for m in METHODS for draw in range(2)}
     for (class_id, n, method, draw), uri in mixed.items():
-        with Image.open(bench.picture(Cell(class_id, n, Method.parse(method)), draw)) as image:
+        with Image.open(experiment.image_path(Cell(class_id, n, Method.parse(method)), draw)) as image:
             np.testing.assert_array_equal(decoded(uri), np.asarray(image))
     real = [p["src"] for p in shown if p["method"] == "real"]
     assert len(real) == 2
-    np.testing.assert_array_equal(decoded(real[1]), bench.references("star")[1].pixels(64))
+    np.testing.assert_array_equal(decoded(real[1]), experiment.references("star")[1].pixels(64))
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -301,8 +301,8 @@ def made(classes: tuple[str, ...] = ("star", "heart"), methods: tuple[str, ...] 
                     value = 10.0 * k + (j + 1) * math.sqrt(n) + 0.1 * i
                     results.append(Result(class_id, n, method, kind, Estimate(value, value - 1, value + 1, 3)))
                 for draw in range(keep if class_id != AVERAGE else 0):
-                    uris[class_id, n, method, draw] = picture((40 * i, 40 * j, n + 100 * draw))
-                    uris[class_id, 0, "real", draw] = picture((40 * i, 255, draw))
+                    uris[class_id, n, method, draw] = image_path((40 * i, 40 * j, n + 100 * draw))
+                    uris[class_id, 0, "real", draw] = image_path((40 * i, 255, draw))
         for kind in kinds:
             results.append(Result(class_id, 0, "real", kind, Estimate(1.5, math.nan, math.nan, 3)))
     config = compose(["n=[2,4,16]"])
@@ -311,7 +311,7 @@ def made(classes: tuple[str, ...] = ("star", "heart"), methods: tuple[str, ...] 
     return Report(config, about, results, titles, Pictures(uris), {}, [], "latentmix sweep")
 
 
-def picture(colour: tuple[int, int, int]) -> str:
+def image_path(colour: tuple[int, int, int]) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), colour).save(buffer, "WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -377,8 +377,10 @@ def test_the_summary_takes_the_better_end_and_tells_of_ties() -> None:
 def test_pictures_are_found_where_a_gpu_made_them() -> None:
     cell = Cell("star", 2, Method("fix", "0"))
     config = compose([*BASE, "device=cuda:7"])
-    there = Bench(compose([*BASE, "model.precision=float16", "outputs=elsewhere"])).picture(cell, 1)
-    assert _bench(config, Path("elsewhere/small"), {"precision": "float16"}).picture(cell, 1) == there.absolute()
+    there = Experiment(compose([*BASE, "model.precision=float16", "outputs=elsewhere"])).image_path(cell, 1)
+    assert (
+        _experiment(config, Path("elsewhere/small"), {"precision": "float16"}).image_path(cell, 1) == there.absolute()
+    )
 
 
 # In a browser

@@ -15,12 +15,16 @@ import pytest
 import torch
 from driver import Said, assert_same, files, invoke, results
 
-from latentmix import figures, launch, pictures, store, sweep
-from latentmix.bench import Bench, Cell
+from latentmix import cache as store
+from latentmix import figures
+from latentmix import images as pictures
 from latentmix.config import compose
-from latentmix.evaluate import evaluate, read_table
+from latentmix.experiment import stages as sweep
+from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.results import evaluate, read_table
 from latentmix.mixing import Method
 from latentmix.models.unet import UNetModel
+from latentmix.runner import executor as launch
 
 BASE = (
     "data.classes=[star,heart]",
@@ -52,8 +56,8 @@ def run(outputs: Path, *more: str, command: str = "sweep") -> str:
     return said.err
 
 
-def bench(outputs: Path, *more: str) -> Bench:
-    return Bench(compose([*BASE, *more, f"outputs={outputs}"]))
+def experiment(outputs: Path, *more: str) -> Experiment:
+    return Experiment(compose([*BASE, *more, f"outputs={outputs}"]))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,7 @@ def test_the_run_that_others_are_compared_with_is_whole(whole: Path, worked: lis
 # of its own: at the k-th write whose path has a word in it, before it, with half of the bytes written, or just after.
 DRIVER = """
 import json, os, signal, sys
-from latentmix import store
+from latentmix import cache as store
 
 where, count, how, log = None, 0, "", None
 write, fsync = store.write, os.fsync
@@ -127,7 +131,10 @@ def half_of_it(file):
     die()
 
 store.write = fatal_write  # before it is imported by name
-from latentmix import cli, evaluate, figures, launch, sweep
+from latentmix import cli, figures
+from latentmix.experiment import results as evaluate
+from latentmix.runner import executor as launch
+from latentmix.experiment import stages as sweep
 import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -200,7 +207,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
 def test_the_order_of_work_changes_no_byte(order: str, whole: Path, tmp_path: Path) -> None:
-    made = bench(tmp_path)
+    made = experiment(tmp_path)
     launch.prepare(made.config.launch)
     early = [*sweep.inversion(made).tasks, *sweep.references(made).tasks]
     late = sweep.mixing(made).tasks + sweep.generation(made, made.config.keep, measure=True).tasks
@@ -212,14 +219,14 @@ def test_the_order_of_work_changes_no_byte(order: str, whole: Path, tmp_path: Pa
 
 
 def test_stages_plan_nothing_once_all_is_there(whole: Path) -> None:
-    made = bench(whole)
+    made = experiment(whole)
     for stage in (sweep.references(made), sweep.inversion(made), sweep.mixing(made)):
         assert not stage.tasks
     assert not sweep.generation(made, 4, measure=True).tasks
     assert len(sweep.generation(made, 5, measure=True).tasks) == 8  # one more picture, in the second batch of each cell
 
 
-def stacked(parts: store.Parts, name: str) -> torch.Tensor:
+def stacked(parts: store.TensorCache, name: str) -> torch.Tensor:
     rows = parts.read()
     return torch.stack([rows[id_][name] for id_ in sorted(rows)])
 
@@ -228,7 +235,7 @@ def deviation(x: torch.Tensor, y: torch.Tensor) -> float:
     return ((x - y).norm() / y.norm()).item()
 
 
-def assert_close(one: Bench, other: Bench) -> None:
+def assert_close(one: Experiment, other: Experiment) -> None:
     """As far as rounding goes. Images are rounded to 256 levels, where the least difference can become a whole level,
     so features of generated images scatter more than those of real ones."""
     for class_id in one.classes:
@@ -249,7 +256,7 @@ def assert_close(one: Bench, other: Bench) -> None:
 @pytest.mark.parametrize("batch", ["6", "auto"])
 def test_another_batch_size_changes_nothing_beyond_rounding(batch: str, whole: Path, tmp_path: Path) -> None:
     run(tmp_path, f"batch={batch}")
-    assert_close(bench(tmp_path, f"batch={batch}"), bench(whole))
+    assert_close(experiment(tmp_path, f"batch={batch}"), experiment(whole))
 
 
 def test_a_class_on_its_own_comes_out_the_same(whole: Path, tmp_path: Path) -> None:
@@ -315,7 +322,7 @@ def test_damaged_rates_cost_an_estimate_and_no_more(damage: Callable[[Path], Non
 
 def test_a_picture_and_its_features_lost_together_come_back(copy: Path, whole: Path, worked: list[str]) -> None:
     cell = Cell("heart", 4, Method("fix", "chm"))
-    shutil.rmtree(bench(copy).cell_folder(cell))
+    shutil.rmtree(experiment(copy).cell_folder(cell))
     run(copy)
     assert worked == ["_generate heart"] * 2
     assert_same(copy, whole, but="/centroids/")
@@ -342,12 +349,12 @@ def test_any_flipped_byte_of_a_file_of_tensors_is_noticed(tmp_path: Path) -> Non
 def test_any_flipped_byte_of_a_picture_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    pictures.write_picture(path, image)
+    pictures.write_image(path, image)
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         # The last chunk holds nothing, and Pillow does not look at its checksum.
-        assert not pictures.is_picture(path) or torch.equal(pictures.read_picture(path), image)
+        assert not pictures.is_image(path) or torch.equal(pictures.read_image(path), image)
 
 
 def test_a_dry_run_leaves_damaged_files_where_they_are(copy: Path) -> None:
@@ -423,7 +430,7 @@ def test_few_draws_of_many_cells_fill_batches(
     run(tmp_path / "packed", *few, "batch=6")
     assert sizes == {6}
     assert worked[begun:].count("_generate star") == 2
-    together, alone = bench(tmp_path / "packed", *few, "batch=6"), bench(tmp_path / "alone", *few)
+    together, alone = experiment(tmp_path / "packed", *few, "batch=6"), experiment(tmp_path / "alone", *few)
     for cell in alone.cells:
         rows = [stacked(b.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
         assert len(rows[0]) == 3 and deviation(*rows) < 1e-3
@@ -434,10 +441,10 @@ def test_what_one_cell_lost_is_made_in_its_old_batch(copy: Path, whole: Path) ->
     shutil.rmtree(copy / "cache" / "cells")
     run(copy, "batch=4")
     before = results(copy)
-    made = bench(copy, "batch=4")
+    made = experiment(copy, "batch=4")
     lost = made.features(made.cells[1], made.networks["clip"]).folder
     shutil.rmtree(lost)
-    made.picture(made.cells[1], 0).unlink()
+    made.image_path(made.cells[1], 0).unlink()
     run(copy, "batch=4")
     assert results(copy) == before and lost.exists()
 
@@ -455,7 +462,7 @@ def test_more_draws_add_to_those_that_are_there(
     """The third of a cell's batches, of 9 draws; of 8, the new two are in one batch or in two; of 4, all are there."""
     run(copy, f"draws={draws}")
     assert len(worked) == begun
-    longer, usual = bench(copy, f"draws={draws}"), bench(whole)
+    longer, usual = experiment(copy, f"draws={draws}"), experiment(whole)
     for network in usual.networks.values():
         for cell in usual.cells:
             made = stacked(longer.features(cell, network), "features")
@@ -465,7 +472,7 @@ def test_more_draws_add_to_those_that_are_there(
 
 def test_more_draws_in_longer_batches_give_the_same_images(copy: Path, whole: Path) -> None:
     run(copy, "draws=10", "batch=10")
-    longer, usual = bench(copy, "draws=10"), bench(whole)
+    longer, usual = experiment(copy, "draws=10"), experiment(whole)
     for cell in usual.cells:
         rows = stacked(longer.features(cell, longer.networks["clip"]), "features")
         wanted = stacked(usual.features(cell, usual.networks["clip"]), "features")
@@ -477,9 +484,9 @@ def test_a_larger_pool_inverts_only_what_is_new(copy: Path, whole: Path, worked:
     run(copy, "pool=9", command="invert")
     assert worked == ["_invert star", "_invert heart"]  # the last batch of each had 2 images
     for class_id in ("star", "heart"):
-        rows = bench(copy, "pool=9").latents(class_id).read()
+        rows = experiment(copy, "pool=9").latents(class_id).read()
         assert len(rows) == 9
-        for id_, row in bench(whole).latents(class_id).read().items():
+        for id_, row in experiment(whole).latents(class_id).read().items():
             assert deviation(rows[id_]["latents"], row["latents"]) < 1e-5
 
 

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from latentmix.config import compose
 from latentmix.features import embedded_folder
 from latentmix.models import Conditioning, Text, load_model
-from latentmix.models.published import SD15, SD35_MEDIUM, VAE_OF_SD
+from latentmix.models.random_weights import SD15, SD35_MEDIUM, VAE_OF_SD
 from latentmix.models.vae import VAE
 
 
@@ -49,10 +49,10 @@ def test_one_step_of_full_size_sd15_runs(tmp_path: Path) -> None:
     del network
     model = load_model(compose(["model=sd15", f"model.path={folder}"]).model, torch.device("cpu"))
     text, null = (Text(torch.randn(1, 77, 768), torch.empty(1, 0)) for _ in range(2))
-    rung = model.ladder(50, "trailing")[25]
+    interval = model.schedule(50, "trailing")[25]
     z = torch.randn(1, *model.latent_shape(512))
     with torch.no_grad():
-        x0, eps = model.predict(z, rung.noisy, rung.clock, Conditioning(text, null, 7.5))
+        x0, eps = model.predict(z, interval.noisy, interval.timestep, Conditioning(text, null, 7.5))
     assert x0.shape == eps.shape == (1, 4, 64, 64)
-    torch.testing.assert_close(rung.noisy.alpha * x0 + rung.noisy.sigma * eps, z, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(interval.noisy.alpha * x0 + interval.noisy.sigma * eps, z, rtol=1e-4, atol=1e-4)
     assert eps.std() > 1e-3

@@ -11,10 +11,13 @@ import pytest
 from cluster import cluster, missing
 from driver import assert_same, invoke
 
-from latentmix import figures, launch, status, sweep
-from latentmix.bench import Bench
+from latentmix import figures
+from latentmix.commands import status
 from latentmix.config import compose
-from latentmix.crew import SILENCE, Crew
+from latentmix.experiment import stages as sweep
+from latentmix.experiment.experiment import Experiment
+from latentmix.runner import executor as launch
+from latentmix.runner.claims import SILENCE, Claims
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 SWEEP = (
@@ -73,10 +76,10 @@ def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def held(outputs: Path) -> Iterator[Callable[[str], None]]:
     """Be at the first batch of each stage of a run, so that its shards wait; gives what lets a stage go on."""
-    bench = Bench(compose([*SWEEP, f"outputs={outputs}"]))
-    stages = (sweep.inversion(bench), sweep.generation(bench, bench.pictures, measure=True))
-    first = {stage.name: next(iter(launch._named(bench, stage))) for stage in stages}
-    with Crew(bench.config.work) as member:
+    experiment = Experiment(compose([*SWEEP, f"outputs={outputs}"]))
+    stages = (sweep.inversion(experiment), sweep.generation(experiment, experiment.pictures, measure=True))
+    first = {stage.name: next(iter(launch._named(experiment, stage))) for stage in stages}
+    with Claims(experiment.config.work) as member:
         for name in first.values():
             assert member.claim(name)
         yield lambda stage: member.release(first[stage])

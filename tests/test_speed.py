@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix import ladder
-from latentmix.bench import Bench
+from latentmix import sampling
 from latentmix.config import compose
+from latentmix.experiment.experiment import Experiment
 from latentmix.models import predictor
 from latentmix.models.linear import FLOPS, HERE, Linear
-from latentmix.models.once import Once
+from latentmix.models.shared_prefix import CachedLinear
 
 FEW = ("data.classes=[star]", "steps=2", "batch=2", "launch.threads=1", "device=cpu")
 SETTINGS = {
@@ -26,23 +26,23 @@ SETTINGS = {
 }
 
 
-def bench(*overrides: str) -> Bench:
-    return Bench(compose([*FEW, *overrides]))
+def experiment(*overrides: str) -> Experiment:
+    return Experiment(compose([*FEW, *overrides]))
 
 
 @torch.no_grad()
-def made(bench: Bench) -> tuple[Tensor, int, set[str]]:
+def made(experiment: Experiment) -> tuple[Tensor, int, set[str]]:
     """Guided images, the FLOPs of their network and the names of its operations."""
-    z, told = bench.noise("star", range(2)), bench.conditioning("star", 3.0)
+    z, cond = experiment.noise("star", range(2)), experiment.conditioning("star", 3.0)
     with torch.profiler.profile() as profile, FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-        clean = ladder.generate(predictor(bench.model, told), z, bench.generation_ladder)
-    return bench.model.decode(clean), counter.get_total_flops(), {event.key for event in profile.key_averages()}
+        clean = sampling.generate(predictor(experiment.model, cond), z, experiment.generation_schedule)
+    return experiment.model.decode(clean), counter.get_total_flops(), {event.key for event in profile.key_averages()}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
 def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> None:
-    plain, without = bench(f"model={model}"), bench(f"model={model}", f"speed.{setting}={SETTINGS[setting]}")
+    plain, without = experiment(f"model={model}"), experiment(f"model={model}", f"speed.{setting}={SETTINGS[setting]}")
     (expected, flops, operations), (images, more_flops, others) = made(plain), made(without)
     assert plain.model.identity == without.model.identity  # so caches are shared
     assert (images.int() - expected.int()).abs().max() <= 1
@@ -62,8 +62,8 @@ def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> No
 
 def test_prompts_are_read_anew_where_that_is_asked() -> None:
     for setting in ("true", "false"):
-        network = bench(f"speed.prompts_once={setting}").model._unet  # type: ignore[attr-defined]
-        assert any(isinstance(module, Once) for module in network.modules()) == (setting == "true")
+        network = experiment(f"speed.prompts_once={setting}").model._unet  # type: ignore[attr-defined]
+        assert any(isinstance(module, CachedLinear) for module in network.modules()) == (setting == "true")
 
 
 def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:

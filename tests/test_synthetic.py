@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline
 from driver import invoke
 from PIL import Image
 
-from latentmix.bench import Bench
 from latentmix.config import compose
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 
 BASE = (
@@ -38,12 +38,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_of(outputs: Path, *more: str) -> Synthetic:
-    data = Bench(compose([*BASE, *more, f"outputs={outputs}"])).data
+    data = Experiment(compose([*BASE, *more, f"outputs={outputs}"])).data
     assert isinstance(data, Synthetic)
     return data
 
 
-def picture(data: Synthetic, class_id: str, index: int) -> np.ndarray:
+def image_path(data: Synthetic, class_id: str, index: int) -> np.ndarray:
     return np.asarray(Image.open(data.path(class_id, index)))
 
 
@@ -63,7 +63,7 @@ def test_they_are_diffusers_images_of_the_same_noise_and_a_little_noise_more(out
     how = {"guidance_scale": 3.0, "num_inference_steps": 4, "output_type": "np"}
     clean = pipeline("a photo of a star", latents=noise, **how).images[0] * 255
     added = 255 * 0.02 * data.noise("star", 1, "pixels", (3, 64, 64)).transpose(1, 2, 0)
-    made = picture(data, "star", 1)
+    made = image_path(data, "star", 1)
     assert np.abs(made - (clean.round() + added).round().clip(0, 255)).max() <= 1
     inside = (clean > 20) & (clean < 235)
     assert (made - clean)[inside].std() == pytest.approx(0.02 * 255, rel=0.05)
@@ -81,10 +81,10 @@ def test_noise_is_an_images_own_and_gaussian() -> None:
 
 def test_they_are_kept_and_a_lost_one_is_made_again_alike(outputs: Path) -> None:
     data = data_of(outputs)
-    before, path = picture(data, "heart", 2), data.path("heart", 2)
+    before, path = image_path(data, "heart", 2), data.path("heart", 2)
     path.unlink()
     assert "synthesize: all" not in invoke("invert", *BASE, f"outputs={outputs}").err
-    assert np.array_equal(before, picture(data, "heart", 2))
+    assert np.array_equal(before, image_path(data, "heart", 2))
     assert "synthesize: all 12 images are there" in invoke("invert", *BASE, f"outputs={outputs}").err
 
 
@@ -122,6 +122,6 @@ def test_pictures_that_were_not_made_are_asked_for(tmp_path: Path) -> None:
     said = invoke("evaluate", *BASE, f"outputs={tmp_path}")
     assert said.code == 2
     assert "have not been generated; run latentmix generate first" in said.err.splitlines()[-1]
-    bench = Bench(compose([*BASE, f"outputs={tmp_path}"]))
+    experiment = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
     with pytest.raises(UserError, match="is missing or damaged; run latentmix invert, which makes such images"):
-        bench.pool(bench.classes[0])[0].pixels(64)
+        experiment.pool(experiment.classes[0])[0].pixels(64)

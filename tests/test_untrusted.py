@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from latentmix import config as configs
-from latentmix import launch, memory
-from latentmix.bench import Bench
+from latentmix.cache import file_name
 from latentmix.config import ModelConfig, compose
 from latentmix.data import choose
 from latentmix.data.folder import Folder
@@ -33,10 +32,12 @@ from latentmix.data.hub import Hub
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
+from latentmix.experiment import batch_size as memory
+from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 from latentmix.models import load_model
 from latentmix.models.pipeline import find
-from latentmix.store import file_name
+from latentmix.runner import executor as launch
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -317,11 +318,11 @@ class _Rows:
 
 @pytest.mark.parametrize("rate", ["0", "-1.5", "1e-320", "1e999", "NaN", "true", '"x"', "null", "[1]"])
 def test_rates_that_are_none_are_not_known(rate: str, tmp_path: Path) -> None:
-    bench = Bench(compose([f"outputs={tmp_path}"]))
+    experiment = Experiment(compose([f"outputs={tmp_path}"]))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "rates.json").write_text(f'{{"a": {rate}, "b": 2.5}}')
     (tmp_path / "cache" / "batches.json").write_text(f'{{"a": {rate}, "b": 2}}')
-    assert launch._rates(bench) == {"b": 2.5} and memory._known(bench) == {"b": 2}
+    assert launch._rates(experiment) == {"b": 2.5} and memory._known(experiment) == {"b": 2}
 
 
 # Archives

@@ -127,10 +127,13 @@ def _do(commands: Sequence[Sequence[str]]) -> int:
 
 def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     """Log whatever happens, and let happen what is to."""
-    from latentmix import figures, probe, reconstruct, sweep
+    from latentmix import figures
+    from latentmix.experiment import probe
+    from latentmix.experiment import reconstruction as reconstruct
+    from latentmix.experiment import stages as sweep
 
     if not order["figures"]:
-        figures.draw_run = lambda bench: []
+        figures.draw_run = lambda experiment: []
     counts: dict[str, int] = {}
 
     def note(what: str, which: str) -> None:
@@ -142,11 +145,11 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     def counted(module: Any, name: str) -> None:
         work = getattr(module, name)
 
-        def count(bench: Any, *told: Any) -> Any:
+        def count(experiment: Any, *told: Any) -> Any:
             note("files", str(sum(1 for _ in Path("/proc/self/fd").iterdir())))
             note("pages", Path("/proc/self/statm").read_text().split()[1])
             note("batch", f"{module.__name__}.{name} {[_plain(each) for each in told]}")
-            return work(bench, *told)
+            return work(experiment, *told)
 
         setattr(module, name, count)
 
@@ -237,7 +240,10 @@ def _wait(pids: list[int], orders: list[dict[str, Any]]) -> list[int]:
 
 
 if __name__ == "__main__":
-    from latentmix import bias, cli, doctor, evaluate, figures, launch, look, memory, probe, reconstruct, sweep  # noqa: F401
+    from latentmix import cli, figures  # noqa: F401
+    from latentmix.commands import diagnose, doctor, mix  # noqa: F401
+    from latentmix.experiment import batch_size, probe, reconstruction, results, stages  # noqa: F401
+    from latentmix.runner import executor  # noqa: F401
 
     for line in sys.stdin:
         orders = json.loads(line)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from latentmix.data import Source
-from latentmix.data.pictures import BadImages, images, listing, sources
+from latentmix.data.files import BadImages, images, listing, sources
 from latentmix.errors import UserError
 
 LAYOUT = "DIR/<class>/*.jpg"

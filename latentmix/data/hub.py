@@ -15,13 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from latentmix.cache import DiskFull, key, read_note, write, write_note
 from latentmix.config import RANDOM, DataConfig
 from latentmix.data import Source, imagenet
+from latentmix.data.checked import place
+from latentmix.data.files import digest, images, listing, sources, suffix
 from latentmix.data.folder import unknown
-from latentmix.data.kept import place
-from latentmix.data.pictures import digest, images, listing, sources, suffix
 from latentmix.errors import Interrupted, UserError
-from latentmix.store import DiskFull, key, read_note, write, write_note
 
 PAGE = "https://huggingface.co/datasets/"
 IMAGENET = "ILSVRC/imagenet-1k"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentmix.data import Source
-from latentmix.data.pictures import BadImages, Blob, images, is_image, listing, sources
+from latentmix.data.files import BadImages, Blob, images, is_image, listing, sources
 from latentmix.errors import UserError
 
 if TYPE_CHECKING:

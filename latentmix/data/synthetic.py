@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latentmix.chance import noise
+from latentmix.cache import key
 from latentmix.data import Source
 from latentmix.errors import UserError
-from latentmix.store import key
+from latentmix.rng import noise
 
 
 @dataclass(frozen=True)

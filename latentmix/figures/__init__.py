@@ -1,14 +1,14 @@
-"""Results -> pictures, as PNG and PDF. What the paper's own figures need is in `latentmix.paper`."""
+"""Results -> pictures, as PNG and PDF. What the paper's own figures need is in `latentmix.figures.paper`."""
 
 from pathlib import Path
 
-from latentmix.bench import Bench
+from latentmix.experiment.experiment import Experiment
 from latentmix.figures.curves import draw_curves
-from latentmix.figures.grid import draw_mixtures
+from latentmix.figures.mixtures import draw_mixtures
 
 
-def draw_run(bench: Bench) -> list[Path]:
+def draw_run(experiment: Experiment) -> list[Path]:
     """Of a finished run, in its folder: its images as in Fig. 1, if it keeps any, and its curves as in Fig. 7."""
-    folder = bench.config.folder
-    images = draw_mixtures([bench], folder / "fig1", most=3) if bench.config.keep else []
-    return [*images, *draw_curves(bench, folder / "fig7")]
+    folder = experiment.config.folder
+    images = draw_mixtures([experiment], folder / "fig1", most=3) if experiment.config.keep else []
+    return [*images, *draw_curves(experiment, folder / "fig7")]

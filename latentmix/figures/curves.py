@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latentmix.bench import Bench
 from latentmix.errors import UserError
-from latentmix.evaluate import AVERAGE, Result, read_table
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.results import AVERAGE, Result, read_table
 from latentmix.figures.style import LINES, MARKERS, colours, save, styled
 from latentmix.mixing import Method
 
@@ -16,9 +16,9 @@ CONTROLS = {"real": "-", "noise": "--"}
 NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
 
 
-def draw_curves(bench: Bench, stem: Path) -> list[Path]:
+def draw_curves(experiment: Experiment, stem: Path) -> list[Path]:
     """Image quality of mixtures of N latents, averaged over classes; bars are 95 % intervals over classes."""
-    table = bench.config.folder / "metrics.csv"
+    table = experiment.config.folder / "metrics.csv"
     if not table.exists():
         raise UserError(f"{table} is not there; run latentmix sweep with the same settings first")
     results = [result for result in read_table(table) if result.class_id == AVERAGE]
@@ -37,7 +37,7 @@ def draw_curves(bench: Bench, stem: Path) -> list[Path]:
                 style = CONTROLS[control.method]
                 axes.axhline(control.estimate.value, label=control.method, color="0.5", linewidth=0.8, linestyle=style)
             axes.set(xscale="log", xlabel="number of latents mixed, N", ylabel=_label(metric))
-            axes.set_xticks(bench.config.n, labels=[str(n) for n in bench.config.n])
+            axes.set_xticks(experiment.config.n, labels=[str(n) for n in experiment.config.n])
             axes.minorticks_off()
             if all(r.estimate.value >= 0 for r in results if r.metric == metric):
                 axes.set_ylim(bottom=0)  # no distance lies below, wide as an interval may be; what is unbiased may

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from latentmix.store import write
+from latentmix.cache import write
 
 # Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
 COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}

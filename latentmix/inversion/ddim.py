@@ -5,25 +5,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from latentmix import ladder
+from latentmix import sampling
 from latentmix.config import InversionConfig
-from latentmix.ladder import Ladder
 from latentmix.models import Conditioning, Model, predictor
+from latentmix.sampling import Schedule
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
-    return {"latents": ladder.invert(predictor(model, told), z0, rungs)}
+def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
+    return {"latents": sampling.invert(predictor(model, cond), z0, schedule)}
 
 
 @torch.no_grad()
-def generate(model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, _: InversionConfig) -> Tensor:
-    return ladder.generate(predictor(model, told), state["latents"], rungs)
+def generate(
+    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, _: InversionConfig
+) -> Tensor:
+    return sampling.generate(predictor(model, cond), state["latents"], schedule)
 
 
 def negative_prompt(
-    model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, settings: InversionConfig
+    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, settings: InversionConfig
 ) -> Tensor:
     """Generation with the prompt in the empty prompt's place (Miyake et al., "Negative-prompt inversion"), near which
     null-text inversion ends up. Both halves of guidance are then one and the same, so it is computed once."""
-    return generate(model, state, rungs, replace(told, guidance=1.0), settings)
+    return generate(model, state, schedule, replace(cond, guidance=1.0), settings)

@@ -9,21 +9,23 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.ladder import Ladder, move
 from latentmix.models import Conditioning, Model
+from latentmix.sampling import Schedule, move
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings: InversionConfig) -> dict[str, Tensor]:
+def invert(
+    model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: InversionConfig
+) -> dict[str, Tensor]:
     """Both latents at the ladder's top: `latents` and their `partner`."""
     p, x, y = settings.coupling, z0, z0
-    for place, rung in enumerate(rungs):
+    for place, interval in enumerate(schedule):
         if place % 2:
             x, y = y, x
         y = (y - (1 - p) * x) / p
         x = (x - (1 - p) * y) / p
-        y = move(y, rung.clean, rung.noisy, *model.predict(x, rung.clean, rung.clock, told))
-        x = move(x, rung.clean, rung.noisy, *model.predict(y, rung.noisy, rung.clock, told))
+        y = move(y, interval.clean, interval.noisy, *model.predict(x, interval.clean, interval.timestep, cond))
+        x = move(x, interval.clean, interval.noisy, *model.predict(y, interval.noisy, interval.timestep, cond))
         if place % 2:
             x, y = y, x
     return {"latents": x, "partner": y}
@@ -31,14 +33,14 @@ def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings
 
 @torch.no_grad()
 def generate(
-    model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, settings: InversionConfig
+    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, settings: InversionConfig
 ) -> Tensor:
     p, x, y = settings.coupling, state["latents"], state["partner"]
-    for place, rung in reversed(list(enumerate(rungs))):
+    for place, interval in reversed(list(enumerate(schedule))):
         if place % 2:
             x, y = y, x
-        x = move(x, rung.noisy, rung.clean, *model.predict(y, rung.noisy, rung.clock, told))
-        y = move(y, rung.noisy, rung.clean, *model.predict(x, rung.clean, rung.clock, told))
+        x = move(x, interval.noisy, interval.clean, *model.predict(y, interval.noisy, interval.timestep, cond))
+        y = move(y, interval.noisy, interval.clean, *model.predict(x, interval.clean, interval.timestep, cond))
         x = p * x + (1 - p) * y
         y = p * y + (1 - p) * x
         if place % 2:

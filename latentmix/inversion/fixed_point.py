@@ -9,22 +9,24 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.ladder import Ladder, Rung, move, step
 from latentmix.models import Conditioning, Model, predictor
+from latentmix.sampling import Interval, Schedule, move, step
 
 
 @torch.no_grad()
 def fixed_point(
-    model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings: InversionConfig
+    model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: InversionConfig
 ) -> dict[str, Tensor]:
     """At most `iterations` a step; an image whose estimate moved by less than `tolerance` (root mean square) is done,
     so that no result depends on what else is in the batch."""
     z = z0
-    for rung in rungs:
-        clean, z = z, step(predictor(model, told), z, rung.clean, rung.noisy, rung.clock)
+    for interval in schedule:
+        clean, z = z, step(predictor(model, cond), z, interval.clean, interval.noisy, interval.timestep)
         moving = torch.ones(len(z), 1, 1, 1, dtype=torch.bool, device=z.device)
         for _ in range(settings.iterations):
-            better = move(clean, rung.clean, rung.noisy, *model.predict(z, rung.noisy, rung.clock, told))
+            better = move(
+                clean, interval.clean, interval.noisy, *model.predict(z, interval.noisy, interval.timestep, cond)
+            )
             better = torch.where(moving, better, z)
             moving &= (better - z).square().mean((1, 2, 3), keepdim=True).sqrt() > settings.tolerance
             z = better
@@ -35,26 +37,26 @@ def fixed_point(
 
 @torch.no_grad()
 def renoise(
-    model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings: InversionConfig
+    model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: InversionConfig
 ) -> dict[str, Tensor]:
     """The mean of the last `averaged` of `iterations` estimates, its ε pulled towards the statistics of noise."""
     z = z0
-    for rung in rungs:
-        z = _renoised(model, z, rung, told, settings)
+    for interval in schedule:
+        z = _renoised(model, z, interval, cond, settings)
     return {"latents": z}
 
 
-def _renoised(model: Model, clean: Tensor, rung: Rung, told: Conditioning, settings: InversionConfig) -> Tensor:
-    x0, eps = model.predict(clean, rung.clean, rung.clock, told)
+def _renoised(model: Model, clean: Tensor, interval: Interval, cond: Conditioning, settings: InversionConfig) -> Tensor:
+    x0, eps = model.predict(clean, interval.clean, interval.timestep, cond)
     estimates = []
     for _ in range(settings.iterations):
-        z = move(clean, rung.clean, rung.noisy, x0, eps)
-        x0, eps = model.predict(z, rung.noisy, rung.clock, told)
+        z = move(clean, interval.clean, interval.noisy, x0, eps)
+        x0, eps = model.predict(z, interval.noisy, interval.timestep, cond)
         estimates.append((x0, eps))
     x0, eps = (torch.stack(of).mean(0) for of in zip(*estimates[-settings.averaged :], strict=True))
     if settings.regularisation:
         eps = eps - settings.regularisation * torch.func.grad(_unlikeness)(eps)
-    return move(clean, rung.clean, rung.noisy, x0, eps)
+    return move(clean, interval.clean, interval.noisy, x0, eps)
 
 
 def _unlikeness(eps: Tensor) -> Tensor:

@@ -10,30 +10,34 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.ladder import Clock, Ladder, Level, Predict, move
 from latentmix.models import Conditioning, Model, predictor
+from latentmix.sampling import Level, Predict, Schedule, Timestep, move
 
-Point = tuple[Level, Clock]
-
-
-@torch.no_grad()
-def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
-    return {"latents": _solve(predictor(model, told), z0, _points(rungs))}
+Point = tuple[Level, Timestep]
 
 
 @torch.no_grad()
-def generate(model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, _: InversionConfig) -> Tensor:
-    return _solve(predictor(model, told), state["latents"], _points(rungs)[::-1])
+def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
+    return {"latents": _solve(predictor(model, cond), z0, _points(schedule))}
 
 
-def _points(rungs: Ladder) -> list[Point]:
+@torch.no_grad()
+def generate(
+    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, _: InversionConfig
+) -> Tensor:
+    return _solve(predictor(model, cond), state["latents"], _points(schedule)[::-1])
+
+
+def _points(schedule: Schedule) -> list[Point]:
     """The levels of a ladder with their own clocks, clean to noisy; the clean end's is 0."""
-    return [(rungs[0].clean, 0), *((rung.noisy, rung.clock) for rung in rungs)]
+    return [(schedule[0].clean, 0), *((interval.noisy, interval.timestep) for interval in schedule)]
 
 
 def _solve(predict: Predict, z: Tensor, points: list[Point]) -> Tensor:
-    for (here, clock), (middle, between), (there, _) in zip(points[:-2:2], points[1:-1:2], points[2::2], strict=True):
-        x0, eps = predict(z, here, clock)
+    for (here, timestep), (middle, between), (there, _) in zip(
+        points[:-2:2], points[1:-1:2], points[2::2], strict=True
+    ):
+        x0, eps = predict(z, here, timestep)
         x0_middle, eps_middle = predict(move(z, here, middle, x0, eps), middle, between)
         share = (there.s - here.s) / (2 * (middle.s - here.s))  # 1 / 2θ
         z = move(z, here, there, torch.lerp(x0, x0_middle, share), torch.lerp(eps, eps_middle, share))

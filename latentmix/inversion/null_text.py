@@ -11,31 +11,35 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.ladder import Ladder, Rung, step
 from latentmix.models import Conditioning, Model, Text, predictor
+from latentmix.sampling import Interval, Schedule, step
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, rungs: Ladder, told: Conditioning, settings: InversionConfig) -> dict[str, Tensor]:
+def invert(
+    model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: InversionConfig
+) -> dict[str, Tensor]:
     """Latents at the ladder's top, and `nulls` [B, steps, S, D], the empty prompt's states from noisy to clean."""
-    path, alone = [z0], replace(told, guidance=1.0)
-    for rung in rungs:
-        path.append(step(predictor(model, alone), path[-1], rung.clean, rung.noisy, rung.clock))
-    z, null, nulls = path[-1], told.null.expand(len(z0)), []
-    for place, (rung, target) in enumerate(zip(reversed(rungs), reversed(path[:-1]), strict=True)):
-        null = _fitted(_Step(model, z, rung, told, target), null, place, settings)
-        z = _there(_Step(model, z, rung, told, target), null)
+    path, alone = [z0], replace(cond, guidance=1.0)
+    for interval in schedule:
+        path.append(step(predictor(model, alone), path[-1], interval.clean, interval.noisy, interval.timestep))
+    z, null, nulls = path[-1], cond.null.expand(len(z0)), []
+    for place, (interval, target) in enumerate(zip(reversed(schedule), reversed(path[:-1]), strict=True)):
+        null = _fitted(_Step(model, z, interval, cond, target), null, place, settings)
+        z = _there(_Step(model, z, interval, cond, target), null)
         nulls.append(null.states)
     return {"latents": path[-1], "nulls": torch.stack(nulls, 1)}
 
 
 @torch.no_grad()
-def generate(model: Model, state: dict[str, Tensor], rungs: Ladder, told: Conditioning, _: InversionConfig) -> Tensor:
+def generate(
+    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, _: InversionConfig
+) -> Tensor:
     """With the empty prompts' embeddings of the inversion, or a mixture of several's."""
-    z, nulls = state["latents"], state["nulls"].to(told.null.states)
-    for place, rung in enumerate(reversed(rungs)):
-        null = replace(told.null.expand(len(z)), states=nulls[:, place])
-        z = step(predictor(model, replace(told, null=null)), z, rung.noisy, rung.clean, rung.clock)
+    z, nulls = state["latents"], state["nulls"].to(cond.null.states)
+    for place, interval in enumerate(reversed(schedule)):
+        null = replace(cond.null.expand(len(z)), states=nulls[:, place])
+        z = step(predictor(model, replace(cond, null=null)), z, interval.noisy, interval.clean, interval.timestep)
     return z
 
 
@@ -45,26 +49,26 @@ class _Step:
 
     model: Model
     z: Tensor
-    rung: Rung
-    told: Conditioning
+    interval: Interval
+    cond: Conditioning
     target: Tensor
 
     def predict(self, text: Text) -> tuple[Tensor, Tensor]:
-        return self.model.predict(self.z, self.rung.noisy, self.rung.clock, Conditioning(text, text))
+        return self.model.predict(self.z, self.interval.noisy, self.interval.timestep, Conditioning(text, text))
 
 
-def _there(at: _Step, null: Text, told: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def _there(at: _Step, null: Text, cond: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Where the step leads under guidance with this empty prompt; x0 and ε are affine in the network's output, so that
     they can be guided in its place, and the prompt's be predicted once."""
-    with_text = told or at.predict(at.told.text.expand(len(at.z)))
-    guided = [n + at.told.guidance * (t - n) for t, n in zip(with_text, at.predict(null), strict=True)]
-    return at.rung.clean.alpha * guided[0] + at.rung.clean.sigma * guided[1]
+    with_text = cond or at.predict(at.cond.text.expand(len(at.z)))
+    guided = [n + at.cond.guidance * (t - n) for t, n in zip(with_text, at.predict(null), strict=True)]
+    return at.interval.clean.alpha * guided[0] + at.interval.clean.sigma * guided[1]
 
 
 def _fitted(at: _Step, null: Text, place: int, settings: InversionConfig) -> Text:
     """The empty prompt with which step number `place` leads nearest to its target, by Adam (0.9, 0.999) from `null`."""
     rate = max(settings.learning_rate * (1 - place / 100), 1e-8)
-    with_text = at.predict(at.told.text.expand(len(at.z)))
+    with_text = at.predict(at.cond.text.expand(len(at.z)))
     states = null.states
     first = second = torch.zeros_like(states)
     unfinished = torch.ones(len(states), 1, 1, dtype=torch.bool, device=states.device)

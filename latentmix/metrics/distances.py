@@ -131,10 +131,10 @@ def kid_subsets(x: Features, y: Others, size: int, subsets: int = 100, seed: int
     """KID of random subsets of `size` rows of each, without replacement, as torchmetrics and the original take it."""
     if not 2 <= size <= min(len(x), len(y)):
         raise ValueError(f"subsets must have 2 to {min(len(x), len(y))} rows, not {size}")
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(subsets):
-        some_y, some_x = (f[torch.randperm(len(f), generator=chance)[:size]] for f in (y, x))
+        some_y, some_x = (f[torch.randperm(len(f), generator=generator)[:size]] for f in (y, x))
         values.append(kid(some_x, some_y))
     return torch.tensor(values, dtype=torch.float64)
 

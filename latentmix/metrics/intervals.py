@@ -88,19 +88,19 @@ def bootstrap_interval(values: Values, resamples: int = 2000, seed: int = 0) -> 
 
 def class_bootstrap_interval(classes: Sequence[Values], resamples: int = 2000, seed: int = 0) -> Estimate:
     """The mean over classes of their means over images; classes are drawn anew, and images within each drawn class."""
-    chance = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(classes), (resamples, len(classes)), generator=chance)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(classes), (resamples, len(classes)), generator=generator)
     means = torch.empty(drawn.shape, dtype=torch.float64)
     for index, values in enumerate(classes):
         here = drawn == index
-        means[here] = _resampled(values.double(), int(here.sum()), chance)
+        means[here] = _resampled(values.double(), int(here.sum()), generator)
     average = torch.stack([values.double().mean() for values in classes]).mean()
     return _percentiles(average, means.mean(1), len(classes))
 
 
-def _resampled(values: Values, resamples: int, chance: torch.Generator) -> Float[Tensor, " resamples"]:
+def _resampled(values: Values, resamples: int, generator: torch.Generator) -> Float[Tensor, " resamples"]:
     """Means of as many values as there are, drawn with replacement."""
-    return values[torch.randint(len(values), (resamples, len(values)), generator=chance)].mean(1)
+    return values[torch.randint(len(values), (resamples, len(values)), generator=generator)].mean(1)
 
 
 def _percentiles(value: Tensor, means: Float[Tensor, " resamples"], count: int) -> Estimate:

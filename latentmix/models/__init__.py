@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentmix.config import USUAL, ModelConfig, SpeedConfig
 from latentmix.errors import UserError
-from latentmix.ladder import Ladder, Level, Predict
+from latentmix.sampling import Level, Predict, Schedule
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Conditioning:
     guidance: float = 1.0
     _told: dict[int, Text] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def told(self, rows: int) -> Text:
+    def cond(self, rows: int) -> Text:
         """What a batch is told: a row for each latent or, under guidance, the empty prompt for each and then the
         prompt for each. The same tensors each time, by which networks know what they have read already."""
         if rows not in self._told:
@@ -64,13 +64,13 @@ class Model(Sized, Protocol):
     def identity(self) -> dict[str, str]:
         """What its results depend on: the weights and their precision."""
 
-    def ladder(self, steps: int, spacing: str) -> Ladder:
+    def schedule(self, steps: int, spacing: str) -> Schedule:
         """The rungs from clean to noisy."""
 
     def embed(self, prompts: Sequence[str]) -> Text:
         """A row for each prompt; the text encoders come and go within the call."""
 
-    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """float32 latents [B, C, h, w] at a level -> x0 and ε, likewise."""
 
     def encode(self, images: Tensor) -> Tensor:
@@ -86,15 +86,15 @@ class Model(Sized, Protocol):
 
 def predictor(model: Model, conditioning: Conditioning) -> Predict:
     """A model's prediction for one conditioning, as the ladder takes it."""
-    return lambda z, here, clock: model.predict(z, here, clock, conditioning)
+    return lambda z, here, timestep: model.predict(z, here, timestep, conditioning)
 
 
 def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
     """The network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
-    told = conditioning.told(len(z))
+    cond = conditioning.cond(len(z))
     if conditioning.guidance == 1:
-        return network(z, told)
-    out_null, out_text = network(torch.cat([z, z]), told).chunk(2)
+        return network(z, cond)
+    out_null, out_text = network(torch.cat([z, z]), cond).chunk(2)
     return out_null + conditioning.guidance * (out_text - out_null)
 
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from latentmix import ladder
+from latentmix import sampling
+from latentmix.cache import folder_digest
 from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
-from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
 from latentmix.models.attention import attention
-from latentmix.models.compiled import compiled
+from latentmix.models.compile import compiled
 from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
 from latentmix.models.vae import VAE
-from latentmix.spent import spent
-from latentmix.store import folder_digest
+from latentmix.profiling import timed
+from latentmix.sampling import Level, Schedule
 
 UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladders than the one here
     "use_dynamic_shifting",
@@ -67,20 +67,20 @@ class MMDiTModel:
             "max_sequence_length": str(self.max_sequence_length),
         }
 
-    def ladder(self, steps: int, spacing: str) -> Ladder:
+    def schedule(self, steps: int, spacing: str) -> Schedule:
         config = self._scheduler
         try:
-            sigmas = ladder.flow_sigmas(steps, spacing, config["shift"], config["num_train_timesteps"])
+            sigmas = sampling.flow_sigmas(steps, spacing, config["shift"], config["num_train_timesteps"])
         except ValueError as error:
             raise UserError(str(error)) from error
-        return ladder.flow_ladder(sigmas, config["num_train_timesteps"])
+        return sampling.flow_schedule(sigmas, config["num_train_timesteps"])
 
     @property
     def text_shape(self) -> tuple[int, int]:
         clip = read_config(self.folder / "text_encoder")["max_position_embeddings"]
         return clip + self.max_sequence_length, self._transformer_config["joint_attention_dim"]
 
-    @spent("text encoders")
+    @timed("text encoders")
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         first, second = (self._clip(prompts, suffix) for suffix in ("", "_2"))
@@ -89,15 +89,15 @@ class MMDiTModel:
         clip = pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return Text(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
 
-    @spent("diffusion")
-    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    @timed("diffusion")
+    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            time = torch.full([len(z)], clock, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
+            time = torch.full([len(z)], timestep, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
             return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
 
         with attention(self.speed.attention):
             out = guided(network, z, conditioning)
-        return ladder.from_velocity(out, z, here)
+        return sampling.from_velocity(out, z, here)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         config = self._transformer_config
@@ -134,7 +134,7 @@ class MMDiTModel:
         return torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
 
     @cached_property
-    @spent("loading weights")
+    @timed("loading weights")
     def _transformer(self) -> Any:
         from diffusers import SD3Transformer2DModel
 

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix import ladder
+from latentmix import sampling
+from latentmix.cache import folder_digest
 from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
-from latentmix.ladder import Ladder, Level
 from latentmix.models import Conditioning, Text, guided
 from latentmix.models.attention import attention
-from latentmix.models.compiled import compiled
-from latentmix.models.once import Halves, before_the_prompt, read_ahead, read_prompts_once
+from latentmix.models.compile import compiled
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
+from latentmix.models.shared_prefix import SharedPrefix, cache_prompts, prefix_modules, read_ahead
 from latentmix.models.vae import VAE, layout
-from latentmix.spent import spent
-from latentmix.store import folder_digest
+from latentmix.profiling import timed
+from latentmix.sampling import Level, Schedule
 
-PREDICTIONS = {"epsilon": ladder.from_epsilon, "v_prediction": ladder.from_v}
+PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v}
 CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 on the way, which an inversion can't undo
 
 
@@ -53,20 +53,20 @@ class UNetModel:
     def identity(self) -> dict[str, str]:
         return {"weights": folder_digest(self.folder), "precision": str(self.dtype).removeprefix("torch.")}
 
-    def ladder(self, steps: int, spacing: str) -> Ladder:
+    def schedule(self, steps: int, spacing: str) -> Schedule:
         config, alphas = self._scheduler, self._ddim.alphas_cumprod
         try:
-            clocks = ladder.timesteps(steps, spacing, config.num_train_timesteps, config.steps_offset)
+            timesteps = sampling.timesteps(steps, spacing, config.num_train_timesteps, config.steps_offset)
         except ValueError as error:
             raise UserError(str(error)) from error
-        return ladder.discrete_ladder(alphas, clocks, first=1.0 if config.set_alpha_to_one else alphas[0].item())
+        return sampling.discrete_schedule(alphas, timesteps, first=1.0 if config.set_alpha_to_one else alphas[0].item())
 
     @property
     def text_shape(self) -> tuple[int, int]:
         config = read_config(self.folder / "text_encoder")
         return config["max_position_embeddings"], config["hidden_size"]
 
-    @spent("text encoders")
+    @timed("text encoders")
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -77,12 +77,12 @@ class UNetModel:
         states = torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
         return Text(states, states.new_empty(len(states), 0))
 
-    @spent("diffusion")
-    def predict(self, z: Tensor, here: Level, clock: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    @timed("diffusion")
+    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
             if self.speed.compile:
                 read_ahead(self._unet, text.states)
-            time = torch.full([len(z)], float(clock), device=z.device)  # a number would be compiled in
+            time = torch.full([len(z)], float(timestep), device=z.device)  # a number would be compiled in
             return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
         with attention(self.speed.attention), self._halves.alike(conditioning.guidance != 1):
@@ -90,7 +90,7 @@ class UNetModel:
         return PREDICTIONS[self._scheduler.prediction_type](out, z, here)
 
     @cached_property
-    @spent("loading weights")
+    @timed("loading weights")
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
@@ -98,13 +98,13 @@ class UNetModel:
             UNet2DConditionModel.from_pretrained, self.folder / "unet", onednn=self.speed.onednn, torch_dtype=self.dtype
         )
         if self.speed.prompts_once:
-            read_prompts_once(network)
+            cache_prompts(network)
         network = network.to(self.device, memory_format=layout(self.speed))
         return compiled(network) if self.speed.compile else network
 
     @cached_property
-    def _halves(self) -> Halves:
-        return Halves(before_the_prompt(self._unet) if self.speed.shared_half else iter(()))
+    def _halves(self) -> SharedPrefix:
+        return SharedPrefix(prefix_modules(self._unet) if self.speed.shared_half else iter(()))
 
     @property
     def _scheduler(self) -> Any:

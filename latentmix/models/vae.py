@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentmix.config import USUAL, SpeedConfig
 from latentmix.models.pipeline import load_network, load_part
-from latentmix.spent import spent
+from latentmix.profiling import timed
 
 
 class VAE:
@@ -22,7 +22,7 @@ class VAE:
         self.device = device
         self.speed = speed
 
-    @spent("VAE")
+    @timed("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale, the posterior's mean."""
@@ -30,7 +30,7 @@ class VAE:
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
-    @spent("VAE")
+    @timed("VAE")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
@@ -66,7 +66,7 @@ class VAE:
         return load_part(AutoencoderKL.load_config, self.folder)
 
     @cached_property
-    @spent("loading weights")
+    @timed("loading weights")
     def _network(self) -> Any:
         from diffusers import AutoencoderKL
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from latentmix.bench import Bench
+from latentmix.cache import write
 from latentmix.config import Config, compose, find, validate
 from latentmix.errors import UserError
-from latentmix.evaluate import read_table
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.results import read_table
 from latentmix.report.command import command
 from latentmix.report.page import Pictures, Report, render
-from latentmix.store import write
 
 EXACT = 128  # pixels; larger pictures are shown at `SHOWN`, and with a little loss
 SHOWN = 256
@@ -49,14 +49,14 @@ def gather(folder: Path) -> Report:
         raise UserError(f"the run in {folder} can't be read: {error}") from error
     if not results:
         raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
-    bench = _bench(config, folder, about.get("model", {}))
+    experiment = _experiment(config, folder, about.get("model", {}))
     diagnosis = folder / "diagnosis.json"
     return Report(
         config=config,
         about=about,
         results=results,
-        titles=_titles(bench, dict.fromkeys(result.class_id for result in results)),
-        pictures=_pictures(bench),
+        titles=_titles(experiment, dict.fromkeys(result.class_id for result in results)),
+        pictures=_pictures(experiment),
         diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
         pairs=_pairs(folder / "pairs.csv"),
         command=command(config),
@@ -81,18 +81,18 @@ def _pairs(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _bench(config: Config, folder: Path, identity: dict[str, str]) -> Bench:
+def _experiment(config: Config, folder: Path, identity: dict[str, str]) -> Experiment:
     """The run's bench where its folder is now. Pictures are found by what they were computed from, which a GPU has a
     part in only by the precision that it led to, so the page is made without one."""
     precision: Any = identity.get("precision", config.model.precision)
     model = replace(config.model, precision=precision)
-    return Bench(replace(config, model=model, device="cpu", outputs=folder.absolute().parent))
+    return Experiment(replace(config, model=model, device="cpu", outputs=folder.absolute().parent))
 
 
-def _titles(bench: Bench, class_ids: dict[str, None]) -> dict[str, str]:
+def _titles(experiment: Experiment, class_ids: dict[str, None]) -> dict[str, str]:
     """Names for classes; their identifiers where the images are no longer there, or two have one name."""
     try:
-        titles = {class_id: bench.title(class_id) for class_id in bench.classes}
+        titles = {class_id: experiment.title(class_id) for class_id in experiment.classes}
     except (UserError, OSError):
         titles = {}
     shared = {title for title, count in Counter(titles.values()).items() if count > 1}
@@ -100,14 +100,14 @@ def _titles(bench: Bench, class_ids: dict[str, None]) -> dict[str, str]:
     return {class_id: named.get(class_id, class_id) for class_id in class_ids}
 
 
-def _pictures(bench: Bench) -> Pictures:
+def _pictures(experiment: Experiment) -> Pictures:
     """Draw by draw and class by class, as many as a page can hold; always all methods and N of a draw, and a real image
     to see them beside."""
     found: dict[tuple[str, int, str, int], str] = {}
-    note, size, limit = "", 0, min(bench.config.keep, bench.config.draws)
+    note, size, limit = "", 0, min(experiment.config.keep, experiment.config.draws)
     try:
-        for draw, class_id in ((draw, class_id) for draw in range(limit) for class_id in bench.classes):
-            block = _block(bench, class_id, draw)
+        for draw, class_id in ((draw, class_id) for draw in range(limit) for class_id in experiment.classes):
+            block = _block(experiment, class_id, draw)
             size += sum(map(len, block.values()))
             if found and size > MOST:
                 note = f"{len(found)} pictures fit in this page; the others are in the cache"
@@ -120,21 +120,21 @@ def _pictures(bench: Bench) -> Pictures:
     return Pictures(found, note)
 
 
-def _block(bench: Bench, class_id: str, draw: int) -> dict[tuple[str, int, str, int], str]:
+def _block(experiment: Experiment, class_id: str, draw: int) -> dict[tuple[str, int, str, int], str]:
     """The pictures of one draw; none where none was kept."""
-    cells = [cell for cell in bench.generated if cell.class_id == class_id]
-    paths = {(class_id, cell.n, cell.name, draw): bench.picture(cell, draw) for cell in cells}
+    cells = [cell for cell in experiment.generated if cell.class_id == class_id]
+    paths = {(class_id, cell.n, cell.name, draw): experiment.image_path(cell, draw) for cell in cells}
     block = {where: _data_uri(Image.open(path)) for where, path in paths.items() if path.exists()}
-    if block and draw < len(bench.references(class_id)):
-        pixels = bench.references(class_id)[draw].pixels(bench.config.model.size)
+    if block and draw < len(experiment.references(class_id)):
+        pixels = experiment.references(class_id)[draw].pixels(experiment.config.model.size)
         block[class_id, 0, "real", draw] = _data_uri(Image.fromarray(pixels))
     return block
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _data_uri(image_path: Image.Image) -> str:
     """As WebP: exactly where it is small, and otherwise as large as a page needs it."""
     buffer = io.BytesIO()
-    with picture as image:
+    with image_path as image:
         exact = max(image.size) <= EXACT
         image.thumbnail((SHOWN, SHOWN))
         image.convert("RGB").save(buffer, "WEBP", lossless=exact, quality=85)

@@ -10,10 +10,10 @@ from importlib import resources
 from typing import Any
 
 from latentmix.config import Config
-from latentmix.evaluate import AVERAGE, Result
+from latentmix.experiment.results import AVERAGE, Result
 from latentmix.figures.style import COLOURS, HUES, LINES, MARKERS, SHAPES
 from latentmix.mixing import Method
-from latentmix.report.words import CONTROLS, MEANS, NORMS, QUESTION, metric
+from latentmix.report.labels import CONTROLS, MEANS, NORMS, QUESTION, metric
 
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # of matplotlib's line styles
 GREY = "#8a8f94"
@@ -112,9 +112,9 @@ def _methods(report: Report) -> list[dict[str, Any]]:
     methods: list[dict[str, Any]] = []
     for name in sorted(there, key=lambda name: name in CONTROLS):
         look = _look(name)
-        taken = {(m["colour"], m["dash"]) for m in methods}
-        spare = [hue for hue in HUES if (hue, look["dash"]) not in taken]
-        if (look["colour"], look["dash"]) in taken and spare:
+        profiled = {(m["colour"], m["dash"]) for m in methods}
+        spare = [hue for hue in HUES if (hue, look["dash"]) not in profiled]
+        if (look["colour"], look["dash"]) in profiled and spare:
             look["colour"] = spare[0]
         methods.append({"name": name, **look})
     return methods

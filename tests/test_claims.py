@@ -1,0 +1,189 @@
+"""Workers share work out, do none of it twice, wait for each other, and take up what the dead leave."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from latentmix.errors import UserError
+from latentmix.runner import claims as claims
+from latentmix.runner.claims import Claims, DoneLists, Shard
+
+
+@dataclass(frozen=True)
+class Piece:
+    number: int
+
+
+def pieces(count: int) -> dict[str, claims.Numbered]:
+    return {f"piece{number}": Piece(number) for number in range(count)}
+
+
+def work(member: Claims, left: dict[str, claims.Numbered], do: Callable[[str], None]) -> int:
+    """To the end; how often it waited."""
+    waited = 0
+    for name in member.share(left):
+        if name is None:
+            waited += 1
+            continue
+        with member.at(name, "working"):
+            do(name)
+        del left[name]
+    return waited
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    monkeypatch.setattr(claims, "SILENCE", 2.0)
+
+
+@pytest.mark.parametrize("text", ["", "1", "3/3", "-1/3", "1/0", "a/b", "1/3/5", "1.0/3", "/3", "1/"])
+def test_a_shard_is_i_of_n(text: str) -> None:
+    with pytest.raises(UserError, match=r"0/3, 1/3 and 2/3"):
+        Shard.parse(text)
+    assert str(Shard.parse("2/3")) == "2/3" and Shard.parse("0/1") == Shard()
+
+
+def test_alone_it_does_all_in_order(tmp_path: Path) -> None:
+    done: list[str] = []
+    with Claims(tmp_path) as member:
+        assert work(member, pieces(5), done.append) == 0
+    assert done == [f"piece{number}" for number in range(5)]
+    assert not [*tmp_path.glob("claims/*"), *tmp_path.glob("workers/*.json")]
+
+
+def test_a_shard_does_its_own_first_and_then_what_others_have_not_begun(tmp_path: Path) -> None:
+    done: list[str] = []
+    with Claims(tmp_path, Shard(1, 3)) as member:
+        work(member, pieces(7), done.append)
+    assert done == [f"piece{number}" for number in (1, 4, 6, 5, 3, 2, 0)]
+
+
+def test_several_do_everything_once(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def do(name: str) -> None:
+        time.sleep(0.002)
+        done.append(name)
+
+    def member(index: int) -> None:
+        with Claims(tmp_path, Shard(index, 4)) as one:
+            work(one, pieces(60), do)
+
+    threads = [threading.Thread(target=member, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(done) == Counter(list(pieces(60)))
+
+
+def test_whoever_is_ready_waits_for_the_others(tmp_path: Path) -> None:
+    with Claims(tmp_path, Shard(0, 2)) as one, Claims(tmp_path, Shard(1, 2)) as other:
+        assert one.claim("piece0")
+        left, done = pieces(2), list[str]()
+        waiter = threading.Thread(target=work, args=(other, left, done.append))
+        waiter.start()
+        time.sleep(2.5)  # longer than a silence, but the heart beats
+        assert waiter.is_alive() and done == ["piece1"]
+        with one.at("piece0", "long work"):
+            pass
+        waiter.join(10)
+        assert not waiter.is_alive() and done == ["piece1"] and not left
+
+
+def test_a_batch_that_failed_is_not_done_and_free_for_others(tmp_path: Path) -> None:
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        assert one.claim("piece0") and not other.claim("piece0")
+        with pytest.raises(ZeroDivisionError), one.at("piece0", "working"):
+            raise ZeroDivisionError
+        assert not DoneLists(tmp_path / "workers").read_new()
+        assert other.claim("piece0")
+
+
+def test_what_was_finished_before_the_plan_counts_as_missing_where_the_plan_says_so(tmp_path: Path) -> None:
+    done: list[str] = []
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        work(one, pieces(1), done.append)
+        other.lists.read_new()
+        work(other, pieces(1), done.append)  # planned after that: its file must have been damaged
+    assert done == ["piece0", "piece0"]
+
+
+def test_a_lost_worker_is_taken_for_lost_by_the_watchers_own_clock(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On another machine, whose clock may say anything."""
+    with Claims(tmp_path) as member:
+        assert member.claim("another")
+        pulse, claim = tmp_path / "workers" / "elsewhere-1-abcdef.json", tmp_path / "claims" / "piece0"
+        claim.write_text(pulse.stem)
+        for beat in range(3):
+            pulse.write_text(f'{{"beats": {beat}}}')
+            os.utime(pulse, (1, 1))
+            assert not member.claim("piece0")
+            time.sleep(1.1)
+        os.utime(pulse, (2e9, 2e9))
+        assert not member.claim("piece0")
+        time.sleep(1.1)
+        assert member.claim("piece0")
+    assert "elsewhere-1-abcdef is gone" in capfd.readouterr().err
+
+
+def test_a_worker_that_died_on_this_machine_is_lost_at_once(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from latentmix.runner.claims import Crew
+with Crew(Path({str(tmp_path)!r})) as member:
+    member.claim("piece0")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -9
+    assert list(tmp_path.glob("workers/*.json"))
+    with Claims(tmp_path) as member:
+        assert member.claim("piece0")
+        assert [path.stem for path in tmp_path.glob("workers/*.json")] == [member.name]
+
+
+def test_a_claim_that_nobody_signed_is_lost_after_a_while(tmp_path: Path) -> None:
+    with Claims(tmp_path) as member:
+        assert member.claim("another")
+        (tmp_path / "claims" / "piece0").touch()
+        assert not member.claim("piece0")
+        time.sleep(2.1)
+        assert member.claim("piece0")
+
+
+def test_lists_are_read_on_from_where_they_were_and_by_whole_lines(tmp_path: Path) -> None:
+    lists, path = DoneLists(tmp_path), tmp_path / "one.done"
+    assert not lists.read_new()
+    path.write_text("a\nb\nc")
+    assert lists.read_new() == {"a", "b"}
+    assert not lists.read_new()
+    with path.open("a") as file:
+        file.write("d\n")
+    (tmp_path / "other.done").write_text("e\n")
+    assert lists.read_new() == {"cd", "e"}
+    assert DoneLists(tmp_path, lists.read).read_new() == set()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file.*outputs="), Claims(tmp_path / "file") as member:
+        member.claim("piece0")
+
+
+def test_nothing_is_left_where_nothing_was_begun(tmp_path: Path) -> None:
+    with Claims(tmp_path / "work"):
+        pass
+    assert not (tmp_path / "work").exists()

@@ -1,0 +1,221 @@
+"""What is mixed, in which batches, and under which keys it is kept."""
+
+from collections import Counter
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from latentmix.config import compose
+from latentmix.experiment.experiment import Cell, Experiment, subset
+from latentmix.experiment.stages import _chunks, padded
+from latentmix.features import Network
+from latentmix.mixing import NORMS, Method
+
+FIX = Method("fix", "0")
+NETWORK = Network("distance", {"network": "none"}, lambda images: images)
+POOL = 8
+quick = settings(max_examples=50, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**64)
+names = st.text(min_size=1, max_size=20)
+
+
+def experiment(*overrides: str) -> Experiment:
+    return Experiment(
+        compose([f"pool={POOL}", "n=[2,4]", "draws=6", "data.classes=[star,heart]", "steps=3", *overrides])
+    )
+
+
+@pytest.fixture(scope="module")
+def usual() -> Experiment:
+    return experiment()
+
+
+# Draws
+
+
+@quick
+@given(seeds, names, st.integers(0, 10**6), st.integers(1, 200))
+def test_a_draw_is_a_permutation_and_the_same_each_time(seed: int, class_id: str, draw: int, pool: int) -> None:
+    order = subset(seed, class_id, draw, pool)
+    assert sorted(order) == list(range(pool))
+    np.testing.assert_array_equal(order, subset(seed, class_id, draw, pool))
+
+
+def test_draws_never_change_since_caches_hold_what_was_made_of_them() -> None:
+    assert subset(0, "star", 0, POOL).tolist() == [1, 5, 7, 3, 2, 4, 6, 0]
+    assert subset(0, "star", 1, POOL).tolist() == [6, 7, 0, 4, 2, 1, 3, 5]
+    assert subset(3, "n02012849", 999, POOL).tolist() == [2, 4, 0, 1, 7, 5, 6, 3]
+
+
+@quick
+@given(seeds, names, names, st.integers(0, 1000), st.integers(0, 1000))
+def test_seeds_classes_and_draws_all_count(seed: int, one: str, other: str, draw: int, later: int) -> None:
+    order = subset(seed, one, draw, 100).tolist()
+    assert subset(seed + 1, one, draw, 100).tolist() != order
+    assert (subset(seed, other, draw, 100).tolist() == order) == (one == other)
+    assert (subset(seed, one, later, 100).tolist() == order) == (draw == later)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_every_image_is_drawn_equally_often(n: int) -> None:
+    pool, draws = 10, 2000
+    drawn = np.stack([subset(0, "star", draw, pool)[:n] for draw in range(draws)])
+    counts = np.bincount(drawn.ravel(), minlength=pool)
+    wanted = draws * n / pool
+    # Counts without replacement scatter less than a multinomial's, by (pool − n) / (pool − 1).
+    statistic = ((counts - wanted) ** 2 / wanted).sum() * (pool - 1) / (pool - n)
+    assert 1e-4 < stats.chi2.sf(statistic, pool - 1) < 1 - 1e-4
+
+
+def test_every_pair_is_drawn_equally_often() -> None:
+    pool, draws = 7, 2100
+    pairs = Counter(tuple(sorted(subset(1, "heart", draw, pool)[:2].tolist())) for draw in range(draws))
+    assert set(pairs) == set(combinations(range(pool), 2))
+    assert 1e-4 < stats.chisquare(list(pairs.values())).pvalue < 1 - 1e-4
+
+
+def test_neighbouring_draws_are_independent() -> None:
+    pool, draws = 5, 2000
+    first = [int(subset(0, "star", draw, pool)[0]) for draw in range(draws)]
+    table = np.zeros((pool, pool))
+    np.add.at(table, (first[:-1], first[1:]), 1)
+    assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+# Weights
+
+
+@quick
+@given(st.integers(1, POOL), st.lists(st.integers(0, 1000), min_size=1, max_size=10))
+def test_weights_are_uniform_over_exactly_n_images(usual: Experiment, n: int, draws: list[int]) -> None:
+    weights = usual.weights(Cell("star", n, FIX), draws)
+    assert weights.shape == (len(draws), POOL)
+    assert ((weights > 0).sum(1) == n).all()
+    assert (weights[weights > 0] == torch.tensor(1 / n)).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(draws)))
+
+
+def test_weights_are_the_same_for_every_method(usual: Experiment) -> None:
+    every = [usual.weights(Cell("star", 4, Method(norm, "chm")), range(6)) for norm in NORMS]
+    assert all(torch.equal(weights, every[0]) for weights in every)
+
+
+def test_draws_are_nested_in_n(usual: Experiment) -> None:
+    images = [usual.weights(Cell("star", n, FIX), range(20)) > 0 for n in (1, 2, 4, POOL)]
+    for fewer, more in pairwise(images):
+        assert (fewer <= more).all() and not torch.equal(fewer, more)
+
+
+def test_weights_of_a_draw_do_not_depend_on_the_draws_beside_it(usual: Experiment) -> None:
+    cell = Cell("heart", 4, FIX)
+    together = usual.weights(cell, range(6))
+    for draw in reversed(range(6)):
+        assert torch.equal(usual.weights(cell, [draw])[0], together[draw])
+
+
+@pytest.mark.parametrize("classes", ["[star]", "[heart,star]", "[ring,star,drop,heart]", "null"])
+def test_weights_of_a_class_do_not_depend_on_the_other_classes(usual: Experiment, classes: str) -> None:
+    cell = Cell("star", 4, FIX)
+    wanted = usual.weights(cell, range(6))
+    assert torch.equal(experiment(f"data.classes={classes}").weights(cell, range(6)), wanted)
+    assert not torch.equal(usual.weights(Cell("heart", 4, FIX), range(6)), wanted)
+
+
+def test_another_seed_draws_other_images(usual: Experiment) -> None:
+    cell = Cell("star", 4, FIX)
+    assert not torch.equal(experiment("seed=1").weights(cell, range(6)), usual.weights(cell, range(6)))
+
+
+# Cells and keys
+
+
+def test_cells_are_every_class_n_and_method_once_and_class_by_class() -> None:
+    there = experiment("methods=[fix/0,nin/m,fix/0]", "data.classes=[star,heart,star]").cells
+    assert len(set(there)) == len(there) == 2 * 2 * 2
+    assert [cell.class_id for cell in there] == ["star"] * 4 + ["heart"] * 4
+
+
+def place(*overrides: str) -> dict[str, str]:
+    """Where a run with these settings keeps what it makes of the class "star"."""
+    made = experiment(*overrides)
+    return {
+        "latents": made.latents("star").folder.name,
+        "cell": made.cell_folder(Cell("star", 2, FIX)).name,
+        "references": made.reference_features("star", NETWORK).folder.parent.name,
+    }
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "batch=3",
+        "draws=7",
+        "n=[2,3]",
+        "methods=[fix/0]",
+        "keep=1",
+        "name=other",
+        "launch.threads=1",
+        "outputs=elsewhere",
+        "data.reference=9",
+        "data.classes=[drop,star]",
+        "device=cpu",
+        "guidance=3.0",  # what the model says anyway
+        "inversion.steps=3",
+    ],
+)
+def test_what_changes_no_result_changes_no_key(override: str) -> None:
+    assert place(override) == place()
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("seed=1", {"cell"}),
+        ("pool=9", {"cell"}),
+        ("guidance=1", {"cell"}),
+        ("steps=4", {"latents", "cell"}),
+        ("spacing=leading", {"latents", "cell"}),
+        ("inversion.steps=4", {"latents", "cell"}),
+        ("inversion.spacing=leading", {"latents", "cell"}),
+        ("inversion.guidance=2", {"latents", "cell"}),
+        ("model.prompt='a drawing of a {}'", {"latents", "cell"}),
+        ("model.precision=bfloat16", {"latents", "cell"}),
+        ("model.size=32", {"latents", "cell", "references"}),
+    ],
+)
+def test_what_changes_a_result_changes_its_key(override: str, changed: set[str]) -> None:
+    before, after = place(), place(override)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_classes_numbers_and_methods_have_keys_of_their_own(usual: Experiment) -> None:
+    cells = [Cell(c, n, m) for c in ("star", "heart") for n in (2, 4) for m in (FIX, Method("nin", "0"))]
+    assert len({usual.cell_folder(cell) for cell in cells}) == len(cells)
+    assert usual.latents("star").folder != usual.latents("heart").folder
+
+
+# Batches
+
+
+@quick
+@given(st.lists(st.integers(), min_size=1, max_size=300), st.integers(1, 64))
+def test_batches_are_all_items_in_order_in_equal_parts(items: list[int], batch: int) -> None:
+    chunks = _chunks(items, batch)
+    assert [item for chunk in chunks for item in chunk] == items
+    assert {len(chunk) for chunk in chunks[:-1]} <= {len(chunks[0])}
+    assert 0 < len(chunks[-1]) <= len(chunks[0]) <= batch
+    assert len(chunks) == -(-len(items) // batch)  # no more than it takes
+
+
+@quick
+@given(st.integers(1, 8), st.integers(0, 8))
+def test_padding_repeats_the_last_row(rows: int, more: int) -> None:
+    x = torch.arange(rows * 6.0).view(rows, 3, 2)
+    whole = padded(x, rows + more)
+    assert torch.equal(whole[:rows], x)
+    assert torch.equal(whole[rows:], x[-1:].expand(more, 3, 2))

@@ -1,0 +1,237 @@
+"""The paper's figures: that each is made from nothing, on the models that it is about, and shows what it says."""
+
+import math
+import re
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from driver import Said, invoke
+from PIL import Image
+from torch import Tensor
+
+from latentmix.config import compose
+from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.figures import mixtures as grid
+from latentmix.figures import paper, style, toy
+from latentmix.images import read_image
+from latentmix.mixing import Method
+from latentmix.models import mmdit, unet
+from latentmix.models.pipeline import load_network
+
+SMALL = ("steps=2", "launch.threads=1")
+FEW = {  # of each figure, enough to see whether it is right
+    "fig1": ("pool=4", "n=[2,4]"),
+    "fig2": (),
+    "fig3": ("pool=4", "n=[2,4]", "data.reference=2"),
+    "fig4": ("pool=4", "n=[2]", "data.classes=[star,heart]"),
+    "fig5": ("pool=4", "n=[2,4]", "data.reference=2"),
+    "fig6": (),
+    "fig7": ("pool=4", "n=[2,4]", "data.classes=[star,heart]", "draws=4", "data.reference=9"),
+    "fig8": ("pool=4", "n=[2,4]"),
+    "fig9": ("pool=4", "n=[3]"),
+    "fig10": ("pool=4", "n=[2,4]", "inversion.steps=2"),
+    "fig11": ("pool=4", "n=[2,4]", "inversion.iterations=1"),
+    "fig12": ("pool=4", "n=[2,4]"),
+}
+PAPER = {  # what the paper has: N, methods, inversion steps, models
+    "fig1": ((2, 8, 32, 48, 64, 96), ("lin/0", "fix/0", "fix/chm"), 50, ("sd15",)),
+    "fig3": ((2, 8, 32, 48, 64, 96), ("fix/0",), 50, ("sd15",)),
+    "fig5": ((2, 8, 32, 48, 64, 96), ("fix/0",), 50, ("sd35-medium",)),
+    "fig8": ((2, 8, 32, 48, 64, 96), ("fix/0", "fix/chm", "nin/chm"), 50, ("sd15",)),
+    "fig9": ((12,), ("fix/0", "nin/chm"), 50, ("sd35-medium",)),
+    "fig10": ((2, 4, 8, 16, 32, 64), ("fix/0",), 500, ("sd15", "sd35-medium")),
+    "fig11": ((2, 4, 8, 16, 32, 64), ("fix/0",), 50, ("sd15",)),
+    "fig12": ((2, 8, 32, 48, 64, 96), ("fix/0", "fix/chm", "nin/chm"), 50, ("sd35-medium",)),
+}
+
+
+def made(outputs: Path, name: str, *more: str) -> Said:
+    said = invoke("figure", name, *SMALL, *FEW[name], *more, f"outputs={outputs}")
+    assert said.code == 0, said.err
+    return said
+
+
+def experiments(outputs: Path, name: str) -> list[Experiment]:
+    return [Experiment(config) for config in paper.configs(name, [*SMALL, *FEW[name], f"outputs={outputs}"])]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_each_figure_is_made_from_nothing(outputs: Path, name: str) -> None:
+    paths = [outputs / "figures-tiny" / f"{name}.{ending}" for ending in ("png", "pdf", "txt")]
+    assert made(outputs, name).out.split("\n")[-4:-1] == [str(path) for path in paths]
+    with Image.open(paths[0]) as image:
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    assert paths[1].read_bytes().startswith(b"%PDF-")
+    caption = paths[2].read_text()
+    assert caption.startswith(f"Fig. {name.removeprefix('fig')}. ") and "{" not in caption
+    for model in (
+        experiment.config.model.name for experiment in experiments(outputs, name) if paper.FIGURES[name].families
+    ):
+        assert re.search(rf"\b{model}\b[,:]", caption)
+
+
+def test_a_figure_is_not_made_twice(outputs: Path) -> None:
+    made(outputs, "fig8")
+    said = made(outputs, "fig8").err
+    assert "invert: all 4 images are there already" in said and "generate: all 6 images" in said
+
+
+@pytest.mark.parametrize(("name", "wanted"), PAPER.items())
+def test_settings_are_the_papers(name: str, wanted: tuple[Sequence[int], Sequence[str], int, Sequence[str]]) -> None:
+    data = [] if name in ("fig3", "fig5") else ["data=imagenet", "data.path=/x"]
+    found = paper.configs(name, ["model=sd15", *data])
+    for config in found:
+        assert (config.n, tuple(map(str, config.methods)), config.inversion.steps) == wanted[:3]
+        assert config.steps == wanted[2]
+    assert tuple(config.model.name for config in found) == wanted[3]
+
+
+def test_a_flow_model_stands_for_itself() -> None:
+    for name in ("fig4", "fig5", "fig8"):
+        assert [config.model.name for config in paper.configs(name, ["model=tiny-sd3"])] == ["tiny-sd3"]
+
+
+def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
+    own, flow = paper.configs("fig4", ["model=sd15", "model.path=/x", "data=folder", "data.path=/y", "seed=3"])
+    assert (own.model.path, flow.model.path) == ("/x", None)
+    assert (own.seed, flow.seed) == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig4", "fig7"])
+@pytest.mark.parametrize("more", [["seed=1"], []])
+def test_naming_a_figures_own_experiment_changes_nothing(name: str, more: list[str]) -> None:
+    for named in ([f"experiment={name}", *more], [*more, f"experiment={name}"]):
+        assert paper.configs(name, named) == paper.configs(name, more)
+        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny") / name
+
+
+def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
+    given = ["experiment=demo", "model=tiny", "name=mine"]
+    assert paper.configs("fig4", given) == [compose(given)]
+    assert paper.stem("fig4", given) == Path("outputs/mine/fig4")
+
+
+def test_every_figure_has_a_sentence_and_a_config() -> None:
+    assert list(paper.FIGURES) == [f"fig{k}" for k in range(1, 13)]
+    for name in paper.FIGURES:
+        assert compose([f"experiment={name}"]).name == f"{name}-tiny"
+
+
+@pytest.fixture
+def drawn(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What the grid of a figure is made of, as `draw_grid` is given it."""
+    held: dict[str, object] = {}
+
+    def look(rows: list[list[Tensor]], names: list[str], titles: list[str], stem: Path) -> list[Path]:
+        held.update(rows=rows, names=names, titles=titles)
+        return []
+
+    monkeypatch.setattr(grid, "draw_grid", look)
+    return held
+
+
+def test_rows_are_methods_and_columns_n(outputs: Path, drawn: dict[str, object]) -> None:
+    made(outputs, "fig1")
+    assert (drawn["names"], drawn["titles"]) == (["lin/0", "fix/0", "fix/chm"], ["N = 2", "N = 4"])
+    (experiment,) = experiments(outputs, "fig1")
+    cell = Cell("star", 4, Method("fix", "chm"))
+    assert torch.equal(drawn["rows"][2][1], read_image(experiment.image_path(cell, 0)))  # type: ignore[index]
+
+
+def test_columns_are_classes_where_there_is_one_n(outputs: Path, drawn: dict[str, object]) -> None:
+    made(outputs, "fig9")
+    assert drawn["titles"] == ["circle", "triangle", "star", "heart", "crescent"]
+    (experiment,) = experiments(outputs, "fig9")
+    assert experiment.config.model.name == "tiny-sd3"
+    image_path = read_image(experiment.image_path(Cell("heart", 3, Method("nin", "chm")), 0))
+    assert torch.equal(drawn["rows"][1][3], image_path)  # type: ignore[index]
+
+
+def test_rows_are_models_where_there_are_several(outputs: Path, drawn: dict[str, object]) -> None:
+    made(outputs, "fig10")
+    assert drawn["names"] == ["tiny", "tiny-sd3"]
+    cell = Cell("triangle", 2, Method("fix", "0"))
+    for row, experiment in zip(drawn["rows"], experiments(outputs, "fig10"), strict=True):  # type: ignore[call-overload]
+        assert torch.equal(row[0], read_image(experiment.image_path(cell, 0)))
+
+
+def test_classes_and_n_are_both_named_where_there_are_several(outputs: Path, drawn: dict[str, object]) -> None:
+    made(outputs, "fig1", "data.classes=[star,heart]")
+    assert drawn["titles"] == ["star\nN = 2", "\nN = 4", "heart\nN = 2", "\nN = 4"]
+
+
+def test_a_figure_of_another_experiment_goes_into_its_folder(outputs: Path) -> None:
+    given = ("experiment=demo", *SMALL, *FEW["fig7"], "name=mine", f"outputs={outputs}")
+    assert invoke("sweep", *given).code == 0
+    before = (outputs / "mine" / "fig7.png").read_bytes()
+    (outputs / "mine" / "fig7.png").unlink()
+    said = invoke("figure", "fig7", *given)
+    assert said.code == 0 and "are there already" in said.err
+    assert (outputs / "mine" / "fig7.png").read_bytes() == before
+    assert (outputs / "mine" / "done.json").exists()
+
+
+def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network lives as long as there is anything that could use it."""
+    networks: list[weakref.ref[Any]] = []
+
+    def read(load: Any, folder: Path, **how: Any) -> Any:
+        if folder.name in ("unet", "transformer"):
+            assert all(network() is None for network in networks)
+        network = load_network(load, folder, **how)
+        if folder.name in ("unet", "transformer"):
+            networks.append(weakref.ref(network))
+        return network
+
+    for family in (unet, mmdit):
+        monkeypatch.setattr(family, "load_network", read)
+    made(outputs, "fig10", "seed=7")
+    assert len(networks) == 2
+
+
+def test_a_dry_run_only_plans(tmp_path: Path) -> None:
+    said = invoke("figure", "fig10", *SMALL, *FEW["fig10"], f"outputs={tmp_path / 'outputs'}", "--dry-run")
+    assert said.code == 0 and said.out.count("nothing was done") == 2  # once for each model
+    assert not (tmp_path / "outputs").exists()
+
+
+# Fig. 2
+
+
+def test_paths_lead_from_one_end_to_the_other() -> None:
+    for name in ("lin", "nin", "slerp", "lol", "slerp (eq. 3)"):
+        path = toy.path(name)
+        torch.testing.assert_close(path[[0, -1]], toy.ENDS, rtol=0, atol=1e-5)
+    torch.testing.assert_close(toy.path("fix").norm(dim=1), torch.full((101,), math.sqrt(2)))
+
+
+def test_eq_3_leaves_the_range_of_norms_and_nin_does_not() -> None:
+    low, high = sorted(toy.ENDS.norm(dim=1).tolist())
+    assert toy.path("slerp (eq. 3)").norm(dim=1).max() > 1.001 * high
+    norms = toy.path("nin").norm(dim=1)
+    assert norms.min() > low - 1e-5 and norms.max() < high + 1e-5
+
+
+def test_eq_3_is_slerp_on_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy, "ENDS", 1.3 * toy.ENDS / toy.ENDS.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(toy.path("slerp (eq. 3)"), toy.path("slerp"), rtol=0, atol=1e-5)
+
+
+# How figures look
+
+
+def test_each_mean_has_a_colour_of_its_own() -> None:
+    own = style.COLOURS
+    assert style.colours(["chm", "lp0.5", "0"]) == {"chm": own["chm"], "lp0.5": own["lp"], "0": own["0"]}
+    several = style.colours(["0", "lp", "lp0.5", "lp2", "lp"])
+    assert len(several) == len(set(several.values())) == 4

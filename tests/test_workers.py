@@ -1,0 +1,470 @@
+"""One worker or several, on the one machine or on many, undisturbed or dying: what a sweep ends with is the same."""
+
+import json
+import os
+import pickle
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import driver
+import pytest
+import torch
+from driver import Said, invoke
+
+from latentmix import config, figures
+from latentmix.commands import status
+from latentmix.commands import sweep as shards
+from latentmix.config import compose
+from latentmix.errors import UserError
+from latentmix.experiment import stages as sweep
+from latentmix.experiment.experiment import Experiment
+from latentmix.runner import executor as launch
+from latentmix.runner import slurm
+from latentmix.runner.claims import Claims, Shard
+
+BASE = (
+    "data.classes=[star,heart]",
+    "n=[2]",
+    "methods=[fix/0,fix/chm]",
+    "pool=4",
+    "draws=4",
+    "data.reference=6",
+    "steps=2",
+    "batch=2",
+    "keep=1",
+    "name=small",
+    "launch.threads=1",  # as in processes of their own: another number of threads rounds otherwise
+)
+BATCHES = 2 * 3 + 2 * 2 + 4 * 2  # of real images, inverted and generated
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest, and are tested elsewhere."""
+    monkeypatch.setattr(figures, "draw_run", lambda _: [])
+
+
+def run(outputs: Path, *more: str) -> Said:
+    said = invoke("sweep", *BASE, f"outputs={outputs}", *more)
+    assert said.code == 0, said.err
+    return said
+
+
+def assert_same(outputs: Path, whole: Path) -> None:
+    driver.assert_same(outputs, whole)
+    assert (outputs / "small" / "done.json").exists()
+
+
+def listed(outputs: Path) -> list[str]:
+    """What workers say they have done."""
+    lists = [path.read_text().split() for path in outputs.glob("small/work/workers/*.done")]
+    return [name for names in lists for name in names if not name.startswith(shards.RESULTS)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of one worker that nothing disturbed; tests read them and leave them as they are."""
+    outputs = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_run", lambda _: [])
+        run(outputs)
+    names = driver.results(outputs)
+    assert sum("/features-" in name and name.endswith(".safetensors") for name in names) == 4 * 2 * 2
+    assert len(listed(outputs)) == BATCHES
+    return outputs
+
+
+# The command line in processes of their own that work at the same time, forked when all imports are done. One may kill
+# itself just after its k-th write of a path that has a word in it. The others begin together, however long each takes
+# to get there, and a batch takes so long at least that nobody does all of them while others look away.
+DRIVER = """
+import json, multiprocessing, os, signal, sys, time
+from latentmix import cache as store
+
+where, count, write = "", 0, store.write
+
+def fatal_write(path, content):
+    global count
+    write(path, content)
+    count -= where in path.as_posix()
+    if where and count == 0 and where in path.as_posix():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store.write = fatal_write  # before it is imported by name
+from latentmix import cli, figures
+from latentmix.runner import executor as launch
+from latentmix.commands import sweep as shards
+import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+figures.draw_run = lambda bench: []
+orders = json.loads(sys.argv[1])
+begin, beat = launch.Crew._begin, launch.Crew._beat
+together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
+
+def begin_together(crew):
+    if not where and not crew._heart.is_alive():
+        together.wait(600)
+    begin(crew)
+
+def slow_beat(crew):
+    time.sleep(0.5 if crew.doing else 0)
+    beat(crew)
+
+launch.Crew._begin, launch.Crew._beat = begin_together, slow_beat
+for arguments, where, count in orders:
+    if (child := os.fork()) == 0:
+        sys.argv = ["latentmix", *arguments]
+        try:
+            cli.main()
+        except SystemExit as stop:
+            os._exit(stop.code or 0)
+        finally:
+            os._exit(1)
+    if where:  # what it does before it dies does not hang on who is first
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+ends = []
+try:
+    while True:
+        ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
+except ChildProcessError:
+    print(*sorted(ends))
+"""
+
+
+def together(outputs: Path, deaths: list[tuple[str, int]], *more: str) -> str:
+    """Shards that run at the same time, those that die at something before the others: what they said."""
+    count = len(deaths)
+    command = ["sweep", *BASE, f"outputs={outputs}", *more, "--shard"]
+    orders = [([*command, f"{index}/{count}"], *death) for index, death in enumerate(deaths)]
+    # One thread, so that there are none to be lost in a fork.
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(orders)], env=alone, capture_output=True, text=True, timeout=900
+    )
+    ends = ["0"] * sum(not where for where, _ in deaths)
+    assert done.stdout.split()[-count:] == ["-9"] * (count - len(ends)) + ends, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_three_shards_end_with_the_bytes_of_one(whole: Path, tmp_path: Path) -> None:
+    together(tmp_path, [("", 0)] * 3)
+    assert_same(tmp_path, whole)
+    assert len(listed(tmp_path)) == len(set(listed(tmp_path))) == BATCHES
+    assert len(list(tmp_path.glob("small/work/workers/*.done"))) == 3  # each of them did something
+    assert not [*tmp_path.glob("small/work/claims/*"), *tmp_path.glob("small/work/workers/*.json")]
+
+
+def test_what_a_dead_shard_leaves_is_done_by_the_others(whole: Path, tmp_path: Path) -> None:
+    said = together(tmp_path, [("cache/latents/", 1), ("", 0), ("", 0)])
+    assert_same(tmp_path, whole)
+    assert "is gone; its batch is done by others" in said
+    assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
+
+
+def test_a_shard_whose_others_never_come_does_it_all_and_a_sweep_after_it_has_nothing_left_to_do(
+    whole: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, "--shard", "1/3")
+    assert_same(tmp_path, whole)
+    for name in ("metrics.csv", "done.json"):
+        (tmp_path / "small" / name).unlink()
+    before = len(listed(tmp_path))
+    said = run(tmp_path)
+    assert "generate: all 16 images are there already" in said.err
+    assert len(listed(tmp_path)) == before == BATCHES
+    assert_same(tmp_path, whole)
+
+
+def test_results_are_written_once_unless_they_are_missing_or_of_other_settings(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    written, finish = list[str](), shards.finish
+
+    def count(experiment: Experiment) -> None:
+        written.append(experiment.config.name)
+        finish(experiment)
+
+    monkeypatch.setattr(shards, "finish", count)
+    assert "another worker wrote the results" in run(tmp_path, "--shard", "0/2").err
+    assert not written
+    (tmp_path / "small" / "metrics.csv").unlink()
+    run(tmp_path, "--shard", "0/2")
+    assert len(written) == 1
+    assert_same(tmp_path, whole)
+    run(tmp_path, "--shard", "0/2", "metrics=[fid]")
+    assert len(written) == 2
+    run(tmp_path, "--shard", "0/2")  # what is there is of other settings
+    assert len(written) == 3
+    run(tmp_path)  # which always does
+    assert len(written) == 4
+
+
+def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> None:
+    for index in range(2):
+        settled = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+        settled.batch = 0
+        with Claims(settled.config.work, Shard(index, 2)) as claims:
+            launch.settle(settled, claims)
+            (agreement,) = settled.config.work.glob("batch-*.json")
+            assert settled.batch == json.loads(agreement.read_text()) == (32 if index == 0 else 7)
+            agreement.write_text("7")
+    late = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+    with Claims(late.config.work) as claims:
+        launch.settle(late, claims)
+    assert late.batch == 7
+
+
+def test_a_batch_that_was_agreed_on_between_look_and_claim_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
+    claim = Claims.claim
+
+    def claim_after_another(claims: Claims, name: str) -> bool:
+        launch._agreement(late, claims).write_text("7")
+        return claim(claims, name)
+
+    late.config.work.mkdir(parents=True)
+    monkeypatch.setattr(Claims, "claim", claim_after_another)
+    with Claims(late.config.work, Shard(1, 2)) as claims:
+        launch.settle(late, claims)
+    assert late.batch == 7
+
+
+def test_shards_go_on_together_when_memory_runs_out_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of two are too many for the first; a shard that comes later takes batches of one from the start."""
+    invert, sizes = sweep._invert, list[int]()
+
+    def small(experiment: Experiment, class_id: str, images: sweep.Loaded[str], size: int) -> None:
+        sizes.append(size)
+        if size > 1:
+            raise torch.OutOfMemoryError("no more memory")
+        invert(experiment, class_id, images, size)
+
+    monkeypatch.setattr(sweep, "_invert", small)
+    said = run(tmp_path, "--shard", "0/2")
+    assert "going on with 1 images at once" in said.err
+    assert sizes == [2] + [1] * 8
+    late = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
+    with launch.joining(late, "sweep", Shard(1, 2)) as claims:
+        launch.work(late, shards.STAGES, claims)
+    assert late.batch == 1 and len(sizes) == 9
+
+
+@pytest.mark.parametrize("shard", ["3/3", "one"])
+def test_a_shard_that_is_none(shard: str) -> None:
+    said = invoke("sweep", *BASE, "--shard", shard)
+    assert said.code == 2 and f"--shard={shard} is not I/N" in said.err
+
+
+# Several processes on one machine
+
+
+def kill_one(outputs: Path, killed: list[int]) -> None:
+    """The first worker that is seen inverting."""
+    deadline = time.monotonic() + 600
+    while not killed and time.monotonic() < deadline:
+        for member in status.workers(outputs / "small" / "work"):
+            if member.doing.startswith("invert"):
+                killed.append(int(member.name.split("-")[-2]))
+                os.kill(killed[0], signal.SIGKILL)
+                return
+        time.sleep(0.005)
+
+
+def test_a_worker_of_this_machine_dies_and_its_work_goes_on(whole: Path, tmp_path: Path) -> None:
+    killed = list[int]()
+    killer = threading.Thread(target=kill_one, args=(tmp_path, killed))
+    killer.start()
+    said = run(tmp_path, "launch.workers=2")
+    killer.join()
+    assert killed and "died" in said.err
+    assert_same(tmp_path, whole)
+    assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
+
+
+def test_workers_that_all_fail_say_why(tmp_path: Path) -> None:
+    said = invoke("sweep", *BASE, f"outputs={tmp_path}", "launch.workers=2", "device=nowhere")
+    assert said.code == 2
+    (line,) = [line for line in said.err.splitlines() if line.startswith("latentmix: error: ")]
+    assert "worker 0/2" in line and "device=nowhere can't be used" in line
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    said = invoke("sweep", *BASE, f"outputs={tmp_path}", "launch.gpus=2")
+    assert said.code == 2 and "launch.gpus=2, and this machine shows 1" in said.err
+
+
+# How far it is
+
+
+def test_status_of_a_run_from_its_files(whole: Path) -> None:
+    said = invoke("status", str(whole / "small"))
+    assert said.code == 0 and "finished" in said.out
+    rows = [line.split("│")[1:-1] for line in said.out.splitlines() if line.startswith("│")]
+    table = {name.strip(): [int(value) for value in values] for name, *values in rows}
+    assert table == {"real images": [12, 0, 0], "invert": [8, 0, 0], "generate": [16, 0, 0]}
+
+
+def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
+    made = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
+    with launch.joining(made, "sweep") as claims:
+        for place, plan in enumerate(shards.STAGES):
+            stage = launch._planned(made, plan, claims, place)
+            if stage.name == "real images":
+                first, second, *_ = launch._named(made, stage)
+        assert claims.claim(first)
+        with claims.at(first, "real images: star"):
+            pass
+        assert claims.claim(second)
+        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        assert found["real images"] == (2, 2, 8)
+        assert found["generate"] == (0, 0, 16)
+        assert "1 at work" in invoke("status", str(made.config.folder)).out
+        claims._leaving.set()
+        claims._heart.join()
+        os.utime(claims._pulse(claims.name), (1, 1))  # no sign of life since 1970
+        lost = invoke("status", str(made.config.folder)).out
+        assert "stopped" in lost and f"{claims.name}" in lost and "lost; whoever is at work takes over" in lost
+        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        assert found["real images"] == (2, 0, 10)
+        claims.release(second)
+    assert "stopped" in invoke("status", str(made.config.folder)).out
+
+
+def test_status_needs_a_run(tmp_path: Path) -> None:
+    assert "there is no run" in invoke("status", str(tmp_path / "nothing")).err
+    said = invoke("status", str(tmp_path))
+    assert said.code == 2 and "no stage of it has been planned" in said.err
+
+
+def test_status_loads_no_network() -> None:
+    code = (
+        "import sys; import latentmix.commands.status; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+# Slurm, as far as it goes without one; tests/test_slurm.py has the rest
+
+
+SBATCH = '#!/bin/sh\ncp "$1" "$0.script"\necho Submitted batch job 4711\n'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that take whatever is submitted, and leave the script."""
+    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
+    more = ("launch=slurm", "launch.shards=3", "launch.partition=big", "launch.account=ours", "launch.at_once=2")
+    wanted = ("launch.timeout_min=90", "launch.mem_gb=24", "launch.setup=['module load cuda']", "launch.qos=low")
+    said = run(cluster, *more, *wanted)
+    assert "job 4711: 3 shards" in said.out and f"latentmix status {cluster / 'small'}" in said.out
+    script = (cluster / "sbatch.script").read_text()
+    lines = script.splitlines()
+    for line in (
+        "--array=0-2%2",
+        "--partition=big",
+        "--account=ours",
+        "--qos=low",
+        "--time=90",
+        "--mem=24GB",
+        "--gpus-per-node=1",
+        "--cpus-per-task=4",
+        "--requeue",
+        "--signal=USR2@120",
+        "--job-name=latentmix-small",
+    ):
+        assert f"#SBATCH {line}" in lines
+    assert "module load cuda" in lines
+    (output,) = (line.partition("=")[2] for line in lines if line.startswith("#SBATCH --output="))
+    assert Path(output).parent.is_dir()  # or a job that begins before submitit is through can't say anything, and fails
+    assert len(list(cluster.glob("small/work/slurm/*.pkl"))) == 3
+
+
+def test_a_job_takes_the_frozen_config_and_composes_none(
+    cluster: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = cluster / "outputs"
+    run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false")
+    lines = (cluster / "sbatch.script").read_text().splitlines()
+    assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
+    monkeypatch.setattr(config, "compose", None)
+    path = sorted(outputs.glob("small/work/slurm/*.pkl"))[0]
+    job = pickle.loads(path.read_bytes()).function
+    assert isinstance(job, slurm.Job) and job.checkpoint() is None
+    job()
+    assert_same(outputs, whole)
+
+
+def test_a_job_that_is_stopped_goes_back_into_the_queue_as_it_was() -> None:
+    job = slurm.Job("config.json", "0/3", requeue=True)
+    again = job.checkpoint()
+    assert again is not None and again.function == job
+
+
+def test_slurm_that_is_not_there_or_refuses(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.shards=2")
+    assert said.code == 2 and "Slurm did not take the job" in said.err and "invalid partition" in said.err
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm")
+    assert said.code == 2 and "sbatch and srun" in said.err
+
+
+def test_a_time_limit_that_is_all_warning(cluster: Path) -> None:
+    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.timeout_min=4")
+    assert said.code == 2 and "launch.timeout_min=4 is too short" in said.err and "5 minutes at least" in said.err
+    assert not (cluster / "sbatch.script").exists()
+
+
+def test_a_job_that_has_not_begun_to_listen_is_not_ended_by_a_preemption(cluster: Path) -> None:
+    """What srun is to start, with another Python in place of the shard's."""
+    run(cluster, "launch=slurm", "launch.shards=2")
+    line = (cluster / "sbatch.script").read_text().strip().splitlines()[-1]
+    started, _, _ = line[line.index(slurm.DEAF) :].partition(" -u -m submitit")
+    code = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGTERM, signal.SIGUSR2)]; print('alive')"
+    done = subprocess.run([*shlex.split(started), "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+def test_a_job_hears_signals_before_it_loads_torch() -> None:
+    code = "import sys; import latentmix.runner.slurm; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_frozen_config_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json can't be read"):
+        shards.work(tmp_path / "config.json", Shard())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("launch.gpus=2", "launch.workers=2"), "launch.workers"),
+        (("launch=slurm", "launch.gpus=2"), "more launch.shards"),
+        (("launch.workers=0",), "launch.workers=0"),
+        (("launch=slurm", "launch.timeout_min=0"), "launch.timeout_min=0"),
+    ],
+)
+def test_launches_that_can_not_be(overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        compose([*BASE, *overrides])
