@@ -148,10 +148,10 @@ def _root(e: Estimate) -> Estimate:
 
 def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:
     """Whether the channels' means of the latents differ from 0 in common, by Student's t, at 5 % for all together."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     images, channels = means.shape
-    bound = float(t.ppf((1 + SURE ** (1 / channels)) / 2, images - 1))
+    bound = float(stdtrit(images - 1, (1 + SURE ** (1 / channels)) / 2))
     return tuple((means.mean(0).abs() > bound * means.std(0) / math.sqrt(images)).tolist())
 
 
