@@ -31,6 +31,13 @@ class DiskFull(UserError):
     exit_code = 1
 
 
+def user_cache() -> Path:
+    """Return $LATENTMIX_CACHE or, if it is not set, `latentmix` in the user's cache ($XDG_CACHE_HOME or ~/.cache)."""
+    if own := os.environ.get("LATENTMIX_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentmix"
+
+
 def key(identity: Any) -> str:
     """16 hex digits that name `identity`, anything JSON can hold; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -65,7 +72,7 @@ def _hidden(path: Path) -> bool:
 
 
 @timed("writing")
-def write(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
     part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # whoever else writes here, on whatever machine
     try:
@@ -77,13 +84,13 @@ def write(path: Path, content: bytes) -> None:
         part.replace(path)
     except OSError as error:
         _tidy(part)
-        raise refusal(path, error) from error
+        raise explain_write_error(path, error) from error
     except BaseException:
         _tidy(part)
         raise
 
 
-def refusal(path: Path, error: OSError) -> UserError:
+def explain_write_error(path: Path, error: OSError) -> UserError:
     """What a file system says of a file that can't be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
@@ -132,17 +139,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def write_note(path: Path, note: Mapping[str, Any]) -> None:
+def write_checked_json(path: Path, note: Mapping[str, Any]) -> None:
     """A JSON object with a checksum."""
     plain = json.loads(json.dumps(note))
     write_json(path, plain | {"sha256": key(plain)})
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """What `write_note` wrote; an empty one where it is missing or damaged."""
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """What `write_checked_json` wrote; an empty one where it is missing or damaged."""
     note = read_json(path)
     checksum = note.pop("sha256", None)
     return note if checksum == key(note) else {}
@@ -153,7 +160,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     text = json.dumps(dict(about), sort_keys=True)
     header = {"about": text, "sha256": _checksum(held, text)}
-    write(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
+    write_atomic(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
 
 
 @timed("reading")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentmix.cache import key, load_tensors, save_tensors, write
+from latentmix.cache import key, load_tensors, save_tensors, write_atomic
 from latentmix.profiling import timed
 
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ def write_image(path: Path, image: Tensor) -> None:
     """uint8 [3, H, W] -> PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
-    write(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def read_image(path: Path) -> Tensor:

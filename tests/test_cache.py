@@ -22,13 +22,14 @@ from latentmix.cache import (
     folder_digest,
     key,
     load_tensors,
+    read_checked_json,
     read_json,
-    read_note,
     remove_partial_files,
     save_tensors,
-    write,
+    user_cache,
+    write_atomic,
+    write_checked_json,
     write_json,
-    write_note,
 )
 from latentmix.errors import UserError
 
@@ -80,14 +81,24 @@ def test_what_json_cannot_hold_has_no_key() -> None:
         key({"path": Path("x")})
 
 
+def test_the_users_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LATENTMIX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert user_cache() == Path.home() / ".cache" / "latentmix"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert user_cache() == Path("/x/latentmix")
+    monkeypatch.setenv("LATENTMIX_CACHE", "/y")
+    assert user_cache() == Path("/y")
+
+
 # Writing in one move
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "b" / "file", b"content")
+    write_atomic(tmp_path / "a" / "b" / "file", b"content")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"content"
     assert names(tmp_path / "a" / "b") == ["file"]
-    write(tmp_path / "a" / "b" / "file", b"other")
+    write_atomic(tmp_path / "a" / "b" / "file", b"other")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"other"
 
 
@@ -107,7 +118,7 @@ def test_the_place_is_taken_only_when_the_file_is_whole(tmp_path: Path, monkeypa
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", look)
-    write(place, bytes(1000))
+    write_atomic(place, bytes(1000))
     assert len(seen) == 1
     assert place.name not in seen[0]
     assert names(tmp_path) == ["file"]
@@ -118,7 +129,7 @@ def test_a_file_half_written_has_a_name_of_its_own(tmp_path: Path, monkeypatch: 
     seen = list[set[str]]()
     monkeypatch.setattr(os, "fsync", lambda _: seen.append({n for n in names(tmp_path) if n.endswith(".part")}))
     for _ in range(2):
-        write(tmp_path / ("n" * 255), b"")
+        write_atomic(tmp_path / ("n" * 255), b"")
     assert len(seen[0]) == len(seen[1]) == 1 and seen[0] != seen[1]
 
 
@@ -133,7 +144,7 @@ def left(folder: Path, age: float) -> Path:
 
 def test_what_killed_runs_left_is_swept_up(tmp_path: Path) -> None:
     old, young, ahead = left(tmp_path, ABANDONED + 60), left(tmp_path, ABANDONED - 60), left(tmp_path, -9e5)
-    write(tmp_path / "cells" / "file", b"kept")
+    write_atomic(tmp_path / "cells" / "file", b"kept")
     os.utime(old.rename(tmp_path / "cells" / "users.part"), (0, 0))
     old = left(tmp_path, ABANDONED + 60)
     remove_partial_files(tmp_path)
@@ -160,19 +171,19 @@ def test_nothing_is_swept_up_where_nothing_is_or_can_be(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("content", [b"", b"[1]", b"3", b'{"a": 1', b"\xff", b"null", b"[" * 100_000])
 def test_json_that_is_damaged_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
-    assert read_json(tmp_path / "file") == read_note(tmp_path / "file") == read_json(tmp_path / "gone") == {}
+    assert read_json(tmp_path / "file") == read_checked_json(tmp_path / "file") == read_json(tmp_path / "gone") == {}
 
 
 def test_any_flipped_bit_of_a_note_is_noticed(tmp_path: Path) -> None:
     note = {"kept": {11: 1, 2: 3}, "row": 2.5, "names": ["a", "ü"]}
-    write_note(tmp_path / "note", note)
-    assert read_note(tmp_path / "note") == json.loads(json.dumps(note))
+    write_checked_json(tmp_path / "note", note)
+    assert read_checked_json(tmp_path / "note") == json.loads(json.dumps(note))
     content = (tmp_path / "note").read_bytes()
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         (tmp_path / "note").write_bytes(flipped)
-        assert read_note(tmp_path / "note") in ({}, json.loads(json.dumps(note)))
+        assert read_checked_json(tmp_path / "note") in ({}, json.loads(json.dumps(note)))
 
 
 def failing(code: int) -> Callable[..., None]:
@@ -192,7 +203,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(
         place.write_bytes(before)
     monkeypatch.setattr(owner, name, failing(errno.EIO))
     with pytest.raises(UserError, match="file could not be written: Input/output error") as caught:
-        write(place, b"new" * 1000)
+        write_atomic(place, b"new" * 1000)
     assert not isinstance(caught.value, DiskFull)
     assert names(tmp_path) == ([] if before is None else ["file"])
     assert before is None or place.read_bytes() == before
@@ -202,7 +213,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(
 def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(os, "fsync", failing(code))
     with pytest.raises(DiskFull) as caught:
-        write(tmp_path / "file", b"content")
+        write_atomic(tmp_path / "file", b"content")
     text = str(caught.value)
     assert caught.value.exit_code == 1
     assert "\n" not in text
@@ -227,7 +238,7 @@ def test_a_full_disk_stops_tensors_and_json_too(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "mkdir", failing(errno.EROFS))
     with pytest.raises(UserError) as caught:
-        write(tmp_path / "new" / "file", b"content")
+        write_atomic(tmp_path / "new" / "file", b"content")
     assert "\n" not in str(caught.value)
     assert f"{tmp_path / 'new' / 'file'} could not be written: Read-only file system" in str(caught.value)
     assert "outputs=" in str(caught.value)
@@ -238,13 +249,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
 def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(0o500)
     with pytest.raises(UserError, match="locked/file could not be written: Permission denied; choose another place"):
-        write(tmp_path / "locked" / "file", b"content")
+        write_atomic(tmp_path / "locked" / "file", b"content")
 
 
 def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(UserError, match="file could not be written: Is a directory"):
-        write(tmp_path / "file", b"content")
+        write_atomic(tmp_path / "file", b"content")
     assert names(tmp_path) == ["file"]
 
 
@@ -252,7 +263,7 @@ def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
     """outputs=FILE, for instance."""
     (tmp_path / "outputs").write_bytes(b"")
     with pytest.raises(UserError, match="could not be written"):
-        write(tmp_path / "outputs" / "file", b"content")
+        write_atomic(tmp_path / "outputs" / "file", b"content")
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +272,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "file", b"content")
+        write_atomic(tmp_path / "file", b"content")
     assert names(tmp_path) == []
 
 
@@ -517,7 +528,7 @@ def test_a_damaged_part_is_named_and_its_rows_are_missing(parts: TensorCache, da
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     for name, content in (("model_index.json", "{}"), ("unet/weights", "abc"), ("vae/weights", "defg")):
-        write(tmp_path / "model" / name, content.encode())
+        write_atomic(tmp_path / "model" / name, content.encode())
     return tmp_path / "model"
 
 
@@ -532,18 +543,18 @@ def test_a_digest_depends_on_every_file(model: Path) -> None:
         (model / "unet").rename(model / "net")
 
     def swap() -> None:
-        write(model / "net" / "weights", b"defg")
-        write(model / "vae" / "weights", b"abc")
+        write_atomic(model / "net" / "weights", b"defg")
+        write_atomic(model / "vae" / "weights", b"abc")
 
     def move_a_byte() -> None:
-        write(model / "net" / "weights", b"def")
-        write(model / "vae" / "weights", b"gabc")
+        write_atomic(model / "net" / "weights", b"def")
+        write_atomic(model / "vae" / "weights", b"gabc")
 
     changes: list[Callable[[], Any]] = [
-        lambda: write(model / "unet" / "weights", b"abd"),
-        lambda: write(model / "unet" / "weights", b"abcd"),
-        lambda: write(model / "unet" / "weights", b""),
-        lambda: write(model / "unet" / "more", b""),
+        lambda: write_atomic(model / "unet" / "weights", b"abd"),
+        lambda: write_atomic(model / "unet" / "weights", b"abcd"),
+        lambda: write_atomic(model / "unet" / "weights", b""),
+        lambda: write_atomic(model / "unet" / "more", b""),
         lambda: (model / "unet" / "more").unlink(),
         rename,
         swap,
@@ -569,7 +580,7 @@ def test_hidden_files_do_not_count(model: Path) -> None:
 def test_hidden_folders_do_not_count(model: Path) -> None:
     """`hf download --local-dir` leaves its times of day in .cache, and git all its objects in .git."""
     digest = folder_digest(model)
-    write(model / ".cache" / "huggingface" / "download" / "model_index.json.metadata", b"1700000000.0")
+    write_atomic(model / ".cache" / "huggingface" / "download" / "model_index.json.metadata", b"1700000000.0")
     assert folder_digest(model) == digest
 
 

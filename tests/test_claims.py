@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from latentmix.errors import UserError
-from latentmix.runner import claims as claims
+from latentmix.runner import claims
 from latentmix.runner.claims import Claims, DoneLists, Shard
 
 
@@ -29,11 +29,11 @@ def pieces(count: int) -> dict[str, claims.Numbered]:
 def work(member: Claims, left: dict[str, claims.Numbered], do: Callable[[str], None]) -> int:
     """To the end; how often it waited."""
     waited = 0
-    for name in member.share(left):
+    for name in member.claim_each(left):
         if name is None:
             waited += 1
             continue
-        with member.at(name, "working"):
+        with member.holding(name, "working"):
             do(name)
         del left[name]
     return waited
@@ -42,8 +42,8 @@ def work(member: Claims, left: dict[str, claims.Numbered], do: Callable[[str], N
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "POLL", 0.02)
-    monkeypatch.setattr(claims, "BEAT", 0.05)
-    monkeypatch.setattr(claims, "SILENCE", 2.0)
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(claims, "LOST_AFTER", 2.0)
 
 
 @pytest.mark.parametrize("text", ["", "1", "3/3", "-1/3", "1/0", "a/b", "1/3/5", "1.0/3", "/3", "1/"])
@@ -95,7 +95,7 @@ def test_whoever_is_ready_waits_for_the_others(tmp_path: Path) -> None:
         waiter.start()
         time.sleep(2.5)  # longer than a silence, but the heart beats
         assert waiter.is_alive() and done == ["piece1"]
-        with one.at("piece0", "long work"):
+        with one.holding("piece0", "long work"):
             pass
         waiter.join(10)
         assert not waiter.is_alive() and done == ["piece1"] and not left
@@ -104,7 +104,7 @@ def test_whoever_is_ready_waits_for_the_others(tmp_path: Path) -> None:
 def test_a_batch_that_failed_is_not_done_and_free_for_others(tmp_path: Path) -> None:
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         assert one.claim("piece0") and not other.claim("piece0")
-        with pytest.raises(ZeroDivisionError), one.at("piece0", "working"):
+        with pytest.raises(ZeroDivisionError), one.holding("piece0", "working"):
             raise ZeroDivisionError
         assert not DoneLists(tmp_path / "workers").read_new()
         assert other.claim("piece0")
@@ -114,7 +114,7 @@ def test_what_was_finished_before_the_plan_counts_as_missing_where_the_plan_says
     done: list[str] = []
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         work(one, pieces(1), done.append)
-        other.lists.read_new()
+        other.done.read_new()
         work(other, pieces(1), done.append)  # planned after that: its file must have been damaged
     assert done == ["piece0", "piece0"]
 
@@ -125,14 +125,14 @@ def test_a_lost_worker_is_taken_for_lost_by_the_watchers_own_clock(
     """On another machine, whose clock may say anything."""
     with Claims(tmp_path) as member:
         assert member.claim("another")
-        pulse, claim = tmp_path / "workers" / "elsewhere-1-abcdef.json", tmp_path / "claims" / "piece0"
-        claim.write_text(pulse.stem)
+        heartbeat, claim = tmp_path / "workers" / "elsewhere-1-abcdef.json", tmp_path / "claims" / "piece0"
+        claim.write_text(heartbeat.stem)
         for beat in range(3):
-            pulse.write_text(f'{{"beats": {beat}}}')
-            os.utime(pulse, (1, 1))
+            heartbeat.write_text(f'{{"beats": {beat}}}')
+            os.utime(heartbeat, (1, 1))
             assert not member.claim("piece0")
             time.sleep(1.1)
-        os.utime(pulse, (2e9, 2e9))
+        os.utime(heartbeat, (2e9, 2e9))
         assert not member.claim("piece0")
         time.sleep(1.1)
         assert member.claim("piece0")
@@ -143,8 +143,8 @@ def test_a_worker_that_died_on_this_machine_is_lost_at_once(tmp_path: Path) -> N
     code = f"""
 import os, signal
 from pathlib import Path
-from latentmix.runner.claims import Crew
-with Crew(Path({str(tmp_path)!r})) as member:
+from latentmix.runner.claims import Claims
+with Claims(Path({str(tmp_path)!r})) as member:
     member.claim("piece0")
     os.kill(os.getpid(), signal.SIGKILL)
 """

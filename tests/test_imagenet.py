@@ -375,13 +375,3 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_does_no_harm(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert greys(ImageNet(path).images(FROG)) == list(CLASSES[FROG])
-
-
-def test_the_users_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LATENTMIX_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    assert kept.place() == Path.home() / ".cache" / "latentmix"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert kept.place() == Path("/x/latentmix")
-    monkeypatch.setenv("LATENTMIX_CACHE", "/y")
-    assert kept.place() == Path("/y")

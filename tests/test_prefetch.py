@@ -155,7 +155,7 @@ def test_what_was_read_in_vain_disturbs_nothing(tmp_path: Path) -> None:
     def make(number: int) -> None:
         if number == 0:
             assert tried.wait(PATIENCE) and other.claim("batch1")
-            with other.at("batch1", "the same"):
+            with other.holding("batch1", "the same"):
                 pass
 
     with Claims(tmp_path) as other:

@@ -110,7 +110,7 @@ import json, os, signal, sys
 from latentmix import cache as store
 
 where, count, how, log = None, 0, "", None
-write, fsync = store.write, os.fsync
+write, fsync = store.write_atomic, os.fsync
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -130,7 +130,7 @@ def half_of_it(file):
     os.ftruncate(file, os.fstat(file).st_size // 2)
     die()
 
-store.write = fatal_write  # before it is imported by name
+store.write_atomic = fatal_write  # before it is imported by name
 from latentmix import cli, figures
 from latentmix.experiment import results as evaluate
 from latentmix.runner import executor as launch

@@ -17,7 +17,7 @@ from latentmix.config import compose
 from latentmix.experiment import stages as sweep
 from latentmix.experiment.experiment import Experiment
 from latentmix.runner import executor as launch
-from latentmix.runner.claims import SILENCE, Claims
+from latentmix.runner.claims import LOST_AFTER, Claims
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 SWEEP = (
@@ -164,7 +164,7 @@ def test_what_dead_shards_leave_is_done_by_the_same_command(dead: Path, whole: P
     assert killed.shard == "1/2"
     wait_for("two minutes of silence", lambda: "lost" in invoke("status", str(dead / "small")).out, dead)
     (killed,) = status.workers(dead / "small" / "work")
-    assert killed.silent > SILENCE
+    assert killed.silent > LOST_AFTER
     assert "stopped" in invoke("status", str(dead / "small")).out
     submit(dead, "launch.shards=2", "launch.requeue=false")
     wait_for("all shards to end", lambda: not queue(), dead)

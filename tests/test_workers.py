@@ -87,7 +87,7 @@ DRIVER = """
 import json, multiprocessing, os, signal, sys, time
 from latentmix import cache as store
 
-where, count, write = "", 0, store.write
+where, count, write = "", 0, store.write_atomic
 
 def fatal_write(path, content):
     global count
@@ -96,7 +96,7 @@ def fatal_write(path, content):
     if where and count == 0 and where in path.as_posix():
         os.kill(os.getpid(), signal.SIGKILL)
 
-store.write = fatal_write  # before it is imported by name
+store.write_atomic = fatal_write  # before it is imported by name
 from latentmix import cli, figures
 from latentmix.runner import executor as launch
 from latentmix.commands import sweep as shards
@@ -105,19 +105,19 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 figures.draw_run = lambda bench: []
 orders = json.loads(sys.argv[1])
-begin, beat = launch.Crew._begin, launch.Crew._beat
+begin, beat = launch.Claims._begin, launch.Claims._beat
 together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
 
-def begin_together(crew):
-    if not where and not crew._heart.is_alive():
+def begin_together(claims):
+    if not where and not claims._thread.is_alive():
         together.wait(600)
-    begin(crew)
+    begin(claims)
 
-def slow_beat(crew):
-    time.sleep(0.5 if crew.doing else 0)
-    beat(crew)
+def slow_beat(claims):
+    time.sleep(0.5 if claims.doing else 0)
+    beat(claims)
 
-launch.Crew._begin, launch.Crew._beat = begin_together, slow_beat
+launch.Claims._begin, launch.Claims._beat = begin_together, slow_beat
 for arguments, where, count in orders:
     if (child := os.fork()) == 0:
         sys.argv = ["latentmix", *arguments]
@@ -323,16 +323,16 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
             if stage.name == "real images":
                 first, second, *_ = launch._named(made, stage)
         assert claims.claim(first)
-        with claims.at(first, "real images: star"):
+        with claims.holding(first, "real images: star"):
             pass
         assert claims.claim(second)
         found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
         assert found["real images"] == (2, 2, 8)
         assert found["generate"] == (0, 0, 16)
         assert "1 at work" in invoke("status", str(made.config.folder)).out
-        claims._leaving.set()
-        claims._heart.join()
-        os.utime(claims._pulse(claims.name), (1, 1))  # no sign of life since 1970
+        claims._stop.set()
+        claims._thread.join()
+        os.utime(claims._heartbeat_file(claims.name), (1, 1))  # no sign of life since 1970
         lost = invoke("status", str(made.config.folder)).out
         assert "stopped" in lost and f"{claims.name}" in lost and "lost; whoever is at work takes over" in lost
         found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}

@@ -23,9 +23,8 @@ from typing import Any, Literal, cast
 
 import torch
 
-from latentmix.cache import DiskFull
+from latentmix.cache import DiskFull, user_cache
 from latentmix.config import DataConfig, ModelConfig
-from latentmix.data.checked import place as kept_images
 from latentmix.data.hub import VOLUME, Unfetched
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
@@ -595,7 +594,7 @@ def _hub_data(config: DataConfig, images: bool) -> Finding:
     if refusal is None:
         text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
         return Finding("fetch", "data", f"{text}: {_stream(config) if images else 'the names of its classes'}")
-    advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {kept_images()}"
+    advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {user_cache()}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
 
 
@@ -623,7 +622,7 @@ def _offline() -> Iterator[None]:
 def _home(config: DataConfig) -> str:
     """Where the images are."""
     if config.hub is not None:
-        return f"are in {kept_images()}"
+        return f"are in {user_cache()}"
     return "are made by latentmix, so there is nothing to fetch" if config.path is None else f"are in {config.path}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from latentmix.cache import file_name, save_tensors, write
+from latentmix.cache import file_name, save_tensors, write_atomic
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment, draw_id
 from latentmix.experiment.stages import render
@@ -67,5 +67,5 @@ def copy_images(experiment: Experiment) -> Path:
     for cell in experiment.cells:
         place = folder / file_name(cell.class_id) / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
         for draw in range(experiment.config.draws):
-            write(place / f"{draw_id(draw)}.png", experiment.image_path(cell, draw).read_bytes())
+            write_atomic(place / f"{draw_id(draw)}.png", experiment.image_path(cell, draw).read_bytes())
     return folder

@@ -11,7 +11,7 @@ from rich.table import Table
 from latentmix.cache import read_json
 from latentmix.config import find
 from latentmix.errors import UserError
-from latentmix.runner.claims import SILENCE, DoneLists
+from latentmix.runner.claims import LOST_AFTER, DoneLists
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Worker:
 
     @property
     def lost(self) -> bool:
-        return self.silent > SILENCE
+        return self.silent > LOST_AFTER
 
 
 def stages(work: Path) -> list[Progress]:

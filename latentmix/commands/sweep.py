@@ -40,13 +40,13 @@ def run(experiment: Experiment, shard: Shard | None = None, results: bool = True
         if claims.shard.count > 1 and not _falls_to(experiment, claims, name):
             Console(stderr=True).print("all is done; another worker wrote the results")
             return
-        with claims.at(name, RESULTS):
+        with claims.holding(name, RESULTS):
             finish(experiment)
 
 
 def _results(experiment: Experiment, claims: Claims) -> str:
     """What the results of all that was done so far are called among workers; whatever more is done renames them."""
-    batches = sorted(name for name in DoneLists(claims.lists.folder).read_new() if not name.startswith(RESULTS))
+    batches = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
     return f"{RESULTS}-{key([launch.settings(experiment.config.as_dict()), batches])}"
 
 
@@ -56,7 +56,7 @@ def _falls_to(experiment: Experiment, claims: Claims, name: str) -> bool:
         time.sleep(POLL)
     config, folder = experiment.config.as_dict(), experiment.config.folder
     there = launch.settings(read_json(folder / "done.json").get("config", {})) == launch.settings(config)
-    if name in DoneLists(claims.lists.folder).read_new() and there and (folder / "metrics.csv").exists():
+    if name in DoneLists(claims.done.folder).read_new() and there and (folder / "metrics.csv").exists():
         claims.release(name)
         return False
     return True

@@ -1,24 +1,16 @@
 """What data sets keep in the user's cache: images from the hub, and which images were found whole."""
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from latentmix.cache import key, read_note, write_note
+from latentmix.cache import key, read_checked_json, user_cache, write_checked_json
 from latentmix.errors import UserError
 
 WORTHWHILE = 100  # images decoded; so many take about half a second, and fewer are not worth a file
 SETTLED = 2e9  # ns since its last change, after which a file cannot change again within the same tick of its clock
-
-
-def place() -> Path:
-    """$LATENTMIX_CACHE or, without one, `latentmix` where the system keeps its users' caches."""
-    if own := os.environ.get("LATENTMIX_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentmix"
 
 
 class Checked:
@@ -28,18 +20,18 @@ class Checked:
     """
 
     def __init__(self, name: str) -> None:
-        self.note = place() / "checked" / f"{key(name)}.json"
+        self.note = user_cache() / "checked" / f"{key(name)}.json"
         self.known: dict[str, list] = {}
         self.new = 0
 
     def __enter__(self) -> "Checked":
-        self.known = read_note(self.note)
+        self.known = read_checked_json(self.note)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.new >= WORTHWHILE:
             with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
-                write_note(self.note, self.known)
+                write_checked_json(self.note, self.known)
 
     def id(self, file: Path, offset: int, compute: Callable[[], str]) -> str:
         """The id of the image at `offset` in a file: the one known or, if the file has changed, the one computed.

@@ -15,10 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from latentmix.cache import DiskFull, key, read_note, write, write_note
+from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.config import RANDOM, DataConfig
 from latentmix.data import Source, imagenet
-from latentmix.data.checked import place
 from latentmix.data.files import digest, images, listing, sources, suffix
 from latentmix.data.folder import unknown
 from latentmix.errors import Interrupted, UserError
@@ -86,7 +85,7 @@ class Hub:
         """Where everything of this data set is kept."""
         config = self.config
         parts = [config.hub, config.subset, config.revision, config.split, config.image, config.label]
-        return place() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"
+        return user_cache() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"
 
     def _class_folder(self, label: int) -> Path:
         return self._folder / f"{label:05d}"
@@ -94,11 +93,11 @@ class Hub:
     @cached_property
     def _labels(self) -> dict[str, int]:
         """Class -> its number in the column of labels. Classes name files, so none has a slash."""
-        about = read_note(self._folder / "about.json")
+        about = read_checked_json(self._folder / "about.json")
         if "names" not in about:
             about = {"hub": self._name, "names": self._open().features[self.config.label].names}
             with self._explained():
-                write_note(self._folder / "about.json", about)
+                write_checked_json(self._folder / "about.json", about)
         names = [str(name) for name in about["names"]]
         ids = imagenet.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
         labels = {class_id: label for label, class_id in enumerate(ids)}
@@ -108,7 +107,7 @@ class Hub:
 
     def _is_kept(self, label: int) -> bool:
         """Whether as many images as are wanted are there, or all that exist."""
-        done = read_note(self._class_folder(label) / COMPLETE)
+        done = read_checked_json(self._class_folder(label) / COMPLETE)
         if not done or len(images(listing(self._class_folder(label)))) < done["count"]:
             return False
         return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
@@ -155,7 +154,7 @@ class Hub:
             else:
                 limit = None  # there are no more
             for label in labels:
-                write_note(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
+                write_checked_json(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
             mark.file.unlink(missing_ok=True)
 
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
@@ -163,7 +162,7 @@ class Hub:
         content = self._content(image)
         file = self._class_folder(label) / f"{row:09d}-{digest(content)}{suffix(content)}"
         if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
-            write(file, content)
+            write_atomic(file, content)
 
     def _content(self, image: dict[str, Any]) -> bytes:
         """An image's bytes; those of a data set from the hub never come from a file of this machine."""
@@ -233,7 +232,7 @@ class Unfetched(Hub):
 
     @cached_property
     def _labels(self) -> dict[str, int]:
-        if read_note(self._folder / "about.json"):
+        if read_checked_json(self._folder / "about.json"):
             return super()._labels
         return {class_id: label for label, class_id in enumerate(self._expected())}
 
@@ -261,14 +260,14 @@ class _Mark:
 
     def resume(self, rows: Any) -> tuple[Counter[int], int]:
         """Moves the stream to where it was; the images kept of each label by then, and the next row."""
-        mark = read_note(self.file)
+        mark = read_checked_json(self.file)
         if mark.get("wanted") != self.wanted:
             return Counter(), 0
         rows.load_state_dict(mark["state"])
         return Counter({int(label): count for label, count in mark["kept"].items()}), mark["row"]
 
     def write(self, rows: Any, kept: Counter[int], row: int) -> None:
-        write_note(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
+        write_checked_json(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
 
 
 @contextmanager

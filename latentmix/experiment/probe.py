@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.cache import TensorCache, file_name, key, write
+from latentmix.cache import TensorCache, file_name, key, write_atomic
 from latentmix.commands.mix import class_of
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment, draw_id
@@ -181,7 +181,7 @@ def finish(experiment: Experiment, probe: Probe) -> list[Path]:
     setting = (experiment.config.model.name, class_id, probe.side, probe.share, "{},{}".format(*probe.channels))
     for (t, draw, b), (within, without) in changes.items():
         table.writerow((*setting, draw, t, repr(b), repr(within), repr(without)))
-    write(folder / "probe.csv", text.getvalue().encode())
+    write_atomic(folder / "probe.csv", text.getvalue().encode())
     return [
         folder / "probe" / file_name(class_id),
         folder / "probe.csv",

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.cache import TensorCache, key, write
+from latentmix.cache import TensorCache, key, write_atomic
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE
 from latentmix.experiment.stages import Loaded, Stage, loader, padded, render
@@ -95,7 +95,7 @@ def compare(experiment: Experiment) -> list[Path]:
     averages = {name: mean_interval(torch.tensor(values)) for name, values in everything.items()}
     for name, estimate in averages.items():
         writer.writerow(_row(experiment, AVERAGE, name, estimate))
-    write(folder / "reconstruction.csv", table.getvalue().encode())
+    write_atomic(folder / "reconstruction.csv", table.getvalue().encode())
     _show(experiment, averages)
     titles = [""] * len(pictures["real"])
     grid = draw_grid(list(pictures.values()), list(pictures), titles, folder / "reconstruction")

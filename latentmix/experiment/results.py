@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from latentmix.cache import write
+from latentmix.cache import write_atomic
 from latentmix.experiment.diversity import draws_in_pairs, real_pairs
 from latentmix.experiment.experiment import Cell, Experiment, draw_id
 from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
@@ -71,7 +71,7 @@ def evaluate(experiment: Experiment) -> list[Result]:
     _write_table(experiment, "pairs.csv", PAIRS, map(_pair_row, pairs))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(per_image), buffer)
-    write(experiment.config.folder / "images.parquet", buffer.getvalue())
+    write_atomic(experiment.config.folder / "images.parquet", buffer.getvalue())
     return results
 
 
@@ -183,7 +183,7 @@ def _write_table(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     table.writerows((config.model.name, config.data.name, config.inversion.name, *row) for row in rows)
-    write(config.folder / name, text.getvalue().encode())
+    write_atomic(config.folder / name, text.getvalue().encode())
 
 
 def _texts(estimate: Estimate) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from latentmix.cache import write
+from latentmix.cache import write_atomic
 from latentmix.commands import sweep as shards
 from latentmix.commands.diagnose import diagnosed
 from latentmix.config import Config, compose
@@ -150,7 +150,7 @@ def draw(name: str, experiments: Sequence[Experiment], to: Path) -> list[Path]:
     """The figure as PNG and PDF, and its caption, which says what was run."""
     figure = FIGURES[name]
     drawn = figure.draw(experiments, to)
-    write(to.with_suffix(".txt"), f"{_caption(name, experiments)}\n".encode())
+    write_atomic(to.with_suffix(".txt"), f"{_caption(name, experiments)}\n".encode())
     return [*drawn, to.with_suffix(".txt")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from latentmix.cache import write
+from latentmix.cache import write_atomic
 
 # Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
 COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}
@@ -66,6 +66,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             buffer, format=ending, bbox_inches="tight", metadata={"CreationDate": None} if ending == "pdf" else {}
         )
         path = stem.with_suffix(f".{ending}")
-        write(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from latentmix.cache import write
+from latentmix.cache import write_atomic
 from latentmix.config import Config, compose, find, validate
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
@@ -32,7 +32,7 @@ def write_report(run: str) -> Path:
     if report.pictures.note:
         warnings.warn(report.pictures.note, stacklevel=2)
     path = folder / "report.html"
-    write(path, render(report).encode())
+    write_atomic(path, render(report).encode())
     return path
 
 

@@ -1,9 +1,15 @@
-"""Workers that share nothing but a folder: who does what, what is done, and who has gone silent.
+"""Share tasks among workers that have nothing in common but a folder, which may be on NFS.
 
-A claim is a file that only one worker can make. What was made is listed before its claim is given up, so whoever claims
-it next finds it in a list. Two workers at the same batch are no harm, only waste: files are moved into their place
-whole, and the bytes of both are the same. No worker's clock is compared with another's: one is lost when its pulse has
-stood still for `SILENCE` seconds of the watcher's own clock, or when its process is gone from the watcher's machine.
+A *claim* is a file that only one worker can create. It is a lease: it holds as long as its worker is alive. A worker
+writes a *heartbeat*, a file that changes every `HEARTBEAT` seconds. Another worker takes it for lost when its heartbeat
+has not changed for `LOST_AFTER` seconds of the watcher's own clock, or at once when it ran on the watcher's machine and
+its process has ended. No clocks of two machines are compared.
+
+A finished task is listed before its claim is released, so the next worker that claims it finds it in a list. If two
+workers do the same task, time is lost but nothing else: files are written atomically, and both write the same bytes.
+
+`filelock.SoftFileLease` is not used: it tells machines apart by hostname, so two nodes of one name break each other's
+live claims, and the heartbeat that `latentmix status` reads would still be needed beside it.
 """
 
 import json
@@ -19,24 +25,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from latentmix.cache import key, refusal, write_json
+from latentmix.cache import explain_write_error, key, write_json
 from latentmix.errors import UserError
 
-BEAT = 10.0  # seconds between two beats of a pulse
-SILENCE = 120.0  # without one, and a worker is lost; NFS may show a file as it was a minute ago
-POLL, SELDOM = 0.5, 10.0  # between two looks at what others do; the longer it takes, the fewer
+HEARTBEAT = 10.0  # seconds between two heartbeats
+LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago
+POLL, LONGEST_POLL = 0.5, 10.0  # seconds between two looks at what others do; they grow while nothing happens
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The i-th of n parts of a run, i from 0; alone, it is all of it."""
+    """The i-th of n parts of a run, counted from 0. The default is the whole run."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """`i/n`; UserError where it is not that."""
+        """Parse `i/n`. Raises UserError if `text` is not that."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise UserError(f"--shard={text} is not I/N with I from 0 to N-1, as in --shard 0/3, 1/3 and 2/3")
@@ -47,7 +53,7 @@ class Shard:
 
 
 class Numbered(Protocol):
-    """Anything that has a place among all there is to do, what is done already included."""
+    """A task, numbered among all tasks of its stage, finished ones included."""
 
     @property
     def number(self) -> int: ...
@@ -57,14 +63,17 @@ Piece = TypeVar("Piece", bound=Numbered)
 
 
 class DoneLists:
-    """What is done, each worker having a list of its own that it adds to; `read` is how far each has been read."""
+    """The names of finished tasks: each worker appends to a list of its own.
+
+    `read` maps each list to the bytes of it that have been read.
+    """
 
     def __init__(self, folder: Path, read: Mapping[str, int] | None = None) -> None:
         self.folder = folder
         self.read = dict(read or {})
 
     def read_new(self) -> set[str]:
-        """What came since the last look."""
+        """Return the names that were added since the last call."""
         return {name for path in sorted(self.folder.glob("*.done")) for name in self._read_new(path)}
 
     def _read_new(self, path: Path) -> list[str]:
@@ -75,91 +84,91 @@ class DoneLists:
                 text = file.read()
         except OSError:
             return []
-        whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes with the next look
-        self.read[path.name] = start + len(whole)
-        return whole.decode(errors="replace").split()
+        complete = text[: text.rfind(b"\n") + 1]  # a line that is being written is read by the next call
+        self.read[path.name] = start + len(complete)
+        return complete.decode(errors="replace").split()
 
 
 class Claims:
-    """A worker among those that have a folder in common; it begins with its first claim or note."""
+    """One worker among those that share `folder`. It writes nothing before its first claim or record."""
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
         self.shard = shard or Shard()
         self.machine = _machine()
         self.name = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.lists = DoneLists(folder / "workers")
+        self.done = DoneLists(folder / "workers")
         self.doing = ""
         self._beats = 0
-        self._pulses: dict[str, tuple[str | None, float]] = {}  # as last seen, and since when, by the own clock
-        self._leaving = threading.Event()
-        self._heart = threading.Thread(target=self._beat_on, daemon=True)
+        self._seen: dict[str, tuple[str | None, float]] = {}  # worker -> its heartbeat, and when that was first seen
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_stopped, daemon=True)
 
     def __enter__(self) -> "Claims":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leaving.set()
-        if self._heart.is_alive():
-            self._heart.join()
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
         with suppress(OSError):
-            self._pulse(self.name).unlink()
+            self._heartbeat_file(self.name).unlink()
 
     def _begin(self) -> None:
-        """Leave the first trace in the folder: not before there is something to tell, since settings may be refused."""
-        if self._heart.is_alive():
+        """Start the heartbeat. This is the first write, made only once the settings of the run have been accepted."""
+        if self._thread.is_alive():
             return
         for part in ("claims", "workers"):
             with _explained(self.folder):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("workers/*.json"):
-            if self._is_gone_from_here(path.stem):
+            if self._ended_on_this_machine(path.stem):
                 path.unlink(missing_ok=True)
         self._beat()
-        self._heart.start()
+        self._thread.start()
 
-    def share(self, left: MutableMapping[str, Piece]) -> Iterator[str | None]:
-        """The names that this worker is to do, one at a time and claimed; None while others do all that is left.
+    def claim_each(self, remaining: MutableMapping[str, Piece]) -> Iterator[str | None]:
+        """Yield the names of tasks that this worker has claimed, one at a time, until none remain.
 
-        The shard's own come first, then those that others have not begun. `left` loses what anyone finishes. It ends
-        with all of it done.
+        The shard's own tasks come first, then those of other shards that nobody has begun. Tasks that other workers
+        finish are removed from `remaining`; the caller removes its own. Yields None before each wait for others.
         """
-        order, pause = self.order(left), POLL
-        while left:
-            claimed = next((name for name in order if name in left and self.claim(name)), None)
-            for name in self.lists.read_new():  # after the claim: whoever had it before has listed it, if it is done
-                left.pop(name, None)
-            if claimed is not None and claimed in left:
+        order, pause = self.order(remaining), POLL
+        while remaining:
+            claimed = next((name for name in order if name in remaining and self.claim(name)), None)
+            for name in self.done.read_new():  # read after claiming: the previous holder lists a task before release
+                remaining.pop(name, None)
+            if claimed is not None and claimed in remaining:
                 yield claimed
                 pause = POLL
             elif claimed is not None:
                 self.release(claimed)
-            elif left:
+            elif remaining:
                 yield None
                 time.sleep(pause)
-                pause = min(1.3 * pause, SELDOM)
+                pause = min(1.3 * pause, LONGEST_POLL)
 
-    def order(self, pieces: Mapping[str, Piece]) -> list[str]:
-        """The shard's own from first to last, and then those of others, the last first."""
+    def order(self, tasks: Mapping[str, Piece]) -> list[str]:
+        """Return the names in order: the shard's own tasks from first to last, then all others from last to first."""
         index, count = self.shard.index, self.shard.count
-        others = {name: of.number % count != index for name, of in pieces.items()}
-        return sorted(pieces, key=lambda name: (others[name], pieces[name].number * (-1 if others[name] else 1)))
+        foreign = {name: task.number % count != index for name, task in tasks.items()}
+        return sorted(tasks, key=lambda name: (foreign[name], tasks[name].number * (-1 if foreign[name] else 1)))
 
     @contextmanager
-    def at(self, name: str, doing: str) -> Iterator[None]:
-        """Do what was claimed: list it as done unless it fails, and give the claim up either way."""
+    def holding(self, name: str, doing: str) -> Iterator[None]:
+        """Do a claimed task in this context: list it as done unless it fails, then release its claim."""
         self.doing = doing
         self._beat()
         try:
             yield
-            with _explained(self.folder), self._pulse(self.name).with_suffix(".done").open("a") as file:
+            with _explained(self.folder), self._heartbeat_file(self.name).with_suffix(".done").open("a") as file:
                 file.write(f"{name}\n")
         finally:
             self.doing = ""
             self.release(name)
 
     def claim(self, name: str) -> bool:
-        """Whether it is this worker's now: nobody had it, or whoever had it is lost."""
+        """Claim a task. Return False if a worker that is alive holds it."""
         self._begin()
         path = self.folder / "claims" / name
         for _ in range(2):
@@ -168,7 +177,7 @@ class Claims:
                     try:
                         file.write(self.name)
                         file.flush()
-                    except OSError:  # the disk is full; a claim that names nobody would hold all others up
+                    except OSError:  # the disk is full, and a claim without a name would block all other workers
                         path.unlink()
                         raise
                 return True
@@ -178,29 +187,30 @@ class Claims:
                     return False
             print(f"latentmix: {holder or 'a worker'} is gone; its batch is done by others", file=sys.stderr)
             path.unlink(missing_ok=True)
-            self._pulse(holder).unlink(missing_ok=True)
+            self._heartbeat_file(holder).unlink(missing_ok=True)
         return False
 
     def release(self, name: str) -> None:
+        """Give up a claim, if this worker still holds it."""
         path = self.folder / "claims" / name
         if _read(path) == self.name:
-            with suppress(OSError):  # where nothing can be written any more, the work has complained already
+            with suppress(OSError):  # a disk that can't be written to has already stopped the task with an error
                 path.unlink()
 
     def _is_lost(self, worker: str) -> bool:
-        if self._is_gone_from_here(worker):
+        if self._ended_on_this_machine(worker):
             return True
-        now, pulse = time.monotonic(), _read(self._pulse(worker))
-        seen, since = self._pulses.setdefault(worker, (pulse, now))
-        if pulse != seen:
-            self._pulses[worker] = pulse, now
+        now, heartbeat = time.monotonic(), _read(self._heartbeat_file(worker))
+        seen, since = self._seen.setdefault(worker, (heartbeat, now))
+        if heartbeat != seen:
+            self._seen[worker] = heartbeat, now
             return False
-        return now - since > SILENCE
+        return now - since > LOST_AFTER
 
-    def _is_gone_from_here(self, worker: str) -> bool:
-        """Whether it worked on this machine, and its process is no more."""
+    def _ended_on_this_machine(self, worker: str) -> bool:
+        """Return True if the worker ran on this machine and its process has ended."""
         machine, _, process = worker.rpartition("-")[0].rpartition("-")
-        if machine != self.machine or not process.isdecimal():
+        if machine != self.machine or not process.isdecimal() or sys.platform == "win32":  # where kill would end it
             return False
         try:
             os.kill(int(process), 0)
@@ -210,33 +220,33 @@ class Claims:
             return False
         return False
 
-    def _pulse(self, worker: str) -> Path:
+    def _heartbeat_file(self, worker: str) -> Path:
         return self.folder / "workers" / f"{worker}.json"
 
     def _beat(self) -> None:
-        """A disk that is full is for the work to complain of."""
+        """Write the heartbeat. Errors are ignored: a full disk stops the task itself, with a message."""
         self._beats += 1
         about: dict[str, Any] = {"shard": str(self.shard), "doing": self.doing, "beats": self._beats}
-        with suppress(OSError):  # in place: no name is moved, and a torn one is still another than before
-            self._pulse(self.name).write_text(json.dumps(about))
+        with suppress(OSError):  # written in place: a torn heartbeat differs from the last one too
+            self._heartbeat_file(self.name).write_text(json.dumps(about))
 
-    def _beat_on(self) -> None:
-        while not self._leaving.wait(BEAT):
+    def _beat_until_stopped(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
             self._beat()
 
-    def record(self, stage: str, about: Mapping[str, Any]) -> None:
-        """Note for `latentmix status` what a stage has and what of it was left when the lists had been read so far."""
+    def record_stage(self, stage: str, about: Mapping[str, Any]) -> None:
+        """Write what `latentmix status` shows of a stage, with how far the done lists had been read by then."""
         self._begin()
-        write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.lists.read})
+        write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.done.read})
 
 
 def _machine() -> str:
-    """Its name, and what tells it from others of that name: processes are known by number only inside."""
-    inside = ""
+    """Return the hostname with a digest of boot and PID namespace, since process numbers mean nothing outside them."""
+    suffix = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        inside = f"-{key([boot, str(Path('/proc/self/ns/pid').readlink())])[:6]}"
-    return f"{socket.gethostname()}{inside}"
+        suffix = f"-{key([boot, str(Path('/proc/self/ns/pid').readlink())])[:6]}"
+    return f"{socket.gethostname()}{suffix}"
 
 
 def _read(path: Path) -> str | None:
@@ -248,9 +258,10 @@ def _read(path: Path) -> str | None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
+    """Turn an OSError into a UserError, except for a file that already exists."""
     try:
         yield
     except FileExistsError:
         raise
     except OSError as error:
-        raise refusal(path, error) from error
+        raise explain_write_error(path, error) from error

@@ -22,7 +22,7 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from latentmix.cache import key, read_json, remove_partial_files, write, write_json
+from latentmix.cache import key, read_json, remove_partial_files, write_atomic, write_json
 from latentmix.commands import doctor
 from latentmix.config import OF_A_MACHINE, LaunchConfig
 from latentmix.errors import STOPPED, Interrupted
@@ -125,7 +125,7 @@ def settle(experiment: Experiment, claims: Claims) -> None:
             memory.settle(experiment)
             return
         if claims.claim(path.stem):
-            with claims.at(path.stem, "finding out how many images fit into memory"):
+            with claims.holding(path.stem, "finding out how many images fit into memory"):
                 if (
                     _agreed(experiment, claims) is None
                 ):  # else another has found out and gone between the look and the claim
@@ -153,12 +153,12 @@ def _agreed(experiment: Experiment, claims: Claims) -> int | None:
 def _planned(experiment: Experiment, plan: Plan, claims: Claims, place: int) -> Stage:
     """A stage, in the batches agreed upon, and noted for `latentmix status`."""
     experiment.batch = _agreed(experiment, claims) or experiment.batch
-    claims.lists.read_new()  # whatever is in the lists by now, the plan knows
+    claims.done.read_new()  # whatever is in the lists by now, the plan knows
     finish_images(experiment)
     with timed("planning"):
         stage = plan(experiment)
     left = {name: task.images for name, task in _named(experiment, stage).items()}
-    claims.record(stage.name, {"place": place, "images": stage.images + stage.cached, "left": left})
+    claims.record_stage(stage.name, {"place": place, "images": stage.images + stage.cached, "left": left})
     return stage
 
 
@@ -207,18 +207,18 @@ def _shared(
     batch is listed when its results are safe; its pictures may still be negatives then, which any later plan develops.
     """
     order = claims.order(left)
-    for name in claims.share(left):
+    for name in claims.claim_each(left):
         if name is None:
             show(f"waiting for {len(left)} batches of other workers")
             continue
         task, start = left[name], time.monotonic()
         show(task.label)
-        with claims.at(name, f"{stage.name}: {task.label}"):
+        with claims.holding(name, f"{stage.name}: {task.label}"):
             needed = prefetcher.read(task)
-            prefetcher.read_ahead(next((left[later] for later in order if later in left and later != name), None))
+            prefetcher.prefetch(next((left[later] for later in order if later in left and later != name), None))
             later = task.make(needed)
         if later is not None:
-            prefetcher.write(later)
+            prefetcher.write_behind(later)
         del left[name]
         yield task, time.monotonic() - start
 
@@ -243,7 +243,7 @@ def conclude(experiment: Experiment, results: Sequence[Result], pictures: Sequen
     """Write the config and, last, `done.json`; show the averages and say where everything is."""
     config = experiment.config
     plain = config.as_dict()
-    write(config.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False).encode())
+    write_atomic(config.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False).encode())
     versions = {name: metadata.version(name) for name in PACKAGES}
     about = {
         "config": plain,

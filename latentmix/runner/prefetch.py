@@ -1,51 +1,58 @@
-"""Threads beside the one that computes: the next batch is read and the last one written while networks are at this one,
-so that a fast device does not wait for files.
+"""Read the next batch and write the last one in other threads, while the networks compute the current one.
 
-What is read ahead is a guess, and claims nothing: if another worker takes that batch, it is let go. What is written
-behind are pictures whose negatives are safe, of one batch at most.
+Prefetching takes no claim: if another worker claims the prefetched batch, its data are discarded. Only files whose
+content is already safe on disk are written behind (images, whose pixels are kept until then), of one batch at most.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
-from latentmix.experiment.stages import Later, Task
 from latentmix.profiling import timed
 
 
+class Readable(Protocol):
+    """A task whose inputs can be read ahead of time, in another thread."""
+
+    def read(self) -> Any: ...
+
+
 class Prefetcher:
+    """One thread that reads and one that writes. Leaving the context waits for the writer."""
+
     def __init__(self) -> None:
         self._reader, self._writer = (ThreadPoolExecutor(1, name) for name in ("reader", "writer"))
-        self._ahead: tuple[Task, Future[Any]] | None = None
-        self._behind: Future[None] | None = None
+        self._prefetched: tuple[Readable, Future[Any]] | None = None
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> "Prefetcher":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """What is being written is finished, whatever happened; if nothing else did, its errors come up here."""
+        """Finish what is being written, in every case. Raise its errors unless another one is on its way."""
         self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown()
         if kind is None:
-            self._written()
+            self._finish_writing()
 
-    def read_ahead(self, task: Task | None) -> None:
-        """Begin to read what is likely to be needed next."""
-        self._ahead = None if task is None else (task, self._reader.submit(task.read))
+    def prefetch(self, task: Readable | None) -> None:
+        """Start to read what a task needs; None prefetches nothing."""
+        self._prefetched = None if task is None else (task, self._reader.submit(task.read))
 
     @timed("reading")
-    def read(self, task: Task) -> Any:
-        """What a task needs, which may be here already; errors of reading come up where it is needed."""
-        if self._ahead is not None and self._ahead[0] is task:
-            return self._ahead[1].result()
+    def read(self, task: Readable) -> Any:
+        """Return what a task needs, prefetched or read now. Raises whatever reading raised."""
+        if self._prefetched is not None and self._prefetched[0] is task:
+            return self._prefetched[1].result()
         return task.read()
 
-    def write(self, later: Later) -> None:
-        """Do this while the caller goes on; errors of the batch before come up here."""
-        self._written()
-        self._behind = self._writer.submit(later)
+    def write_behind(self, write: Callable[[], None]) -> None:
+        """Call `write` in the writing thread, after the previous call has finished. Raises that one's errors."""
+        self._finish_writing()
+        self._writing = self._writer.submit(write)
 
     @timed("writing")
-    def _written(self) -> None:
-        before, self._behind = self._behind, None
-        if before is not None:
-            before.result()
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
