@@ -6,21 +6,21 @@ where to write) is kept apart from what does: only the latter ever enters a cach
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method
+from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.sampling import SPACINGS
+from latentmix.settings import STRICT, Guidance, Positive
 
-Positive = Annotated[int, Field(gt=0)]
-Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MethodName = Annotated[
     Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
 ]
@@ -34,76 +34,11 @@ def _metric(name: str) -> str:
 
 
 MetricName = Annotated[str, AfterValidator(_metric)]
-LOCAL = ("shapes", "folder", "imagenet", "synthetic")
-RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
-ClassNames = Annotated[
-    tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
-]
 PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
 # What experiments alone read, to choose settings by the world that a model draws.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 # Keys that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-
-@dataclass(frozen=True, config=STRICT)
-class ModelConfig:
-    name: str
-    size: Positive  # pixels, square
-    guidance: Guidance  # of generation
-    spacing: str  # of the time steps, unless a run says otherwise
-    prompt: str
-    features: str  # "embedded", "inception", or a DINOv2 of the hub or in a folder
-    clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
-    world: Literal["shapes", "imagenet"]  # what it draws, by which experiments choose classes
-    perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
-    counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
-    path: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-    embedded: bool = False
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
-    pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
-
-    def __post_init__(self) -> None:
-        if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
-            raise ValueError("the prompt must contain {} once, where the class's name goes, and no other braces")
-
-
-@dataclass(frozen=True, config=STRICT)
-class DataConfig:
-    name: str  # without `hub` one of `LOCAL`
-    reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
-    path: str | None = None
-    classes: ClassNames | None = None  # None is all of them
-    bad_images: Literal["refuse", "skip"] = "refuse"
-    hub: str | None = None  # OWNER/NAME of a data set on the Hugging Face hub
-    subset: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    image: str = "image"  # the columns of the images
-    label: str = "label"  # and of their classes
-    synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
-    limit: Positive | None = None  # images of each class that are kept; None is all of them
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
-    titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
-
-    def __post_init__(self) -> None:
-        if self.hub is None and self.name not in LOCAL:
-            raise ValueError(f"data.name={self.name!r} must be one of {', '.join(LOCAL)}, or give data.hub=OWNER/NAME")
-        if self.classes is not None and not self.classes:
-            raise ValueError("data.classes is empty; null takes all classes")
-        for entry in self.classes or ():
-            if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
-                raise ValueError("data.classes=random:K draws K classes, K a number from 1; it stands alone")
-        if self.name == "synthetic" and (self.reference is None or not self.classes or RANDOM.match(self.classes[0])):
-            raise ValueError("data=synthetic needs names in data.classes, and a number of images in data.reference")
-        if self.name == "synthetic" and self.titles:
-            raise ValueError("data=synthetic takes what prompts say from data.classes; leave data.titles")
-        if self.limit is not None and self.limit < (self.reference or 0):
-            raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -132,22 +67,6 @@ class InversionConfig:
         """What latents depend on beside the ladder."""
         plain = dataclasses.asdict(self)
         return {name: value for name, value in plain.items() if name not in {"name", "steps", "spacing", "float32"}}
-
-
-@dataclass(frozen=True, config=STRICT)
-class SpeedConfig:
-    """Techniques of the diffusion network and the VAE that change no result beyond rounding, each by itself, so that
-    each can be measured; see docs/performance.md."""
-
-    channels_last: bool = True
-    onednn: bool = True
-    shared_half: bool = True
-    prompts_once: bool = True
-    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
-    compile: bool = False
-
-
-USUAL = SpeedConfig()
 
 
 @dataclass(frozen=True, config=STRICT)

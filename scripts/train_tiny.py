@@ -655,14 +655,14 @@ class Subject:
     prompts: dict[str, Any]
 
     def generate(self, z: Tensor, name: str, steps: int, guidance: float) -> Tensor:
-        from latentmix.models import predictor
+        from latentmix.models.protocol import predictor
         from latentmix.sampling import generate
 
         cond = replace(self.prompts[name], guidance=guidance)
         return generate(predictor(self.model, cond), z, self.model.schedule(steps, self.spacing))
 
     def invert(self, name: str, steps: int, count: int | None = None) -> Tensor:
-        from latentmix.models import predictor
+        from latentmix.models.protocol import predictor
         from latentmix.sampling import invert
 
         cond, schedule = self.prompts[name], self.model.schedule(steps, self.spacing)
@@ -671,7 +671,8 @@ class Subject:
 
 def subject(folder: Path, images: dict[str, Tensor], setting: Setting) -> Subject:
     from latentmix.config import compose
-    from latentmix.models import Conditioning, load_model
+    from latentmix.models import load_model
+    from latentmix.models.protocol import Conditioning
 
     config = compose([f"model={folder.name}", f"model.path='{folder}'", "model.precision=float32"]).model
     model = load_model(config, setting.device)

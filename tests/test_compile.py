@@ -12,7 +12,7 @@ from torch import Tensor
 from latentmix import sampling
 from latentmix.config import compose
 from latentmix.experiment.experiment import Experiment
-from latentmix.models import predictor
+from latentmix.models.protocol import predictor
 
 FEW = ("data.classes=[star,heart]", "steps=2", "batch=2", "launch.threads=1")
 

@@ -15,6 +15,7 @@ FLOORS = {
     "latentmix.errors": 0,
     "latentmix.rng": 0,
     "latentmix.config": 2,
+    "latentmix.settings": 0,
     "latentmix.cache": 0,
     "latentmix.profiling": 0,
     "latentmix.sampling": 1,

@@ -15,7 +15,8 @@ from torch import Tensor
 from latentmix.config import Config, InversionConfig, compose
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS, State, fixed_point
-from latentmix.models import Conditioning, Model, Text, load_model
+from latentmix.models import load_model
+from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.sampling import Level, Schedule, discrete_schedule, flow_schedule, flow_sigmas, move, step, timesteps
 
 PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))

@@ -29,14 +29,16 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from latentmix.config import ModelConfig, compose
+from latentmix.config import compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
 from latentmix.inversion import INVERSIONS
-from latentmix.models import Conditioning, load_model, predictor
+from latentmix.models import load_model
 from latentmix.models.mmdit import MMDiTModel
 from latentmix.models.pipeline import has
+from latentmix.models.protocol import Conditioning, predictor
+from latentmix.models.settings import ModelConfig
 from latentmix.sampling import Schedule, flow_sigmas, generate
 
 for library in (diffusers, transformers):

@@ -26,12 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentmix.config import InversionConfig, ModelConfig, compose
+from latentmix.config import InversionConfig, compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
-from latentmix.models import Conditioning, Text, load_model, vae
+from latentmix.models import load_model, vae
 from latentmix.models.pipeline import find
+from latentmix.models.protocol import Conditioning, Text
+from latentmix.models.settings import ModelConfig
 from latentmix.models.unet import UNetModel
 from latentmix.sampling import Level, Schedule, generate
 

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix.models import Conditioning, Text, guided
+from latentmix.models.protocol import Conditioning, Text, guided
 from latentmix.models.shared_prefix import CachedLinear, SharedPrefix, cache_prompts, prefix_modules
 
 LAYOUTS = {  # which block first reads the prompt
@@ -108,6 +108,6 @@ def test_gradients_are_never_kept(layer: Counted) -> None:
 
 def test_a_batch_is_told_by_the_same_tensors_each_time() -> None:
     cond = Conditioning(text(1, 1), text(1, 2), 3.0)
-    assert cond.cond(4) is cond.cond(4)
-    assert torch.equal(cond.cond(4).states[[0, 4]], torch.cat([cond.null.states, cond.text.states]))
-    assert len(Conditioning(cond.text, cond.null).cond(4).states) == 4
+    assert cond.expand(4) is cond.expand(4)
+    assert torch.equal(cond.expand(4).states[[0, 4]], torch.cat([cond.null.states, cond.text.states]))
+    assert len(Conditioning(cond.text, cond.null).expand(4).states) == 4

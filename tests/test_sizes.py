@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 
 from latentmix.config import compose
 from latentmix.features import embedded_folder
-from latentmix.models import Conditioning, Text, load_model
+from latentmix.models import load_model
+from latentmix.models.protocol import Conditioning, Text
 from latentmix.models.random_weights import SD15, SD35_MEDIUM, VAE_OF_SD
 from latentmix.models.vae import VAE
 

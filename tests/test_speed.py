@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentmix import sampling
 from latentmix.config import compose
 from latentmix.experiment.experiment import Experiment
-from latentmix.models import predictor
 from latentmix.models.linear import FLOPS, HERE, Linear
+from latentmix.models.protocol import predictor
 from latentmix.models.shared_prefix import CachedLinear
 
 FEW = ("data.classes=[star]", "steps=2", "batch=2", "launch.threads=1", "device=cpu")

@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 
 from latentmix import config as configs
 from latentmix.cache import file_name
-from latentmix.config import ModelConfig, compose
+from latentmix.config import compose
 from latentmix.data import choose
 from latentmix.data.folder import Folder
 from latentmix.data.hub import Hub
@@ -37,6 +37,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 from latentmix.models import load_model
 from latentmix.models.pipeline import find
+from latentmix.models.settings import ModelConfig
 from latentmix.runner import executor as launch
 
 ROOT = Path(__file__).parent.parent

@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentmix import sampling
 from latentmix.cache import write_json
 from latentmix.experiment.experiment import Experiment
-from latentmix.models import predictor
 from latentmix.models.linear import FLOPS, HERE, product
 from latentmix.models.pipeline import DTYPES, NETWORKS, OPTIONAL, OTHERS, find, has, pipeline_class
+from latentmix.models.protocol import predictor
 
 
 @dataclass(frozen=True)

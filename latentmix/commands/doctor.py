@@ -24,12 +24,12 @@ from typing import Any, Literal, cast
 import torch
 
 from latentmix.cache import DiskFull, user_cache
-from latentmix.config import DataConfig, ModelConfig
 from latentmix.data.hub import VOLUME, Unfetched
+from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.features import DINOV2, LPIPS, Classifier, dinov2_folder, dinov2_name, embedded_folder
-from latentmix.models import Model, check_size
+from latentmix.models import check_size
 from latentmix.models.pipeline import (
     NETWORKS,
     cached,
@@ -41,6 +41,8 @@ from latentmix.models.pipeline import (
     weights,
 )
 from latentmix.models.placeholder import Placeholder
+from latentmix.models.protocol import Model
+from latentmix.models.settings import ModelConfig
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
 INCEPTION = (  # torch-fidelity's, said here too since importing it takes seconds

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from latentmix.config import RANDOM, DataConfig
+from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
 
 

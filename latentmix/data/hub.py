@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
-from latentmix.config import RANDOM, DataConfig
 from latentmix.data import Source, imagenet
 from latentmix.data.files import digest, images, listing, sources, suffix
 from latentmix.data.folder import unknown
+from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import Interrupted, UserError
 
 PAGE = "https://huggingface.co/datasets/"

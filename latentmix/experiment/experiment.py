@@ -19,8 +19,9 @@ from latentmix.features import Network, Perceptual, clip_network, frechet_networ
 from latentmix.inversion import INVERSIONS, Inversion, State
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
-from latentmix.models import Conditioning, Model, Text, attention, load_model
+from latentmix.models import attention, load_model
 from latentmix.models import compile as compiled
+from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.profiling import timed
 from latentmix.rng import generator, noise
 from latentmix.sampling import Schedule

@@ -25,7 +25,7 @@ from latentmix.experiment.experiment import Experiment, draw_id
 from latentmix.experiment.stages import Stage, padded, refuse_nan
 from latentmix.figures.grid import draw_grid
 from latentmix.images import write_image
-from latentmix.models import predictor
+from latentmix.models.protocol import predictor
 from latentmix.rng import noise
 from latentmix.sampling import generate
 

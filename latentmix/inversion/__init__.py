@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentmix.config import InversionConfig
 from latentmix.inversion import ddim, edict, fixed_point, midpoint, null_text
-from latentmix.models import Conditioning, Model
+from latentmix.models.protocol import Conditioning, Model
 from latentmix.sampling import Schedule
 
 State = dict[str, Tensor]  # `latents` [B, C, h, w], and what else an inversion leaves, a row for each image

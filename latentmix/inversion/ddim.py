@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentmix import sampling
 from latentmix.config import InversionConfig
-from latentmix.models import Conditioning, Model, predictor
+from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.sampling import Schedule
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.models import Conditioning, Model
+from latentmix.models.protocol import Conditioning, Model
 from latentmix.sampling import Schedule, move
 
 

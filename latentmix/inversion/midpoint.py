@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.models import Conditioning, Model, predictor
+from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.sampling import Level, Predict, Schedule, Timestep, move
 
 Point = tuple[Level, Timestep]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latentmix.config import InversionConfig
-from latentmix.models import Conditioning, Model, Text, predictor
+from latentmix.models.protocol import Conditioning, Model, Text, predictor
 from latentmix.sampling import Interval, Schedule, step
 
 

@@ -15,12 +15,12 @@ from torch.nn.functional import pad
 
 from latentmix import sampling
 from latentmix.cache import folder_digest
-from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
-from latentmix.models import Conditioning, Text, guided
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
+from latentmix.models.protocol import Conditioning, Text, guided
+from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule

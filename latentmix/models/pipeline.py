@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from latentmix.cache import read_json
-from latentmix.config import ModelConfig
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder
 from latentmix.models.linear import by_onednn
+from latentmix.models.settings import ModelConfig
 
 NETWORKS = {  # the parts that hold weights
     "StableDiffusionPipeline": ("text_encoder", "unet", "vae"),

@@ -5,11 +5,11 @@ from functools import cached_property
 
 import torch
 
-from latentmix.config import ModelConfig
 from latentmix.features import embedded_folder
 from latentmix.models.mmdit import MMDiTModel
 from latentmix.models.pipeline import DTYPES
 from latentmix.models.random_weights import SD15, SD35_MEDIUM
+from latentmix.models.settings import ModelConfig
 from latentmix.models.unet import UNetModel
 from latentmix.sampling import Schedule
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from latentmix import sampling
 from latentmix.cache import folder_digest
-from latentmix.config import USUAL, SpeedConfig
 from latentmix.errors import UserError
-from latentmix.models import Conditioning, Text, guided
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
+from latentmix.models.protocol import Conditioning, Text, guided
+from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, cache_prompts, prefix_modules, read_ahead
 from latentmix.models.vae import VAE, layout
 from latentmix.profiling import timed

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.config import USUAL, SpeedConfig
 from latentmix.models.pipeline import load_network, load_part
+from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
 
 

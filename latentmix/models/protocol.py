@@ -1,0 +1,103 @@
+"""What latentmix needs of a diffusion model: text conditioning, the model's interface, classifier-free guidance."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from latentmix.sampling import Level, Predict, Schedule
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts, one row each: states [B, S, D] and, for families that have one, a summary `pooled` [B, P].
+
+    P is 0 for the other families.
+    """
+
+    states: Tensor
+    pooled: Tensor
+
+    def expand(self, rows: int) -> "Text":
+        """Return one prompt repeated for a batch; no change where it has `rows` rows already."""
+        return Text(self.states.expand(rows, -1, -1), self.pooled.expand(rows, -1))
+
+    def __add__(self, other: "Text") -> "Text":
+        """Return the rows of both."""
+        return Text(torch.cat([self.states, other.states]), torch.cat([self.pooled, other.pooled]))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A prompt, the empty prompt, and the guidance scale (1 is no guidance)."""
+
+    text: Text
+    null: Text
+    guidance: float = 1.0
+    _expanded: dict[int, Text] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def expand(self, rows: int) -> Text:
+        """Return the text input of a batch of `rows` latents.
+
+        It has a row for each latent or, under guidance, `rows` times the empty prompt and then `rows` times the prompt.
+        Repeated calls return the same tensors, so that a network can keep what it computed from them.
+        """
+        if rows not in self._expanded:
+            text = self.text.expand(rows)
+            self._expanded[rows] = text if self.guidance == 1 else self.null.expand(rows) + text
+        return self._expanded[rows]
+
+
+class Sized(Protocol):
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """Return C, h, w of the latents of images of `size` × `size` pixels.
+
+        Raises: ValueError for a size that the model can't take.
+        """
+
+
+class Model(Sized, Protocol):
+    """Everything that a family of models must provide."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the diffusion network."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What results depend on: the weights and their precision."""
+
+    def schedule(self, steps: int, spacing: str) -> Schedule:
+        """Return the intervals from clean to noisy."""
+
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """Encode prompts, one row each. The text encoders are loaded and freed within the call."""
+
+    def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Return x0 and ε for latents [B, C, h, w] at a noise level, all in float32."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the network's scale: the posterior's mean."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """S, D of a prompt's states, read without loading weights."""
+
+
+def predictor(model: Model, conditioning: Conditioning) -> Predict:
+    """Return the model's `predict` for one conditioning, as `sampling` takes it."""
+    return lambda z, level, timestep: model.predict(z, level, timestep, conditioning)
+
+
+def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
+    """Return the network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
+    text = conditioning.expand(len(z))
+    if conditioning.guidance == 1:
+        return network(z, text)
+    out_null, out_text = network(torch.cat([z, z]), text).chunk(2)
+    return out_null + conditioning.guidance * (out_text - out_null)

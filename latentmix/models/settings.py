@@ -1,0 +1,51 @@
+"""Settings of a diffusion model, and of the techniques that speed it up."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from latentmix.settings import STRICT, Guidance, Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    name: str
+    size: Positive  # pixels, square
+    guidance: Guidance  # of generation
+    spacing: str  # of the time steps, unless a run says otherwise
+    prompt: str
+    features: str  # "embedded", "inception", or a DINOv2 of the hub or in a folder
+    clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
+    world: Literal["shapes", "imagenet"]  # what it draws, by which experiments choose classes
+    perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
+    counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    embedded: bool = False
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
+    pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
+
+    def __post_init__(self) -> None:
+        if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
+            raise ValueError("the prompt must contain {} once, where the class's name goes, and no other braces")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SpeedConfig:
+    """Techniques of the diffusion network and the VAE that change no result beyond rounding.
+
+    Each can be switched by itself, so that each can be measured; see docs/performance.md.
+    """
+
+    channels_last: bool = True
+    onednn: bool = True
+    shared_half: bool = True
+    prompts_once: bool = True
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    compile: bool = False
+
+
+USUAL = SpeedConfig()
