@@ -303,12 +303,12 @@ def test_other_metrics_by_their_functions(run: Run) -> None:
         made, real = (torch.from_numpy(x) for x in features(experiment, cell, metric.network))
         if metric.of_prompt:
             real = experiment.prompt_features("heart")
-        row = run.row("heart", 4, "fix/chm", metric.label(name, "embedded"))
+        row = run.row("heart", 4, "fix/chm", metric.column(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
         ids = [source.id for source in experiment.references("heart")]
         there = cached(experiment.reference_features("heart", experiment.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
-        row = run.row("heart", 0, "real", metric.label(name, "embedded"))
+        row = run.row("heart", 0, "real", metric.column(name, "embedded"))
         cfg_factor = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
         assert float(row["value"]) == pytest.approx(cfg_factor.value, rel=1e-6, abs=1e-9)
 

@@ -298,7 +298,7 @@ def test_embedded_distances_are_not_called_what_they_are_not(
     embedded: Network, clip: Network, perceptual: Perceptual
 ) -> None:
     networks = {"frechet": embedded.name, "clip": clip.name, "pairs": perceptual.name}
-    labels = {name: metric.label(name, networks[metric.network]) for name, metric in METRICS.items()}
+    labels = {name: metric.column(name, networks[metric.network]) for name, metric in METRICS.items()}
     assert labels["fid"] == "fd_embedded"
     assert labels["clip_distance"] == "clip_distance_embedded"
     for label in labels.values():
@@ -363,7 +363,7 @@ def test_inception_is_called_fid_and_fed_bytes(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Inception)
     network = frechet_network("inception", CPU)
-    assert METRICS["fid"].label("fid", network.name) == "fid"
+    assert METRICS["fid"].column("fid", network.name) == "fid"
     assert made == []
     assert network.extract(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)).tolist() == [[7.0] * 3] * 2
     assert network.extract(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).dtype == torch.float32
@@ -520,8 +520,8 @@ def test_dinov2_is_timms_on_what_the_code_of_fd_dinov2_makes_of_an_image(dino_fo
 def test_dinov2_is_never_called_fid(dino_folder: Path) -> None:
     network = frechet_network(str(dino_folder), CPU)
     assert network.name == "dinov2-tiny"
-    assert METRICS["fid"].label("fid", network.name) == "fd_dinov2-tiny"
-    assert METRICS["kid"].label("kid", network.name) == "kd_dinov2-tiny"
+    assert METRICS["fid"].column("fid", network.name) == "fd_dinov2-tiny"
+    assert METRICS["kid"].column("kid", network.name) == "kd_dinov2-tiny"
     assert network.identity["features"] == "dinov2" and len(network.identity["weights"]) == 16
 
 

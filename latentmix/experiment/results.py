@@ -81,7 +81,7 @@ def labels(experiment: Experiment) -> dict[str, str]:
     if experiment.pairing:
         networks["pairs"] = experiment.perceptual.name
     wanted = dict.fromkeys(experiment.config.metrics)
-    return {name: METRICS[name].label(name, networks[METRICS[name].network]) for name in wanted}
+    return {name: METRICS[name].column(name, networks[METRICS[name].network]) for name in wanted}
 
 
 def averages(results: list[Result]) -> list[Result]:

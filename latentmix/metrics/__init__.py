@@ -1,41 +1,26 @@
-"""Pure functions of features: how far generated images are from real ones, and how sure one can be of it."""
+"""Metrics: functions of the features of generated and real images, and intervals of their values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from latentmix.metrics.distances import (
     Features,
-    Moments,
     Others,
     activation_distances,
     clip_scores,
-    cmmd,
     cmmd_contributions,
     cosine_distances,
-    extrapolated,
     frechet_distance,
     frechet_infinity,
-    frechet_of_moments,
-    kid,
     kid_contributions,
-    kid_subsets,
 )
-from latentmix.metrics.intervals import (
-    Comparison,
-    Estimate,
-    Sample,
-    bootstrap_interval,
-    class_bootstrap_interval,
-    jackknife_interval,
-    jackknifed,
-    mean,
-    mean_interval,
-    paired,
-)
-from latentmix.metrics.neighbours import coverage, coverage_sample, density, precision, recall, recall_sample
+from latentmix.metrics.intervals import Comparison, Estimate, Sample, jackknifed, mean, mean_interval, paired
+from latentmix.metrics.neighbours import coverage, density, precision, recall
 
 __all__ = [
     "METRICS",
@@ -43,58 +28,57 @@ __all__ = [
     "Estimate",
     "Features",
     "Metric",
-    "Moments",
     "Others",
     "Sample",
     "activation_distances",
-    "bootstrap_interval",
-    "class_bootstrap_interval",
     "clip_scores",
-    "cmmd",
     "cmmd_contributions",
     "cosine_distances",
     "coverage",
-    "coverage_sample",
     "density",
-    "extrapolated",
     "frechet_distance",
     "frechet_infinity",
-    "frechet_of_moments",
-    "jackknife_interval",
     "jackknifed",
-    "kid",
     "kid_contributions",
-    "kid_subsets",
     "mean",
     "mean_interval",
     "paired",
     "precision",
     "recall",
-    "recall_sample",
 ]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a run: whose features it takes, and what it makes of those of generated and of real images.
+    """A metric of a run: its label, the network whose features it takes, and the function of these features.
 
-    Of `pairs` of images, features are the distance between the two: [n, 1].
+    `sample` is given the features of generated images [n, D] and those of real images [m, D]. For the network `pairs`,
+    features are distances within pairs of images, [n, 1].
     """
 
-    network: str  # `frechet`, the network of the Fréchet distance, `clip`, or `pairs`
+    label: str  # in figures and reports
+    better: Literal["lower", "higher", "nearer"]  # "nearer": the nearer to the value of real images
+    network: str  # "frechet", the network of the Fréchet distance, "clip" or "pairs"
     sample: Callable[[Features, Others], Sample]
-    lower: bool = True  # is better
-    elsewhere: str | None = None  # what it is called outside of Inception, where its own name belongs
-    of_prompt: bool = False  # it takes the embedding [1, D] of the prompt in place of those of real images
+    elsewhere: tuple[str, str] | None = None  # name and label in other networks than Inception
+    of_prompt: bool = False  # compares with the embedding [1, D] of the prompt, not with real images
+    plotted: bool = True  # has a panel in Fig. 7; metrics without one are drawn only if no other metric was measured
+
+    @property
+    def lower(self) -> bool:
+        """Return whether lower values are better."""
+        return self.better == "lower"
 
     @property
     def against(self) -> str:
-        """What features of generated images are compared with: the same ones of real images, or those of `prompt`."""
+        """Return the name of the features that those of generated images are compared with."""
         return "prompt" if self.of_prompt else self.network
 
-    def label(self, name: str, network: str) -> str:
-        """Its name in tables, which says in which network it was taken: `fid` or `fd_embedded`, `cmmd_embedded`."""
-        return name if self.elsewhere and network == "inception" else f"{self.elsewhere or name}_{network}"
+    def column(self, name: str, network: str) -> str:
+        """Return the metric's name in tables, which contains the network: `fid`, `fd_embedded`, `cmmd_embedded`."""
+        if self.elsewhere is None:
+            return f"{name}_{network}"
+        return name if network == "inception" else f"{self.elsewhere[0]}_{network}"
 
 
 def _frechet(x: Features, y: Others) -> Sample:
@@ -102,21 +86,28 @@ def _frechet(x: Features, y: Others) -> Sample:
 
 
 def _frechet_infinity(x: Features, y: Others) -> Sample:
-    """Without an interval: a jackknife would take hours, and the average over classes has one of its own."""
+    """Return FID∞ without an interval: a jackknife would take hours. The average over classes has its own interval."""
     return Sample(frechet_infinity(x, y), torch.empty(0, dtype=torch.float64), len(x))
 
 
-METRICS: dict[str, Metric] = {
-    "fid": Metric("frechet", _frechet, elsewhere="fd"),
-    "fid_infinity": Metric("frechet", _frechet_infinity, elsewhere="fd_infinity"),
-    "kid": Metric("frechet", lambda x, y: mean(kid_contributions(x, y)), elsewhere="kd"),
-    "clip_distance": Metric("clip", lambda x, y: mean(cosine_distances(x, y))),
-    "clip_distance_raw": Metric("clip", lambda x, y: mean(cosine_distances(x, y, unit=False))),
-    "clip_score": Metric("clip", lambda x, y: mean(clip_scores(x, y)), lower=False, of_prompt=True),
-    "cmmd": Metric("clip", lambda x, y: mean(cmmd_contributions(x, y))),
-    "precision": Metric("frechet", lambda x, y: mean(precision(x, y)), lower=False),
-    "recall": Metric("frechet", recall_sample, lower=False),
-    "density": Metric("frechet", lambda x, y: mean(density(x, y)), lower=False),
-    "coverage": Metric("frechet", coverage_sample, lower=False),
-    "diversity": Metric("pairs", lambda x, _: mean(x[:, 0]), lower=False),
+def _by_row(contributions: Callable[..., Tensor], **options: bool) -> Callable[[Features, Others], Sample]:
+    """Return a metric that is the mean of what each row contributes."""
+    return lambda x, y: mean(contributions(x, y, **options))
+
+
+_Unplotted = partial(Metric, plotted=False)
+
+METRICS: Mapping[str, Metric] = {
+    "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance")),
+    "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞")),
+    "kid": _Unplotted("KID", "lower", "frechet", _by_row(kid_contributions), ("kd", "Kernel distance")),
+    "clip_distance": Metric("Cosine distance", "lower", "clip", _by_row(cosine_distances)),
+    "clip_distance_raw": Metric("Cosine distance, raw mean", "lower", "clip", _by_row(cosine_distances, unit=False)),
+    "clip_score": _Unplotted("CLIP score", "higher", "clip", _by_row(clip_scores), of_prompt=True),
+    "cmmd": _Unplotted("CMMD", "lower", "clip", _by_row(cmmd_contributions)),
+    "precision": _Unplotted("Precision", "higher", "frechet", _by_row(precision)),
+    "recall": _Unplotted("Recall", "higher", "frechet", recall),
+    "density": _Unplotted("Density", "higher", "frechet", _by_row(density)),
+    "coverage": _Unplotted("Coverage", "higher", "frechet", coverage),
+    "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0])),
 }

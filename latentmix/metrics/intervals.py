@@ -1,11 +1,11 @@
-"""How sure one can be of a number: intervals over draws, images or classes, and paired comparisons.
+"""95 % intervals over draws, images or classes, and paired comparisons of methods.
 
-Student's intervals and the jackknife's rest on pseudo-values, what each draw or group of draws contributes to a
-statistic. Two methods that were given the same draws are compared through the differences of theirs.
+Intervals are Student's, of pseudo-values: what each draw, or group of draws, contributes to a statistic. Two methods
+that mixed the same draws are compared by the differences of their pseudo-values.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ Rows = Shaped[Tensor, "n ..."]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval and the number of things it was computed from."""
+    """A value, its 95 % interval, and the number of draws, images or classes that it was computed from."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sample:
-    """A statistic of `count` rows, and its pseudo-values: independent parts whose scatter is that of the statistic."""
+    """A statistic of `count` rows, and its pseudo-values: independent parts that scatter as the statistic does."""
 
     value: float
     parts: Float[Tensor, " k"]
@@ -36,11 +36,11 @@ class Sample:
 
     @property
     def by_row(self) -> bool:
-        """Whether each row has a part of its own, so that the statistic is the parts' mean."""
+        """Return whether each row has a part of its own; the statistic is then the mean of the parts."""
         return len(self.parts) == self.count
 
     def interval(self) -> Estimate:
-        """Student's, from the scatter of the parts; none (NaN) with fewer than two."""
+        """Return Student's interval from the scatter of the parts; NaN for fewer than two."""
         if (k := len(self.parts)) < 2:
             return Estimate(self.value, math.nan, math.nan, self.count)
         half = _student(k - 1) * self.parts.std().item() / math.sqrt(k)
@@ -48,17 +48,17 @@ class Sample:
 
 
 def mean(values: Values) -> Sample:
-    """The mean of independent values."""
+    """Return the mean of independent values, which are its parts."""
     return Sample(values.double().mean().item(), values.double(), len(values))
 
 
 def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) -> Sample:
-    """A statistic with pseudo-values from leaving out one group of rows at a time (Tukey).
+    """Return a statistic with pseudo-values from leaving out one group of rows at a time (Tukey's jackknife).
 
-    The bootstrap would repeat rows, which shrinks a covariance and shifts a Fréchet distance; the jackknife does not.
+    A bootstrap repeats rows, which shrinks a covariance and shifts a Fréchet distance. The jackknife does not.
     """
     n, value = len(x), statistic(x)
-    groups = min(groups, n // 2)  # something must be left
+    groups = min(groups, n // 2)  # at least two rows are left
     if groups < 2:
         return Sample(value, torch.empty(0, dtype=torch.float64), n)
     group = torch.arange(n) % groups
@@ -67,67 +67,30 @@ def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) 
 
 
 def mean_interval(values: Values) -> Estimate:
-    """The mean of independent values, with Student's interval; no interval (NaN) for a single one."""
+    """Return the mean of independent values with Student's interval, which is NaN for a single value."""
     return mean(values).interval()
-
-
-def jackknife_interval(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) -> Estimate:
-    """A statistic of a sample, with the interval of its jackknife."""
-    return jackknifed(statistic, x, groups).interval()
-
-
-def bootstrap_interval(values: Values, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """The mean of values of images, or of classes, with the interval that 95 % of resamples' means lie in (Efron).
-
-    It takes no distribution for granted, but is too narrow for few values, by √(1 − 1/n) and more: Student's is the
-    better for fewer than about 20.
-    """
-    means = _resampled(values.double(), resamples, torch.Generator().manual_seed(seed))
-    return _percentiles(values.double().mean(), means, len(values))
-
-
-def class_bootstrap_interval(classes: Sequence[Values], resamples: int = 2000, seed: int = 0) -> Estimate:
-    """The mean over classes of their means over images; classes are drawn anew, and images within each drawn class."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(classes), (resamples, len(classes)), generator=generator)
-    means = torch.empty(drawn.shape, dtype=torch.float64)
-    for index, values in enumerate(classes):
-        here = drawn == index
-        means[here] = _resampled(values.double(), int(here.sum()), generator)
-    average = torch.stack([values.double().mean() for values in classes]).mean()
-    return _percentiles(average, means.mean(1), len(classes))
-
-
-def _resampled(values: Values, resamples: int, generator: torch.Generator) -> Float[Tensor, " resamples"]:
-    """Means of as many values as there are, drawn with replacement."""
-    return values[torch.randint(len(values), (resamples, len(values)), generator=generator)].mean(1)
-
-
-def _percentiles(value: Tensor, means: Float[Tensor, " resamples"], count: int) -> Estimate:
-    low, high = means.quantile(means.new_tensor([0.025, 0.975])).tolist() if count > 1 else (math.nan, math.nan)
-    return Estimate(value.item(), low, high, count)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much larger one method's value is than another's, and the share of draws in which it is the better."""
+    """The difference of two methods' values, and the share of draws in which the first is better."""
 
     difference: Estimate
     won: float
 
 
 def paired(a: Sample, b: Sample, lower: bool = True) -> Comparison:
-    """Two methods on the same draws: a − b with Student's interval from the differences of their parts.
+    """Return a − b of two methods on the same draws, with Student's interval from the differences of their parts.
 
-    `lower` values are better, or higher ones; a tie is half won. No share (NaN) where draws have no parts of their own.
-    Raises ValueError where a and b are not of the same draws.
+    `lower` says whether lower values are better. A tie counts as half won. The share is NaN unless each draw has a part
+    of its own. Raises ValueError if a and b are not of the same draws.
     """
     if (a.count, len(a.parts)) != (b.count, len(b.parts)):
         raise ValueError(f"{a.count} draws in {len(a.parts)} parts can't be paired with {b.count} in {len(b.parts)}")
-    apart = a.parts - b.parts
-    ahead = -apart if lower else apart
+    differences = a.parts - b.parts
+    ahead = -differences if lower else differences
     won = ((ahead > 0).double() + 0.5 * (ahead == 0).double()).mean().item() if a.by_row else math.nan
-    return Comparison(Sample(a.value - b.value, apart, a.count).interval(), won)
+    return Comparison(Sample(a.value - b.value, differences, a.count).interval(), won)
 
 
 def _student(freedom: int) -> float:

@@ -1,6 +1,7 @@
-"""Fidelity and diversity apart, by balls that reach to the k-th nearest neighbour; x [n, D] generated, y [m, D] real.
+"""Precision, recall, density and coverage, by balls that reach to the k-th nearest neighbour.
 
-They depend on n and m, and on k, so compare only where all three are the same. k is at most the number of other rows.
+x [n, D] are features of generated images, y [m, D] those of real ones. Values depend on n, m and k, so only values with
+the same three can be compared. k is at most the number of other rows.
 """
 
 import torch
@@ -12,39 +13,36 @@ from latentmix.metrics.intervals import Sample, jackknifed
 
 
 def precision(x: Features, y: Others, k: int = 3) -> Float[Tensor, " n"]:
-    """1 for each generated image within the ball of any real one, 0 for others; improved precision (Kynkäänniemi et
-    al.) is the mean."""
+    """Return 1 for each generated image within the ball of any real one, 0 for others.
+
+    The mean is improved precision (Kynkäänniemi et al.).
+    """
     return _inside(x, y, k).any(1).double()
 
 
-def recall(x: Features, y: Others, k: int = 3) -> float:
-    """The share of real images within the ball of any generated one: improved recall (Kynkäänniemi et al.)."""
-    return precision(y, x, k).mean().item()
-
-
 def density(x: Features, y: Others, k: int = 5) -> Float[Tensor, " n"]:
-    """In how many real images' balls each generated one lies, over k; density (Naeem et al.) is the mean, 1 where both
-    are alike."""
+    """Return the number of real images' balls that contain each generated image, divided by k.
+
+    The mean is density (Naeem et al.). It is 1 if x and y have the same distribution.
+    """
     return _inside(x, y, k).sum(1).double() / min(k, len(y) - 1)
 
 
-def coverage(x: Features, y: Others, k: int = 5) -> float:
-    """The share of real images with any generated one in their ball: coverage (Naeem et al.)."""
-    return _covered(_inside(x, y, k))
+def recall(x: Features, y: Others, k: int = 3) -> Sample:
+    """Return the share of real images within the ball of any generated one: improved recall (Kynkäänniemi et al.).
+
+    The jackknife is over x. Distances are computed once.
+    """
+    within_x, from_y = _distances(x, x), _distances(y, x)
+
+    def share(rows: Tensor) -> float:
+        return (from_y[:, rows] <= _radii(within_x[rows][:, rows], k)).any(1).double().mean().item()
+
+    return jackknifed(share, torch.arange(len(x)))
 
 
-def recall_sample(x: Features, y: Others, k: int = 3) -> Sample:
-    """`recall` with its jackknife over x; distances are taken once."""
-    among, across = _apart(x, x), _apart(y, x)
-
-    def of(rows: Tensor) -> float:
-        return (across[:, rows] <= _radii(among[rows][:, rows], k)).any(1).double().mean().item()
-
-    return jackknifed(of, torch.arange(len(x)))
-
-
-def coverage_sample(x: Features, y: Others, k: int = 5) -> Sample:
-    """`coverage` with its jackknife over x."""
+def coverage(x: Features, y: Others, k: int = 5) -> Sample:
+    """Return the share of real images whose ball contains any generated one (Naeem et al.), with a jackknife over x."""
     return jackknifed(_covered, _inside(x, y, k))
 
 
@@ -53,14 +51,14 @@ def _covered(inside: Bool[Tensor, "n m"]) -> float:
 
 
 def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:
-    """Which rows of x lie in which balls around rows of y, their surface included."""
-    return _apart(x, y) <= _radii(_apart(y, y), k)
+    """Return which rows of x lie in which balls around rows of y, their surface included."""
+    return _distances(x, y) <= _radii(_distances(y, y), k)
 
 
-def _apart(x: Features, y: Others) -> Float[Tensor, "n m"]:
+def _distances(x: Features, y: Others) -> Float[Tensor, "n m"]:
     return torch.cdist(x.double(), y.double())
 
 
-def _radii(among: Float[Tensor, "n n"], k: int) -> Float[Tensor, " n"]:
-    """From each row to the k-th nearest of the others; it is itself the first of all."""
-    return among.kthvalue(min(k, len(among) - 1) + 1, dim=1).values
+def _radii(within: Float[Tensor, "n n"], k: int) -> Float[Tensor, " n"]:
+    """Return the distance from each row to the k-th nearest other row. A row is its own nearest."""
+    return within.kthvalue(min(k, len(within) - 1) + 1, dim=1).values
