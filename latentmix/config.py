@@ -10,11 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
+from latentmix.inversion import INVERSIONS
+from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
@@ -33,40 +43,22 @@ def _metric(name: str) -> str:
     return name
 
 
+def _inversion_settings(plain: Any) -> Any:
+    """Return the settings as an instance of the class that their kind has."""
+    if not isinstance(plain, dict) or "kind" not in plain:
+        return plain
+    if (kind := plain["kind"]) not in INVERSIONS:
+        near = difflib.get_close_matches(str(kind), INVERSIONS, n=1, cutoff=0)[0]
+        raise ValueError(f"there is no kind {kind!r}; did you mean {near!r}? (there are {', '.join(INVERSIONS)})")
+    return TypeAdapter(INVERSIONS[kind].settings).validate_python(plain)
+
+
+OwnInversionSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_inversion_settings)]
 MetricName = Annotated[str, AfterValidator(_metric)]
-PAIRED = {"null_text": ("steps", "guidance", "spacing"), "exact": ("steps", "spacing")}  # what generation must repeat
 # What experiments alone read, to choose settings by the world that a model draws.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 # Keys that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
-
-
-@dataclass(frozen=True, config=STRICT)
-class InversionConfig:
-    """How images are inverted; the settings below `float32` belong to some kinds only, whose presets have them."""
-
-    name: str  # of the preset, as results are labelled
-    kind: Literal["ddim", "null_text", "negative_prompt", "fixed_point", "renoise", "midpoint", "exact"]
-    steps: Positive
-    guidance: Guidance
-    spacing: str
-    float32: tuple[Literal["unet", "transformer"], ...] = ()  # networks that precision=auto does not put in 16 bits
-    iterations: Positive = 1
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
-    averaged: Positive = 1
-    regularisation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    coupling: Annotated[float, Field(gt=0.5, le=1)] = 1.0
-
-    def __post_init__(self) -> None:
-        if self.averaged > self.iterations:
-            raise ValueError(f"averaged={self.averaged} is more than iterations={self.iterations}")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What latents depend on beside the ladder."""
-        plain = dataclasses.asdict(self)
-        return {name: value for name, value in plain.items() if name not in {"name", "steps", "spacing", "float32"}}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -108,7 +100,7 @@ class Config:
     name: str
     model: ModelConfig
     data: DataConfig
-    inversion: InversionConfig
+    inversion: OwnInversionSettings
     launch: LaunchConfig
     n: tuple[Positive, ...]
     methods: tuple[MethodName, ...]
@@ -140,7 +132,7 @@ class Config:
             raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise it")
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
-        for setting in PAIRED.get(self.inversion.kind, ()):
+        for setting in INVERSIONS[self.inversion.kind].paired:
             own, of_generation = getattr(self.inversion, setting), getattr(self, setting)
             if own != of_generation:
                 raise ValueError(
@@ -220,7 +212,7 @@ def _describe(error: Any) -> str:
     if error["type"] == "value_error" or not where:
         return f"{where}: {reason}" if where else reason
     if error["type"] == "unexpected_keyword_argument":
-        return f"there is no key {where!r}{_nearest(where)}"
+        return f"there is no key {where!r}{_owner_or_nearest(where)}"
     return f"{where}={error['input']!r}: {reason}"
 
 
@@ -241,7 +233,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
-            return f"there is no key {key!r}{_nearest(key)}"
+            return f"there is no key {key!r}{_owner_or_nearest(key)}"
     if first.startswith("Missing mandatory value"):
         needed = str(cause).split("full_key: ")[1].split()[0]
         return f"{needed} is needed here; give it as {needed}=..."
@@ -253,14 +245,25 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"{' '.join(overrides)}: {reason}"
 
 
-def _nearest(key: str) -> str:
-    """What to say of a key that is not there: the nearest that is, or all."""
+def _owner_or_nearest(key: str) -> str:
+    """What to say of a key that is not there: the options that have it, the nearest key, or all."""
+    group, _, setting = key.partition(".")
+    owners = [path.stem for path in sorted((folder() / group).glob("*.yaml")) if _has(path, setting)]
+    if setting and owners:
+        return f"; it belongs to {group}={' and '.join(', '.join(owners).rsplit(', ', 1))}"
     near = difflib.get_close_matches(key, _keys(), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(_keys(groups=False))}"
+
+
+def _has(option: Path, setting: str) -> bool:
+    import yaml
+
+    return setting in (yaml.safe_load(option.read_text()) or {})
 
 
 def _keys(groups: bool = True) -> list[str]:
     """All keys, those inside groups as `model.size`."""
     tops = dataclasses.fields(Config)
     inside = [(top.name, dataclasses.fields(top.type)) for top in tops if dataclasses.is_dataclass(top.type)]
+    inside.append(("inversion", dataclasses.fields(InversionSettings)))
     return [top.name for top in tops] + [f"{top}.{f.name}" for top, fields in inside for f in fields if groups]

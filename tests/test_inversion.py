@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from driver import invoke
 from torch import Tensor
 
-from latentmix.config import Config, InversionConfig, compose
+from latentmix.config import Config, compose
 from latentmix.errors import UserError
-from latentmix.inversion import INVERSIONS, State, fixed_point
+from latentmix.inversion import INVERSIONS, fixed_point, renoise
+from latentmix.inversion.base import State
 from latentmix.models import load_model
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.sampling import Level, Schedule, discrete_schedule, flow_schedule, flow_sigmas, move, step, timesteps
@@ -68,9 +69,13 @@ class Oracle:
         return there.alpha * self.mean + other / one * (z - here.alpha * self.mean)
 
 
-def settings(kind: Any, **how: Any) -> InversionConfig:
-    plain = {"name": kind, "kind": kind, "steps": 10, "guidance": 1.0, "spacing": "trailing"}
-    return InversionConfig(**(plain | how))
+def settings(kind: str, **changed: Any) -> Any:
+    """Settings of a kind; of those changed, the ones that it has."""
+    plain: dict[str, Any] = {"name": kind, "kind": kind, "steps": 10, "guidance": 1.0, "spacing": "trailing"}
+    changed = {"tolerance": 0.0} | changed
+    cls = INVERSIONS[kind].settings
+    own = {field.name for field in fields(cls)}
+    return cls(**(plain | {name: value for name, value in changed.items() if name in own}))
 
 
 def there_and_back(model: Any, kind: str, schedule: Schedule, **how: Any) -> tuple[State, Tensor, Tensor]:
@@ -105,7 +110,7 @@ def test_moving_by_what_is_predicted_at_z_is_a_step(family: str) -> None:
 def test_the_error_falls_with_the_power_of_the_step(kind: str, order: int, family: str) -> None:
     errors = []
     for steps in (20, 40, 80):
-        schedule, oracle = ladders(steps * INVERSIONS[kind].schedule)[family], Oracle()
+        schedule, oracle = ladders(steps * INVERSIONS[kind].intervals_per_step)[family], Oracle()
         state, _, z0 = there_and_back(oracle, kind, schedule, iterations=30)
         errors.append(away(state["latents"], oracle.solution(z0, schedule[0].clean, schedule[-1].noisy)))
     for coarse, fine in pairwise(errors):
@@ -155,14 +160,14 @@ def test_an_image_that_is_near_enough_is_left_alone_whatever_its_company() -> No
     oracle: Any = Oracle()
     config = settings("fixed_point", iterations=9, tolerance=1e-3)
     z0 = torch.cat([torch.full((1, 4, 8, 8), 0.5).double(), 0.5 + 3 * noise(1, 4, 8, 8)])
-    together = fixed_point.fixed_point(oracle, z0, schedule, ALONE, config)["latents"]
+    together = fixed_point.invert(oracle, z0, schedule, ALONE, config)["latents"]
     called = oracle.called
     for row in (0, 1):
-        alone = fixed_point.fixed_point(oracle, z0[row : row + 1], schedule, ALONE, config)["latents"]
+        alone = fixed_point.invert(oracle, z0[row : row + 1], schedule, ALONE, config)["latents"]
         assert away(together[row : row + 1], alone) < 1e-14
     assert called < 20 * (1 + 9)  # it stopped early
-    everything = replace(config, tolerance=0.0)
-    assert away(fixed_point.fixed_point(oracle, z0, schedule, ALONE, everything)["latents"][1], together[1]) > 1e-8
+    everything = settings("fixed_point", iterations=9, tolerance=0.0)
+    assert away(fixed_point.invert(oracle, z0, schedule, ALONE, everything)["latents"][1], together[1]) > 1e-8
 
 
 @pytest.mark.parametrize("family", ["discrete", "flow"])
@@ -179,7 +184,7 @@ def test_renoise_by_its_definition(family: str) -> None:
             estimates.append(move(clean, interval.clean, interval.noisy, x0, eps))
             at = estimates[-1], interval.noisy
         z = torch.stack(estimates[-3:]).mean(0)
-    made = fixed_point.renoise(oracle, z0, schedule, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
+    made = renoise.invert(oracle, z0, schedule, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
     assert away(made, z) < 1e-13
 
 
@@ -191,12 +196,12 @@ def test_regularised_noise_has_the_statistics_of_noise() -> None:
     smooth = white + 0.2 * white.roll(1, 2)
 
     def regularised(eps: Tensor) -> Tensor:
-        return eps - torch.func.grad(fixed_point._unlikeness)(eps)
+        return eps - torch.func.grad(renoise._deviation)(eps)
 
     assert regularised(shifted).mean((2, 3)).abs().max() < 1e-12
     for wrong in (smooth, 1.1 * white):
-        assert fixed_point._unlikeness(regularised(wrong)) < fixed_point._unlikeness(wrong) / 5
-    assert fixed_point._unlikeness(white) < 4 * 2 * 5  # of order 1 for a channel of noise, whatever its size
+        assert renoise._deviation(regularised(wrong)) < renoise._deviation(wrong) / 5
+    assert renoise._deviation(white) < 4 * 2 * 5  # of order 1 for a channel of noise, whatever its size
 
 
 def test_regularisation_lowers_the_bias_of_inverted_latents() -> None:
@@ -250,7 +255,7 @@ class World:
     prompts: Conditioning
 
     def schedule(self, kind: str, steps: int) -> Schedule:
-        return self.model.schedule(steps * INVERSIONS[kind].schedule, self.config.spacing)
+        return self.model.schedule(steps * INVERSIONS[kind].intervals_per_step, self.config.spacing)
 
     def error(self, kind: str, steps: int = 10, guidance: float = 1.0, **how: Any) -> float:
         """Of the round trip, by the root mean square over the latents' own."""
@@ -348,7 +353,7 @@ def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
 
 @pytest.mark.parametrize("kind", INVERSIONS)
 def test_the_stated_number_of_calls_is_made(kind: str) -> None:
-    inversion, schedule = INVERSIONS[kind], ladders(10 * INVERSIONS[kind].schedule)["discrete"]
+    inversion, schedule = INVERSIONS[kind], ladders(10 * INVERSIONS[kind].intervals_per_step)["discrete"]
     if kind == "null_text":
         pytest.skip("a way back through the network is no call, and an oracle has none")
     for guidance in (1.0, 2.0):
@@ -407,7 +412,12 @@ def refused(*overrides: str) -> str:
     [
         (["inversion=null_text", "inversion.guidance=1"], "same guidance in both directions, not 1.0 and 3.0"),
         (["inversion=exact", "inversion.steps=7"], "same steps in both directions"),
-        (["inversion=ddim", "inversion.iterations=3"], "no key 'inversion.iterations'"),
+        (
+            ["inversion=ddim", "inversion.iterations=7"],
+            "no key 'inversion.iterations'; it belongs to inversion=fixed_point, null_text and renoise",
+        ),
+        (["+inversion.coupling=0.9"], "no key 'inversion.coupling'; it belongs to inversion=exact"),
+        (["inversion=ddim", "inversion.kind=dim"], "there is no kind 'dim'; did you mean 'ddim'?"),
         (["inversion=renoise", "inversion.iterations=2"], "averaged=3 is more than iterations=2"),
         (["inversion=exact", "inversion.coupling=0.2"], "inversion.coupling"),
         (["inversion=ddimm"], "there is no inversion=ddimm; there are ddim, ddim500"),

@@ -16,7 +16,8 @@ from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.features import Network, Perceptual, clip_network, frechet_network, perceptual_network
-from latentmix.inversion import INVERSIONS, Inversion, State
+from latentmix.inversion import INVERSIONS
+from latentmix.inversion.base import Inversion, State
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
 from latentmix.models import attention, load_model
@@ -225,7 +226,7 @@ class Experiment:
         return self.model.schedule(self.config.steps, self.config.spacing)
 
     def _schedule(self, steps: int, spacing: str) -> Schedule:
-        return self.model.schedule(steps * self.inversion.schedule, spacing)
+        return self.model.schedule(steps * self.inversion.intervals_per_step, spacing)
 
     @property
     def inversion(self) -> Inversion:
@@ -235,12 +236,11 @@ class Experiment:
 
     @cache  # noqa: B019
     def latents_identity(self, class_id: str) -> dict[str, object]:
-        inversion = self.config.inversion
         return {
             "model": self.model.identity,
             "size": self.config.model.size,
             "prompt": self.prompt(class_id),
-            "inversion": inversion.settings,
+            "inversion": self.inversion.identity(self.config.inversion),
             "ladder": _identity(self.inversion_schedule),
         }
 

@@ -27,7 +27,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import NOISE, Cell, Experiment, draw_id
 from latentmix.features import Network
 from latentmix.images import is_image, on_all_threads, read_image, save_images, write_pending
-from latentmix.inversion import State, cfg_factor
+from latentmix.inversion.base import State, cfg_factor
 from latentmix.models.protocol import predictor
 from latentmix.profiling import timed
 

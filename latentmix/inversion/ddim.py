@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from latentmix import sampling
-from latentmix.config import InversionConfig
+from latentmix.inversion.base import Inversion, InversionSettings, State, generate
 from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.sampling import Schedule
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
+def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> State:
+    """Return the latents at t = T."""
     return {"latents": sampling.invert(predictor(model, cond), z0, schedule)}
 
 
-@torch.no_grad()
-def generate(
-    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, _: InversionConfig
+def generate_unguided(
+    model: Model, state: State, schedule: Schedule, cond: Conditioning, settings: InversionSettings
 ) -> Tensor:
-    return sampling.generate(predictor(model, cond), state["latents"], schedule)
+    """Return clean latents with the prompt in place of the empty prompt (Miyake et al., "Negative-prompt inversion").
 
-
-def negative_prompt(
-    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, settings: InversionConfig
-) -> Tensor:
-    """Generation with the prompt in the empty prompt's place (Miyake et al., "Negative-prompt inversion"), near which
-    null-text inversion ends up. Both halves of guidance are then one and the same, so it is computed once."""
+    Null-text inversion ends up near this. Both predictions of guidance are then the same, so one is computed.
+    """
     return generate(model, state, schedule, replace(cond, guidance=1.0), settings)
+
+
+DDIM = Inversion(invert)
+NEGATIVE_PROMPT = Inversion(invert, generate_unguided, unguided=True)

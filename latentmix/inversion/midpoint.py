@@ -1,15 +1,15 @@
 """The midpoint rule, of second order, in both directions; for rectified flows it is RF-Solver (Wang et al., "Taming
 rectified flow for inversion and editing").
 
-A step takes two rungs. The velocity k at its start leads to the rung between, where the velocity is k'; the step then
-follows k + (k' − k)/2θ, θ being how far along the step the middle lies. Unlike in DDIM inversion the network is told
-the time at which z is, since a clock that belongs to another level costs the second order.
+A step takes two intervals of the schedule. The velocity k at its start leads to the level in the middle, where the
+velocity is k'. The step then follows k + (k' − k) / 2θ, where θ is how far along the step the middle lies. Unlike DDIM
+inversion, every prediction is made at the timestep of the level that z is at; another one would cost the second order.
 """
 
 import torch
 from torch import Tensor
 
-from latentmix.config import InversionConfig
+from latentmix.inversion.base import Inversion, InversionSettings, State, cfg_factor
 from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.sampling import Level, Predict, Schedule, Timestep, move
 
@@ -17,28 +17,35 @@ Point = tuple[Level, Timestep]
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionConfig) -> dict[str, Tensor]:
+def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> State:
+    """Return the latents at t = T."""
     return {"latents": _solve(predictor(model, cond), z0, _points(schedule))}
 
 
 @torch.no_grad()
-def generate(
-    model: Model, state: dict[str, Tensor], schedule: Schedule, cond: Conditioning, _: InversionConfig
-) -> Tensor:
+def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> Tensor:
+    """Return clean latents by the same rule."""
     return _solve(predictor(model, cond), state["latents"], _points(schedule)[::-1])
 
 
 def _points(schedule: Schedule) -> list[Point]:
-    """The levels of a ladder with their own clocks, clean to noisy; the clean end's is 0."""
+    """Return the levels with their own timesteps, clean to noisy; the clean end's is 0."""
     return [(schedule[0].clean, 0), *((interval.noisy, interval.timestep) for interval in schedule)]
 
 
 def _solve(predict: Predict, z: Tensor, points: list[Point]) -> Tensor:
-    for (here, timestep), (middle, between), (there, _) in zip(
-        points[:-2:2], points[1:-1:2], points[2::2], strict=True
-    ):
-        x0, eps = predict(z, here, timestep)
-        x0_middle, eps_middle = predict(move(z, here, middle, x0, eps), middle, between)
-        share = (there.s - here.s) / (2 * (middle.s - here.s))  # 1 / 2θ
-        z = move(z, here, there, torch.lerp(x0, x0_middle, share), torch.lerp(eps, eps_middle, share))
+    for (start, t_start), (middle, t_middle), (end, _) in zip(points[:-2:2], points[1:-1:2], points[2::2], strict=True):
+        x0, eps = predict(z, start, t_start)
+        x0_middle, eps_middle = predict(move(z, start, middle, x0, eps), middle, t_middle)
+        share = (end.s - start.s) / (2 * (middle.s - start.s))  # 1 / 2θ
+        z = move(z, start, end, torch.lerp(x0, x0_middle, share), torch.lerp(eps, eps_middle, share))
     return z
+
+
+MIDPOINT = Inversion(
+    invert,
+    generate,
+    intervals_per_step=2,
+    predictions_per_step=2,
+    nfe=lambda settings: 2 * cfg_factor(settings.guidance),
+)

@@ -1,0 +1,84 @@
+"""What every inversion has: its settings and its functions, from clean latents to latents at t = T and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass as settings_dataclass
+from torch import Tensor
+
+from latentmix import sampling
+from latentmix.models.protocol import Conditioning, Model, predictor
+from latentmix.sampling import Schedule
+from latentmix.settings import STRICT, Guidance, Positive
+
+State = dict[str, Tensor]  # `latents` [B, C, h, w] and an inversion's extras, one row for each image
+
+
+@settings_dataclass(frozen=True, config=STRICT)
+class InversionSettings:
+    """The settings of every inversion. A kind that needs more of them inherits this class.
+
+    A field of such a class has a default, the one that its preset in configs/inversion has.
+    """
+
+    name: str  # of the preset, by which results are labelled
+    kind: str  # the key in INVERSIONS
+    steps: Positive
+    guidance: Guidance
+    spacing: str
+    float32: tuple[Literal["unet", "transformer"], ...] = ()  # networks that precision=auto does not run in 16 bits
+
+
+Invert = Callable[[Model, Tensor, Schedule, Conditioning, Any], State]  # the last one: the kind's own settings
+Generate = Callable[[Model, State, Schedule, Conditioning, Any], Tensor]
+
+
+def cfg_factor(guidance: float) -> int:
+    """Return the evaluations of the network in a prediction: 2 with guidance (empty prompt and prompt), else 1."""
+    return 1 if guidance == 1 else 2
+
+
+@torch.no_grad()
+def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> Tensor:
+    """Return clean latents by the deterministic sampler, from `latents` alone."""
+    return sampling.generate(predictor(model, cond), state["latents"], schedule)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A kind of inversion, and the generation that belongs to it."""
+
+    invert: Invert
+    generate: Generate = generate
+    settings: type[InversionSettings] = InversionSettings
+    version: int = 1
+    """Part of every cache key. Raise it when the same settings give other latents than before."""
+
+    extras: Mapping[str, str | None] = field(default_factory=dict)
+    """Further tensors that `invert` returns, and the method that mixes each; None is the method of the latents."""
+    paired: tuple[str, ...] = ()
+    """Settings that must be the same in inversion and generation: of "steps", "guidance", "spacing"."""
+    unguided: bool = False  # generation ignores guidance
+
+    intervals_per_step: int = 1  # of the schedule
+    predictions_per_step: int = 1  # of generation
+    nfe: Callable[[Any], int] = lambda settings: cfg_factor(settings.guidance)
+    """The number of function evaluations (of the network) for one image and step of inversion, at most."""
+
+    def nfe_generation(self, guidance: float) -> int:
+        """Return the number of function evaluations for one image and step of generation."""
+        return self.predictions_per_step * (1 if self.unguided else cfg_factor(guidance))
+
+    def identity(self, settings: InversionSettings) -> dict[str, object]:
+        """Return what the inverted latents depend on, besides the schedule, the model and the image.
+
+        A setting of this kind is included if it is not at its default, so that a new setting leaves the keys of what
+        was computed before as they are. A change of a default changes results, so it needs a new `version`.
+        """
+        common = {setting.name for setting in fields(InversionSettings)}
+        own = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in common}
+        defaults = {f.name: f.default for f in fields(settings)}
+        changed = {name: value for name, value in own.items() if value != defaults[name]}
+        return {"kind": settings.kind, "version": self.version, "guidance": settings.guidance, **changed}

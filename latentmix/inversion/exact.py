@@ -1,0 +1,66 @@
+"""EDICT (Wallace et al., "Exact diffusion inversion via coupled transformations"): two latents that take turns.
+
+Each is moved by a velocity predicted at the other, which can be predicted again on the way back, so generation undoes
+inversion up to rounding. After each step the two are averaged by the factor `coupling`, or they would drift apart; this
+is undone too. The order of the two alternates between steps.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from latentmix.inversion.base import Inversion, InversionSettings, State, cfg_factor
+from latentmix.models.protocol import Conditioning, Model
+from latentmix.sampling import Schedule, move
+from latentmix.settings import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExactSettings(InversionSettings):
+    coupling: Annotated[float, Field(gt=0.5, le=1)] = 0.97  # weight p of the averaging; 1 leaves it out
+
+
+@torch.no_grad()
+def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: ExactSettings) -> State:
+    """Return both latents at t = T: `latents` and `partner`."""
+    p, x, y = settings.coupling, z0, z0
+    for index, interval in enumerate(schedule):
+        if index % 2:
+            x, y = y, x
+        y = (y - (1 - p) * x) / p
+        x = (x - (1 - p) * y) / p
+        y = move(y, interval.clean, interval.noisy, *model.predict(x, interval.clean, interval.timestep, cond))
+        x = move(x, interval.clean, interval.noisy, *model.predict(y, interval.noisy, interval.timestep, cond))
+        if index % 2:
+            x, y = y, x
+    return {"latents": x, "partner": y}
+
+
+@torch.no_grad()
+def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning, settings: ExactSettings) -> Tensor:
+    """Return clean latents from both latents."""
+    p, x, y = settings.coupling, state["latents"], state["partner"]
+    for index, interval in reversed(list(enumerate(schedule))):
+        if index % 2:
+            x, y = y, x
+        x = move(x, interval.noisy, interval.clean, *model.predict(y, interval.noisy, interval.timestep, cond))
+        y = move(y, interval.noisy, interval.clean, *model.predict(x, interval.clean, interval.timestep, cond))
+        x = p * x + (1 - p) * y
+        y = p * y + (1 - p) * x
+        if index % 2:
+            x, y = y, x
+    return x
+
+
+EXACT = Inversion(
+    invert,
+    generate,
+    ExactSettings,
+    extras={"partner": None},
+    paired=("steps", "spacing"),
+    predictions_per_step=2,
+    nfe=lambda settings: 2 * cfg_factor(settings.guidance),
+)
