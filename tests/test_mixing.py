@@ -17,8 +17,10 @@ from scipy.stats import chi
 from torch import Tensor
 
 from latentmix import mixing
-from latentmix.mixing import Method, low_pass, mix, mixtures
+from latentmix.mixing import Method, mix, mixtures
 from latentmix.mixing import iterative as paths
+from latentmix.mixing.means import low_pass
+from latentmix.mixing.norms import Lengths, Norm
 
 NORMS = ("lin", "fix", "nin", "slerp", "lol")
 MEANS = ("0", "m", "chm", "lp")
@@ -490,15 +492,14 @@ def matmul_settings() -> Iterator[None]:
 def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     during: list[str] = []
 
-    def probe(of: mixing.Lengths) -> Tensor:
+    def probe(x: Lengths) -> Tensor:
         during.append(torch.backends.cuda.matmul.fp32_precision)
-        return of.m
+        return x.m
 
-    def failing(of: mixing.Lengths) -> Tensor:
+    def failing(_: Lengths) -> Tensor:
         raise ArithmeticError
 
-    monkeypatch.setitem(mixing.SCALES, "fix", probe)
-    monkeypatch.setitem(mixing.SCALES, "nin", failing)
+    monkeypatch.setattr(mixing, "NORMS", {"fix": Norm(probe), "nin": Norm(failing)})
     if setting in ("high", "medium"):
         torch.set_float32_matmul_precision(setting)
     elif setting in ("off", "allow_tf32"):

@@ -262,7 +262,7 @@ class Experiment:
             "seed": self.config.seed,
             "class": cell.class_id,
             "n": cell.n,
-            "method": str(cell.method),
+            **cell.method.identity,
             **self.generation_identity(),
         }
 

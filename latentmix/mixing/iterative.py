@@ -1,6 +1,6 @@
-"""Mixing by more than a scale: what the paper's methods are compared with.
+"""Mixing by more than a scale: the methods that the paper's are compared with.
 
-Each takes the latents less their means, e [N, C, H, W], the weights w [K, N] and the weighted means m [K, C, H, W].
+Each takes the latents without their means, e [N, C, H, W], weights w [K, N] and weighted means m [K, C, H, W].
 """
 
 import math
@@ -15,10 +15,10 @@ Mixtures = Float[Tensor, "K C H W"]
 
 
 def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
-    """The weighted mean on the sphere (Buss & Fillmore, algorithm A1) at the mixed norm of the inputs.
+    """Return the weighted mean on the sphere (Buss & Fillmore, algorithm A1), at the weighted mean of the norms.
 
-    For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). It can't be stated in closed form for more, so it
-    is iterated until the tangent step vanishes.
+    For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). For more inputs there is no closed form; the
+    iteration stops when the step in the tangent plane vanishes.
     """
     flat = e.flatten(1)
     p = _unit(flat)
@@ -35,7 +35,7 @@ def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
 
 
 def _angle_over_sine(cos: Tensor) -> Tensor:
-    """θ / sin θ, which tends to 1 as θ does to 0, where it could not be differentiated as written."""
+    """Return θ / sin θ, near θ = 0 by its series, as the formula can't be differentiated there."""
     near = cos > 1 - 1e-4
     safe = torch.where(near, torch.zeros_like(cos), cos)
     series = 1 + (1 - cos) / 3 + 2 * (1 - cos).square() / 15
@@ -47,40 +47,44 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Zero stays zero: a latent that its mean explains wholly has no direction, and keeps none."""
+    """Return rows of norm 1; a row of zeros stays zero."""
     return x / _norm(x).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def adain(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
-    """Slerp, then each channel brought to the mixed mean and standard deviation of the inputs' (DiffMorpher, Zhang et
-    al., adaptive instance normalisation carried from two inputs to N)."""
-    mean, std = (torch.einsum("kn,nc->kc", w, of)[:, :, None, None] for of in _statistics(e))
+    """Return slerp's result with each channel at the weighted mean of the inputs' means and standard deviations.
+
+    This is the adaptive instance normalisation of DiffMorpher (Zhang et al.), carried from two inputs to N.
+    """
+    mean, std = (torch.einsum("kn,nc->kc", w, statistic)[:, :, None, None] for statistic in _statistics(e))
     mixed = slerp(e, w, m)
-    own_mean, own_std = (of[:, :, None, None] for of in _statistics(mixed))
+    own_mean, own_std = (statistic[:, :, None, None] for statistic in _statistics(mixed))
     return mean + std * (mixed - own_mean) / own_std.clamp_min(torch.finfo(m.dtype).tiny)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and standard deviation over the frame."""
+    """Return the mean and the standard deviation of each channel, [N, C] each."""
     mean = x.mean((2, 3))
     return mean, torch.linalg.vector_norm(x - mean[:, :, None, None], dim=(2, 3)) / math.sqrt(x[0, 0].numel())
 
 
-NAO_POINTS = 8  # on the path from the centroid to each input, ends not counted
+NAO_POINTS = 8  # on the path from the centroid to each input, without its ends
 NAO_STEPS, NAO_RATE = 200, 0.01
 
 
 def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
-    """The centroid by norm-aware optimisation (Samuel et al., "Norm-guided latent space exploration"): the point c from
-    which paths lead to all inputs through norms that Gaussian noise is likely to have.
+    """Return the centroid by norm-aware optimisation (Samuel et al., "Norm-guided latent space exploration").
+
+    It is the point c from which paths lead to all inputs through norms that are likely for Gaussian noise:
 
         minimise  −f(‖c‖) − N Σ w Σ ‖segment‖·f(‖midpoint‖),  f the log density of such a norm
 
-    over c and all points of the paths, by Adam. Thousands of times slower than the others, and not differentiable. One
-    input of weight 1 is left where it is.
+    over c and all points of the paths, by Adam. It is thousands of times slower than the others and not differentiable.
+    A single input of weight 1 is returned as it is.
 
-    All points start at norm √L, above the straight lines between. From the lines themselves, where the authors start,
-    Adam's first steps are alike in every number; they turn c towards the signs of the mean, and it ends dearer.
+    All points start at norm √L, above the straight lines between the ends. The authors start on the lines themselves.
+    From there Adam's first steps are the same in every coordinate; they turn c towards the signs of the mean, and the
+    final cost is higher.
     """
     mixed = [_nao(e.flatten(1)[row > 0].detach(), row[row > 0].detach()) for row in w]
     return torch.stack(mixed).view_as(m)
@@ -107,7 +111,7 @@ def _nao(points: Float[Tensor, "N L"], w: Float[Tensor, " N"]) -> Float[Tensor, 
 
 
 def _log_density(norm: Tensor, L: int) -> Tensor:
-    """ln of the χ density with L degrees of freedom; in float64, as it is a small difference of large numbers."""
+    """Return ln of the χ density with L degrees of freedom, in float64: it is a small difference of large numbers."""
     x = norm.double()
     constant = (L / 2 - 1) * math.log(2) + math.lgamma(L / 2)
     return ((L - 1) * x.log() - x.square() / 2 - constant).to(norm)
