@@ -206,10 +206,9 @@ def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 
         diagnoses = {class_id: diagnosed(experiment, class_id) for class_id in experiment.classes}
         show(experiment, diagnoses)
-        for path in (
-            record(experiment, diagnoses),
-            *draw_growth([experiment], [diagnoses], experiment.config.folder / "fig4"),
-        ):
+        classes = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
+        figure = draw_growth({experiment.config.model.name: classes}, experiment.config.folder / "fig4")
+        for path in (record(experiment, diagnoses), *figure):
             _say(str(path))
 
 

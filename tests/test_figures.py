@@ -17,7 +17,7 @@ from torch import Tensor
 from latentmix.config import compose
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.figures import mixtures as grid
-from latentmix.figures import paper, style, toy
+from latentmix.figures import paper, toy
 from latentmix.images import read_image
 from latentmix.mixing import Method
 from latentmix.models import mmdit, unet
@@ -225,13 +225,3 @@ def test_eq_3_leaves_the_range_of_norms_and_nin_does_not() -> None:
 def test_eq_3_is_slerp_on_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "ENDS", 1.3 * toy.ENDS / toy.ENDS.norm(dim=1, keepdim=True))
     torch.testing.assert_close(toy.path("slerp (eq. 3)"), toy.path("slerp"), rtol=0, atol=1e-5)
-
-
-# How figures look
-
-
-def test_each_mean_has_a_colour_of_its_own() -> None:
-    own = style.COLOURS
-    assert style.colours(["chm", "lp0.5", "0"]) == {"chm": own["chm"], "lp0.5": own["lp"], "0": own["0"]}
-    several = style.colours(["0", "lp", "lp0.5", "lp2", "lp"])
-    assert len(several) == len(set(several.values())) == 4

@@ -1,4 +1,4 @@
-"""Results -> pictures, as PNG and PDF. What the paper's own figures need is in `latentmix.figures.paper`."""
+"""Results -> figures, as PNG and PDF. The figures of the paper are in `latentmix.figures.paper`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from latentmix.figures.mixtures import draw_mixtures
 
 
 def draw_run(experiment: Experiment) -> list[Path]:
-    """Of a finished run, in its folder: its images as in Fig. 1, if it keeps any, and its curves as in Fig. 7."""
+    """Draw a finished run in its folder: images as in Fig. 1, if any are kept, and curves as in Fig. 7."""
     folder = experiment.config.folder
     images = draw_mixtures([experiment], folder / "fig1", most=3) if experiment.config.keep else []
-    return [*images, *draw_curves(experiment, folder / "fig7")]
+    return [*images, *draw_curves(folder / "metrics.csv", folder / "fig7")]

@@ -1,80 +1,93 @@
-"""Fig. 7: distance to real images against N, a line for each method."""
+"""Fig. 7: distance to real images against N, with a line for each method."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentmix.errors import UserError
-from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE, Result, read_table
-from latentmix.figures.style import LINES, MARKERS, colours, save, styled
-from latentmix.mixing import Method
+from latentmix.figures.style import MethodStyle, method_styles, metric_label, save, styled
 
-CONTROLS = {"real": "-", "noise": "--"}
-NAMES = {"fid": "FID", "fd_embedded": "Fréchet distance\n(embedded classifier)"}
+COLUMNS = 3  # panels beside each other
+SHIFT = 0.012  # between the lines of two methods, as a share of N, so that their intervals do not hide each other
 
 
-def draw_curves(experiment: Experiment, stem: Path) -> list[Path]:
-    """Image quality of mixtures of N latents, averaged over classes; bars are 95 % intervals over classes."""
-    table = experiment.config.folder / "metrics.csv"
+def draw_curves(table: Path, stem: Path) -> list[Path]:
+    """Draw the averages over classes in `metrics.csv`, with 95 % intervals over classes. Return the files written."""
     if not table.exists():
-        raise UserError(f"{table} is not there; run latentmix sweep with the same settings first")
-    results = [result for result in read_table(table) if result.class_id == AVERAGE]
-    measured = list(dict.fromkeys(result.metric for result in results))
-    metrics = [metric for metric in measured if metric in NAMES or _frechet(metric) or _clip(metric)] or measured
-    methods = [Method.parse(name) for name in dict.fromkeys(result.method for result in results if result.n)]
-    palette = colours([method.mean for method in methods])
+        raise UserError(f"{table} is missing; run latentmix sweep with the same settings first")
     with styled():
-        figure = Figure(figsize=(3.4 * len(metrics), 2.8), layout="constrained")
-        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            for place, method in enumerate(methods):
-                shift = 1 + 0.012 * (place - (len(methods) - 1) / 2)  # so that bars don't hide each other
-                of = [r for r in results if (r.metric, r.method) == (metric, str(method))]
-                _line(axes, of, method, palette[method.mean], shift)
-            for control in (r for r in results if r.metric == metric and not r.n):
-                style = CONTROLS[control.method]
-                axes.axhline(control.estimate.value, label=control.method, color="0.5", linewidth=0.8, linestyle=style)
-            axes.set(xscale="log", xlabel="number of latents mixed, N", ylabel=_label(metric))
-            axes.set_xticks(experiment.config.n, labels=[str(n) for n in experiment.config.n])
-            axes.minorticks_off()
-            if all(r.estimate.value >= 0 for r in results if r.metric == metric):
-                axes.set_ylim(bottom=0)  # no distance lies below, wide as an interval may be; what is unbiased may
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4), handlelength=3)
-        return save(figure, stem)
+        return save(curves([result for result in read_table(table) if result.class_id == AVERAGE]), stem)
 
 
-def _line(axes: Axes, results: list[Result], method: Method, colour: str, shift: float) -> None:
+def curves(results: Sequence[Result]) -> Figure:
+    """Return a panel for each metric: lines for methods, grey horizontal lines for controls, which have no N."""
+    metrics = _plotted(dict.fromkeys(result.metric for result in results))
+    styles = method_styles([result.method for result in results])
+    rows = math.ceil(len(metrics) / COLUMNS)
+    columns = math.ceil(len(metrics) / rows)
+    figure = Figure(figsize=(3.4 * columns, 2.4 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, metric in zip(panels, metrics, strict=False):
+        _panel(axes, [result for result in results if result.metric == metric], styles)
+        axes.set(xlabel="number of latents mixed, N", ylabel=metric_label(metric).axis)
+    for axes in panels[len(metrics) :]:
+        axes.remove()
+    _legend(figure, styles)
+    return figure
+
+
+def _plotted(metrics: Iterable[str]) -> list[str]:
+    """Return the metrics that have a panel: those that Fig. 7 is about, or all if none of them was measured."""
+    measured = list(metrics)
+    return [metric for metric in measured if metric_label(metric).plotted] or measured
+
+
+def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodStyle]) -> None:
+    methods = [style for style in styles.values() if not style.control]
+    for place, style in enumerate(methods):
+        shift = 1 + SHIFT * (place - (len(methods) - 1) / 2)
+        _line(axes, [result for result in results if result.method == style.name], style, shift)
+    for result in (result for result in results if styles[result.method].control):
+        style = styles[result.method]
+        axes.axhline(result.estimate.value, label=style.name, color=style.colour, linestyle=style.line, linewidth=0.8)
+    ns = sorted({result.n for result in results if not styles[result.method].control})
+    axes.set_xscale("log")
+    axes.set_xticks(ns, labels=[str(n) for n in ns])
+    axes.minorticks_off()
+    if all(result.estimate.value >= 0 for result in results):
+        axes.set_ylim(bottom=0)  # wide intervals reach below 0, where no distance is; unbiased estimates may be there
+
+
+def _line(axes: Axes, results: Sequence[Result], style: MethodStyle, shift: float) -> None:
     results = sorted(results, key=lambda result: result.n)
-    values = [result.estimate.value for result in results]
-    errors = [0 if math.isnan(r.estimate.high) else r.estimate.high - r.estimate.value for r in results]
-    axes.errorbar(
+    known = [result for result in results if not math.isnan(result.estimate.low)]
+    axes.plot(
         [result.n * shift for result in results],
-        values,
-        yerr=errors,
-        label=str(method),
-        color=colour,
-        linestyle=LINES[method.norm],
-        marker=MARKERS[method.norm],
+        [result.estimate.value for result in results],
+        label=style.name,
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker,
         markersize=3.5,
         linewidth=1.2,
-        elinewidth=0.6,
+    )
+    axes.vlines(
+        [result.n * shift for result in known],
+        [result.estimate.low for result in known],
+        [result.estimate.high for result in known],
+        label=f"_interval of {style.name}",  # an underscore keeps it out of the legend
+        color=style.colour,
+        linewidth=0.6,
     )
 
 
-def _label(metric: str) -> str:
-    if _frechet(metric) and metric not in NAMES:
-        return f"Fréchet distance\n({_frechet(metric)})"
-    return f"cosine distance\n(CLIP {_clip(metric)})" if _clip(metric) else NAMES.get(metric, metric)
-
-
-def _frechet(metric: str) -> str:
-    """Whose Fréchet distance it is, or nothing; not that of infinitely many images."""
-    return metric.removeprefix("fd_") if metric.startswith("fd_") and not metric.startswith("fd_infinity_") else ""
-
-
-def _clip(metric: str) -> str:
-    """Whose cosine distance it is, or nothing."""
-    return metric.removeprefix("clip_distance_") if metric.startswith("clip_distance_") else ""
+def _legend(figure: Figure, styles: Mapping[str, MethodStyle]) -> None:
+    """Put one legend above all panels: the methods in the order of the table, then the controls."""
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    names = [name for name in sorted(styles, key=lambda name: styles[name].control) if name in lines]
+    handles = [lines[name] for name in names]
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), handlelength=3)

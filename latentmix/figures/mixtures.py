@@ -1,4 +1,4 @@
-"""Figs. 1, 3, 5 and 8 to 12: what comes out of mixtures, N or classes across and methods or models down."""
+"""Figs. 1, 3, 5 and 8 to 12: images of mixtures. Columns are N or classes, rows are methods or models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,35 +13,37 @@ from latentmix.mixing import Method
 
 
 def draw_mixtures(experiments: Sequence[Experiment], stem: Path, most: int | None = None) -> list[Path]:
-    """The first draw of each class (of `most` classes), N and method, all models below each other; draws are nested in
-    N, so a column adds images to the one before."""
+    """Draw the first draw of each class, N and method, with the rows of all experiments below each other.
+
+    `most` limits the number of classes. Draws are nested in N, so each column adds latents to the one before.
+    """
     first = experiments[0]
     columns = [(place, n) for place in range(len(first.classes[:most])) for n in first.config.n]
     rows = [(experiment, method) for experiment in experiments for method in dict.fromkeys(experiment.config.methods)]
-    pictures = [
-        [_picture(experiment, Cell(experiment.classes[c], n, method)) for c, n in columns]
+    images = [
+        [_image(experiment, Cell(experiment.classes[place], n, method)) for place, n in columns]
         for experiment, method in rows
     ]
-    names = [_name(experiment, method, len(experiments) > 1) for experiment, method in rows]
-    return draw_grid(pictures, names, _titles(first, columns), stem)
+    names = [_row_name(experiment, method, len(experiments) > 1) for experiment, method in rows]
+    return draw_grid(images, names, _titles(first, columns), stem)
 
 
-def _picture(experiment: Experiment, cell: Cell) -> Tensor:
+def _image(experiment: Experiment, cell: Cell) -> Tensor:
     path = experiment.image_path(cell, 0)
     if not path.exists():
-        raise UserError(f"no picture of {cell} is kept; run latentmix sweep with keep=1")
+        raise UserError(f"no image of {cell} is kept; run latentmix sweep with keep=1")
     return read_image(path)
 
 
-def _name(experiment: Experiment, method: Method, several: bool) -> str:
-    if not several:
+def _row_name(experiment: Experiment, method: Method, several_models: bool) -> str:
+    if not several_models:
         return str(method)
-    alone = len(set(experiment.config.methods)) == 1
-    return experiment.config.model.name if alone else f"{experiment.config.model.name}\n{method}"
+    one_method = len(set(experiment.config.methods)) == 1
+    return experiment.config.model.name if one_method else f"{experiment.config.model.name}\n{method}"
 
 
 def _titles(experiment: Experiment, columns: Sequence[tuple[int, int]]) -> list[str]:
-    """A class's name where it begins, unless there is one class only, and N, unless there is one only."""
+    """Return the title of each column: the class at its first N if there are several, and N if there are several."""
     classes, ns = {place for place, _ in columns}, experiment.config.n
     titles = []
     for place, n in columns:

@@ -1,33 +1,66 @@
-"""How all figures look: readable at column width, told apart without colour, plots as vectors."""
+"""The one table of labels, colours, line styles and markers, for figures, captions and reports.
 
-from collections.abc import Iterator, Sequence
+Colours are Okabe & Ito's, which stay distinct for colour-blind readers: one for each mean. Each norm has a line style
+and a marker. Norms, means and metrics that are not in the table, such as those of plugins, get spare styles in the
+order in which they appear, and their own names as labels.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from latentmix.cache import write_atomic
+from latentmix.errors import UserError
+from latentmix.metrics import METRICS, Metric
 
-# Okabe & Ito's colours, which stay apart for the colour-blind: one for each mean, one line style for each norm.
-COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}
-SPARE = ("#CC79A7", "#56B4E9", "#000000")  # for further cut-offs of lp
-LINES = {
-    "lin": ":",
-    "fix": "-",
-    "nin": "--",
-    "slerp": "-.",
-    "lol": (0, (3, 1, 1, 1, 1, 1)),
-    "adain": (0, (5, 1)),
-    "nao": (0, (1, 1)),
+T = TypeVar("T")
+Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
+
+GREY = "#7f7f7f"
+
+MEANS = {  # description, colour
+    "0": ("no mean is split off", "#D55E00"),
+    "m": ("the mean of each latent is split off", "#E69F00"),
+    "chm": ("the mean of each channel is split off", "#0072B2"),
+    "lp": ("the low frequencies of each channel are split off", "#009E73"),
 }
-MARKERS = {"lin": "x", "fix": "o", "nin": "s", "slerp": "^", "lol": "D", "adain": "v", "nao": "P"}
+SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
+
+NORMS: dict[str, tuple[str, tuple[Line, str]]] = {  # description, line style and marker
+    "lin": ("the plain mean", (":", "x")),
+    "fix": ("norm restored to √L, that of Gaussian noise", ("-", "o")),
+    "nin": ("norm restored to that of the inputs", ("--", "s")),
+    "slerp": ("the mean on the sphere, with the norm of the inputs", ("-.", "^")),
+    "lol": ("divided by √Σw², which restores the variance of noise", ((0, (3, 1, 1, 1, 1, 1)), "D")),
+    "adain": ("the mean on the sphere, with each channel's mean and deviation of the inputs", ((0, (5, 1)), "v")),
+    "nao": ("optimised to stay at the norms of noise", ((0, (1, 1)), "P")),
+}
+SPARE_LINES: tuple[tuple[Line, str], ...] = (
+    ((0, (6, 2, 2, 2)), "*"),
+    ((0, (2, 3)), "<"),
+    ((0, (9, 3)), ">"),
+    ((0, (6, 2, 1, 2, 1, 2, 1, 2)), "p"),
+    ((0, (4, 4, 1, 4)), "h"),
+)
+
+CONTROLS: dict[str, tuple[str, Line]] = {  # description, line style; no mixtures, but values to compare them with
+    "real": ("real images: one half of them measured against the other", "-"),
+    "noise": ("images generated from random latents", "--"),
+}
+SPARE_CONTROL_LINES: tuple[Line, ...] = (":", "-.")
 
 # One colour and one marker for each of up to eight classes.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 SHAPES = ("o", "s", "^", "v", "D", "x", "+", "*")
+
+NETWORKS = {"embedded": "embedded classifier", "inception": "Inception"}
 
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
@@ -37,34 +70,146 @@ SETTINGS: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "text.parse_math": False,  # a class may be called anything
+    "text.parse_math": False,  # a class may have any name
     "savefig.dpi": 200,
 }
 
 
-def colours(means: Sequence[str]) -> dict[str, str]:
-    """One for each mean that is shown, its own wherever it has one: lp0.5 has lp's, and lp2 beside it another."""
-    found: dict[str, str] = {}
-    for mean in dict.fromkeys(means):
-        own = COLOURS[mean.rstrip("0123456789.") or mean]
-        found[mean] = next(c for c in (own, *SPARE, "#999999") if c == "#999999" or c not in found.values())
+# Methods
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """The look of one method or control in all plots, and what it does in words."""
+
+    name: str
+    description: str
+    colour: str
+    line: Line
+    marker: str
+    control: bool
+
+
+def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
+    """Return a style for each of the methods and controls that are shown together.
+
+    No two look the same as long as there are spare styles.
+    """
+    names = list(dict.fromkeys(names))
+    parts = {name: (name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name}
+    lines = _assign({norm: NORMS[norm][1] if norm in NORMS else None for norm, _ in parts.values()}, SPARE_LINES)
+    colours = mean_colours([mean for _, mean in parts.values()])
+    controls = [name for name in names if name not in parts]
+    control_lines = _assign({name: CONTROLS.get(name, (name, None))[1] for name in controls}, SPARE_CONTROL_LINES)
+    styles = {}
+    for name in names:
+        if name in parts:
+            norm, mean = parts[name]
+            styles[name] = MethodStyle(name, _description(norm, mean), colours[mean], *lines[norm], control=False)
+        else:
+            description = CONTROLS.get(name, ("", None))[0]
+            styles[name] = MethodStyle(name, description, GREY, control_lines[name], "D", control=True)
+    return styles
+
+
+def mean_colours(means: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each mean. `lp0.5` has the colour of `lp`, and `lp2` beside it a spare one."""
+    own = {mean: MEANS[_family(mean)][1] if _family(mean) in MEANS else None for mean in means}
+    return _assign(dict(sorted(own.items(), key=lambda item: item[0] not in MEANS)), SPARE_COLOURS)
+
+
+def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
+    """Return each name's own style, or a spare one if it has none or an earlier name has the same."""
+    found: dict[str, T] = {}
+    for name, style in own.items():
+        free = [style] if style is not None and style not in found.values() else []
+        free += [other for other in spare if other not in found.values()]
+        found[name] = free[0] if free else spare[len(found) % len(spare)]
     return found
+
+
+def _family(mean: str) -> str:
+    """Return a mean without its cut-off: `lp0.5` is of the family `lp`."""
+    return mean if mean in MEANS else re.sub(r"[\d.]+$", "", mean)
+
+
+def _description(norm: str, mean: str) -> str:
+    norm_text = NORMS[norm][0] if norm in NORMS else norm
+    mean_text = MEANS[_family(mean)][0] if _family(mean) in MEANS else mean
+    return f"{norm_text}; {mean_text}"
+
+
+# Metrics
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """What a column of the tables is called. `better` is "lower", "higher", or "" if neither."""
+
+    column: str
+    title: str
+    network: str  # in words; empty if the title implies it
+    better: str
+    plotted: bool
+
+    @property
+    def text(self) -> str:
+        """Return the label in one line."""
+        return f"{self.title} ({self.network})" if self.network else self.title
+
+    @property
+    def axis(self) -> str:
+        """Return the label in two lines, for an axis."""
+        return f"{self.title}\n({self.network})" if self.network else self.title
+
+
+def metric_label(column: str) -> MetricLabel:
+    """Return the label of a metric's column, such as `fd_embedded`. An unknown column is labelled by its name."""
+    titles = _titles()
+    known = [name for name in titles if column == name or column.startswith(f"{name}_")]
+    if not known:
+        return MetricLabel(column, column, "", "", plotted=True)
+    name = max(known, key=len)
+    metric = titles[name]
+    network = column[len(name) + 1 :]
+    in_words = NETWORKS.get(network, network)
+    if metric.network == "clip" and network != "embedded" and "CLIP" not in metric.label:
+        in_words = f"CLIP {in_words}"
+    better = "" if metric.better == "nearer" else metric.better
+    return MetricLabel(column, metric.label, in_words if network else "", better, metric.plotted)
+
+
+def _titles() -> dict[str, Metric]:
+    """Return each metric by the names that its columns begin with. Skip plugins that can't be loaded."""
+    found = {}
+    for name in METRICS:
+        try:
+            metric = METRICS[name]
+        except UserError:
+            continue
+        found[name] = metric
+        if metric.elsewhere:
+            prefix, label = metric.elsewhere
+            found[prefix] = replace(metric, label=label)
+    return found
+
+
+# Drawing
 
 
 @contextmanager
 def styled() -> Iterator[None]:
+    """Draw with the settings that all figures share."""
     with matplotlib.rc_context(SETTINGS):
         yield
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """`stem`.png and `stem`.pdf."""
+    """Write a figure to `stem`.png and `stem`.pdf. Return both paths."""
     paths = []
     for ending in ("png", "pdf"):
-        buffer = BytesIO()
-        figure.savefig(
-            buffer, format=ending, bbox_inches="tight", metadata={"CreationDate": None} if ending == "pdf" else {}
-        )
+        buffer, metadata = BytesIO(), {"CreationDate": None} if ending == "pdf" else {}
+        figure.savefig(buffer, format=ending, bbox_inches="tight", metadata=metadata)
         path = stem.with_suffix(f".{ending}")
         write_atomic(path, buffer.getvalue())
         paths.append(path)

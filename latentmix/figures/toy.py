@@ -1,6 +1,7 @@
-"""Fig. 2: the paths that methods take between two latents, where latents are points of a plane."""
+"""Fig. 2: the paths of methods between two latents, if latents are points of a plane."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,33 +9,45 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from latentmix.figures.style import LINES, save, styled
+from latentmix.figures.style import NORMS, save, styled
 from latentmix.mixing import mix
 
 ENDS = torch.tensor([[1.8, 0.1], [-0.7, 0.9]])  # one longer, one shorter than √L, at more than a right angle
 PANELS = (("lin", "fix", "nin", "slerp (eq. 3)"), ("lin", "slerp", "lol", "nao"))  # the paper's, and others
-HUES = {"lin": "#999999", "fix": "#D55E00", "nin": "#0072B2", "slerp": "#CC79A7", "lol": "#009E73", "nao": "#E69F00"}
+COLOURS = {  # of norms; in other figures the colour tells the mean
+    "lin": "#999999",
+    "fix": "#D55E00",
+    "nin": "#0072B2",
+    "slerp": "#CC79A7",
+    "lol": "#009E73",
+    "nao": "#E69F00",
+}
 
 
 def draw_paths(stem: Path) -> list[Path]:
-    """The paper's methods on the left, `slerp` of directions, `lol` and `nao` on the right."""
+    """Draw the paper's methods on the left; `slerp` of directions, `lol` and `nao` on the right."""
     with styled():
         figure = Figure(figsize=(6.8, 3.5), layout="constrained")
         for axes, names in zip(figure.subplots(1, 2), PANELS, strict=True):
-            _plane(axes)
-            for name in names:
-                x, y = path(name).T.tolist()
-                norm = name.split()[0]
-                axes.plot(x, y, label=name, color=HUES[norm], linestyle=LINES[norm], linewidth=1.5)
-            axes.plot(*ENDS.T.tolist(), "ko", markersize=4, zorder=3)
-            for label, (px, py) in zip(("z₁", "z₂"), ENDS.tolist(), strict=True):
-                axes.annotate(label, (px, py), xytext=(5, 5) if px > 0 else (-15, 2), textcoords="offset points")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3, handlelength=3, columnspacing=1)
+            _panel(axes, names)
         return save(figure, stem)
 
 
+def _panel(axes: Axes, names: Sequence[str]) -> None:
+    _plane(axes)
+    for name in names:
+        x, y = path(name).T.tolist()
+        norm = name.split()[0]
+        line, _ = NORMS[norm][1]
+        axes.plot(x, y, label=name, color=COLOURS[norm], linestyle=line, linewidth=1.5)
+    axes.plot(*ENDS.T.tolist(), "ko", markersize=4, zorder=3)
+    for label, (x, y) in zip(("z₁", "z₂"), ENDS.tolist(), strict=True):
+        axes.annotate(label, (x, y), xytext=(5, 5) if x > 0 else (-15, 2), textcoords="offset points")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3, handlelength=3, columnspacing=1)
+
+
 def path(name: str, points: int = 101) -> Tensor:
-    """Where a norm, or the paper's eq. 3, leads from the first end to the second: [points, 2]."""
+    """Return the path [points, 2] of a norm, or of the paper's eq. 3, from the first end to the second."""
     w = torch.linspace(0, 1, points)
     if name == "slerp (eq. 3)":
         return shoemake(w)
@@ -42,7 +55,7 @@ def path(name: str, points: int = 101) -> Tensor:
 
 
 def shoemake(w: Tensor) -> Tensor:
-    """The paper's eq. 3 with the angle of the normalised inputs, as is usual, though they are not on a sphere."""
+    """Return the paper's eq. 3 with the angle of the normalised inputs, as is usual; the inputs are on no sphere."""
     p, q = ENDS
     theta = torch.arccos(p @ q / (p.norm() * q.norm()))
     return (torch.outer(torch.sin((1 - w) * theta), p) + torch.outer(torch.sin(w * theta), q)) / torch.sin(theta)

@@ -43,15 +43,19 @@ const SHAPES = {
   D: "M0,-4.8L4.8,0L0,4.8L-4.8,0Z",
   x: "M-3.5,-3.5L3.5,3.5M-3.5,3.5L3.5,-3.5",
   P: "M-1.6,-4.5h3.2v2.9h2.9v3.2h-2.9v2.9h-3.2v-2.9h-2.9v-3.2h2.9Z",
+  "<": "M-4.5,0L3.3,-4.2V4.2Z",
+  ">": "M4.5,0L-3.3,-4.2V4.2Z",
+  p: "M0,-4.5L4.3,-1.4L2.6,3.6H-2.6L-4.3,-1.4Z",
+  h: "M0,-4.5L3.9,-2.2V2.2L0,4.5L-3.9,2.2V-2.2Z",
   "+": "M-4.5,0H4.5M0,-4.5V4.5",
   "*": "M-4.5,0H4.5M-2.3,-3.9L2.3,3.9M2.3,-3.9L-2.3,3.9",
 };
 const mark = (shape, colour, x, y) =>
   make("path", { d: SHAPES[shape] || SHAPES.o, transform: `translate(${x},${y})`, fill: colour, stroke: colour, "stroke-width": 1.4 });
 
-const swatch = (of) =>
+const swatch = (style) =>
   make("svg", { width: 36, height: 14, "aria-hidden": "true" },
-    make("path", { d: "M0,7H36", stroke: of.colour, "stroke-width": 2, "stroke-dasharray": of.dash || null }), mark(of.marker, of.colour, 18, 7));
+    make("path", { d: "M0,7H36", stroke: style.colour, "stroke-width": 2, "stroke-dasharray": style.dash || null }), mark(style.marker, style.colour, 18, 7));
 
 // Where y begins and ends: at 0 unless all values lie far from it; wide intervals are cut off rather than flatten the curves.
 function span(values, ends) {
@@ -236,7 +240,7 @@ function curves() {
   const measured = data.methods.filter((method) => data.rows.some((row) => row.method === method.name));
   for (const method of measured) {
     const toggle = (event) => (hidden[event.target.checked ? "delete" : "add"](method.name), update());
-    byId("legend").append(make("label", { title: method.words }, make("input", { type: "checkbox", checked: true, onchange: toggle }), swatch(method), method.name));
+    byId("legend").append(make("label", { title: method.description }, make("input", { type: "checkbox", checked: true, onchange: toggle }), swatch(method), method.name));
   }
   const log = (n) => Math.log(Math.max(n, 0.5));
   const draw = data.metrics.map((metric) => plot(byId("plots"), metric.label, metric.better ? `, ${metric.better} is better` : "", log));
@@ -244,17 +248,17 @@ function curves() {
 
   function update() {
     const rows = data.rows.filter((row) => row.class === classId && !hidden.has(row.method));
-    const of = (name) => rows.filter((row) => row.method === name).sort((a, b) => a.n - b.n);
+    const rowsOf = (name) => rows.filter((row) => row.method === name).sort((a, b) => a.n - b.n);
     const unit = classId === "all" ? ["class", "classes"] : ["draw", "draws"];
     const ns = unique(data.rows.filter((row) => !data.methods.find((method) => method.name === row.method).control).map((row) => row.n));
     data.metrics.forEach((metric, place) => {
       draw[place](measured.map((method) => {
-        const points = of(method.name).filter((row) => row.metric === metric.name && row.value !== null)
+        const points = rowsOf(method.name).filter((row) => row.metric === metric.name && row.value !== null)
           .map((row) => ({ ...row, text: `over ${row.count} ${unit[row.count === 1 ? 0 : 1]}` }));
         return { ...method, flat: method.control && points.length === 1 && (points[0].n < 1 || ns.length > 1), points };
       }));
     });
-    fill(measured.flatMap((method) => unique(of(method.name).map((row) => row.n)).map((n) => [
+    fill(measured.flatMap((method) => unique(rowsOf(method.name).map((row) => row.n)).map((n) => [
       method.name, n || null, // a control has none
       ...data.metrics.map((metric) => {
         const row = rows.find((one) => one.method === method.name && one.n === n && one.metric === metric.name);
@@ -268,26 +272,26 @@ function curves() {
 
 // Pictures
 
-function pictures() {
-  const there = data.pictures;
-  if (!there.length) {
+function images() {
+  const shown = data.images;
+  if (!shown.length) {
     for (const id of ["choose-pictures", "grid", "choose-pair", "compare"]) byId(id).hidden = true;
     for (const node of byId("pictures").querySelectorAll("h3, .hint")) node.hidden = true;
     return;
   }
   const key = (c, n, method, draw) => JSON.stringify([c, n, method, draw]);
-  const kept = new Map(there.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
-  const all = (name) => unique(there.map((one) => one[name]));
+  const kept = new Map(shown.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
+  const all = (name) => unique(shown.map((one) => one[name]));
   const [classes, draws] = [all("class"), all("draw").sort((a, b) => a - b)];
   const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b); // 0 is that of controls, which stand beside every N
   const methods = data.methods.map((method) => method.name).filter((name) => all("method").includes(name));
-  const mixing = methods.filter((name) => there.some((one) => one.method === name && one.n > 0));
+  const mixing = methods.filter((name) => shown.some((one) => one.method === name && one.n > 0));
   const find = (c, n, method, draw) => kept.get(key(c, n, method, draw)) || kept.get(key(c, 0, method, draw));
-  const titles = new Map(there.map((one) => [one.class, one.title]));
+  const titles = new Map(shown.map((one) => [one.class, one.title]));
   const prefer = (name, otherwise) => (methods.includes(name) ? name : otherwise);
   const now = { class: classes[0], draw: draws[0], method: null, n: null, left: prefer("fix/0", mixing[0]), right: prefer("fix/chm", mixing[mixing.length - 1]), at: ns[ns.length - 1] };
 
-  const say_ = (values, words = String) => values.map((value) => [value, words(value)]);
+  const say_ = (values, text = String) => values.map((value) => [value, text(value)]);
   const chooser = (name, label, options) => choice(label, options, now[name], (chosen) => ((now[name] = chosen), update()));
   const draw_ = (draw) => `draw ${draw + 1}`;
   const n_ = (n) => `N = ${n}`;
@@ -311,7 +315,7 @@ function pictures() {
   // What is left open spans the rows and columns: methods and N, draws, or classes.
   function axes() {
     const cell = (given) => [given.class ?? now.class, given.n ?? now.n, given.method ?? now.method, given.draw ?? now.draw];
-    const rowsOf = (name, values, words = String) => values.map((value) => [words(value), { [name]: value }]);
+    const rowsOf = (name, values, text = String) => values.map((value) => [text(value), { [name]: value }]);
     const [byMethod, byN, byDraw] = [rowsOf("method", methods), rowsOf("n", ns, n_), rowsOf("draw", draws, draw_)];
     const byClass = rowsOf("class", classes, (c) => titles.get(c));
     if (now.method === null) return { cell, rows: byMethod, columns: now.n === null ? byN : byDraw };
@@ -339,8 +343,8 @@ function pictures() {
     for (const name of Object.keys(pair)) pair[name].set(now[name]);
     const { rows, columns, cell } = axes();
     const head = make("tr", {}, make("td"), ...columns.map(([name]) => make("th", { scope: "col" }, name)));
-    const body = rows.map(([name, of]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
-      const one = find(...cell({ ...of, ...more }));
+    const body = rows.map(([name, chosen]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
+      const one = find(...cell({ ...chosen, ...more }));
       if (one && !one.n && more.n && place) return make("td"); // a control has no N, and shows once
       return make("td", {}, one ? make("button", { type: "button", title: alt(one), onclick: () => bring(one) }, image(one)) : make("div", { class: "none" }));
     })));
@@ -355,36 +359,36 @@ function pictures() {
 // Diagnosis, and comparisons of methods
 
 function diagnosis() {
-  const of = data.diagnosis, section = byId("diagnosis");
-  if (!of) return section.remove();
+  const found = data.diagnosis, section = byId("diagnosis");
+  if (!found) return section.remove();
   section.append(
     make("p", {}, "A bias that all latents share grows by about √N where the norm of their mean is restored. The plots show the mean of a channel of ",
       make("code", {}, "fix/0"), " mixtures; the grey band holds 95 % of what random latents would give."),
-    make("ul", {}, ...of.verdicts.map((one) => make("li", {}, `${one.title}: ${one.verdict}`))));
+    make("ul", {}, ...found.verdicts.map((one) => make("li", {}, `${one.title}: ${one.verdict}`))));
   const holder = make("div", { class: "plots" });
-  section.append(holder, make("div", { class: "key" }, ...of.growth[0].series.map((one) => make("span", {}, swatch(one), one.name))));
-  for (const channel of of.growth) {
+  section.append(holder, make("div", { class: "key" }, ...found.growth[0].series.map((one) => make("span", {}, swatch(one), one.name))));
+  for (const channel of found.growth) {
     plot(holder, channel.title, ", mean in mixtures (by √N)", Math.sqrt, channel.band)(
       channel.series.map((one) => ({ ...one, points: one.points.map(([n, value]) => ({ n, value })) })));
   }
   const rows = make("div");
   section.append(make("h3", {}, "Numbers"), rows);
-  table(rows, "Diagnosis of the latents", of.columns)(of.rows);
+  table(rows, "Diagnosis of the latents", found.columns)(found.rows);
 }
 
 // Returns what shows the pairs of a class.
 function pairs() {
-  const of = data.pairs;
-  if (!of) return byId("pairs").remove(), () => {};
-  const fill = table(byId("compared"), "Comparisons of methods on the same draws", of.columns);
-  return (chosen) => fill(of.rows.filter((_, place) => of.classes === null || of.classes[place] === chosen));
+  const found = data.pairs;
+  if (!found) return byId("pairs").remove(), () => {};
+  const fill = table(byId("compared"), "Comparisons of methods on the same draws", found.columns);
+  return (chosen) => fill(found.rows.filter((_, place) => found.classes === null || found.classes[place] === chosen));
 }
 
 if (!byId("short").textContent.trim()) byId("short").remove();
 for (const section of document.querySelectorAll("section[data-title]")) section.prepend(make("h2", {}, section.dataset.title));
 const pair = pairs();
 curves();
-pictures();
+images();
 diagnosis();
 for (const section of document.querySelectorAll("section[data-title]"))
   document.querySelector("nav").append(make("a", { href: `#${section.id}` }, section.dataset.title));

@@ -1,0 +1,166 @@
+"""What a page shows: read from the files of a run and from the cache beside it."""
+
+import base64
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from latentmix.config import OF_A_MACHINE, Config, compose, validate
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.results import Result, read_table
+
+LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
+REDUCED_SIZE = 256
+MAX_BYTES = 16_000_000  # of images in a page
+
+ImageKey = tuple[str, int, str, int]  # class, N, method, draw
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as data URIs, and a note about those that are missing."""
+
+    uris: Mapping[ImageKey, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that a page is made of."""
+
+    config: Config
+    about: Mapping[str, Any]  # done.json
+    results: Sequence[Result]
+    titles: Mapping[str, str]  # of the classes in `results`
+    images: Images
+    diagnosis: Mapping[str, Any]  # by class, of diagnosis.json
+    pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the command line that started the run, without settings that change no result, such as outputs."""
+        arguments = self.about.get("arguments")
+        if not isinstance(arguments, list):
+            return []
+        return [text for text in map(str, arguments) if not _of_a_machine(text)]
+
+
+def _of_a_machine(argument: str) -> bool:
+    name = argument.lstrip("+~").partition("=")[0]
+    return "=" in argument and name.partition(".")[0] in OF_A_MACHINE
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read all that a page shows; raise UserError if the run is not finished or its files are damaged."""
+    for name in ("metrics.csv", "done.json"):  # the latter is what a run writes last
+        if not (folder / name).exists():
+            raise UserError(f"the run in {folder} is not finished, as {name} is missing; run latentmix sweep again")
+    about = _read_json(folder / "done.json")
+    try:
+        config = validate(compose([]).as_dict() | about["config"])  # an older run lacks settings that came later
+        results = read_table(folder / "metrics.csv")
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the run in {folder} can't be read: {error}") from error
+    if not results:
+        raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
+    experiment = find_experiment(config, folder, about.get("model", {}))
+    diagnosis = folder / "diagnosis.json"
+    return Contents(
+        config=config,
+        about=about,
+        results=results,
+        titles=_titles(experiment, dict.fromkeys(result.class_id for result in results)),
+        images=_images(experiment),
+        diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
+        pairs=_read_rows(folder / "pairs.csv"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, whatever its columns; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -> Experiment:
+    """Return the run's experiment, with the cache beside the folder where the run is now.
+
+    The path of an image depends on the precision of the model, which a GPU may have decided. So the precision is taken
+    from the model's identity, and no GPU is needed.
+    """
+    precision: Any = identity.get("precision", config.model.precision)
+    model = replace(config.model, precision=precision)
+    return Experiment(replace(config, model=model, device="cpu", outputs=folder.absolute().parent))
+
+
+def _titles(experiment: Experiment, class_ids: Iterable[str]) -> dict[str, str]:
+    """Return a name for each class: its id if the data set is gone, and with its id if two classes share a title."""
+    try:
+        titles = {class_id: experiment.title(class_id) for class_id in experiment.classes}
+    except (UserError, OSError):
+        titles = {}
+    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
+    unique = {c: f"{title} ({c})" if title in shared else title for c, title in titles.items()}
+    return {class_id: unique.get(class_id, class_id) for class_id in class_ids}
+
+
+def _images(experiment: Experiment) -> Images:
+    """Return as many images as a page can hold, draw by draw and class by class.
+
+    Each draw of a class comes with all methods and N, and with a real image to compare them with.
+    """
+    uris: dict[ImageKey, str] = {}
+    note, size, draws = "", 0, min(experiment.config.keep, experiment.config.draws)
+    try:
+        for draw, class_id in ((draw, class_id) for draw in range(draws) for class_id in experiment.classes):
+            images = _images_of_draw(experiment, class_id, draw)
+            size += sum(map(len, images.values()))
+            if uris and size > MAX_BYTES:
+                note = f"{len(uris)} images fit in this page; the others are in the cache"
+                break
+            uris |= images
+    except (UserError, OSError) as error:
+        note = f"some or all images are left out: {error}"
+    if not uris and not note:
+        note = "no images of this run are in the cache; latentmix sweep with keep=1 makes them"
+    return Images(uris, note)
+
+
+def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:
+    cells = [cell for cell in experiment.generated if cell.class_id == class_id]
+    paths = {(class_id, cell.n, cell.name, draw): experiment.image_path(cell, draw) for cell in cells}
+    images = {where: _data_uri(Image.open(path)) for where, path in paths.items() if path.exists()}
+    if images and draw < len(experiment.references(class_id)):
+        pixels = experiment.references(class_id)[draw].pixels(experiment.config.model.size)
+        images[class_id, 0, "real", draw] = _data_uri(Image.fromarray(pixels))
+    return images
+
+
+def _data_uri(opened: Image.Image) -> str:
+    """Return an image as WebP: lossless if it is small, otherwise reduced."""
+    buffer = io.BytesIO()
+    with opened as image:
+        lossless = max(image.size) <= LOSSLESS_SIZE
+        image.thumbnail((REDUCED_SIZE, REDUCED_SIZE))
+        image.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
