@@ -262,7 +262,7 @@ def test_a_full_disk_is_named_with_the_folder(fruit: Path, monkeypatch: pytest.M
     def full(path: Path, content: bytes) -> None:
         raise DiskFull("choose another place with outputs=")
 
-    monkeypatch.setattr(hub, "write", full)
+    monkeypatch.setattr(hub, "write_atomic", full)
     with pytest.raises(DiskFull, match="set LATENTMIX_CACHE to a folder with more"):
         made.fetch(["plum"])
 
