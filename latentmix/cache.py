@@ -1,4 +1,8 @@
-"""What lies on disk is whole, knows what it is, and is found again under a key made from what it was computed from."""
+"""Keep results on disk: keys, atomic writes, JSON and tensor files with checksums, and the cache of tensors.
+
+A key is a hash of an *identity*: everything that a result depends on. The folder of a result is named by its key, so a
+result is found again if and only if it was computed from the same things.
+"""
 
 import errno
 import hashlib
@@ -7,24 +11,25 @@ import math
 import os
 import re
 import secrets
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from latentmix.errors import UserError
+from latentmix.errors import RowsLost, UserError
 from latentmix.profiling import timed
 
-PART = ".part"  # ends the name, a hidden one, of a file that is being written, which takes seconds
-ABANDONED = 3600  # s after which nobody is writing it any more
-LONGEST = 100  # bytes of a class's name within that of a file; file systems allow 255 in all
+PART = ".part"  # suffix of the hidden name under which a file is written; this takes seconds at most
+ABANDONED = 3600  # seconds after which nobody is writing such a file any more
+LONGEST = 100  # bytes of a class's name in a file name; file systems allow 255 in all
 
 
 class DiskFull(UserError):
@@ -39,12 +44,12 @@ def user_cache() -> Path:
 
 
 def key(identity: Any) -> str:
-    """16 hex digits that name `identity`, anything JSON can hold; the order of its keys does not matter."""
+    """Return 16 hex digits that stand for `identity`, any JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(name: str) -> str:
-    """A class's name as that of a file: as it is or, where it would lead elsewhere or can't be one, made plain."""
+    """Return a file name for a class: its own name, or a plain one with a hash if it could not or must not be one."""
     plain = re.sub(r"[^\w .,;+=()&'@!-]", "_", name)
     if plain == name and not name.startswith(".") and 0 < len(name.encode()) <= LONGEST:
         return name
@@ -71,10 +76,16 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+# Atomic writes
+
+
 @timed("writing")
 def write_atomic(path: Path, content: bytes) -> None:
-    """Put a file in its place in one move, so that whatever is there is whole. Makes the folders above it."""
-    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # whoever else writes here, on whatever machine
+    """Write a file under a temporary name and rename it, so that `path` is always complete. Creates its folders.
+
+    Raises UserError if it can't be written, and DiskFull if there is no space left.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # unlike the name any other machine chooses
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -83,15 +94,15 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        _tidy(part)
+        _unlink(part)
         raise explain_write_error(path, error) from error
     except BaseException:
-        _tidy(part)
+        _unlink(part)
         raise
 
 
 def explain_write_error(path: Path, error: OSError) -> UserError:
-    """What a file system says of a file that can't be written, and what to do."""
+    """Return an error that says why a file can't be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
             f"the disk is full: {path} could not be written. Free some space, or choose another place with "
@@ -100,26 +111,26 @@ def explain_write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=")
 
 
-def _tidy(part: Path) -> None:
+def _unlink(path: Path) -> None:
     with suppress(OSError):
-        part.unlink()
+        path.unlink()
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed runs left half written in a folder; not what another run may be writing just now."""
+    """Remove the temporary files that killed runs left in a folder, but none that may still be written."""
     files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
     parts = [path for path in files if path.name.startswith(".") and path.name.endswith(PART)]
     if not parts:
         return
-    now = _now(folder)
+    now = file_system_time(folder)
     for part in parts:
         with suppress(OSError):
             if now - part.stat().st_mtime > ABANDONED:
                 part.unlink()
 
 
-def _now(folder: Path) -> float:
-    """By the file system's own clock, which need not be this machine's; nothing is ever old where it can't be told."""
+def file_system_time(folder: Path) -> float:
+    """Return the time by the clock that dates the files in a folder; -inf, so that nothing is old, if it is unknown."""
     probe = folder / f".{secrets.token_hex(8)}{PART}"
     try:
         probe.touch()
@@ -127,11 +138,14 @@ def _now(folder: Path) -> float:
     except OSError:
         return -math.inf
     finally:
-        _tidy(probe)
+        _unlink(probe)
+
+
+# JSON
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What JSON object a file holds; an empty one where it is missing or damaged."""
+    """Return the JSON object in a file, or an empty one if the file is missing or damaged."""
     try:
         return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -139,52 +153,133 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON, the same bytes for equal content."""
     write_atomic(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def write_checked_json(path: Path, note: Mapping[str, Any]) -> None:
-    """A JSON object with a checksum."""
-    plain = json.loads(json.dumps(note))
+def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of it, under `sha256`."""
+    plain = json.loads(json.dumps(content))
     write_json(path, plain | {"sha256": key(plain)})
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """What `write_checked_json` wrote; an empty one where it is missing or damaged."""
-    note = read_json(path)
-    checksum = note.pop("sha256", None)
-    return note if checksum == key(note) else {}
+    """Return what `write_checked_json` wrote, or an empty object if the file is missing or damaged."""
+    content = read_json(path)
+    checksum = content.pop("sha256", None)
+    return content if checksum == key(content) else {}
+
+
+# Tensor files: safetensors with a checksum of each tensor, and one of the header
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class OldFormat(ValueError):
+    """A file from a time when one checksum was of all tensors together."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    about: dict[str, Any]
+    checksums: dict[str, str]  # of each tensor
+    layout: dict[str, Any]  # of each tensor: dtype, shape, data_offsets
+    start: int  # the byte that offsets are counted from
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """A safetensors file with `about` (JSON) and a checksum of everything in its header."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    text = json.dumps(dict(about), sort_keys=True)
-    header = {"about": text, "sha256": _checksum(held, text)}
-    write_atomic(path, save(held, {"latentmix": json.dumps(header)}))  # one entry, as safetensors shuffles several
+    """Write a safetensors file whose header holds `about` (JSON), a checksum of each tensor, and one of itself."""
+    saved = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    plain = json.loads(json.dumps(dict(about)))
+    checksums = {name: _checksum(name, tensor) for name, tensor in saved.items()}
+    own = {"about": plain, "checksums": checksums, "header": key([plain, checksums])}
+    text = json.dumps(own, sort_keys=True)
+    write_atomic(path, save(saved, {"latentmix": text}))  # one entry, since safetensors writes several in any order
 
 
 @timed("reading")
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and `about` of `save_tensors`; raises ValueError where the file is not exactly what was saved."""
-    content = path.read_bytes()
+def load_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors of a file that `save_tensors` wrote (all, or those in `names` that it has), and its `about`.
+
+    Raises ValueError if the header or a tensor that is read is not exactly what was written.
+    """
+    with path.open("rb") as file:
+        header = _read_header(path, file)
+        wanted = header.layout if names is None else [name for name in names if name in header.layout]
+        return {name: _read_tensor(path, file, header, name) for name in wanted}, header.about
+
+
+@timed("reading")
+def read_about(path: Path) -> dict[str, Any]:
+    """Return `about` of a file that `save_tensors` wrote, reading its header alone.
+
+    Raises ValueError if the header is damaged or the file has not the size that it promises.
+    """
+    with path.open("rb") as file:
+        return _read_header(path, file).about
+
+
+def _read_header(path: Path, file: BinaryIO) -> _Header:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
     try:
-        tensors = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        header = json.loads(metadata["latentmix"])
-        text, checksum = header["about"], header["sha256"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        layout = json.loads(file.read(length if length <= size else 0))
+        own = json.loads(layout.pop("__metadata__")["latentmix"])
+        if "checksums" not in own and "sha256" in own:
+            raise OldFormat(f"{path} has an old format")
+        header = _Header(own["about"], own["checksums"], layout, 8 + length)
+        end = max((entry["data_offsets"][1] for entry in layout.values()), default=0)
+        checksum = own["header"]
+    except OldFormat:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of this cache") from error
-    if checksum != _checksum(tensors, text):
+    if checksum != key([header.about, header.checksums]) or header.checksums.keys() != layout.keys():
         raise ValueError(f"{path} does not match its checksum")
-    return tensors, json.loads(text)
+    if header.start + end != size:
+        raise ValueError(f"{path} has not the size that its header promises")
+    return header
 
 
-def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
+def _read_tensor(path: Path, file: BinaryIO, header: _Header, name: str) -> Tensor:
+    try:
+        entry = header.layout[name]
+        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        content = bytearray(end - begin)
+        file.seek(header.start + begin)
+        if file.readinto(content) != len(content):  # type: ignore[attr-defined]
+            raise ValueError("cut short")
+        tensor = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        tensor = tensor.reshape(shape)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a file of this cache") from error
+    if header.checksums[name] != _checksum(name, tensor):
+        raise ValueError(f"{path} does not match its checksum")
+    return tensor
+
+
+def _checksum(name: str, tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+# The cache of tensors
+
+Stamp = tuple[int, int, int]  # size, time of change in ns, inode: a file that keeps them keeps its header
+_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file whose header this process has read
+_damaged: set[tuple[Path, Stamp]] = set()  # files in which this process has found a damaged tensor
 
 
 @cache
@@ -193,9 +288,11 @@ def _warn_once(text: str) -> None:
 
 
 class TensorCache:
-    """Rows of tensors, one row for each id, in files of one batch each.
+    """Rows of tensors, found by id. Each file holds the rows of one batch.
 
-    A batch is there or not; the rows of a damaged one count as missing, with a warning, until it is written again.
+    Listing ids reads headers alone, and each of them once in a process. Rows are verified when they are read. The rows
+    of a damaged file count as missing, with a warning, until they are written again. A damaged header is noticed when
+    ids are listed; a damaged tensor when it is read, which removes the file and raises RowsLost.
     """
 
     def __init__(self, folder: Path, identity: Any) -> None:
@@ -203,44 +300,102 @@ class TensorCache:
         self.identity = identity
 
     def write(self, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        """Each tensor has a row per id."""
-        note = self.folder / "identity.json"  # for whoever looks into the cache
-        if not note.exists():
-            write_json(note, self.identity)
+        """Write a file of rows: each tensor has one for each id."""
+        path = self.folder / "identity.json"  # for people, and for `latentmix cache`
+        if not path.exists():
+            write_json(path, self.identity)
         save_tensors(self.folder / f"{key(list(ids))}.safetensors", tensors, {"ids": list(ids)})
 
     def ids(self) -> set[str]:
-        """Those whose rows are there whole; the rows, which may not fit into memory, are let go file by file."""
-        return {id_ for _, ids in self._files() for id_ in ids}
+        """Return the ids of all rows, reading headers alone."""
+        return {id_ for ids in self._files().values() for id_ in ids}
 
     def read(self) -> dict[str, dict[str, Tensor]]:
-        """id -> name -> row, for all that is there."""
+        """Return id -> name -> row for all rows. Raises RowsLost if some are damaged."""
         rows: dict[str, dict[str, Tensor]] = {}
-        for tensors, ids in self._files():
-            for row, id_ in enumerate(ids):
+        files = self._files()
+        for path, tensors in self._load(files).items():
+            for row, id_ in enumerate(files[path]):
                 rows.setdefault(id_, {name: tensor[row] for name, tensor in tensors.items()})
         return rows
 
-    def _files(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
-        """The tensors and the ids of each file that is whole; at the end a warning of those that are not."""
-        damaged: list[ValueError] = []
+    def gather(self, ids: Iterable[str], name: str) -> Tensor:
+        """Return the rows of one tensor in the order of `ids`, reading nothing but that tensor of the files needed.
+
+        Raises UserError if a row is missing, and RowsLost if it was listed before and is now damaged or gone.
+        """
+        wanted, files = list(ids), self._files()
+        places = {id_: (path, row) for path in reversed(files) for row, id_ in enumerate(files[path])}
+        for id_ in wanted:
+            if id_ not in places:
+                raise self._missing(id_, files)
+        tensors = self._load(dict.fromkeys(places[id_][0] for id_ in wanted), [name])
+        try:
+            return torch.stack([tensors[path][name][row] for path, row in map(places.__getitem__, wanted)])
+        except KeyError:
+            raise self._missing(name, files) from None
+
+    def _files(self) -> dict[Path, tuple[str, ...]]:
+        """Return the ids in each file that is not known to be damaged."""
+        files = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                tensors, about = load_tensors(path)
-            except ValueError as error:
-                damaged.append(error)
+                files[path] = _ids(path)
+            except FileNotFoundError:  # removed meanwhile
                 continue
             except OSError as error:
                 raise UserError(f"{path} can't be read: {error.strerror or error}") from error
-            yield tensors, about["ids"]
-        if damaged:
-            more = f" (nor are {len(damaged) - 1} others beside it)" if len(damaged) > 1 else ""
-            _warn_once(f"{damaged[0]}{more}; it counts as missing and is made again")
+        return {path: ids for path, ids in files.items() if ids}
 
-    def gather(self, ids: Iterable[str], name: str) -> Tensor:
-        """The rows of one tensor in the order of `ids`; raises UserError for one that is missing."""
-        rows = self.read()
+    def _load(self, paths: Iterable[Path], names: Iterable[str] | None = None) -> dict[Path, dict[str, Tensor]]:
+        """Return the tensors of each file. Removes the damaged ones and raises RowsLost."""
+        loaded, lost = {}, list[str]()
+        for path in paths:
+            try:
+                loaded[path] = load_tensors(path, names)[0]
+            except FileNotFoundError:
+                lost.append(f"{path} is gone")
+            except ValueError as error:
+                lost.append(str(error))
+                _remove_damaged(path, str(error))
+            except OSError as error:
+                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        if lost:
+            raise RowsLost(f"{lost[0]}; give the same command again to make it")
+        return loaded
+
+    def _missing(self, name: str, files: Mapping[Path, object]) -> UserError:
+        """Return the error for a row that is missing."""
+        gone = [ids for path, (_, ids) in list(_listed.items()) if path.parent == self.folder and path not in files]
+        kind = RowsLost if any(name in ids for ids in gone) else UserError
+        return kind(f"{self.folder} lacks {name!r}; give the same command again to make it")
+
+
+def _ids(path: Path) -> tuple[str, ...]:
+    """Return the ids in a file; none, with a warning, if its header is damaged."""
+    stamp = _stamp(path)
+    if path not in _listed or _listed[path][0] != stamp:
+        ids: tuple[str, ...] = ()
         try:
-            return torch.stack([rows[id_][name] for id_ in ids])
-        except KeyError as error:
-            raise UserError(f"{self.folder} lacks {error.args[0]!r}; give the same command again to make it") from None
+            ids = tuple(sys.intern(id_) for id_ in read_about(path).get("ids", ()))
+        except OldFormat:
+            pass
+        except ValueError as error:
+            _warn_once(f"{error}; it counts as missing and is made again")
+        _listed[path] = stamp, ids
+    return () if (path, stamp) in _damaged else _listed[path][1]
+
+
+def _remove_damaged(path: Path, reason: str) -> None:
+    """Remove a file in which a damaged tensor was found, unless it has been replaced since it was listed."""
+    stamp = _listed[path][0]
+    _damaged.add((path, stamp))  # it may be impossible to remove
+    _warn_once(f"{reason}; it counts as missing and is made again")
+    with suppress(OSError):
+        if _stamp(path) == stamp:
+            path.unlink()
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

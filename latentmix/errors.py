@@ -1,10 +1,30 @@
 """The one exception that users see: a single line that says what is wrong and what to do."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 2
+
+
+class RowsLost(UserError):
+    """Rows that were listed in the cache proved damaged, or are gone. When planned again, they count as missing."""
+
+
+Result = TypeVar("Result")
+RETRIES = 20  # of a command that loses rows; it removes each damaged file that it finds
+
+
+def retry_lost_rows(command: Callable[[], Result]) -> Result:
+    """Call `command`, and again if it raises RowsLost: it plans again, and makes the rows that it lost."""
+    for _ in range(RETRIES):
+        with suppress(RowsLost):
+            return command()
+    return command()
 
 
 class Terminated(KeyboardInterrupt):
