@@ -22,10 +22,11 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from latentmix.cache import explain_write_error, key, write_json
+from latentmix.cache import explain_write_error, file_system_time, key, write_json
 from latentmix.errors import UserError
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
@@ -95,8 +96,7 @@ class Claims:
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
         self.shard = shard or Shard()
-        self.machine = _machine()
-        self.name = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = f"{_machine()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.done = DoneLists(folder / "workers")
         self.doing = ""
         self._beats = 0
@@ -122,7 +122,7 @@ class Claims:
             with _explained(self.folder):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("workers/*.json"):
-            if self._ended_on_this_machine(path.stem):
+            if _has_ended(path.stem):
                 path.unlink(missing_ok=True)
         self._beat()
         self._thread.start()
@@ -198,7 +198,7 @@ class Claims:
                 path.unlink()
 
     def _is_lost(self, worker: str) -> bool:
-        if self._ended_on_this_machine(worker):
+        if _has_ended(worker):
             return True
         now, heartbeat = time.monotonic(), _read(self._heartbeat_file(worker))
         seen, since = self._seen.setdefault(worker, (heartbeat, now))
@@ -206,19 +206,6 @@ class Claims:
             self._seen[worker] = heartbeat, now
             return False
         return now - since > LOST_AFTER
-
-    def _ended_on_this_machine(self, worker: str) -> bool:
-        """Return True if the worker ran on this machine and its process has ended."""
-        machine, _, process = worker.rpartition("-")[0].rpartition("-")
-        if machine != self.machine or not process.isdecimal() or sys.platform == "win32":  # where kill would end it
-            return False
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
 
     def _heartbeat_file(self, worker: str) -> Path:
         return self.folder / "workers" / f"{worker}.json"
@@ -240,6 +227,31 @@ class Claims:
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.done.read})
 
 
+def is_at_work(folder: Path) -> bool:
+    """Return True if some worker that shares `folder` is alive, by the age of its heartbeat."""
+    now = file_system_time(folder)
+    for path in folder.glob("workers/*.json"):
+        with suppress(OSError):  # the worker has left
+            if now - path.stat().st_mtime < LOST_AFTER and not _has_ended(path.stem):
+                return True
+    return False
+
+
+def _has_ended(worker: str) -> bool:
+    """Return True if the worker ran on this machine and its process has ended."""
+    machine, _, process = worker.rpartition("-")[0].rpartition("-")
+    if machine != _machine() or not process.isdecimal() or sys.platform == "win32":  # where os.kill would end it
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@cache
 def _machine() -> str:
     """Return the hostname with a digest of boot and PID namespace, since process numbers mean nothing outside them."""
     suffix = ""

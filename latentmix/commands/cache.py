@@ -1,0 +1,256 @@
+"""`latentmix cache`: list what OUTPUTS/cache holds, and remove what is not needed any more.
+
+Runs share the cache, so each run notes which of its folders it uses: when it starts, and again when it is through. A
+folder is kept or removed as a whole. What a run uses whose workers are alive is never removed.
+"""
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.prompt import Confirm
+from rich.table import Table
+
+from latentmix.cache import key, read_json, write_json
+from latentmix.errors import UserError
+from latentmix.runner.claims import is_at_work
+
+REFERENCES = Path("work", "references")  # in a run's folder
+PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
+UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
+OLD_RUN = "give its command again, and it will be known; or delete its folder"
+
+References = Mapping[str, set[Path] | None]  # the cache folders that each run uses; None if it has not noted them
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the cache."""
+
+    path: Path
+    kind: str
+    what: str
+    size: int  # bytes
+    used: float  # when it was written, or a run that uses it last began
+    runs: tuple[str, ...]
+
+
+def record_references(run: Path, name: str, folders: Iterable[Path]) -> None:
+    """Note which folders of OUTPUTS/cache a run uses; `run` is its folder, and `name` the command or stages that do.
+
+    A run calls this once it has planned, before it works, so that what it makes does not count as unused meanwhile.
+    """
+    cached = sorted({folder.relative_to(run.parent / "cache").as_posix() for folder in folders})
+    write_json(run / REFERENCES / f"{name}.json", {"cache": cached})
+
+
+def references(outputs: Path) -> References:
+    """Return the cache folders that each run uses."""
+    runs = {path.parent for pattern in ("*/work", "*/done.json") for path in outputs.glob(pattern)}
+    return {run.name: _references(run) for run in sorted(runs) if run.name != "cache"}
+
+
+def _references(run: Path) -> set[Path] | None:
+    lists = [read_json(path).get("cache") for path in sorted((run / REFERENCES).glob("*.json"))]
+    if not lists or not all(isinstance(names, list) for names in lists):
+        return None
+    return {run.parent / "cache" / str(name) for names in lists if names for name in names}
+
+
+def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool, yes: bool, dry_run: bool) -> None:
+    """List the cache or, if any of the first three is given, remove the folders for which all of them hold.
+
+    `older_than` is like "30d"; `of_run` a run's name, whose folders go unless another run uses them too; `unused` means
+    folders that no run uses. Without `yes`, ask first.
+    """
+    if not (older_than or of_run or unused):
+        _show(list_entries(outputs))
+        return
+    chosen, notes = select(outputs, older_than, of_run, unused)
+    if chosen:
+        _show(chosen)
+    for note in notes:
+        _say(note)
+    if dry_run or not chosen or not (yes or _confirmed(chosen)):
+        _say("nothing was removed")
+        return
+    still = {entry.path for entry in select(outputs, older_than, of_run, unused)[0]}  # a run may have begun meanwhile
+    removed = [entry for entry in chosen if entry.path in still]
+    for entry in removed:
+        _remove(entry.path)
+    _say(f"removed {_total(removed)}")
+
+
+def list_entries(outputs: Path) -> list[Entry]:
+    """Return all folders of the cache; raise UserError if there is none."""
+    root = outputs / "cache"
+    if not root.is_dir():
+        raise UserError(f"there is no cache in {outputs}; name the folder of your results with outputs=")
+    used_by, models = references(outputs), _models(outputs)
+    entries = []
+    for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name != "work"):
+        for path in sorted(kind.glob("*/*" if kind.name in PER_CLASS else "*")):
+            if path.is_dir() and not path.is_symlink():
+                entries.append(_entry(path, kind.name, used_by, models))
+    return entries
+
+
+def _entry(path: Path, kind: str, used_by: References, models: Mapping[str, str]) -> Entry:
+    files = [file.stat() for root, _, names in os.walk(path) for name in names if (file := Path(root, name)).exists()]
+    runs = tuple(name for name, folders in used_by.items() if _uses(folders or set(), path))
+    outputs = path.parents[3 if kind in PER_CLASS else 2]
+    notes = [note.stat() for name in runs for note in (outputs / name / REFERENCES).glob("*.json")]
+    used = max((state.st_mtime for state in (*files, *notes)), default=path.stat().st_mtime)
+    return Entry(path, kind, _describe(path, kind, models), sum(state.st_size for state in files), used, runs)
+
+
+def _uses(folders: set[Path], path: Path) -> bool:
+    """Return True if some folder is `path`, in it, or around it."""
+    return any(folder == path or path in folder.parents or folder in path.parents for folder in folders)
+
+
+def _models(outputs: Path) -> dict[str, str]:
+    """Return the names of models by the keys of their identities, as far as finished runs tell."""
+    done = [read_json(path) for path in outputs.glob("*/done.json")]
+    return {key(run["model"]): run["config"]["model"]["name"] for run in done if "model" in run and "config" in run}
+
+
+def _describe(path: Path, kind: str, models: Mapping[str, str]) -> str:
+    """Return model or network, inversion, class or prompt, and method, as far as identity.json tells."""
+    notes = [*path.glob("identity.json"), *sorted(path.glob("*/identity.json"))]
+    identity = read_json(notes[0]) if notes else {}
+    model, method = _find(identity, "model"), _find(identity, "method")
+    name = models.get(key(model), str(model.get("weights", "?"))) if isinstance(model, dict) else None
+    network = next((found for part in ("features", "clip", "perceptual") if (found := _find(identity, part))), None)
+    class_id = path.name if kind in PER_CLASS else _find(identity, "class") or _find(identity, "prompt")
+    if isinstance(method, dict):
+        method = method.get("method")
+    parts = (name or network, _find(identity, "kind"), class_id, method or _find(identity, "control"))
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _find(identity: Any, name: str) -> Any:
+    """Return the value of `name` in an identity, or in an identity inside it."""
+    if not isinstance(identity, dict):
+        return None
+    if name in identity:
+        return identity[name]
+    return next((found for inner in identity.values() if (found := _find(inner, name)) is not None), None)
+
+
+# Selection
+
+
+def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bool) -> tuple[list[Entry], list[str]]:
+    """Return the folders to remove, and lines on what is kept although it was asked for.
+
+    Raises UserError if a run that matters has not noted what it uses.
+    """
+    used_by = references(outputs)
+    alive = [name for name in used_by if is_at_work(outputs / name / "work")]
+    _require_notes(used_by, alive, of_run, unused)
+    chosen = list_entries(outputs)
+    if older_than is not None:
+        limit = time.time() - _seconds(older_than)
+        chosen = [entry for entry in chosen if entry.used < limit]
+    if unused:
+        chosen = [entry for entry in chosen if not entry.runs]
+    if of_run is not None:
+        chosen = [entry for entry in chosen if of_run in entry.runs]
+    notes = []
+    for others, why in (
+        ([] if of_run is None else [name for name in used_by if name != of_run], "which other runs use too"),
+        (alive, "which runs use that are at work"),
+    ):
+        kept = [entry for entry in chosen if any(_uses(used_by[name] or set(), entry.path) for name in others)]
+        chosen = [entry for entry in chosen if entry not in kept]
+        if kept:
+            notes.append(f"kept: {_total(kept)}, {why}")
+    return chosen, notes
+
+
+def _require_notes(used_by: References, alive: Sequence[str], of_run: str | None, unused: bool) -> None:
+    """Raise UserError if what may be removed can't be told."""
+    if of_run is not None and of_run not in used_by:
+        raise UserError(f"there is no run {of_run!r} in these outputs; there are {', '.join(used_by) or 'none'}")
+    for name, folders in used_by.items():
+        if folders is None and name in alive:
+            raise UserError(f"{name} is at work and has not noted what it uses; wait until it has finished")
+        if folders is None and (unused or of_run is not None):
+            raise UserError(f"{name} has not noted what it uses, as an older version did not; {OLD_RUN}")
+
+
+def _seconds(age: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age)
+    if match is None:
+        raise UserError(f"--older-than={age} is not an age, such as 12h, 30d or 8w")
+    return float(match[1]) * UNITS[match[2]]
+
+
+# Removal
+
+
+def _confirmed(chosen: Sequence[Entry]) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("there is no terminal to ask whether to remove this; add --yes")
+    return Confirm.ask(f"Remove {_total(chosen)}?", default=False)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be removed: {error.strerror or error}") from error
+
+
+# Output
+
+
+def _say(line: str) -> None:
+    Console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show(entries: Sequence[Entry]) -> None:
+    """Print a row for all entries of the same kind, description and runs, and the totals by kind."""
+    groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.kind, entry.what, ", ".join(entry.runs)].append(entry)
+    table, now = Table("kind", "what", "folders", "size", "last used", "by runs"), time.time()
+    for (kind, what, runs), group in sorted(groups.items()):
+        age = _age(now - max(entry.used for entry in group))
+        table.add_row(kind, what, f"{len(group):,}", _size(sum(entry.size for entry in group)), age, runs or "-")
+    Console().print(table)
+    sizes: Counter[str] = Counter()
+    for entry in entries:
+        sizes[entry.kind] += entry.size
+    for kind, size in sizes.most_common():
+        _say(f"{kind}: {_size(size)}")
+    _say(f"in all: {_total(entries)}")
+
+
+def _total(entries: Sequence[Entry]) -> str:
+    folders = "1 folder" if len(entries) == 1 else f"{len(entries):,} folders"
+    return f"{folders} of {_size(sum(entry.size for entry in entries))}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def _age(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return "just now"
