@@ -375,7 +375,7 @@ def _terminate(*_: object) -> None:
 
 
 def _config(overrides: list[str] | None) -> "Config":
-    from latentmix.config import compose
+    from latentmix.compose import compose
 
     return compose(overrides or [])
 

@@ -1,28 +1,14 @@
-"""An experiment as YAML under `configs/` composes it and overrides change it, checked once and frozen.
+"""The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
 
-Hydra puts the parts together; pydantic decides what is allowed. What does not change a result (device, batch, launch,
-where to write) is kept apart from what does: only the latter ever enters a cache key.
-"""
-
-import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from latentmix.data.settings import DataConfig
-from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
@@ -31,34 +17,40 @@ from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.sampling import SPACINGS
 from latentmix.settings import STRICT, Guidance, Positive
 
-MethodName = Annotated[
-    Method, BeforeValidator(lambda m: Method.parse(m) if isinstance(m, str) else m), PlainSerializer(str)
-]
+# Settings that change no result beyond rounding, and belong to one machine.
+OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
+# Further settings that change no number of a run's tables.
+WITHOUT_EFFECT = ("name", "keep", "overwrite")
+
+
+def _method(method: Any) -> Any:
+    return Method.parse(method) if isinstance(method, str) else method
 
 
 def _metric(name: str) -> str:
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0)[0]
-        raise ValueError(f"there is no metric {name!r}; did you mean {near!r}? (there are {', '.join(METRICS)})")
+        raise ValueError(_unknown("metric", name, METRICS))
     return name
 
 
-def _inversion_settings(plain: Any) -> Any:
-    """Return the settings as an instance of the class that their kind has."""
+def _own_settings(plain: Any) -> Any:
+    """Return settings of an inversion as the class that their kind has."""
     if not isinstance(plain, dict) or "kind" not in plain:
         return plain
     if (kind := plain["kind"]) not in INVERSIONS:
-        near = difflib.get_close_matches(str(kind), INVERSIONS, n=1, cutoff=0)[0]
-        raise ValueError(f"there is no kind {kind!r}; did you mean {near!r}? (there are {', '.join(INVERSIONS)})")
-    return TypeAdapter(INVERSIONS[kind].settings).validate_python(plain)
+        raise ValueError(_unknown("kind", kind, INVERSIONS))
+    settings = INVERSIONS[kind].settings
+    return TypeAdapter(settings).validate_python(plain)
 
 
-OwnInversionSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_inversion_settings)]
+def _unknown(what: str, name: object, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0)[0]
+    return f"there is no {what} {name!r}; did you mean {nearest!r}? (there are {', '.join(known)})"
+
+
+MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]
 MetricName = Annotated[str, AfterValidator(_metric)]
-# What experiments alone read, to choose settings by the world that a model draws.
-BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
-# Keys that change no result beyond rounding, and belong to one machine.
-OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
+OwnSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_own_settings)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,9 +59,10 @@ class LaunchConfig:
 
     name: Literal["local", "slurm"]
     threads: Positive | None = None  # None leaves it to torch, or shares the cores out between workers
-    gpus: Annotated[int, Field(ge=0)] = 0  # local: a worker for each of so many; slurm: of each shard
-    workers: Positive = 1  # local: processes, where it is not by GPUs
-    shards: Positive = 1  # and all that follows is of slurm: None leaves it to the cluster
+    gpus: Annotated[int, Field(ge=0)] = 0  # local: one worker on each of so many; slurm: of each shard
+    workers: Positive = 1  # local: processes without GPUs
+    # The following are for slurm; None leaves the choice to the cluster.
+    shards: Positive = 1
     at_once: Positive = 256
     partition: str | None = None
     account: str | None = None
@@ -89,18 +82,18 @@ class LaunchConfig:
 
     @property
     def processes(self) -> int:
-        """Of this machine."""
+        """The number of processes on this machine."""
         return (self.gpus or self.workers) if self.name == "local" else 1
 
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """Everything that a run is made of; see `configs/config.yaml` for what each key means."""
+    """All settings of a run; configs/config.yaml says what each means."""
 
     name: str
     model: ModelConfig
     data: DataConfig
-    inversion: OwnInversionSettings
+    inversion: OwnSettings
     launch: LaunchConfig
     n: tuple[Positive, ...]
     methods: tuple[MethodName, ...]
@@ -116,12 +109,19 @@ class Config:
     batch: Positive | Literal["auto"]
     outputs: Path
     keep: Annotated[int, Field(ge=0)]
+    overwrite: bool = False
     speed: SpeedConfig = USUAL
 
     def __post_init__(self) -> None:
         for spacing in (self.spacing, self.inversion.spacing):
             if spacing not in SPACINGS:
                 raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+        if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
+            raise ValueError(f"name={self.name!r} must be a plain folder name")
+        self._check_counts()
+        self._check_pairs()
+
+    def _check_counts(self) -> None:
         if not self.n or not self.methods or not self.metrics:
             raise ValueError("n, methods and metrics need at least one entry each")
         if len(set(self.n)) < len(self.n):
@@ -132,19 +132,20 @@ class Config:
             raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise it")
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
+
+    def _check_pairs(self) -> None:
+        """Raise ValueError where generation must repeat a setting of the inversion, and does not."""
         for setting in INVERSIONS[self.inversion.kind].paired:
-            own, of_generation = getattr(self.inversion, setting), getattr(self, setting)
-            if own != of_generation:
+            inversion, generation = getattr(self.inversion, setting), getattr(self, setting)
+            if inversion != generation:
                 raise ValueError(
-                    f"inversion={self.inversion.name} needs the same {setting} in both directions, not {own} and "
-                    f"{of_generation}; set {setting}=..., which both take, and leave inversion.{setting}"
+                    f"inversion={self.inversion.name} needs the same {setting} in both directions, not {inversion} and "
+                    f"{generation}; set {setting}=..., which both take, and leave inversion.{setting}"
                 )
-        if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
-            raise ValueError(f"name={self.name!r} must be a plain folder name")
 
     @property
     def folder(self) -> Path:
-        """Where this run's results go."""
+        """The folder of this run's results."""
         return self.outputs / self.name
 
     @property
@@ -153,117 +154,47 @@ class Config:
 
     @property
     def work(self) -> Path:
-        """Where workers at this run tell each other what they do."""
+        """The folder in which the workers of this run coordinate."""
         return self.folder / "work"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in `config.yaml`."""
+        """Return plain values, as config.yaml in the run's folder has them."""
         return TypeAdapter(Config).dump_python(self, mode="json")
 
 
-def compose(overrides: Sequence[str]) -> Config:
-    """The config that `configs/config.yaml` and overrides like `model=sd15` make; UserError if it can't be."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two configs (as `as_dict` returns them): "KEY=old there, new here".
 
-    try:
-        with initialize_config_dir(str(folder()), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(overrides))
-        plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(error, overrides)) from error
-    except YAMLError as error:  # a tag that would build an object among them
-        raise UserError(f"the configs in {folder()} can't be read: {' '.join(str(error).split())}") from error
-    return validate({key: value for key, value in plain.items() if key not in BY_WORLD})
+    Settings that change no result are left out, and so are those that one of the two does not have: a config that an
+    earlier release wrote lacks the settings that came later.
+    """
+    before, after = _flat(old), _flat(new)
+    common = [key for key in after if key in before]
+    return [
+        f"{key}={_shown(before[key])} there, {_shown(after[key])} here" for key in common if before[key] != after[key]
+    ]
 
 
-def validate(plain: Any) -> Config:
-    """Plain values -> Config; UserError names the key that is wrong and why."""
-    try:
-        return TypeAdapter(Config).validate_python(plain)
-    except ValidationError as error:
-        raise UserError("; ".join(dict.fromkeys(_describe(e) for e in error.errors()))) from error
+def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by keys such as "model.size", of the settings that can change a result."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in (*OF_A_MACHINE, *WITHOUT_EFFECT):
+            flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
 
 
-def find(run: str) -> Path:
-    """A run's folder, by its path or by its name in the usual outputs; UserError where there is none."""
-    if (path := Path(run).expanduser()).is_dir():
-        return path
-    outputs = compose([]).outputs
-    if Path(run).name == run and (outputs / run).is_dir():
-        return outputs / run
-    there = sorted(path.parent.name for path in outputs.glob("*/done.json"))
-    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(there) or 'none'}")
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    return "null" if value is None else str(value)
 
 
-def folder() -> Path:
-    """The configs: beside the package in a checkout, inside it where it was installed."""
-    inside = Path(__file__).resolve().parent / "configs"
-    return inside if inside.is_dir() else inside.parent.parent / "configs"
+def __getattr__(name: str) -> Any:
+    """Bridge for imports that still look for compose.py's functions here; goes when all rooms have moved."""
+    from latentmix import compose
 
-
-def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
-    reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    if error["type"] == "value_error" or not where:
-        return f"{where}: {reason}" if where else reason
-    if error["type"] == "unexpected_keyword_argument":
-        return f"there is no key {where!r}{_owner_or_nearest(where)}"
-    return f"{where}={error['input']!r}: {reason}"
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's errors in one line, with the nearest key that exists."""
-    from hydra.errors import OverrideParseException
-
-    cause = error.__cause__ or error
-    first = str(cause).strip().splitlines()[0]
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if override.startswith("~") and key.lstrip("~") in _keys():
-            return f"{key.lstrip('~')} is needed, and can't be taken away"
-        if not key or (not equals and not override.startswith("~")):
-            return f"{override!r} is not KEY=VALUE"
-        if isinstance(error, OverrideParseException) and error.override == override:
-            return f"{override}: the value '{value}' can't be read; put it in quotes for Hydra too: \"{key}='...'\""
-    for override in overrides:
-        key = override.split("=")[0].lstrip("+~")
-        if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
-            return f"there is no key {key!r}{_owner_or_nearest(key)}"
-    if first.startswith("Missing mandatory value"):
-        needed = str(cause).split("full_key: ")[1].split()[0]
-        return f"{needed} is needed here; give it as {needed}=..."
-    if first.startswith("In 'config'") and "Could not find" in first:
-        group, _, option = first.split("Could not find '")[1].split("'")[0].partition("/")
-        there = sorted(path.stem for path in (folder() / group).glob("*.yaml"))
-        return f"there is no {group}={option}; there are {', '.join(there) or 'none'}"
-    reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-    return f"{' '.join(overrides)}: {reason}"
-
-
-def _owner_or_nearest(key: str) -> str:
-    """What to say of a key that is not there: the options that have it, the nearest key, or all."""
-    group, _, setting = key.partition(".")
-    owners = [path.stem for path in sorted((folder() / group).glob("*.yaml")) if _has(path, setting)]
-    if setting and owners:
-        return f"; it belongs to {group}={' and '.join(', '.join(owners).rsplit(', ', 1))}"
-    near = difflib.get_close_matches(key, _keys(), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(_keys(groups=False))}"
-
-
-def _has(option: Path, setting: str) -> bool:
-    import yaml
-
-    return setting in (yaml.safe_load(option.read_text()) or {})
-
-
-def _keys(groups: bool = True) -> list[str]:
-    """All keys, those inside groups as `model.size`."""
-    tops = dataclasses.fields(Config)
-    inside = [(top.name, dataclasses.fields(top.type)) for top in tops if dataclasses.is_dataclass(top.type)]
-    inside.append(("inversion", dataclasses.fields(InversionSettings)))
-    return [top.name for top in tops] + [f"{top}.{f.name}" for top, fields in inside for f in fields if groups]
+    moved = {"find": "find_run", "folder": "config_folder"}
+    if name in ("compose", "validate", "find", "folder"):
+        return getattr(compose, moved.get(name, name))
+    raise AttributeError(name)

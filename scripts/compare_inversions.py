@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from latentmix import cli
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.inversion import INVERSIONS
 
 PRESETS = ("ddim", "ddim_cfg", "negative_prompt", "null_text", "fixed_point", "renoise", "midpoint", "exact")

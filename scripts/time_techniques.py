@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentmix.commands import bench as benchmark
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 from latentmix.runner import executor as launch
 

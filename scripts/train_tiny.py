@@ -670,7 +670,7 @@ class Subject:
 
 
 def subject(folder: Path, images: dict[str, Tensor], setting: Setting) -> Subject:
-    from latentmix.config import compose
+    from latentmix.compose import compose
     from latentmix.models import load_model
     from latentmix.models.protocol import Conditioning
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from driver import invoke
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size as memory
 from latentmix.experiment.experiment import Experiment

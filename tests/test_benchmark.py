@@ -8,7 +8,7 @@ import torch
 from driver import invoke
 
 from latentmix.commands import bench as benchmark
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.random_weights import PIPELINES
 

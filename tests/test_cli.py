@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from latentmix import cli
-from latentmix.config import compose, validate
+from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
 from latentmix.experiment.experiment import NOISE, Cell, Experiment, subset
 from latentmix.features import embedded_folder

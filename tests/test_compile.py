@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix import sampling
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.protocol import predictor
 

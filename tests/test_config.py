@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from latentmix import config
+from latentmix import compose as composition
 from latentmix.cache import key
-from latentmix.config import Config, compose, validate
+from latentmix.compose import compose, config_folder, validate
+from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.mixing import Method
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config.folder() / group).glob("*.yaml"))]
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]
 NEEDED = {  # what an option cannot do without
     ("data", "folder"): ["data.path=somewhere"],
     ("data", "imagenet"): ["data.path=somewhere"],
@@ -39,7 +40,7 @@ def refusal(*overrides: str) -> str:
 
 def written(group: str, option: str) -> dict[str, Any]:
     """What stands in an option's file, but for what is YAML's and Hydra's own."""
-    found = yaml.safe_load((config.folder() / group / f"{option}.yaml").read_text())
+    found = yaml.safe_load((config_folder() / group / f"{option}.yaml").read_text())
     return {name: value for name, value in found.items() if name != "defaults" and not name.startswith("_")}
 
 
@@ -48,16 +49,16 @@ def written(group: str, option: str) -> dict[str, Any]:
 
 def test_the_configs_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (config.folder() / "config.yaml").is_file()
-    assert config.folder().is_absolute()
+    assert (config_folder() / "config.yaml").is_file()
+    assert config_folder().is_absolute()
     assert compose([]).model.name == "tiny"
 
 
 def test_the_configs_of_an_installed_latentmix_lie_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "site" / "latentmix" / "config.py"))
-    assert config.folder() == tmp_path / "site" / "configs"
+    monkeypatch.setattr(composition, "__file__", str(tmp_path / "site" / "latentmix" / "compose.py"))
+    assert config_folder() == tmp_path / "site" / "configs"
     (tmp_path / "site" / "latentmix" / "configs").mkdir(parents=True)
-    assert config.folder() == tmp_path / "site" / "latentmix" / "configs"
+    assert config_folder() == tmp_path / "site" / "latentmix" / "configs"
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -181,7 +182,7 @@ def test_plain_values_make_the_same_config_again(overrides: Sequence[str]) -> No
 
 def test_the_keys_of_a_config_are_those_of_its_file() -> None:
     """As the file lists every key and its default."""
-    top = yaml.safe_load((config.folder() / "config.yaml").read_text())
+    top = yaml.safe_load((config_folder() / "config.yaml").read_text())
     groups = {next(iter(entry)) for entry in top["defaults"] if isinstance(entry, dict)}
     assert (top.keys() | groups) - {"defaults", "experiment"} == {field.name for field in dataclasses.fields(Config)}
 

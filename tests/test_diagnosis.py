@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from latentmix.commands.diagnose import sizes, verdict
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.diagnosis import (
     Diagnosis,
     autocorrelation,

@@ -13,7 +13,7 @@ from driver import invoke
 from PIL import Image
 from safetensors.torch import load_file
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data.shapes import Shapes
 from latentmix.experiment import diversity
 from latentmix.experiment.experiment import MAX_PAIRS, Experiment

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 
 from latentmix.commands import doctor
 from latentmix.commands.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size as memory
 from latentmix.experiment.experiment import Experiment

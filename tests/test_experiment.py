@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Cell, Experiment, subset
 from latentmix.experiment.stages import _chunks, padded
 from latentmix.features import Network

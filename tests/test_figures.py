@@ -14,7 +14,7 @@ from driver import Said, invoke
 from PIL import Image
 from torch import Tensor
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.figures import mixtures as grid
 from latentmix.figures import paper, toy

@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
 from latentmix.cache import DiskFull
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data import hub, load_dataset
 from latentmix.data.hub import Hub, Unfetched
 from latentmix.data.imagenet import names, resolve

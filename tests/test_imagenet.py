@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data import checked as kept
 from latentmix.data import files as pictures

@@ -12,7 +12,8 @@ import torch
 from driver import invoke
 from torch import Tensor
 
-from latentmix.config import Config, compose
+from latentmix.compose import compose
+from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS, fixed_point, renoise
 from latentmix.inversion.base import State

@@ -29,7 +29,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.features import embedded_folder

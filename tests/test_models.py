@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS

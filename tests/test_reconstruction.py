@@ -11,7 +11,7 @@ from driver import Said, invoke
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.reconstruction import QUANTITIES, psnr
 

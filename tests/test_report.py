@@ -18,7 +18,7 @@ from browser import CHROMIUM, Browser, browser
 from driver import Said, invoke
 from PIL import Image
 
-from latentmix.config import compose, find
+from latentmix.compose import compose, find_run
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.metrics import Estimate
@@ -204,7 +204,7 @@ def test_there_is_no_such_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "done.json").write_text("{}")
     assert refusal(invoke("report", "nope")).endswith("in outputs are one, two")
-    assert find("one") == Path("outputs/one")
+    assert find_run("one") == Path("outputs/one")
 
 
 @pytest.mark.parametrize("missing", ["metrics.csv", "done.json"])

@@ -18,7 +18,7 @@ from driver import Said, assert_same, files, invoke, results
 from latentmix import cache as store
 from latentmix import figures
 from latentmix import images as pictures
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment import stages as sweep
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.experiment.results import evaluate, read_table

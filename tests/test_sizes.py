@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.features import embedded_folder
 from latentmix.models import load_model
 from latentmix.models.protocol import Conditioning, Text

@@ -13,7 +13,7 @@ from driver import assert_same, invoke
 
 from latentmix import figures
 from latentmix.commands import status
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment import stages as sweep
 from latentmix.experiment.experiment import Experiment
 from latentmix.runner import executor as launch

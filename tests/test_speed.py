@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentmix import sampling
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.linear import FLOPS, HERE, Linear
 from latentmix.models.protocol import predictor

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from driver import invoke
 from PIL import Image
 
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from latentmix import config as configs
+from latentmix import compose as configs
 from latentmix.cache import file_name
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.data import choose
 from latentmix.data.folder import Folder
 from latentmix.data.hub import Hub
@@ -515,7 +515,7 @@ def test_remote_code_is_not_run(file: str, class_: str, pipeline: Path, tmp_path
 @pytest.fixture
 def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.setattr(configs, "folder", lambda: copy)
+    monkeypatch.setattr(configs, "config_folder", lambda: copy)
     return copy
 
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).with_name("uv")
 PROBE = """
 import latentmix
-from latentmix import config
+from latentmix.compose import compose, config_folder
 from latentmix.models.pipeline import find
-made = config.compose(["experiment=demo"])
-print(latentmix.__file__, config.folder(), find(made.model), sep="\\n")
+made = compose(["experiment=demo"])
+print(latentmix.__file__, config_folder(), find(made.model), sep="\\n")
 """
 
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 from driver import Said, invoke
 
-from latentmix import config, figures
+from latentmix import compose as compose_module
+from latentmix import figures
 from latentmix.commands import status
 from latentmix.commands import sweep as shards
-from latentmix.config import compose
+from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.experiment import stages as sweep
 from latentmix.experiment.experiment import Experiment
@@ -405,7 +406,7 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
     run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false")
     lines = (cluster / "sbatch.script").read_text().splitlines()
     assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
-    monkeypatch.setattr(config, "compose", None)
+    monkeypatch.setattr(compose_module, "compose", None)
     path = sorted(outputs.glob("small/work/slurm/*.pkl"))[0]
     job = pickle.loads(path.read_bytes()).function
     assert isinstance(job, slurm.Job) and job.checkpoint() is None

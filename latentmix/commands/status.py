@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix.cache import read_json
-from latentmix.config import find
+from latentmix.compose import find_run
 from latentmix.errors import UserError
 from latentmix.runner.claims import LOST_AFTER, DoneLists
 
@@ -81,7 +81,7 @@ def workers(work: Path) -> list[Worker]:
 
 def show(run: str) -> None:
     """Tables on the console; UserError where there is no such run, or no worker ever was at it."""
-    folder = find(run)
+    folder = find_run(run)
     progress, members, console = stages(folder / "work"), workers(folder / "work"), Console()
     if not progress:
         raise UserError(

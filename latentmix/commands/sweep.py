@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from latentmix.cache import key, read_json, write_json
-from latentmix.config import Config, validate
+from latentmix.compose import validate
+from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment import diversity
 from latentmix.experiment import stages as sweep

@@ -12,7 +12,8 @@ from typing import Literal
 from latentmix.cache import write_atomic
 from latentmix.commands import sweep as shards
 from latentmix.commands.diagnose import diagnosed
-from latentmix.config import Config, compose
+from latentmix.compose import compose
+from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment import probe
 from latentmix.experiment import stages as sweep

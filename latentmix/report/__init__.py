@@ -4,14 +4,14 @@ import warnings
 from pathlib import Path
 
 from latentmix.cache import write_atomic
-from latentmix.config import find
+from latentmix.compose import find_run
 from latentmix.report.contents import read_contents
 from latentmix.report.page import render
 
 
 def write_report(run: str) -> Path:
     """Write `report.html` in the folder of a run; raise UserError if the run is missing or not finished."""
-    folder = find(run)
+    folder = find_run(run)
     contents = read_contents(folder)
     if contents.images.note:
         warnings.warn(contents.images.note, stacklevel=2)

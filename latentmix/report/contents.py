@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from latentmix.config import OF_A_MACHINE, Config, compose, validate
+from latentmix.compose import compose, validate
+from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import Result, read_table

@@ -1,0 +1,225 @@
+"""Composition by Hydra: YAML presets and overrides such as `model=sd15` or `steps=30` -> a checked `Config`.
+
+Presets are in groups, a folder each: model/, data/, inversion/, launch/, experiment/. Beside latentmix's own, those of
+further folders are found, which `--config-dir` and LATENTMIX_CONFIGS name. Every error is one line for the user.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from latentmix.config import Config
+from latentmix.errors import UserError
+
+GROUPS = ("model", "data", "inversion", "launch", "experiment")
+# Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
+BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
+RENAMED: dict[str, str] = {}  # old key -> what to say instead
+NAMED_BY_SOURCE = ("model",)
+Preset = dict[str, Any]
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Config:
+    """Return the config that configs/config.yaml and the overrides make.
+
+    `config_dirs` are searched for presets after latentmix's own, and those of LATENTMIX_CONFIGS after them.
+    Raises: UserError.
+    """
+    presets = Presets(config_dirs)
+    for override in overrides:
+        if (key := override.split("=")[0].lstrip("+~")) in RENAMED:
+            raise UserError(f"{key} is now {RENAMED[key]}")
+    return validate(_composed(overrides, presets), presets)
+
+
+def validate(plain: Any, presets: "Presets | None" = None) -> Config:
+    """Return the config that plain values make. Raises: UserError, which names each wrong key and why."""
+    try:
+        return TypeAdapter(Config).validate_python(plain)
+    except ValidationError as error:
+        found = presets or Presets()
+        raise UserError("; ".join(dict.fromkeys(_describe(e, found) for e in error.errors()))) from error
+
+
+def find_run(run: str) -> Path:
+    """Return a run's folder, by its path or by its name in the usual outputs. Raises: UserError if there is none."""
+    if (path := Path(run).expanduser()).is_dir():
+        return path
+    outputs = compose([]).outputs
+    if Path(run).name == run and (outputs / run).is_dir():
+        return outputs / run
+    done = sorted(path.parent.name for path in outputs.glob("*/done.json"))
+    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(done) or 'none'}")
+
+
+def config_folder() -> Path:
+    """Return latentmix's own configs: beside the package in a checkout, inside it where it was installed."""
+    inside = Path(__file__).resolve().parent / "configs"
+    return inside if inside.is_dir() else inside.parent.parent / "configs"
+
+
+class Presets:
+    """The YAML files that can be chosen as GROUP=OPTION, latentmix's own and then the user's."""
+
+    def __init__(self, config_dirs: Sequence[str | Path] = ()) -> None:
+        environment = [entry for entry in os.environ.get("LATENTMIX_CONFIGS", "").split(os.pathsep) if entry]
+        self.dirs = [Path(entry).expanduser().absolute() for entry in (*config_dirs, *environment)]
+        for folder in self.dirs:
+            if not folder.is_dir():
+                raise UserError(f"there is no folder {folder}, which --config-dir or LATENTMIX_CONFIGS names")
+            for group in GROUPS:
+                for path in (folder / group).glob("*.yaml"):
+                    if (config_folder() / group / path.name).exists():
+                        raise UserError(f"{path} has the name of latentmix's own {group}={path.stem}; rename it")
+
+    def options(self, group: str) -> list[str]:
+        """Return the names of a group's presets."""
+        folders = (config_folder(), *self.dirs)
+        return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+    def read(self, group: str, option: str) -> Preset:
+        """Return what a preset says, and what the presets say that it builds on; its `name` is never one of theirs."""
+        plain = self._file(group, option)
+        inherited: Preset = {}
+        for base in self._bases(group, plain):
+            inherited |= self.read(group, base)
+        return inherited | {"name": option} | plain
+
+    def names(self, group: str, option: str) -> list[str | None]:
+        """Return the names that Hydra may give a preset: its own and those of presets that it builds on, or None."""
+        plain = self._file(group, option)
+        inherited = [name for base in self._bases(group, plain) for name in self.names(group, base)]
+        return [plain.get("name"), *inherited]
+
+    def owners(self, group: str, setting: str) -> list[str]:
+        """Return the presets of a group that have a setting."""
+        return [option for option in self.options(group) if setting in self.read(group, option)]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The override by which Hydra finds the user's presets."""
+        quoted = ("'file://" + str(folder).replace("'", r"\'") + "'" for folder in self.dirs)
+        return [f"hydra.searchpath=[{','.join(quoted)}]"] if self.dirs else []
+
+    def _file(self, group: str, option: str) -> Preset:
+        import yaml
+
+        files = (folder / group / f"{option}.yaml" for folder in (config_folder(), *self.dirs))
+        return yaml.safe_load(next(file for file in files if file.is_file()).read_text()) or {}
+
+    def _bases(self, group: str, plain: Preset) -> list[str]:
+        return [entry for entry in plain.get("defaults", []) if entry in self.options(group)]
+
+
+def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
+    """Return the plain values that Hydra composes. Raises: UserError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra_compose("config", [*overrides, *presets.overrides], return_hydra_config=True)
+        config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        for group in NAMED_BY_SOURCE:
+            if not any(override.lstrip("+").startswith(f"{group}.name=") for override in overrides):
+                _name_by_source(config, group, composed.hydra.runtime.choices[group], presets)
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error, overrides, presets)) from error
+    except YAMLError as error:  # also a tag that would build an object
+        folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
+        raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
+    return {key: value for key, value in plain.items() if key not in BY_WORLD}
+
+
+def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> None:
+    """Set `model.name` or `data.name`, unless an experiment has set it, to what is really read.
+
+    That is the folder or repository if it is not the preset's own, and else the preset, even if that builds on another.
+    """
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(config[group], resolve=True)
+    if values.get("name") not in presets.names(group, option):
+        return
+    preset = presets.read(group, option)
+    name = preset["name"]
+    if [values.get(key) for key in ("path", "hub")] != [preset.get(key) for key in ("path", "hub")]:
+        source = values.get("path") or values.get("hub")
+        name = _plain_name(source) if isinstance(source, str) and source != "???" else name
+    OmegaConf.update(config, f"{group}.name", name, force_add=True)
+
+
+def _plain_name(source: str) -> str:
+    """Return the last part of a path or of OWNER/NAME, without characters that a folder's name should not have."""
+    return re.sub(r"[^\w.+-]+", "-", Path(source).absolute().name).strip("-.") or "unnamed"
+
+
+def _describe(error: Any, presets: Presets) -> str:
+    """Return one of pydantic's errors as "KEY=VALUE: reason"."""
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if error["type"] == "value_error" or not key:
+        return f"{key}: {reason}" if key else reason
+    if error["type"] == "unexpected_keyword_argument":
+        return _no_key(key, presets)
+    return f"{key}={error['input']!r}: {reason}"
+
+
+def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> str:
+    """Return one of Hydra's errors in one line."""
+    from hydra.errors import OverrideParseException
+
+    cause = error.__cause__ or error
+    first = str(cause).strip().splitlines()[0]
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if override.startswith("~") and key.lstrip("~") in _keys(presets):
+            return f"{key.lstrip('~')} is needed, and can't be taken away"
+        if not key or (not equals and not override.startswith("~")):
+            return f"{override!r} is not KEY=VALUE"
+        if isinstance(error, OverrideParseException) and error.override == override:
+            return f"{override}: the value '{value}' can't be read; put it in quotes for Hydra too: \"{key}='...'\""
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
+            return _no_key(key, presets)
+    if first.startswith("Missing mandatory value"):
+        needed = str(cause).split("full_key: ")[1].split()[0]
+        return f"{needed} is needed here; give it as {needed}=..."
+    if missing := re.match(r"In '(.*)': Could not (?:find|load) '(\w+)/(.*?)'", first):
+        preset, group, option = missing.groups()
+        where = "" if preset == "config" else f", which {preset} builds on"
+        return f"there is no {group}={option}{where}; there are {', '.join(presets.options(group)) or 'none'}"
+    reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    return f"{' '.join(overrides)}: {reason}"
+
+
+def _no_key(key: str, presets: Presets) -> str:
+    """Say that a key does not exist here, and name the presets that have it, the nearest key, or all."""
+    group, _, setting = key.partition(".")
+    if setting and (owners := presets.owners(group, setting)):
+        *others, last = owners
+        return f"there is no key {key!r}; it belongs to {group}={', '.join(others)}{' and ' * bool(others)}{last}"
+    near = difflib.get_close_matches(key, _keys(presets), n=1)
+    keys = ", ".join(field.name for field in dataclasses.fields(Config))
+    return f"there is no key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"the keys are {keys}")
+
+
+def _keys(presets: Presets) -> list[str]:
+    """Return all keys, those in groups as `model.size`."""
+    fields = dataclasses.fields(Config)
+    groups = [(field.name, dataclasses.fields(field.type)) for field in fields if dataclasses.is_dataclass(field.type)]
+    inside = [f"{group}.{setting.name}" for group, settings in groups for setting in settings]
+    kinds = {f"inversion.{key}" for option in presets.options("inversion") for key in presets.read("inversion", option)}
+    return [field.name for field in fields] + inside + sorted(kinds)
