@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from latentmix import cache
@@ -61,11 +59,8 @@ def names(folder: Path) -> list[str]:
 # Keys
 
 
-def test_a_key_does_not_depend_on_the_order_of_names() -> None:
+def test_a_key_depends_on_everything_but_the_order_of_names() -> None:
     assert key({"a": 1, "b": {"c": 2, "d": 3}}) == key({"b": {"d": 3, "c": 2}, "a": 1})
-
-
-def test_a_key_depends_on_all_else() -> None:
     identities: list[Any] = [{}, {"a": 1}, {"a": 2}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": {"a": 1}}]
     identities += [[1, 2], [2, 1], [[1], 2], ["1", 2], "", "a", 0, False, None]
     assert len({key(identity) for identity in identities}) == len(identities)
@@ -205,13 +200,6 @@ def test_no_temporary_file_is_removed_where_the_clock_is_unknown(
 # JSON
 
 
-def test_equal_json_has_equal_bytes(tmp_path: Path) -> None:
-    write_json(tmp_path / "1", {"b": 1, "a": "é"})
-    write_json(tmp_path / "2", {"a": "é", "b": 1})
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    assert (tmp_path / "1").read_bytes().endswith(b"}\n")
-
-
 @pytest.mark.parametrize("content", [b"", b"[1]", b"3", b'{"a": 1', b"\xff", b"null", b"[" * 100_000])
 def test_damaged_json_counts_as_missing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
@@ -267,14 +255,10 @@ def test_the_order_of_names_changes_no_byte(tmp_path: Path) -> None:
     x, y = torch.ones(2), torch.zeros(3)
     save_tensors(tmp_path / "1", {"x": x, "y": y}, {"a": 1, "b": 2})
     save_tensors(tmp_path / "2", {"y": y, "x": x}, {"b": 2, "a": 1})
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-
-
-def test_other_programs_can_read_the_tensors(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    save_tensors(tmp_path / "file", {"x": torch.ones(2)}, ABOUT)
-    assert torch.equal(load_file(tmp_path / "file")["x"], torch.ones(2))
+    write_json(tmp_path / "3", {"b": 1, "a": "é"})
+    write_json(tmp_path / "4", {"a": "é", "b": 1})
+    for one, other in ("12", "34"):
+        assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()
 
 
 # Damage
@@ -316,18 +300,6 @@ def test_any_flipped_bit_is_detected_or_harmless(saved: tuple[Path, bytes]) -> N
     assert harmless < 10  # white space in the header
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
-def test_any_changed_bytes_are_detected_or_harmless(
-    saved: tuple[Path, bytes], changes: list[tuple[float, int]]
-) -> None:
-    path, intact = saved
-    content = bytearray(intact)
-    for where, mask in changes:
-        content[int(where * len(intact))] ^= mask
-    detected_or_harmless(path, bytes(content))
-
-
 def test_a_wrong_length_is_detected_by_the_header(saved: tuple[Path, bytes]) -> None:
     path, intact = saved
     lengths = (intact[:length] for length in range(len(intact)))
@@ -335,15 +307,6 @@ def test_a_wrong_length_is_detected_by_the_header(saved: tuple[Path, bytes]) -> 
         path.write_bytes(content)
         with pytest.raises(ValueError, match=str(path)):
             read_about(path)
-
-
-def test_a_lost_dimension_is_detected(tmp_path: Path) -> None:
-    save_tensors(tmp_path / "file", {"x": torch.ones(1)}, {})
-    content = (tmp_path / "file").read_bytes()
-    assert content.count(b'"shape":[1]') == 1
-    (tmp_path / "file").write_bytes(content.replace(b'"shape":[1]', b'"shape":[ ]'))
-    with pytest.raises(ValueError, match="checksum"):
-        load_tensors(tmp_path / "file")
 
 
 def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
@@ -379,12 +342,8 @@ def flip_last_bit(file: Path) -> None:
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
-def test_an_empty_cache_makes_no_folder(kept: TensorCache) -> None:
-    assert kept.read() == {} and kept.ids() == set()
-    assert not kept.folder.exists()
-
-
 def test_rows_come_back_by_id(kept: TensorCache) -> None:
+    assert kept.read() == {} and kept.ids() == set() and not kept.folder.exists()
     first, second = some_rows(3), some_rows(2, seed=1)
     kept.write(["c", "a", "b"], first)
     kept.write(["e", "d"], second)
@@ -414,26 +373,13 @@ def test_a_missing_row_or_tensor_is_named(kept: TensorCache) -> None:
         assert not isinstance(caught.value, RowsLost)
 
 
-def test_the_same_batch_replaces_its_file(kept: TensorCache) -> None:
-    kept.write(["a", "b"], some_rows(2))
-    kept.write(["a", "b"], some_rows(2, seed=1))
-    assert len(files(kept)) == 1
-    assert torch.equal(kept.gather(["a", "b"], "x"), some_rows(2, seed=1)["x"])
-
-
 def test_overlapping_batches_give_each_row_once(kept: TensorCache) -> None:
-    """As after a change of batch size."""
+    """As after a change of batch size; the same batch replaces its file."""
     x = some_rows(4)["x"]
-    for ids in (["a", "b", "c", "d"], ["a", "b"], ["b", "a"]):
+    for ids in (["a", "b", "c", "d"], ["a", "b"], ["b", "a"], ["a", "b"]):
         kept.write(ids, {"x": x[["abcd".index(id_) for id_ in ids]]})
     assert len(files(kept)) == 3
     assert torch.equal(kept.gather(["a", "b", "c", "d"], "x"), x)
-
-
-def test_a_temporary_file_is_not_read(kept: TensorCache) -> None:
-    kept.write(["a"], some_rows(1))
-    (kept.folder / ".0123456789abcdef.part").write_bytes(b"half")
-    assert kept.read().keys() == {"a"}
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: b"\0" + whole[1:]])

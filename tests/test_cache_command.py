@@ -139,7 +139,7 @@ def test_a_run_that_has_not_noted_what_it_uses(run: Callable[..., str], outputs:
     run(older_than="1h")  # age alone does not ask for it
     (outputs / "three" / "done.json").unlink()
     (outputs / "three" / "work").rename(outputs / "elsewhere")
-    (outputs / "two" / "work" / "references" / "sweep.json").write_text("damaged")
+    (outputs / "two" / "cache.json").write_text("damaged")
     with pytest.raises(UserError, match="two has not noted"):
         run(of_run="one")
 

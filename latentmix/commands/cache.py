@@ -23,7 +23,7 @@ from latentmix.cache import key, read_json, write_json
 from latentmix.errors import UserError
 from latentmix.runner.claims import is_at_work
 
-REFERENCES = Path("work", "references")  # in a run's folder
+REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache that it uses
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
 UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
 OLD_RUN = "give its command again, and it will be known; or delete its folder"
@@ -43,26 +43,26 @@ class Entry:
     runs: tuple[str, ...]
 
 
-def record_references(run: Path, name: str, folders: Iterable[Path]) -> None:
-    """Note which folders of OUTPUTS/cache a run uses; `run` is its folder, and `name` the command or stages that do.
+def record_references(run: Path, command: str, folders: Iterable[Path]) -> None:
+    """Note in a run's folder which folders of OUTPUTS/cache one of its commands uses.
 
     A run calls this once it has planned, before it works, so that what it makes does not count as unused meanwhile.
     """
     cached = sorted({folder.relative_to(run.parent / "cache").as_posix() for folder in folders})
-    write_json(run / REFERENCES / f"{name}.json", {"cache": cached})
+    write_json(run / REFERENCES, read_json(run / REFERENCES) | {command: cached})
 
 
 def references(outputs: Path) -> References:
     """Return the cache folders that each run uses."""
-    runs = {path.parent for pattern in ("*/work", "*/done.json") for path in outputs.glob(pattern)}
+    runs = {path.parent for pattern in ("work", "done.json", REFERENCES) for path in outputs.glob(f"*/{pattern}")}
     return {run.name: _references(run) for run in sorted(runs) if run.name != "cache"}
 
 
 def _references(run: Path) -> set[Path] | None:
-    lists = [read_json(path).get("cache") for path in sorted((run / REFERENCES).glob("*.json"))]
-    if not lists or not all(isinstance(names, list) for names in lists):
+    commands = read_json(run / REFERENCES)
+    if not commands or not all(isinstance(folders, list) for folders in commands.values()):
         return None
-    return {run.parent / "cache" / str(name) for names in lists if names for name in names}
+    return {run.parent / "cache" / str(folder) for folders in commands.values() for folder in folders}
 
 
 def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool, yes: bool, dry_run: bool) -> None:
@@ -107,7 +107,7 @@ def _entry(path: Path, kind: str, used_by: References, models: Mapping[str, str]
     files = [file.stat() for root, _, names in os.walk(path) for name in names if (file := Path(root, name)).exists()]
     runs = tuple(name for name, folders in used_by.items() if _uses(folders or set(), path))
     outputs = path.parents[3 if kind in PER_CLASS else 2]
-    notes = [note.stat() for name in runs for note in (outputs / name / REFERENCES).glob("*.json")]
+    notes = [(outputs / name / REFERENCES).stat() for name in runs]
     used = max((state.st_mtime for state in (*files, *notes)), default=path.stat().st_mtime)
     return Entry(path, kind, _describe(path, kind, models), sum(state.st_size for state in files), used, runs)
 
