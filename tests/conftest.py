@@ -11,3 +11,15 @@ def own_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def random_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Save the pipelines of `tests/pipelines.py` once, where its overrides find them."""
+    import pipelines
+
+    folder = tmp_path_factory.mktemp("pipelines")
+    pipelines.save_all(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(pipelines.FOLDER, str(folder))
+        yield

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from driver import invoke
+from pipelines import SD
 
 from latentmix.compose import compose
 from latentmix.errors import UserError
@@ -14,7 +15,8 @@ from latentmix.experiment import batch_size as memory
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.unet import UNetModel
 
-BASE = ("data.classes=[star]", "n=[2]", "pool=10", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+BASE = (*SD, "data.classes=[star]", "n=[2]", "pool=10", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
 
 
 def room_for(most: int, patch: pytest.MonkeyPatch, error: Exception) -> list[int]:
@@ -74,7 +76,7 @@ def test_one_image_that_does_not_fit_is_the_end(tmp_path: Path) -> None:
         room_for(0, patch, torch.OutOfMemoryError())
         said = invoke("invert", *BASE, f"outputs={tmp_path}")
     assert said.code == 2
-    assert said.err.splitlines()[-1].startswith("latentmix: error: not even one image of 64 px fits")
+    assert said.err.splitlines()[-1].startswith("latentmix: error: not even one image of 16 px fits")
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:

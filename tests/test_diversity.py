@@ -11,6 +11,7 @@ import pytest
 import torch
 from driver import invoke
 from PIL import Image
+from pipelines import SD, SIZE
 from safetensors.torch import load_file
 
 from latentmix.compose import compose
@@ -20,7 +21,10 @@ from latentmix.experiment.experiment import MAX_PAIRS, Experiment
 from latentmix.metrics import mean_interval
 
 DRAWS = 5
+pytestmark = pytest.mark.usefixtures("random_pipelines")
 BASE = (
+    *SD,
+    "name=run",
     *("data.classes=[star]", "n=[2]", "methods=[fix/0,fix/chm]", "pool=4", f"draws={DRAWS}", "data.reference=7"),
     *("steps=2", "keep=1", "launch.threads=1", "metrics=[clip_distance]"),
 )
@@ -43,13 +47,13 @@ class Run:
         return said.err.splitlines()[-1]  # those before it are of the progress
 
     def row(self, method: str, metric: str) -> dict[str, str]:
-        with (self.outputs / "tiny-shapes" / "metrics.csv").open(newline="") as file:
+        with (self.outputs / "run" / "metrics.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["class"] == "star"]
         (row,) = (row for row in rows if (row["method"], row["metric"]) == (method, metric))
         return row
 
     def column(self, method: str, name: str) -> list[float | None]:
-        images = pq.read_table(self.outputs / "tiny-shapes" / "images.parquet").to_pylist()
+        images = pq.read_table(self.outputs / "run" / "images.parquet").to_pylist()
         return [image[name] for image in images if image["method"] == method]
 
 
@@ -117,7 +121,7 @@ def test_a_diversity_is_the_mean_distance_of_draws_two_by_two(diverse: Run, plac
 
 def test_real_images_have_a_diversity_too(diverse: Run) -> None:
     sources = Shapes().images("star", 7)
-    images = torch.from_numpy(np.stack([source.pixels(64) for source in sources])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([source.pixels(SIZE) for source in sources])).permute(0, 3, 1, 2)
     expected = diverse.experiment().perceptual.between(images[0:6:2], images[1:6:2])
     row = diverse.row("real", "diversity_embedded")
     assert float(row["value"]) == pytest.approx(expected.mean().item(), rel=1e-4)

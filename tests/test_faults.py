@@ -21,6 +21,7 @@ import pytest
 import torch
 from driver import assert_same
 from PIL import Image
+from pipelines import SD
 from warm import ALONE, Ended, Run, Warm
 
 from latentmix import cache as store
@@ -29,7 +30,11 @@ KILLS = int(os.environ.get("LATENTMIX_KILLS", "10"))
 SEED = int(os.environ.get("LATENTMIX_SEED", "0"))
 FULL = KILLS >= 100  # else each fault is tried at one moment, not at several
 
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+
 BASE = (
+    *SD,
+    "name=run",
     "data.classes=[star,heart]",
     "n=[2,4]",
     "methods=[fix/0,fix/chm]",

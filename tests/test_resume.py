@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from driver import Said, assert_same, files, invoke, results
+from pipelines import SD
 
 from latentmix import cache as store
 from latentmix import figures
@@ -26,7 +27,11 @@ from latentmix.mixing import Method
 from latentmix.models.unet import UNetModel
 from latentmix.runner import executor as launch
 
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+
 BASE = (
+    *SD,
+    "name=run",
     "data.classes=[star,heart]",
     "n=[2,4]",
     "methods=[fix/0,fix/chm]",
@@ -193,7 +198,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     death: str, killed: dict[str, Path], whole: Path, worked: list[str]
 ) -> None:
     outputs = killed[death]
-    assert not (outputs / "tiny-shapes" / "done.json").exists()
+    assert not (outputs / "run" / "done.json").exists()
     assert len(list(outputs.rglob(".*.part"))) == (DEATHS[death][2] == "midway")
     before = outputs.with_name(outputs.name + ".log").read_text().split()
     run(outputs)
@@ -264,10 +269,8 @@ def test_a_class_on_its_own_comes_out_the_same(whole: Path, tmp_path: Path) -> N
     alone, both = results(tmp_path), results(whole)
     assert {name for name in alone if name.startswith("cache/")} <= both.keys()
     assert all(both[name] == content for name, content in alone.items() if name.startswith("cache/"))
-    rows = (tmp_path / "tiny-shapes" / "metrics.csv").read_text().splitlines()
-    assert set(rows[1:]) - set(both["tiny-shapes/metrics.csv"].decode().splitlines()) == {
-        r for r in rows if ",all," in r
-    }
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert set(rows[1:]) - set(both["run/metrics.csv"].decode().splitlines()) == {r for r in rows if ",all," in r}
 
 
 # Damaged
@@ -395,17 +398,17 @@ def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, wor
     assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     old = results(whole)
     for name in ("metrics.csv", "pairs.csv", "images.parquet"):
-        del old[f"tiny-shapes/{name}"]
+        del old[f"run/{name}"]
     assert old.items() <= results(copy).items()
-    rows = set((copy / "tiny-shapes" / "metrics.csv").read_text().splitlines())
-    assert set((whole / "tiny-shapes" / "metrics.csv").read_text().splitlines()) <= rows
+    rows = set((copy / "run" / "metrics.csv").read_text().splitlines())
+    assert set((whole / "run" / "metrics.csv").read_text().splitlines()) <= rows
 
 
 def test_another_n_leaves_those_that_are_there(copy: Path, whole: Path, worked: list[str]) -> None:
     run(copy, "n=[2,3,4]")
     assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
-    rows = set((copy / "tiny-shapes" / "metrics.csv").read_text().splitlines())
-    assert set((whole / "tiny-shapes" / "metrics.csv").read_text().splitlines()) <= rows
+    rows = set((copy / "run" / "metrics.csv").read_text().splitlines())
+    assert set((whole / "run" / "metrics.csv").read_text().splitlines()) <= rows
 
 
 def test_few_draws_of_many_cells_fill_batches(

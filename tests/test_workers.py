@@ -16,6 +16,7 @@ import driver
 import pytest
 import torch
 from driver import Said, invoke
+from pipelines import SD
 
 from latentmix import compose as compose_module
 from latentmix import figures
@@ -29,7 +30,10 @@ from latentmix.runner import executor as launch
 from latentmix.runner import slurm
 from latentmix.runner.claims import Claims, Shard
 
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+
 BASE = (
+    *SD,
     "data.classes=[star,heart]",
     "n=[2]",
     "methods=[fix/0,fix/chm]",
