@@ -162,7 +162,9 @@ def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> N
 
 def _plain_name(source: str) -> str:
     """Return the last part of a path or of OWNER/NAME, without characters that a folder's name should not have."""
-    return re.sub(r"[^\w.+-]+", "-", Path(source).absolute().name).strip("-.") or "unnamed"
+    path = Path(source)
+    name = path.resolve().name if path.name in ("", "..") else path.name
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "unnamed"
 
 
 def _describe(error: Any, presets: Presets) -> str:

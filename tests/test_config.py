@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import yaml
 from latentmix import compose as composition
 from latentmix.cache import key
 from latentmix.compose import compose, config_folder, validate
-from latentmix.config import Config
+from latentmix.config import Config, differences
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.inversion.fixed_point import FixedPointSettings
 from latentmix.mixing import Method
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
@@ -187,6 +189,100 @@ def test_the_keys_of_a_config_are_those_of_its_file() -> None:
     assert (top.keys() | groups) - {"defaults", "experiment"} == {field.name for field in dataclasses.fields(Config)}
 
 
+# Users' own presets
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of presets: a model that builds on another, and an experiment."""
+    folder = tmp_path / "it's mine"
+    for group, option, text in (
+        ("model", "tuned", "defaults: [sd15, _self_]\npath: /models/x\nhub: null\n"),
+        ("model", "named", "defaults: [sd15, _self_]\nname: Named\n"),
+        ("experiment", "short", "# @package _global_\ndefaults:\n  - override /model: tuned\ndraws: 3\nsteps: 4\n"),
+        ("inversion", "careful", "defaults: [fixed_point, _self_]\nname: careful\niterations: 20\n"),
+    ):
+        (folder / group).mkdir(parents=True, exist_ok=True)
+        (folder / group / f"{option}.yaml").write_text(text)
+    return folder
+
+
+def test_presets_of_other_folders_are_found(own: Path) -> None:
+    made = compose(["experiment=short", "inversion=careful"], [own])
+    assert (made.draws, made.steps, made.model.path, made.model.hub) == (3, 4, "/models/x", None)
+    assert made.model.guidance == compose(["model=sd15"]).model.guidance
+    assert made.inversion == FixedPointSettings("careful", "fixed_point", 4, 1.0, "trailing", iterations=20)
+
+
+def test_presets_are_found_by_the_environment(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more" / "experiment").mkdir(parents=True)
+    (tmp_path / "more" / "experiment" / "long.yaml").write_text("# @package _global_\ndraws: 3000\n")
+    monkeypatch.setenv("LATENTMIX_CONFIGS", f"{own}{os.pathsep}{tmp_path / 'more'}")
+    assert compose(["experiment=short"]).draws == 3
+    assert compose(["experiment=long", "model=tuned"]).draws == 3000
+    assert "there are demo, fig1" in (text := refusal("experiment=lang"))
+    assert "long" in text and "short" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["model=tuned"], "tuned"),
+        (["model=named"], "Named"),
+        (["experiment=short"], "tuned"),
+        (["model=tuned", "model.path=/y/z"], "z"),
+        (["model=tuned", "model.name=mine"], "mine"),
+        (["model=sd15"], "sd15"),
+        (["model=sd15", "model.path=/runs/best of 3/"], "best-of-3"),
+        (["model=sd15", "model.hub=some-one/Tuned_v1.5"], "Tuned_v1.5"),
+        (["model=sd15", "model.path=/a/b", "++model.name=c"], "c"),
+        (["model.path=.."], Path("..").resolve().name or "unnamed"),
+    ],
+)
+def test_a_model_is_named_by_what_is_read(overrides: list[str], name: str, own: Path) -> None:
+    made = compose(overrides, [own])
+    assert made.model.name == name
+    assert made.name == f"{name}-shapes"
+
+
+def test_folders_of_presets_that_cannot_be_used_are_named(own: Path) -> None:
+    (own / "model" / "tiny.yaml").write_text("size: 64\n")
+    with pytest.raises(UserError, match=r"tiny\.yaml has the name of latentmix's own model=tiny; rename it"):
+        compose([], [own])
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere, which --config-dir or LATENTMIX_CONFIGS names"):
+        compose([], [own / "nowhere"])
+
+
+def test_a_preset_that_builds_on_none_is_named(own: Path) -> None:
+    (own / "model" / "lost.yaml").write_text("defaults: [sd99, _self_]\n")
+    with pytest.raises(UserError, match=r"there is no model=sd99, which model/lost builds on; there are lost, named, "):
+        compose(["model=lost"], [own])
+
+
+# What differs
+
+
+def test_settings_that_differ_are_named() -> None:
+    old, new = compose(["model=sd15", "draws=5"]), compose(["model=sd15", "model.path=/x/tuned", "n=[2,4]"])
+    assert differences(old.as_dict(), new.as_dict()) == [
+        "model.name=sd15 there, tuned here",
+        "model.path=null there, /x/tuned here",
+        "n=[2,4,8,16,32,48,64] there, [2,4] here",
+        "draws=5 there, 1000 here",
+    ]
+
+
+def test_settings_that_change_no_result_do_not_differ() -> None:
+    how = ["device=cuda", "batch=7", "outputs=/x", "keep=0", "name=other", "overwrite=true", "launch=slurm"]
+    assert differences(compose([]).as_dict(), compose([*how, "speed.compile=true"]).as_dict()) == []
+
+
+def test_settings_that_came_later_do_not_differ() -> None:
+    older = compose([]).as_dict()
+    del older["seed"], older["model"]["perceptual"]
+    assert differences(older, compose(["seed=3", "model.perceptual=alex"]).as_dict()) == []
+
+
 # What is refused
 
 ERRORS: list[tuple[str, list[str]]] = [
@@ -265,6 +361,11 @@ def test_what_is_wrong_is_named_in_one_line(override: str, parts: list[str]) -> 
     text = refusal(override)
     for part in parts:
         assert part in text, text
+
+
+def test_a_renamed_setting_is_refused_with_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(composition.RENAMED, "speed.old", "speed.new")
+    assert refusal("speed.old=true") == refusal("+speed.old=true") == "speed.old is now speed.new"
 
 
 def test_the_wrong_one_of_many_overrides_is_named() -> None:
