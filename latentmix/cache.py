@@ -33,6 +33,8 @@ LONGEST = 100  # bytes of a class's name in a file name; file systems allow 255 
 
 
 class DiskFull(UserError):
+    """No space is left where a file is to be written."""
+
     exit_code = 1
 
 
@@ -187,7 +189,7 @@ DTYPES = {
 
 
 class OldFormat(ValueError):
-    """A file from a time when one checksum was of all tensors together."""
+    """A file of an older version, which had one checksum of all tensors together."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def load_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[s
 def read_about(path: Path) -> dict[str, Any]:
     """Return `about` of a file that `save_tensors` wrote, reading its header alone.
 
-    Raises ValueError if the header is damaged or the file has not the size that it promises.
+    Raises ValueError if the header is damaged, or the file does not have the size that it promises.
     """
     with path.open("rb") as file:
         return _read_header(path, file).about
@@ -248,7 +250,7 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     if checksum != key([header.about, header.checksums]) or header.checksums.keys() != layout.keys():
         raise ValueError(f"{path} does not match its checksum")
     if header.start + end != size:
-        raise ValueError(f"{path} has not the size that its header promises")
+        raise ValueError(f"{path} does not have the size that its header promises")
     return header
 
 
@@ -256,6 +258,8 @@ def _read_tensor(path: Path, file: BinaryIO, header: _Header, name: str) -> Tens
     try:
         entry = header.layout[name]
         dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if not 0 <= begin <= end:
+            raise ValueError("offsets out of order")
         content = bytearray(end - begin)
         file.seek(header.start + begin)
         if file.readinto(content) != len(content):  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Workers share work out, do none of it twice, wait for each other, and take up what the dead leave."""
+"""Workers share tasks, do none twice, wait for each other, and take over from lost workers."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 
 from latentmix.errors import UserError
 from latentmix.runner import claims
-from latentmix.runner.claims import Claims, DoneLists, Shard
+from latentmix.runner.claims import Claims, DoneLists, Shard, is_at_work
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ def pieces(count: int) -> dict[str, claims.Numbered]:
     return {f"piece{number}": Piece(number) for number in range(count)}
 
 
-def work(member: Claims, left: dict[str, claims.Numbered], do: Callable[[str], None]) -> int:
-    """To the end; how often it waited."""
+def work(member: Claims, remaining: dict[str, claims.Numbered], do: Callable[[str], None]) -> int:
+    """Work until nothing remains. Return how often the worker waited."""
     waited = 0
-    for name in member.claim_each(left):
+    for name in member.claim_each(remaining):
         if name is None:
             waited += 1
             continue
         with member.holding(name, "working"):
             do(name)
-        del left[name]
+        del remaining[name]
     return waited
 
 
@@ -53,7 +53,7 @@ def test_a_shard_is_i_of_n(text: str) -> None:
     assert str(Shard.parse("2/3")) == "2/3" and Shard.parse("0/1") == Shard()
 
 
-def test_alone_it_does_all_in_order(tmp_path: Path) -> None:
+def test_a_single_worker_does_all_tasks_in_order(tmp_path: Path) -> None:
     done: list[str] = []
     with Claims(tmp_path) as member:
         assert work(member, pieces(5), done.append) == 0
@@ -61,14 +61,14 @@ def test_alone_it_does_all_in_order(tmp_path: Path) -> None:
     assert not [*tmp_path.glob("claims/*"), *tmp_path.glob("workers/*.json")]
 
 
-def test_a_shard_does_its_own_first_and_then_what_others_have_not_begun(tmp_path: Path) -> None:
+def test_a_shard_does_its_own_tasks_first_and_then_those_that_others_have_not_begun(tmp_path: Path) -> None:
     done: list[str] = []
     with Claims(tmp_path, Shard(1, 3)) as member:
         work(member, pieces(7), done.append)
     assert done == [f"piece{number}" for number in (1, 4, 6, 5, 3, 2, 0)]
 
 
-def test_several_do_everything_once(tmp_path: Path) -> None:
+def test_several_workers_do_every_task_once(tmp_path: Path) -> None:
     done: list[str] = []
 
     def do(name: str) -> None:
@@ -87,21 +87,21 @@ def test_several_do_everything_once(tmp_path: Path) -> None:
     assert Counter(done) == Counter(list(pieces(60)))
 
 
-def test_whoever_is_ready_waits_for_the_others(tmp_path: Path) -> None:
+def test_a_worker_that_is_ready_waits_for_the_others(tmp_path: Path) -> None:
     with Claims(tmp_path, Shard(0, 2)) as one, Claims(tmp_path, Shard(1, 2)) as other:
         assert one.claim("piece0")
-        left, done = pieces(2), list[str]()
-        waiter = threading.Thread(target=work, args=(other, left, done.append))
+        remaining, done = pieces(2), list[str]()
+        waiter = threading.Thread(target=work, args=(other, remaining, done.append))
         waiter.start()
-        time.sleep(2.5)  # longer than a silence, but the heart beats
+        time.sleep(2.5)  # longer than LOST_AFTER, but the heartbeat goes on
         assert waiter.is_alive() and done == ["piece1"]
         with one.holding("piece0", "long work"):
             pass
         waiter.join(10)
-        assert not waiter.is_alive() and done == ["piece1"] and not left
+        assert not waiter.is_alive() and done == ["piece1"] and not remaining
 
 
-def test_a_batch_that_failed_is_not_done_and_free_for_others(tmp_path: Path) -> None:
+def test_a_failed_task_is_not_listed_and_free_for_others(tmp_path: Path) -> None:
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         assert one.claim("piece0") and not other.claim("piece0")
         with pytest.raises(ZeroDivisionError), one.holding("piece0", "working"):
@@ -110,18 +110,16 @@ def test_a_batch_that_failed_is_not_done_and_free_for_others(tmp_path: Path) -> 
         assert other.claim("piece0")
 
 
-def test_what_was_finished_before_the_plan_counts_as_missing_where_the_plan_says_so(tmp_path: Path) -> None:
+def test_a_task_listed_before_the_plan_is_done_again_if_the_plan_has_it(tmp_path: Path) -> None:
     done: list[str] = []
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         work(one, pieces(1), done.append)
         other.done.read_new()
-        work(other, pieces(1), done.append)  # planned after that: its file must have been damaged
+        work(other, pieces(1), done.append)  # planned after the lists were read: its file must have been damaged
     assert done == ["piece0", "piece0"]
 
 
-def test_a_lost_worker_is_taken_for_lost_by_the_watchers_own_clock(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_silent_worker_is_lost_by_the_watchers_own_clock(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """On another machine, whose clock may say anything."""
     with Claims(tmp_path) as member:
         assert member.claim("another")
@@ -150,12 +148,26 @@ with Claims(Path({str(tmp_path)!r})) as member:
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -9
     assert list(tmp_path.glob("workers/*.json"))
+    assert not is_at_work(tmp_path)
     with Claims(tmp_path) as member:
-        assert member.claim("piece0")
+        assert member.claim("piece0") and is_at_work(tmp_path)
         assert [path.stem for path in tmp_path.glob("workers/*.json")] == [member.name]
 
 
-def test_a_claim_that_nobody_signed_is_lost_after_a_while(tmp_path: Path) -> None:
+def test_a_run_is_at_work_while_a_worker_is_alive(tmp_path: Path) -> None:
+    assert not is_at_work(tmp_path)
+    with Claims(tmp_path) as member:
+        assert not is_at_work(tmp_path)
+        assert member.claim("piece0") and is_at_work(tmp_path)
+    assert not is_at_work(tmp_path)
+    heartbeat = tmp_path / "workers" / "elsewhere-1-abcdef.json"
+    heartbeat.touch()
+    assert is_at_work(tmp_path)
+    os.utime(heartbeat, (1, 1))
+    assert not is_at_work(tmp_path)
+
+
+def test_a_claim_without_a_name_expires(tmp_path: Path) -> None:
     with Claims(tmp_path) as member:
         assert member.claim("another")
         (tmp_path / "claims" / "piece0").touch()
@@ -183,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         member.claim("piece0")
 
 
-def test_nothing_is_left_where_nothing_was_begun(tmp_path: Path) -> None:
+def test_a_worker_without_claims_writes_nothing(tmp_path: Path) -> None:
     with Claims(tmp_path / "work"):
         pass
     assert not (tmp_path / "work").exists()
