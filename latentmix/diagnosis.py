@@ -1,9 +1,8 @@
-"""What inverted latents have in common, and what becomes of it where N of them are mixed (Landolsi & Kahl, Sections 4.2
-and 4.3).
+"""What inverted latents have in common, and how it grows if N of them are mixed (Landolsi & Kahl, Sections 4.2, 4.3).
 
-A pool of P latents is taken as z = d + e: a bias d [C, h, w] that all share, and noise e of each latent's own, whose
-variance, averaged over the latent, is v. The pool's mean estimates d, and carries v/P of noise, which every mean square
-of it is here rid of.
+The model of a pool of P latents is z = d + e. The bias d [C, h, w] is the same for all. The noise e is each latent's
+own; v is its variance, averaged over the latent. The pool's mean estimates d with noise of variance v/P, which is
+subtracted from every mean square of it.
 """
 
 import math
@@ -27,7 +26,7 @@ LAGS = (1, 2)
 
 @dataclass(frozen=True)
 class Norms:
-    """Of ‖z‖/√L, which is 1 for Gaussian noise."""
+    """Statistics of ‖z‖/√L, which is 1 for Gaussian noise."""
 
     mean: float
     std: float
@@ -37,7 +36,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Autocorrelation:
-    """Of e at a lag along rows and columns; white noise gives 0, with a standard error of `null_error`."""
+    """Autocorrelation of e at a lag along rows and columns. White noise gives 0 with standard error `null_error`."""
 
     lag: int
     channels: Values
@@ -46,8 +45,10 @@ class Autocorrelation:
 
 @dataclass(frozen=True)
 class Bias:
-    """The mean square of d, split in that of its channels' means and what varies in space, which no mean over a
-    channel takes away. Unbiased, so one that is not there may come out a little below 0."""
+    """The mean square of d: that of its channels' means, and that of its variation in space.
+
+    Subtracting a channel's mean leaves the latter. Both are unbiased, so the estimate of a bias of 0 may be negative.
+    """
 
     channels: float
     space: float
@@ -55,10 +56,11 @@ class Bias:
 
 @dataclass(frozen=True)
 class Terminal:
-    """What α_T·z0, the signal that is left at the last level of the schedule, has to do with the bias.
+    """How much of the bias α_T·z0 explains, the signal that is left at the last level of the schedule.
 
-    `channels` are its channels' means. `share` says how much of the mean square of the bias's goes when they are taken
-    away: 1 is all, 0 is nothing, less than 0 is that they point elsewhere, and NaN that there is no bias.
+    `channels` are the channels' means of this signal. `share` is the part of the mean square of the bias's channel
+    means that vanishes if they are subtracted: 1 is all, 0 is nothing, negative means that they point elsewhere, and
+    NaN means that there is no bias.
     """
 
     alpha: float
@@ -68,7 +70,7 @@ class Terminal:
 
 @dataclass(frozen=True)
 class Fit:
-    """Lines through the origin by least squares; R² compares with a constant."""
+    """Lines through the origin by least squares, one for each channel. R² compares with a constant."""
 
     slopes: Values
     r2: Values
@@ -78,8 +80,8 @@ class Fit:
 class Growth:
     """The channels' means of `fix/0` centroids, averaged over draws: a row for each N in `sizes`.
 
-    By eq. 9 they are √N·d, so the slopes of `root`, against √N, should be d. Those of `exact`, against the
-    amplification that `gains` gives, should be d however large it is.
+    By eq. 9 they are √N·d for small d, so the slopes of `root`, against √N, should be d. The slopes of `exact`, against
+    the amplification from `gains`, should be d of any size.
     """
 
     sizes: tuple[int, ...]
@@ -90,8 +92,10 @@ class Growth:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`means` and `stds` are the channels', with intervals over images; `resolved` says which means differ from 0.
-    `band` and `limit` are what the functions give."""
+    """The diagnosis of a pool. `means` and `stds` are those of the channels, with intervals over images.
+
+    `resolved` says which means differ from 0. `band` and `limit` are the results of the functions of these names.
+    """
 
     images: int
     norms: Norms
@@ -107,9 +111,9 @@ class Diagnosis:
 
 
 def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], orders: Tensor) -> Diagnosis:
-    """Latents at t = T and clean ones, both [P, C, h, w], and the α of the last level -> all that is said of them here.
+    """Return the diagnosis of latents z at t = T and clean latents, both [P, C, h, w], with α of the last level.
 
-    `orders` [K, P] says in which order each of K draws takes the latents; its first N are mixed, for each of `sizes`.
+    `orders` [K, P] is the order in which each of K draws takes the latents. The first N are mixed, for each of `sizes`.
     Raises ValueError for fewer than two latents and for shapes or sizes that do not fit.
     """
     _check(z, clean, sizes, orders)
@@ -124,7 +128,7 @@ def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], order
         resolved=sure,
         autocorrelation=tuple(autocorrelation(x, lag) for lag in LAGS if lag < min(x.shape[2:])),
         bias=Bias(common(c), common(x) - common(c)),
-        terminal=terminal(c, clean.double().mean((2, 3)), alpha, there=any(sure)),
+        terminal=terminal(c, clean.double().mean((2, 3)), alpha, biased=any(sure)),
         growth=growth(z, sizes, orders),
         band=band(*z.shape[1:]),
         limit=limit(x, sure),
@@ -132,12 +136,13 @@ def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], order
 
 
 def norms(z: Latents) -> Norms:
+    """Return statistics of the latents' norms, divided by √L."""
     norm = z.flatten(1).norm(dim=1) / math.sqrt(z[0].numel())
     return Norms(norm.mean().item(), norm.std().item(), norm.min().item(), norm.max().item())
 
 
 def channel_stds(z: Latents) -> tuple[Estimate, ...]:
-    """About the channel's mean over all latents; the independent values are each latent's mean squares."""
+    """Return each channel's standard deviation about its mean over all latents, with an interval over latents."""
     squares = (z - z.mean((0, 2, 3), keepdim=True)).square().mean((2, 3))  # [P, C]
     return tuple(_root(mean_interval(channel)) for channel in squares.T)
 
@@ -147,7 +152,7 @@ def _root(e: Estimate) -> Estimate:
 
 
 def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:
-    """Whether the channels' means of the latents differ from 0 in common, by Student's t, at 5 % for all together."""
+    """Return which channels' means differ from 0, by Student's t test at 5 % for all channels together."""
     from scipy.special import stdtrit
 
     images, channels = means.shape
@@ -156,11 +161,11 @@ def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:
 
 
 def autocorrelation(z: Latents, lag: int) -> Autocorrelation:
-    """The mean product of pairs `lag` apart in a row or a column, over the variance.
+    """Return the mean product of pairs `lag` apart in a row or a column, divided by the variance.
 
-    The mean over latents is taken away at each place, so what they have in common is no correlation, and covariances
-    come out unbiased, as they do not where each latent's own mean is taken away. Products of distinct pairs of white
-    noise are uncorrelated, whence the standard error 1/√((P − 1)·pairs).
+    The mean over latents is subtracted at each position. So the bias does not count as correlation, and covariances are
+    unbiased; subtracting each latent's own mean would bias them. Products of distinct pairs of white noise are
+    uncorrelated, so the standard error is 1/√((P − 1)·pairs).
     """
     e, (h, w) = z - z.mean(0), z.shape[2:]
     products = [e[..., lag:] * e[..., :-lag], e[..., lag:, :] * e[..., :-lag, :]]
@@ -171,18 +176,19 @@ def autocorrelation(z: Latents, lag: int) -> Autocorrelation:
 
 
 def common(x: Float[Tensor, "P ..."]) -> float:
-    """The mean square of what rows have in common: that of their mean, less the noise in it."""
+    """Return the mean square of what rows have in common: that of their mean, minus the noise in it."""
     return (x.mean(0).square() - x.var(0) / len(x)).mean().item()
 
 
-def terminal(z: Float[Tensor, "P C"], clean: Float[Tensor, "P C"], alpha: float, there: bool) -> Terminal:
-    """From the channels' means of latents at t = T and of clean ones; `there` says whether there is a bias."""
+def terminal(z: Float[Tensor, "P C"], clean: Float[Tensor, "P C"], alpha: float, biased: bool) -> Terminal:
+    """Return what the terminal signal explains, from the channels' means of latents at t = T and of clean ones."""
     signal = alpha * clean
-    share = 1 - common(z - signal) / common(z) if there and common(z) > 0 else math.nan
+    share = 1 - common(z - signal) / common(z) if biased and common(z) > 0 else math.nan
     return Terminal(alpha, tuple(signal.mean(0).tolist()), share)
 
 
 def growth(z: Latents, sizes: Sequence[int], orders: Int[Tensor, "K P"]) -> Growth:
+    """Return how the channels' means of `fix/0` centroids grow with N."""
     rows = []
     for n in sizes:
         weights = torch.zeros(orders.shape).scatter_(1, orders[:, :n], 1 / n)
@@ -193,8 +199,10 @@ def growth(z: Latents, sizes: Sequence[int], orders: Int[Tensor, "K P"]) -> Grow
 
 
 def gains(z: Latents, sizes: Sequence[int]) -> Float[Tensor, " sizes"]:
-    """The amplification α of eq. 5 at each N, with ‖d‖² + L·v/N for the square of the mean's norm, which it is on
-    average over draws; √N where d is small and v is 1."""
+    """Return the amplification α of eq. 5 at each N; it is √N if d is small and v is 1.
+
+    The square of the mean's norm is replaced by its average over draws, ‖d‖² + L·v/N.
+    """
     x = z.double()
     return (common(x) + x.var(0).mean() / torch.tensor(sizes)).rsqrt()
 
@@ -206,20 +214,20 @@ def _through_origin(x: Float[Tensor, " n"], y: Float[Tensor, "n C"]) -> Fit:
 
 
 def band(channels: int, h: int, w: int) -> float:
-    """The bound that all channels' means of a random centroid keep within in 95 % of cases.
+    """Return the bound on the absolute values of all channels' means that 95 % of random centroids keep.
 
-    The centroid of Gaussian latents is uniform on the sphere of radius √L whatever N is, so each of its channels' means
-    is N(0, C/L).
+    The centroid of Gaussian latents is uniform on the sphere of radius √L for every N, so each of its channels' means
+    is distributed as N(0, C/L).
     """
     return NormalDist().inv_cdf((1 + SURE ** (1 / channels)) / 2) / math.sqrt(h * w)
 
 
 def limit(z: Latents, sure: Sequence[bool]) -> int | None:
-    """The largest N whose `fix/0` centroids are expected to keep all channels' means within the `band`; None for any N.
+    """Return the largest N whose `fix/0` centroids should keep all channels' means within the `band`; None for any N.
 
-    A channel's mean grows as α·d (see `gains`), and stays within the bound r while d²/(δ² + v/N) ≤ r², δ² being the
-    mean square of d: up to N = v·r²/(d² − r²·δ²), which is eq. 9's (r/d)² where δ is small. No N is too large where δ
-    stops the growth before the bound, nor is one known to be where no mean differs from 0 for `sure`.
+    A channel's mean grows as α·d (see `gains`). It stays within the bound r while d²/(δ² + v/N) ≤ r², where δ² is the
+    mean square of d: up to N = v·r²/(d² − r²·δ²), which is eq. 9's (r/d)² for small δ. The result is None if δ stops
+    the growth before the bound, or if no mean differs from 0 (`sure`).
     """
     r = band(*z.shape[1:])
     d = z.mean((0, 2, 3))[torch.tensor(sure)]

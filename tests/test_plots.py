@@ -1,8 +1,9 @@
 """The curves, intervals, labels and styles of plots, read from the artists that are drawn."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
 from latentmix.diagnosis import diagnose
-from latentmix.errors import UserError
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.figures import style
 from latentmix.figures.curves import curves
 from latentmix.figures.growth import growth
 from latentmix.metrics import METRICS, Estimate, Metric, mean
+from latentmix.mixing import MEANS, NORMS, Mean, Norm
 
 # Fig. 7: the lines and intervals that are drawn, against the table
 
@@ -89,6 +90,15 @@ def test_lines_and_intervals_are_those_of_the_table(metric: str, method: str) ->
     assert intervals(axes)[method] == [
         (at, r.estimate.low, r.estimate.high) for at, r in zip(x(line), rows, strict=True)
     ]
+
+
+def test_lines_have_the_styles_of_the_table() -> None:
+    styles = style.method_styles([*METHODS, "real", "noise", "oracle"])
+    for axes in curves(invented_results()).axes:
+        for name, wanted in styles.items():
+            line, expected = lines(axes)[name], Line2D([], [], linestyle=wanted.line)
+            assert (line.get_color(), line.get_linestyle()) == (wanted.colour, expected.get_linestyle())
+            assert wanted.control or line.get_marker() == wanted.marker
 
 
 def test_controls_are_horizontal_lines_at_their_values() -> None:
@@ -164,7 +174,7 @@ def test_growth_is_that_of_the_diagnosis() -> None:
 
 
 def test_each_mean_has_a_colour_of_its_own() -> None:
-    own = {mean: colour for mean, (_, colour) in style.MEANS.items()}
+    own = style.COLOURS
     assert style.mean_colours(["chm", "lp0.5", "0"]) == {"chm": own["chm"], "lp0.5": own["lp"], "0": own["0"]}
     several = style.mean_colours(["0", "lp0.5", "lp", "lp2", "lp", "median"])
     assert several["lp"] == own["lp"]
@@ -172,13 +182,13 @@ def test_each_mean_has_a_colour_of_its_own() -> None:
 
 
 def test_unknown_norms_and_means_have_styles_and_no_two_look_alike() -> None:
-    norms = [*style.NORMS, "swirl", "zigzag", "spiral"]
-    names = [f"{norm}/{mean}" for norm in norms for mean in (*style.MEANS, "median", "lp2", "mode")]
+    norms = [*style.LINES, "swirl", "zigzag", "spiral"]
+    names = [f"{norm}/{mean}" for norm in norms for mean in (*style.COLOURS, "median", "lp2", "mode")]
     styles = style.method_styles([*names, "real", "noise", "oracle"])
     assert len({(s.colour, s.line, s.marker) for s in styles.values()}) == len(names) + 3
     assert [s.name for s in styles.values() if s.control] == ["real", "noise", "oracle"]
     assert styles["swirl/median"].description == "swirl; median"
-    assert styles["fix/lp2"].description.endswith("low frequencies of each channel are split off")
+    assert styles["fix/lp2"].description.endswith("low frequencies of each channel split off first")
     assert styles == style.method_styles([*names, "real", "noise", "oracle"])
 
 
@@ -211,19 +221,19 @@ def test_columns_have_labels(column: str, text: str, better: str) -> None:
 
 def test_a_metric_of_another_package_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Metric("Sharpness", "higher", "frechet", lambda x, _: mean(x[:, 0]))
-    monkeypatch.setattr(style, "METRICS", {**METRICS, "sharpness": own})
+    monkeypatch.setitem(vars(METRICS)["_builtin"], "sharpness", own)
     label = style.metric_label("sharpness_embedded")
     assert (label.axis, label.better, label.plotted) == ("Sharpness\n(embedded classifier)", "higher", True)
 
 
 def test_a_metric_that_can_not_be_loaded_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Table(dict[str, Metric]):
-        def __missing__(self, name: str) -> Metric:
-            raise UserError(f"the package of {name} can't be imported")
-
-        def __iter__(self) -> Iterator[str]:
-            return iter([*super().__iter__(), "broken"])
-
-    monkeypatch.setattr(style, "METRICS", Table(METRICS))
+    broken = EntryPoint("broken", "no_such_package:BROKEN", "latentmix.metrics")
+    monkeypatch.setitem(vars(METRICS), "_entry_points", {"broken": [broken]})
     assert style.metric_label("fid").text == "FID"
     assert style.metric_label("broken_x").text == "broken_x"
+
+
+def test_norms_and_means_of_other_packages_are_described_by_their_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(NORMS)["_builtin"], "swirl", Norm(lambda x: torch.ones_like(x.m), label="turned round"))
+    monkeypatch.setitem(vars(MEANS)["_builtin"], "median", Mean(MEANS["0"].split))
+    assert style.method_styles(["swirl/median"])["swirl/median"].description == "turned round; median"

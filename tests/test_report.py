@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, Browser, browser
 from driver import Said, invoke
 from PIL import Image
@@ -21,8 +22,8 @@ from PIL import Image
 from latentmix.compose import compose, find_run
 from latentmix.experiment.experiment import Cell, Experiment
 from latentmix.experiment.results import AVERAGE, Result
-from latentmix.metrics import Estimate
-from latentmix.mixing import Method
+from latentmix.metrics import METRICS, Estimate, Metric, mean
+from latentmix.mixing import MEANS, NORMS, Mean, Method, Norm
 from latentmix.report.contents import Contents, Images, find_experiment
 from latentmix.report.data import page_data
 from latentmix.report.page import render
@@ -184,6 +185,37 @@ def test_a_run_by_its_name_and_one_of_an_older_latentmix(run: Path, monkeypatch:
         del about["config"][name]  # as if the key had not been there yet
     (run / "done.json").write_text(json.dumps(about))
     assert invoke("report", "small").out.split() == ["outputs/small/report.html"]
+
+
+# Norms, means and metrics of other packages
+
+
+def test_what_another_package_adds_is_drawn_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brightness = Metric("Brightness", "higher", "frechet", lambda x, _: mean(x[:, 0]))
+    for table, name, entry in (
+        (NORMS, "half", Norm(lambda lengths: torch.full_like(lengths.m, 0.5), label="half the mean")),
+        (MEANS, "median", Mean(lambda z: z.flatten(2).median(2).values[..., None, None])),
+        (METRICS, "brightness", brightness),
+    ):
+        monkeypatch.setitem(vars(table)["_builtin"], name, entry)
+    methods = ("fix/0", "half/median", "fix/median")
+    more = (f"methods=[{','.join(methods)}]", "metrics=[brightness,fid]", "name=others", f"outputs={tmp_path}")
+    for arguments in (("sweep", *BASE, *more), ("report", str(tmp_path / "others"))):
+        said = invoke(*arguments)
+        assert said.code == 0, said.err
+    folder = tmp_path / "others"
+    with Image.open(folder / "fig7.png") as image:
+        assert image.width > 1000  # two panels
+    assert (folder / "done.json").exists()
+    shown = embedded_data((folder / "report.html").read_text())
+    assert [metric["label"] for metric in shown["metrics"]] == [
+        "Brightness (embedded classifier)",
+        "Fréchet distance (embedded classifier)",
+    ]
+    described = {method["name"]: method["description"] for method in shown["methods"]}
+    assert described["half/median"] == "half the mean; median"
+    assert {image["method"] for image in shown["images"]} == {*methods, "real"}
+    assert len({(m["colour"], m["dash"]) for m in shown["methods"] if m["name"] in methods}) == len(methods)
 
 
 # Errors

@@ -1,13 +1,12 @@
-"""The one table of labels, colours, line styles and markers, for figures, captions and reports.
+"""Labels, colours, line styles and markers of everything that figures, captions and reports show.
 
-Colours are Okabe & Ito's, which stay distinct for colour-blind readers: one for each mean. Each norm has a line style
-and a marker. Norms, means and metrics that are not in the table, such as those of plugins, get spare styles in the
-order in which they appear, and their own names as labels.
+Each mean has a colour, and each norm a line style and a marker. The colours are Okabe & Ito's, which stay distinct for
+colour-blind readers. Norms and means that are not in these tables, such as those of plugins, get spare styles in the
+order in which they appear. Labels are those that norms, means and metrics declare; the default is their name.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -19,28 +18,25 @@ from matplotlib.figure import Figure
 from latentmix.cache import write_atomic
 from latentmix.errors import UserError
 from latentmix.metrics import METRICS, Metric
+from latentmix.mixing.means import find_mean
+from latentmix.mixing.norms import NORMS
 
 T = TypeVar("T")
 Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
 
 GREY = "#7f7f7f"
 
-MEANS = {  # description, colour
-    "0": ("no mean is split off", "#D55E00"),
-    "m": ("the mean of each latent is split off", "#E69F00"),
-    "chm": ("the mean of each channel is split off", "#0072B2"),
-    "lp": ("the low frequencies of each channel are split off", "#009E73"),
-}
+COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}  # of means
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
 
-NORMS: dict[str, tuple[str, tuple[Line, str]]] = {  # description, line style and marker
-    "lin": ("the plain mean", (":", "x")),
-    "fix": ("norm restored to √L, that of Gaussian noise", ("-", "o")),
-    "nin": ("norm restored to that of the inputs", ("--", "s")),
-    "slerp": ("the mean on the sphere, with the norm of the inputs", ("-.", "^")),
-    "lol": ("divided by √Σw², which restores the variance of noise", ((0, (3, 1, 1, 1, 1, 1)), "D")),
-    "adain": ("the mean on the sphere, with each channel's mean and deviation of the inputs", ((0, (5, 1)), "v")),
-    "nao": ("optimised to stay at the norms of noise", ((0, (1, 1)), "P")),
+LINES: dict[str, tuple[Line, str]] = {  # line style and marker of norms
+    "lin": (":", "x"),
+    "fix": ("-", "o"),
+    "nin": ("--", "s"),
+    "slerp": ("-.", "^"),
+    "lol": ((0, (3, 1, 1, 1, 1, 1)), "D"),
+    "adain": ((0, (5, 1)), "v"),
+    "nao": ((0, (1, 1)), "P"),
 }
 SPARE_LINES: tuple[tuple[Line, str], ...] = (
     ((0, (6, 2, 2, 2)), "*"),
@@ -97,7 +93,7 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
     """
     names = list(dict.fromkeys(names))
     parts = {name: (name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name}
-    lines = _assign({norm: NORMS[norm][1] if norm in NORMS else None for norm, _ in parts.values()}, SPARE_LINES)
+    lines = _assign({norm: LINES.get(norm) for norm, _ in parts.values()}, SPARE_LINES)
     colours = mean_colours([mean for _, mean in parts.values()])
     controls = [name for name in names if name not in parts]
     control_lines = _assign({name: CONTROLS.get(name, (name, None))[1] for name in controls}, SPARE_CONTROL_LINES)
@@ -114,8 +110,10 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
 
 def mean_colours(means: Iterable[str]) -> dict[str, str]:
     """Return a colour for each mean. `lp0.5` has the colour of `lp`, and `lp2` beside it a spare one."""
-    own = {mean: MEANS[_family(mean)][1] if _family(mean) in MEANS else None for mean in means}
-    return _assign(dict(sorted(own.items(), key=lambda item: item[0] not in MEANS)), SPARE_COLOURS)
+    ordered = sorted(dict.fromkeys(means), key=lambda mean: mean not in COLOURS)
+    return _assign(
+        {mean: COLOURS.get(mean) or COLOURS.get(mean.rstrip("0123456789.")) for mean in ordered}, SPARE_COLOURS
+    )
 
 
 def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
@@ -128,15 +126,13 @@ def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
     return found
 
 
-def _family(mean: str) -> str:
-    """Return a mean without its cut-off: `lp0.5` is of the family `lp`."""
-    return mean if mean in MEANS else re.sub(r"[\d.]+$", "", mean)
-
-
 def _description(norm: str, mean: str) -> str:
-    norm_text = NORMS[norm][0] if norm in NORMS else norm
-    mean_text = MEANS[_family(mean)][0] if _family(mean) in MEANS else mean
-    return f"{norm_text}; {mean_text}"
+    """Return the labels of a norm and a mean, or the names of those that have none or are not installed."""
+    texts = [norm, mean]
+    for place, find in enumerate((NORMS.__getitem__, find_mean)):
+        with suppress(KeyError, UserError):
+            texts[place] = find(texts[place]).label or texts[place]
+    return "; ".join(texts)
 
 
 # Metrics

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from latentmix.figures.style import NORMS, save, styled
+from latentmix.figures.style import LINES, save, styled
 from latentmix.mixing import mix
 
 ENDS = torch.tensor([[1.8, 0.1], [-0.7, 0.9]])  # one longer, one shorter than √L, at more than a right angle
@@ -38,8 +38,7 @@ def _panel(axes: Axes, names: Sequence[str]) -> None:
     for name in names:
         x, y = path(name).T.tolist()
         norm = name.split()[0]
-        line, _ = NORMS[norm][1]
-        axes.plot(x, y, label=name, color=COLOURS[norm], linestyle=line, linewidth=1.5)
+        axes.plot(x, y, label=name, color=COLOURS[norm], linestyle=LINES[norm][0], linewidth=1.5)
     axes.plot(*ENDS.T.tolist(), "ko", markersize=4, zorder=3)
     for label, (x, y) in zip(("z₁", "z₂"), ENDS.tolist(), strict=True):
         axes.annotate(label, (x, y), xytext=(5, 5) if x > 0 else (-15, 2), textcoords="offset points")

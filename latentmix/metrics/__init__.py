@@ -21,6 +21,7 @@ from latentmix.metrics.distances import (
 )
 from latentmix.metrics.intervals import Comparison, Estimate, Sample, jackknifed, mean, mean_interval, paired
 from latentmix.metrics.neighbours import coverage, density, precision, recall
+from latentmix.plugins import table
 
 __all__ = [
     "METRICS",
@@ -97,17 +98,23 @@ def _by_row(contributions: Callable[..., Tensor], **options: bool) -> Callable[[
 
 _Unplotted = partial(Metric, plotted=False)
 
-METRICS: Mapping[str, Metric] = {
-    "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance")),
-    "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞")),
-    "kid": _Unplotted("KID", "lower", "frechet", _by_row(kid_contributions), ("kd", "Kernel distance")),
-    "clip_distance": Metric("Cosine distance", "lower", "clip", _by_row(cosine_distances)),
-    "clip_distance_raw": Metric("Cosine distance, raw mean", "lower", "clip", _by_row(cosine_distances, unit=False)),
-    "clip_score": _Unplotted("CLIP score", "higher", "clip", _by_row(clip_scores), of_prompt=True),
-    "cmmd": _Unplotted("CMMD", "lower", "clip", _by_row(cmmd_contributions)),
-    "precision": _Unplotted("Precision", "higher", "frechet", _by_row(precision)),
-    "recall": _Unplotted("Recall", "higher", "frechet", recall),
-    "density": _Unplotted("Density", "higher", "frechet", _by_row(density)),
-    "coverage": _Unplotted("Coverage", "higher", "frechet", coverage),
-    "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0])),
-}
+METRICS: Mapping[str, Metric] = table(
+    "metrics",
+    {
+        "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance")),
+        "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞")),
+        "kid": _Unplotted("KID", "lower", "frechet", _by_row(kid_contributions), ("kd", "Kernel distance")),
+        "clip_distance": Metric("Cosine distance", "lower", "clip", _by_row(cosine_distances)),
+        "clip_distance_raw": Metric(
+            "Cosine distance, raw mean", "lower", "clip", _by_row(cosine_distances, unit=False)
+        ),
+        "clip_score": _Unplotted("CLIP score", "higher", "clip", _by_row(clip_scores), of_prompt=True),
+        "cmmd": _Unplotted("CMMD", "lower", "clip", _by_row(cmmd_contributions)),
+        "precision": _Unplotted("Precision", "higher", "frechet", _by_row(precision)),
+        "recall": _Unplotted("Recall", "higher", "frechet", recall),
+        "density": _Unplotted("Density", "higher", "frechet", _by_row(density)),
+        "coverage": _Unplotted("Coverage", "higher", "frechet", coverage),
+        "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0])),
+    },
+    kind=Metric,
+)

@@ -1,5 +1,5 @@
 "use strict";
-// Draws what the JSON in the page says. Text only ever becomes text: nothing here parses HTML.
+// Draws the data of the page, which are JSON. Texts are inserted as text; nothing here parses HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Four digits, and a true minus.
+// Return a number with four digits and a true minus sign.
 function say(x) {
   if (x === null || x === undefined) return "–";
   if (typeof x === "string") return x;
@@ -57,7 +57,8 @@ const swatch = (style) =>
   make("svg", { width: 36, height: 14, "aria-hidden": "true" },
     make("path", { d: "M0,7H36", stroke: style.colour, "stroke-width": 2, "stroke-dasharray": style.dash || null }), mark(style.marker, style.colour, 18, 7));
 
-// Where y begins and ends: at 0 unless all values lie far from it; wide intervals are cut off rather than flatten the curves.
+// Return the range of y. It begins at 0 unless all values are far from 0. Wide intervals are cut off, so that they do not
+// flatten the curves.
 function span(values, ends) {
   const least = Math.min(...values), most = Math.max(...values);
   const bottom = least >= 0 && least < 0.6 * most ? 0 : least - 0.15 * (most - least || Math.abs(most) || 1);
@@ -77,8 +78,8 @@ function ticks(low, high) {
 
 let plots = 0;
 
-// A figure of curves over N. series: {name, colour, dash, marker, flat, points: [{n, value, low, high, text}]}, where `flat` ones
-// have a single value that stands for every N. Returns a function that shows other series.
+// Add a figure of curves over N, and return a function that draws series: {name, colour, dash, marker, flat,
+// points: [{n, value, low, high, text}]}. A `flat` series has a single value, which applies to every N.
 function plot(holder, title, note, scale, band = null) {
   const id = `clip-${plots++}`, height = 250;
   const svg = make("svg", { class: "plot", tabindex: 0, role: "img" });
@@ -207,7 +208,7 @@ function table(holder, label, columns) {
   }
   function compare(a, b) {
     const [one, other] = [worth(a[by]), worth(b[by])];
-    if (one === null || other === null) return (one === null) - (other === null); // what is not known comes last
+    if (one === null || other === null) return (one === null) - (other === null); // unknown values come last
     const order = typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other), "en", { numeric: true });
     return down ? -order : order;
   }
@@ -226,7 +227,7 @@ function table(holder, label, columns) {
   };
 }
 
-// Curves and the table of their numbers
+// Curves, and the table of their numbers
 
 const hidden = new Set();
 let classId = data.classes[0].id;
@@ -283,7 +284,7 @@ function images() {
   const kept = new Map(shown.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
   const all = (name) => unique(shown.map((one) => one[name]));
   const [classes, draws] = [all("class"), all("draw").sort((a, b) => a - b)];
-  const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b); // 0 is that of controls, which stand beside every N
+  const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b); // controls have 0, and are shown beside every N
   const methods = data.methods.map((method) => method.name).filter((name) => all("method").includes(name));
   const mixing = methods.filter((name) => shown.some((one) => one.method === name && one.n > 0));
   const find = (c, n, method, draw) => kept.get(key(c, n, method, draw)) || kept.get(key(c, 0, method, draw));
@@ -312,7 +313,7 @@ function images() {
     return node;
   }
 
-  // What is left open spans the rows and columns: methods and N, draws, or classes.
+  // What is not chosen spans the rows and columns: methods and N, draws, or classes.
   function axes() {
     const cell = (given) => [given.class ?? now.class, given.n ?? now.n, given.method ?? now.method, given.draw ?? now.draw];
     const rowsOf = (name, values, text = String) => values.map((value) => [text(value), { [name]: value }]);
@@ -332,7 +333,7 @@ function images() {
     byId("side").scrollIntoView({ block: "start" });
   }
 
-  const over = make("input", { type: "range", min: 0, max: 100, step: 1, value: 50, "aria-label": "How much of the left picture shows, in percent" });
+  const over = make("input", { type: "range", min: 0, max: 100, step: 1, value: 50, "aria-label": "Share of the left image that is shown, in percent" });
   const frame = make("div", { class: "slider" });
   const sides = make("div", { class: "sides" });
   over.addEventListener("input", () => frame.style.setProperty("--at", `${over.value}%`));
@@ -345,7 +346,7 @@ function images() {
     const head = make("tr", {}, make("td"), ...columns.map(([name]) => make("th", { scope: "col" }, name)));
     const body = rows.map(([name, chosen]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
       const one = find(...cell({ ...chosen, ...more }));
-      if (one && !one.n && more.n && place) return make("td"); // a control has no N, and shows once
+      if (one && !one.n && more.n && place) return make("td"); // a control has no N, and is shown once
       return make("td", {}, one ? make("button", { type: "button", title: alt(one), onclick: () => bring(one) }, image(one)) : make("div", { class: "none" }));
     })));
     byId("grid").replaceChildren(make("table", { class: "grid" }, make("thead", {}, head), make("tbody", {}, ...body)));
@@ -362,7 +363,7 @@ function diagnosis() {
   const found = data.diagnosis, section = byId("diagnosis");
   if (!found) return section.remove();
   section.append(
-    make("p", {}, "A bias that all latents share grows by about √N where the norm of their mean is restored. The plots show the mean of a channel of ",
+    make("p", {}, "A bias that all latents share grows by about √N if the norm of their mean is restored. The plots show the mean of a channel of ",
       make("code", {}, "fix/0"), " mixtures; the grey band holds 95 % of what random latents would give."),
     make("ul", {}, ...found.verdicts.map((one) => make("li", {}, `${one.title}: ${one.verdict}`))));
   const holder = make("div", { class: "plots" });
@@ -376,7 +377,7 @@ function diagnosis() {
   table(rows, "Diagnosis of the latents", found.columns)(found.rows);
 }
 
-// Returns what shows the pairs of a class.
+// Return a function that shows the pairs of a class.
 function pairs() {
   const found = data.pairs;
   if (!found) return byId("pairs").remove(), () => {};
