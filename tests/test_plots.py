@@ -96,7 +96,8 @@ def test_lines_have_the_styles_of_the_table() -> None:
     styles = style.method_styles([*METHODS, "real", "noise", "oracle"])
     for axes in curves(invented_results()).axes:
         for name, wanted in styles.items():
-            line, expected = lines(axes)[name], Line2D([], [], linestyle=wanted.line)
+            line, expected = lines(axes)[name], Line2D([], [])
+            expected.set(linestyle=wanted.line)
             assert (line.get_color(), line.get_linestyle()) == (wanted.colour, expected.get_linestyle())
             assert wanted.control or line.get_marker() == wanted.marker
 

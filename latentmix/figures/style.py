@@ -128,11 +128,12 @@ def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
 
 def _description(norm: str, mean: str) -> str:
     """Return the labels of a norm and a mean, or the names of those that have none or are not installed."""
-    texts = [norm, mean]
-    for place, find in enumerate((NORMS.__getitem__, find_mean)):
-        with suppress(KeyError, UserError):
-            texts[place] = find(texts[place]).label or texts[place]
-    return "; ".join(texts)
+    norm_label = mean_label = ""
+    with suppress(KeyError, UserError):
+        norm_label = NORMS[norm].label
+    with suppress(KeyError, UserError):
+        mean_label = find_mean(mean).label
+    return f"{norm_label or norm}; {mean_label or mean}"
 
 
 # Metrics
