@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from latentmix.data import DATASETS
 from latentmix.data.settings import DataConfig
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
@@ -118,6 +119,8 @@ class Config:
                 raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
         if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
             raise ValueError(f"name={self.name!r} must be a plain folder name")
+        if self.data.kind not in DATASETS:
+            raise ValueError(_unknown("data.kind", self.data.kind, DATASETS))
         self._check_counts()
         self._check_pairs()
 

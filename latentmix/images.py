@@ -1,15 +1,14 @@
-"""Pictures as PNG files. Making them so takes long, so a thread does it while networks make the next ones.
+"""Image files: PNGs are read and written here, those of a batch on all threads.
 
-Until then their pixels lie beside them, in a file that is quickly written: the negative. Whatever happens to a run
-after that, its networks need not make the pictures again.
+Compressing PNGs takes long, so another thread does it while networks make the next batch. Until they are written, their
+pixels are in a pending file, which is written at once. If a run stops in between, the next one writes the PNGs from it,
+and its networks need not make the images again.
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,27 +17,26 @@ from torch import Tensor
 
 from latentmix.cache import key, load_tensors, save_tensors, write_atomic
 from latentmix.profiling import timed
+from latentmix.threads import on_all_threads
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-PENDING = Path("work", "negatives")
+PENDING = Path("work", "pending")  # folder of pending files
 
 
 def write_image(path: Path, image: Tensor) -> None:
-    """uint8 [3, H, W] -> PNG."""
+    """Write an image, uint8 [3, H, W], as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
 
 
 def read_image(path: Path) -> Tensor:
-    """PNG -> uint8 [3, H, W]."""
+    """Return a PNG's image, uint8 [3, H, W]."""
     with Image.open(path) as image:
         return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a whole PNG lies there; its own checksums tell."""
+    """Whether the file is a whole PNG, by its own checksums."""
     try:
         with Image.open(path) as image:
             image.verify()
@@ -49,38 +47,34 @@ def is_image(path: Path) -> bool:
 
 @timed("writing")
 def save_images(folder: Path, paths: Sequence[Path], images: Tensor) -> Callable[[], None]:
-    """Keep the negative of pictures that are to lie somewhere in `folder`, uint8 [B, 3, H, W]; and what makes them of
-    it, which another thread may do."""
+    """Write a pending file of images, uint8 [B, 3, H, W], whose paths are in `folder`.
+
+    Return a function that writes the PNGs and removes the pending file; another thread may call it.
+    """
     names = [path.relative_to(folder).as_posix() for path in paths]
-    negative = folder / PENDING / f"{key(names)}.safetensors"
-    pixels = images.cpu()  # here and now: another thread would wait until the device is through with the next batch
-    save_tensors(negative, {"pixels": pixels}, {"pictures": names})
-    return partial(_write_pending, negative, list(zip(paths, pixels, strict=True)))
+    pending = folder / PENDING / f"{key(names)}.safetensors"
+    pixels = images.cpu()  # in this thread: another would wait until the device is through with the next batch
+    save_tensors(pending, {"pixels": pixels}, {"images": names})
+    return partial(_write_pending, pending, list(zip(paths, pixels, strict=True)))
 
 
 def write_pending(folder: Path) -> None:
-    """Make the pictures of all negatives that a run left behind in `folder`; those that are damaged go."""
-    for negative in sorted((folder / PENDING).glob("*.safetensors")):
+    """Write the PNGs of all pending files that runs left in `folder`; damaged pending files are removed."""
+    for pending in sorted((folder / PENDING).glob("*.safetensors")):
         try:
-            tensors, about = load_tensors(negative)
-            pictures = [
-                (folder / name, pixels) for name, pixels in zip(about["pictures"], tensors["pixels"], strict=True)
-            ]
-        except OSError:  # whoever made it is just through with it
+            tensors, about = load_tensors(pending)
+            images = [(folder / name, pixels) for name, pixels in zip(about["images"], tensors["pixels"], strict=True)]
+        except OSError:  # the run that made it has just removed it
             continue
         except (ValueError, LookupError, TypeError):
-            negative.unlink(missing_ok=True)
+            pending.unlink(missing_ok=True)
             continue
-        if all(path.resolve().is_relative_to(folder.resolve()) for path, _ in pictures):  # none leads out of it
-            _write_pending(negative, pictures)
+        if all(
+            path.resolve().is_relative_to(folder.resolve()) for path, _ in images
+        ):  # no path leads out of the folder
+            _write_pending(pending, images)
 
 
-def _write_pending(negative: Path, pictures: Sequence[tuple[Path, Tensor]]) -> None:
-    on_all_threads(lambda image_path: write_image(*image_path), pictures)
-    negative.unlink(missing_ok=True)
-
-
-def on_all_threads(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    """Codecs on all of the threads that there are to use: they would keep a fast device waiting."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return list(threads.map(work, items))
+def _write_pending(pending: Path, images: Sequence[tuple[Path, Tensor]]) -> None:
+    on_all_threads(lambda path_image: write_image(*path_image), images)
+    pending.unlink(missing_ok=True)

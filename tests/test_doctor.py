@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from latentmix.commands import doctor
 from latentmix.commands.doctor import INCEPTION, SIZES, WRITES, Finding, examine, require
 from latentmix.compose import compose
+from latentmix.data import Dataset, NotFetched
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size as memory
 from latentmix.experiment.experiment import Experiment
@@ -603,36 +604,39 @@ def test_classes_of_one_name_are_warned_of_until_they_have_two(tmp_path: Path, s
     assert meanings(sd15(*settings, "data.classes=[goldfish]")) == []
 
 
-class Images:
-    """A data set of the hub's: here, or raising what its library would."""
+class Images(Dataset):
+    """A data set of the hub's: here, or raising an error."""
 
-    def __init__(self, error: UserError | None = None, cause: Exception | None = None) -> None:
-        self.error, self.cause, self.fetched, self.offline = error, cause, list[str](), list[bool]()
+    def __init__(self, error: UserError | None = None) -> None:
+        self.error, self.fetched, self.offline = error, list[str](), list[bool]()
+
+    def repository(self) -> str:
+        return "owner/pictures"
+
+    def volume(self, images: bool = True) -> str:
+        return "all of its split 'train'"
+
+    def home(self) -> str:
+        return "are kept"
 
     def classes(self) -> tuple[str, ...]:
         return ("star",)
 
-    def resolve(self, name: str) -> str:
-        return name
-
-    def title(self, class_id: str) -> str:
-        return class_id
-
     def fetch(self, class_ids: Any) -> None:
         if self.error is not None and constants.HF_HUB_OFFLINE:
-            raise self.error from self.cause
+            raise self.error
         self.fetched += class_ids
         self.error = None
 
     def images(self, class_id: str, count: int | None = None) -> list[Any]:
         self.offline.append(constants.HF_HUB_OFFLINE)
         if self.error is not None:
-            raise self.error from self.cause
+            raise self.error
         return [SimpleNamespace(id=f"{class_id}/{i}") for i in range(count or 1)]
 
 
 def on_hub(images: Images) -> Experiment:
-    made = experiment("data.hub=owner/pictures", "data.name=pictures", "data.classes=null")
+    made = experiment("data.kind=hub", "data.hub=owner/pictures", "data.name=pictures", "data.classes=null")
     made.data = images
     return made
 
@@ -645,13 +649,13 @@ def test_images_of_the_hub_that_are_here_need_no_network(server: Server) -> None
 
 
 def test_images_of_the_hub_that_are_not_here(offline: list[str]) -> None:
-    gone = Images(UserError("can't be reached"), ConnectionError())
+    gone = Images(NotFetched("can't be reached"))
     assert "HF_HUB_OFFLINE is set" in finding(on_hub(gone), "data").text
     assert constants.HF_HUB_OFFLINE and not offline
 
 
 def test_images_of_the_hub_that_can_be_fetched_or_are_gated(server: Server) -> None:
-    gone = Images(UserError("can't be reached"), ConnectionError())
+    gone = Images(NotFetched("can't be reached"))
     assert finding(on_hub(gone), "data").state == "fetch"
     assert any(path.startswith("/datasets/owner/pictures/resolve/main/") for path in server.asked)
     server.refuse("owner/pictures", 403, "GatedRepo")
@@ -998,7 +1002,7 @@ def test_what_else_measures_is_fetched(server: Server, caches: Path, monkeypatch
 
 
 def test_images_of_the_hub_are_fetched(server: Server) -> None:
-    images = Images(UserError("can't be reached"), ConnectionError())
+    images = Images(NotFetched("can't be reached"))
     (*_, line) = doctor.fetch(on_hub(images))
     assert line.startswith("new ") and "4 images of 1 class " in line
     assert images.fetched == ["star"] and images.offline[-1] is False

@@ -9,14 +9,15 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from driver import invoke
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
 from latentmix.cache import DiskFull
 from latentmix.compose import compose
-from latentmix.data import hub, load_dataset
-from latentmix.data.hub import Hub, Unfetched
-from latentmix.data.imagenet import names, resolve
+from latentmix.data import NotFetched, hub, load_dataset
+from latentmix.data.hub import Hub, PlannedHub
+from latentmix.data.imagenet_names import names, resolve
 from latentmix.errors import Interrupted, UserError
 from latentmix.experiment.experiment import Experiment
 
@@ -270,21 +271,21 @@ def test_a_full_disk_is_named_with_the_folder(fruit: Path, monkeypatch: pytest.M
 # Dry runs, which fetch nothing
 
 
-def unfetched(source: Path | str, *overrides: str) -> Unfetched:
-    return Unfetched(compose(["data=hub", f"data.hub={source}", "pool=2", "n=[2]", *overrides]).data)
+def planned(source: Path | str, *overrides: str) -> PlannedHub:
+    return PlannedHub(compose(["data=hub", f"data.hub={source}", "pool=2", "n=[2]", *overrides]).data)
 
 
 def test_images_that_are_here_are_themselves_and_others_are_counted(fruit: Path, opened: list[str]) -> None:
     data(fruit).fetch(["plum"])
     opened.clear()
-    made = unfetched(fruit)
+    made = planned(fruit)
     assert made.classes() == ("apple", "plum", "star-fruit")  # as a note of them is here
     assert [source.id for source in made.images("plum")] == [source.id for source in data(fruit).images("plum")]
     assert (made.lacks(["plum"]), made.lacks(["plum", "apple"])) == (False, True)
     made.fetch(["apple"])
     assert [len(made.images("apple", count)) for count in (None, 7)] == [1300, 7]
     assert len({source.id for source in made.images("apple")}) == 1300
-    assert len(unfetched(fruit, "data.limit=40").images("apple")) == 40
+    assert len(planned(fruit, "data.limit=40").images("apple")) == 40
     with pytest.raises(UserError, match="are not here; latentmix fetch gets them"):
         made.images("apple", 1)[0].pixels(8)
     assert opened == []
@@ -301,14 +302,14 @@ def test_images_that_are_here_are_themselves_and_others_are_counted(fruit: Path,
     ],
 )
 def test_classes_are_told_as_far_as_they_can_be(overrides: list[str], classes: tuple[str, ...]) -> None:
-    made = Unfetched(compose(overrides).data)
+    made = PlannedHub(compose(overrides).data)
     assert made.classes() == classes
     assert len({made.title(class_id) for class_id in classes}) > 0.99 * len(classes)
 
 
 def test_classes_of_which_nothing_is_known_are_asked_for(fruit: Path) -> None:
     with pytest.raises(UserError, match=r"classes of a/b are not known before latentmix fetch; or name data\.classes"):
-        unfetched("a/b").classes()
+        planned("a/b").classes()
 
 
 # ImageNet's classes
@@ -351,7 +352,7 @@ def test_imagenette_is_read_from_the_hubs_parquet_copy(tmp_path: Path, labels: l
 
 def test_without_a_network(cache: Path) -> None:
     text = refusal(data("ILSVRC/imagenet-1k", "data.synsets=true"), "n01440764")
-    assert text.startswith("the Hugging Face hub can't be reached for ILSVRC/imagenet-1k, or HF_HUB_OFFLINE is set; ")
+    assert text.startswith("ILSVRC/imagenet-1k is not here, and HF_HUB_OFFLINE is set; run this once with a network")
     assert str(cache / "hub" / "ILSVRC--imagenet-1k-") in text
     assert text.endswith("; or take data=imagenet data.path=DIR, ImageNet's training images")
     assert "data=imagenet" not in refusal(data("owner/name"))
@@ -376,6 +377,11 @@ def gated() -> Exception:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "a/b is not here, and HF_HUB_OFFLINE is set; run this"),
+        (
+            OSError("[Errno 28] No space left"),
+            "a/b can't be read from the hub: [Errno 28] No space left; check",
+        ),
         (gated(), "a/b is gated: accept its terms at https://huggingface.co/datasets/a/b, then log in with `hf auth"),
         (RuntimeError("Dataset scripts are no longer supported, but found b.py"), "try data.revision=refs/convert/"),
         (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist"), "a/b is not on the hub, or private"),
@@ -389,6 +395,9 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Exception,
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     assert text in refusal(data("a/b"))
+    with pytest.raises(UserError) as caught:
+        data("a/b").classes()
+    assert isinstance(caught.value, NotFetched) == any(sign in text for sign in ("not here", "gated", "private"))
 
 
 @pytest.mark.parametrize(
@@ -396,16 +405,30 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Exception,
     [
         ("data.image=img", "no Image column 'img'; set data.image to one, of: image (Image), label (ClassLabel)"),
         ("data.label=image", "no ClassLabel column 'image'; set data.label to one, of: image (Image), label"),
-        ("data.split=trian", "Bad split: trian. Available splits: ['train']; check data.hub, data.subset and data.s"),
-        ("data.subset=small", "BuilderConfig 'small' not found. Available: ['default']; check data.hub, data.subset"),
+        (
+            "data.split=trian",
+            "can't be read: Bad split: trian. Available splits: ['train']; check data.subset",
+        ),
+        ("data.subset=small", "BuilderConfig 'small' not found. Available: ['default']; check data.subset"),
     ],
 )
 def test_columns_splits_and_subsets_that_are_not_there(fruit: Path, override: str, text: str) -> None:
     assert text in refusal(data(fruit, override))
 
 
-def test_a_local_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert "is not on the hub, or private; check data.hub" in refusal(data(tmp_path / "gone"))
+@pytest.mark.parametrize("name", ["{}/gone", "~/no/such/folder", "./gone"])
+def test_a_local_folder_that_is_not_there(name: str, tmp_path: Path) -> None:
+    assert refusal(data(f"'{name.format(tmp_path)}'")).startswith("there is no folder ")
+
+
+def test_what_is_wrong_with_a_local_folder_is_told_as_it_is(fruit: Path) -> None:
+    """Whatever its name, and whether or not there is a network."""
+    folder = fruit.rename(fruit.with_name("Offline-ConnectionError"))
+    said = invoke("doctor", "data=hub", f"data.hub={folder}", "data.split=val", "pool=2", "n=[2]")
+    assert said.code != 0 and "can't be read: Bad split: val. Available splits: ['train']; check" in said.out
+    assert "is not here" not in said.out and "HF_HUB_OFFLINE" not in said.out
+    (folder / "train-00001-of-00003.parquet").write_bytes(b"damaged")
+    assert "is not here" not in refusal(data(folder))
 
 
 def test_an_unknown_class(fruit: Path) -> None:

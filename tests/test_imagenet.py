@@ -1,27 +1,36 @@
 """ImageNet as it lies on disk, the names of its classes, and the choice of classes in any data set."""
 
+import gzip
 import io
 import pickle
 import shutil
 import tarfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from latentmix.cache import user_cache
 from latentmix.compose import compose
-from latentmix.data import Dataset, Source, choose, load_dataset
-from latentmix.data import checked as kept
-from latentmix.data import files as pictures
+from latentmix.data import Source, choose, files, imagenet_names, load_dataset
+from latentmix.data import checked as notes
+from latentmix.data.files import Rules
 from latentmix.data.folder import Folder
-from latentmix.data.imagenet import ImageNet, names, resolve, synsets, title
+from latentmix.data.imagenet import ImageNet
+from latentmix.data.imagenet_names import names, resolve, synsets, title
 from latentmix.data.shapes import SHAPES, Shapes
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 
 FROG, BIRD, MACHINE, TENCH = "n01644373", "n02012849", "n03126707", "n01440764"
+SKIP = Rules(bad_images="skip")
 CLASSES = {FROG: (60, 70, 80), TENCH: (10, 20, 30)}  # what the images of each are grey with
 LAYOUTS = ["train/", "", "ILSVRC/Data/CLS-LOC/train/", "tars", "train/tars", "archive", "the archive itself"]
 
@@ -42,7 +51,7 @@ def tar(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def files(class_id: str) -> dict[str, bytes]:
+def files_of(class_id: str) -> dict[str, bytes]:
     """The images of a class, in no order."""
     return {f"{class_id}_{grey}.JPEG": jpeg(grey) for grey in reversed(CLASSES[class_id])}
 
@@ -54,7 +63,7 @@ def put(path: Path, content: bytes) -> None:
 
 def build(root: Path, layout: str) -> Path:
     """Two classes of three images each in one of the layouts; what data.path is then."""
-    tars = {f"{class_id}.tar": tar(files(class_id)) for class_id in CLASSES}
+    tars = {f"{class_id}.tar": tar(files_of(class_id)) for class_id in CLASSES}
     if "archive" in layout:
         put(root / "ILSVRC2012_img_train.tar", tar(tars))
         return root / "ILSVRC2012_img_train.tar" if layout == "the archive itself" else root
@@ -63,7 +72,7 @@ def build(root: Path, layout: str) -> Path:
             put(root / layout.removesuffix("tars") / name, content)
         return root
     for class_id in CLASSES:
-        for name, content in files(class_id).items():
+        for name, content in files_of(class_id).items():
             put(root / layout / class_id / name, content)
     return root
 
@@ -72,16 +81,9 @@ def greys(sources: list[Source]) -> list[int]:
     return [round(float(source.pixels(8).mean())) for source in sources]
 
 
-def refusal(data: Dataset, class_id: str = FROG, count: int | None = None) -> str:
+def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(UserError) as caught:
-        data.images(class_id, count)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def unresolved(name: str) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(name)
+        call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -104,22 +106,16 @@ def test_the_train_folder_itself_will_do(tmp_path: Path) -> None:
     assert ImageNet(build(tmp_path, "train/") / "train").classes() == (TENCH, FROG)
 
 
-@pytest.mark.parametrize("layout", ["train/tars", "archive"])
-def test_nothing_is_unpacked(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("layout", ["train/", "archive"])
+def test_nothing_is_unpacked_and_sources_can_be_sent_to_other_processes(tmp_path: Path, layout: str) -> None:
     data = ImageNet(build(tmp_path, layout))
     before = sorted(tmp_path.rglob("*"))
-    greys(data.images(FROG))
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("layout", ["train/", "archive"])
-def test_data_sets_and_sources_can_be_sent_to_other_processes(tmp_path: Path, layout: str) -> None:
-    data = ImageNet(build(tmp_path, layout))
     (first, *_) = data.images(FROG)
     sent = pickle.dumps((data, first))
     assert len(sent) < 2000
     data, first = pickle.loads(sent)
     assert greys([first, *data.images(FROG)]) == [60, *CLASSES[FROG]]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_is_not_of_the_1000_classes_is_ignored(tmp_path: Path) -> None:
@@ -131,7 +127,7 @@ def test_what_is_not_of_the_1000_classes_is_ignored(tmp_path: Path) -> None:
 
 def test_hidden_members_and_other_files_are_ignored(tmp_path: Path) -> None:
     extra = {f"./{FROG}/._{FROG}_1.JPEG": b"macOS", "README.txt": b"frogs", f"./{FROG}/{FROG}_1.JPEG": jpeg(5)}
-    put(tmp_path / f"{FROG}.tar", tar(files(FROG) | extra))
+    put(tmp_path / f"{FROG}.tar", tar(files_of(FROG) | extra))
     assert greys(ImageNet(tmp_path).images(FROG)) == [5, *CLASSES[FROG]]
 
 
@@ -146,60 +142,53 @@ def test_a_tar_counts_more_than_the_folder_that_it_is_being_unpacked_to(tmp_path
 
 @pytest.mark.parametrize("layout", ["train/", "train/tars", "archive"])
 def test_broken_images_are_refused_or_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
-    whole = files(FROG)
+    whole = files_of(FROG)
     broken = f"{FROG}_70.JPEG"
-    monkeypatch.setitem(globals(), "files", lambda class_id: whole | {broken: whole[broken][:200]})
+    monkeypatch.setitem(globals(), "files_of", lambda class_id: whole | {broken: whole[broken][:200]})
     path = build(tmp_path, layout)
-    text = refusal(ImageNet(path))
+    text = refusal(lambda: ImageNet(path).images(FROG))
     assert broken in text and str(path) in text and text.endswith("mend or delete it, or set data.bad_images=skip")
     assert greys(ImageNet(path).images(FROG, 1)) == [60]
     with pytest.warns(UserWarning, match="the next image is taken instead"):
-        assert greys(ImageNet(path, "skip").images(FROG, 2)) == [60, 80]
-    assert "has 2 of the 3 images asked for" in refusal(ImageNet(path, "skip"), count=3)
+        assert greys(ImageNet(path, SKIP).images(FROG, 2)) == [60, 80]
+    assert "has 2 of the 3 images asked for" in refusal(lambda: ImageNet(path, SKIP).images(FROG, 3))
 
 
-def test_a_tar_that_was_cut_off_is_damaged(tmp_path: Path) -> None:
-    put(tmp_path / f"{FROG}.tar", tar(files(FROG))[:700])
-    assert f"{FROG}.tar is no tar or a damaged one" in refusal(ImageNet(tmp_path))
+@pytest.mark.parametrize("content", [tar(files_of(FROG))[:700], gzip.compress(tar({}))])
+def test_a_tar_that_is_cut_off_or_compressed_is_refused(tmp_path: Path, content: bytes) -> None:
+    put(tmp_path / f"{FROG}.tar", content)
+    assert f"{FROG}.tar is no tar or a damaged one" in refusal(lambda: ImageNet(tmp_path).images(FROG))
 
 
-def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / f"{FROG}.tar", "w:gz"):
-        pass
-    assert "is no tar or a damaged one" in refusal(ImageNet(tmp_path))
-
-
-def test_a_class_without_images(tmp_path: Path) -> None:
-    (tmp_path / FROG).mkdir()
-    assert f"class {FROG} (tree frog) in {tmp_path / FROG} has no usable images" in refusal(ImageNet(tmp_path))
-
-
-def test_a_folder_without_imagenet(tmp_path: Path) -> None:
+def test_a_folder_that_lacks_images_classes_or_itself(tmp_path: Path) -> None:
+    assert "gone: No such file or directory; expected DIR/train" in refusal(ImageNet(tmp_path / "gone").classes)
     (tmp_path / "hat").mkdir()
-    with pytest.raises(UserError, match=r"ImageNet's training images are not in .*; expected DIR/train/n01440764/"):
-        ImageNet(tmp_path).classes()
-
-
-def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot list .*gone: No such file or directory; expected DIR/train"):
-        ImageNet(tmp_path / "gone").classes()
+    assert "ImageNet's training images are not in" in refusal(ImageNet(tmp_path).classes)
+    (tmp_path / FROG).mkdir()
+    message = refusal(lambda: ImageNet(tmp_path).images(FROG))
+    assert f"class {FROG} (tree frog) in {tmp_path / FROG} has no usable images" in message
 
 
 @pytest.mark.parametrize("class_id", [BIRD, "hat", "../train", ""])
 def test_a_class_that_is_not_there(tmp_path: Path, class_id: str) -> None:
-    what = f"{BIRD} (crane)" if class_id == BIRD else repr(class_id)
-    there = f"there are {TENCH}, {FROG}"
-    assert refusal(ImageNet(build(tmp_path, "train/")), class_id) == f"class {what} is not in {tmp_path}; {there}"
+    named = f"{BIRD} (crane)" if class_id == BIRD else repr(class_id)
+    data = ImageNet(build(tmp_path, "train/"))
+    assert refusal(lambda: data.images(class_id)) == (f"class {named} is not in {tmp_path}; there are {TENCH}, {FROG}")
 
 
 # Names
 
 
-def test_there_are_1000_classes_and_their_ids_are_sorted() -> None:
-    assert len(names()) == 1000
-    assert list(names()) == sorted(names())
-    assert [*names()].index(TENCH) == 0
-    assert [*names()].index(BIRD) == 134
+def test_names_and_definitions_are_those_of_timm() -> None:
+    spec = find_spec("timm")  # whose import takes seconds
+    assert spec and spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0], "data", "_info")
+    ids = (folder / "imagenet_synsets.txt").read_text().split()
+    assert list(names()) == ids == sorted(ids) and len(ids) == 1000
+    for column, file in enumerate(("imagenet_synset_to_lemma.txt", "imagenet_synset_to_definition.txt")):
+        theirs = dict(line.split("\t", 1) for line in (folder / file).read_text("utf-8").splitlines())
+        ours = {class_id: ", ".join(called) for class_id, called in names().items()}, imagenet_names._table()[1]
+        assert ours[column] == {class_id: theirs[class_id] for class_id in ids}
 
 
 @pytest.mark.parametrize("name", [FROG, "tree frog", "Tree_Frog", "tree-frog", "TREE FROG"])
@@ -214,11 +203,12 @@ def test_every_name_leads_to_its_class_or_is_refused_for_being_of_several() -> N
     assert {"crane", "maillot", "missile", "cardigan", "panther"} <= several and len(several) < 30
     assert all(resolve(name) == class_id for class_id, name in called[::7] if name not in several)
     for name in several:
-        assert all(class_id in unresolved(name) for class_id in owners[name])
+        message = refusal(partial(resolve, name))
+        assert all(class_id in message for class_id in owners[name])
 
 
 def test_both_cranes_are_named_with_what_they_are() -> None:
-    text = unresolved("crane")
+    text = refusal(lambda: resolve("crane"))
     assert text.startswith("2 classes of ImageNet are called 'crane': ")
     assert f"{BIRD} (large long-necked wading bird" in text
     assert f"{MACHINE} (lifts and moves heavy objects;" in text
@@ -228,15 +218,15 @@ def test_both_cranes_are_named_with_what_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("tre frog", "'tree frog'"), ("golden retreiver", "'golden retriever'"), ("n01644374", "'n01644373'")],
+    [
+        ("tre frog", "'tree frog'"),
+        ("n01644374", "'n01644373'"),
+        ("xyzzyqwv", "give a WordNet id or a name, as 'tree frog'"),
+    ],
 )
 def test_the_nearest_names_are_offered(name: str, hint: str) -> None:
-    assert f"no class of ImageNet is called {name!r}; did you mean" in unresolved(name)
-    assert hint in unresolved(name)
-
-
-def test_a_name_near_none() -> None:
-    assert unresolved("xyzzyqwv").endswith("give a WordNet id or a name, as 'tree frog'")
+    message = refusal(lambda: resolve(name))
+    assert f"no class of ImageNet is called {name!r}; " in message and hint in message
 
 
 def test_all_labels_go_by_their_order_however_they_are_spelt() -> None:
@@ -281,49 +271,55 @@ def test_random_classes_are_sorted_nested_and_follow_the_seed() -> None:
 
 def test_random_classes_never_change_since_experiments_name_them_by_a_seed() -> None:
     assert choose(Shapes(), ["random:3"], 0) == ("crescent", "drop", "hexagon")
+    assert "data.classes=random:11 asks for more than the 10 classes" in refusal(
+        lambda: choose(Shapes(), ["random:11"], 0)
+    )
 
 
 def test_random_classes_come_from_any_data_set(tmp_path: Path) -> None:
     config = compose(["data=folder", f"data.path={build(tmp_path, '')}", "data.classes=random:1"])
     assert choose(load_dataset(config.data), config.data.classes, 0)[0] in CLASSES
-    assert len(Experiment(compose(["data.classes=random:4"])).classes) == 4
 
 
-def test_more_random_classes_than_there_are() -> None:
-    with pytest.raises(UserError, match=r"data\.classes=random:11 asks for more than the 10 classes that there are"):
-        choose(Shapes(), ["random:11"], 0)
+@pytest.mark.parametrize(
+    ("kind", "needed"), [("folder", "data.path=DIR"), ("imagenet", "data.path=DIR"), ("hub", "data.hub=OWNER/NAME")]
+)
+def test_what_a_kind_of_data_needs_is_asked_for(kind: str, needed: str) -> None:
+    assert f"data={kind} needs {needed}" in refusal(lambda: load_dataset(replace(compose([]).data, kind=kind)))
 
 
 # What is remembered of images
 
 
 @pytest.fixture
-def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[pictures.Blob]:
-    """Which images are decoded, where whatever has been still for a moment is remembered."""
-    decoded: list[pictures.Blob] = []
-    checksum = pictures._checksum
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[files.Blob]:
+    """The images that are checked by their content. What has been still for a moment is remembered."""
+    checked: list[files.Blob] = []
+    check = files._check
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept, "WORTHWHILE", 1)
-    monkeypatch.setattr(kept, "SETTLED", -1e18)
+    monkeypatch.setattr(notes, "WORTHWHILE", 0)
+    monkeypatch.setattr(notes, "SETTLED", -1e18)
 
-    def noted(blob: pictures.Blob) -> str:
-        decoded.append(blob)
-        return checksum(blob)
+    def noted(blob: files.Blob, *more: Any) -> str:
+        checked.append(blob)
+        return check(blob, *more)
 
-    monkeypatch.setattr(pictures, "_checksum", noted)
-    return decoded
+    monkeypatch.setattr(files, "_check", noted)
+    return checked
 
 
 @pytest.mark.parametrize("layout", ["train/", "train/tars", "archive"])
-def test_whole_images_are_decoded_once(tmp_path: Path, remembered: list[pictures.Blob], layout: str) -> None:
+def test_whole_images_are_checked_once(tmp_path: Path, remembered: list[files.Blob], layout: str) -> None:
     path = build(tmp_path, layout)
     first = [source.id for class_id in CLASSES for source in ImageNet(path).images(class_id)]
     assert len(remembered) == len(set(first)) == 6
     assert [source.id for class_id in CLASSES for source in ImageNet(path).images(class_id)] == first
     assert len(remembered) == 6
+    ImageNet(path, Rules(max_megapixels=100)).images(FROG)  # another rule
+    assert len(remembered) == 9
 
 
-def test_an_image_that_changed_is_decoded_again(tmp_path: Path, remembered: list[pictures.Blob]) -> None:
+def test_an_image_that_changed_is_checked_again(tmp_path: Path, remembered: list[files.Blob]) -> None:
     path = build(tmp_path, "")
     file = path / FROG / f"{FROG}_60.JPEG"
     before = ImageNet(path).images(FROG)[0].id
@@ -332,46 +328,32 @@ def test_an_image_that_changed_is_decoded_again(tmp_path: Path, remembered: list
     file.write_bytes(jpeg(61))
     assert ImageNet(path).images(FROG)[0].id != before
     file.write_bytes(b"text")
-    assert "it is not an image" in refusal(ImageNet(path))
-    file.unlink()
-    file.symlink_to("gone")
-    assert "No such file" in refusal(ImageNet(path))
+    for _ in range(2):  # what is damaged is not remembered
+        assert "_60.JPEG cannot be used: it is not an image" in refusal(lambda: ImageNet(path).images(FROG))
 
 
-def test_broken_images_are_not_remembered(tmp_path: Path, remembered: list[pictures.Blob]) -> None:
-    path = build(tmp_path, "")
-    put(path / FROG / f"{FROG}_70.JPEG", b"text")
-    for _ in range(2):
-        assert "_70.JPEG cannot be used" in refusal(ImageNet(path))
-    assert [blob.name for blob in remembered].count(f"{FROG}_70.JPEG") == 2
-
-
-def test_files_that_have_just_changed_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They could change again without their time of change showing it."""
-    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept, "WORTHWHILE", 1)
-    ImageNet(build(tmp_path, "")).images(FROG)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_few_images_leave_nothing_in_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: list[pictures.Blob]
+def test_recent_changes_and_short_checks_leave_nothing_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "WORTHWHILE", 100)
-    ImageNet(build(tmp_path, "")).images(FROG)
-    assert not (tmp_path / "cache").exists()
+    """A file could change again without its time of change showing it."""
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
+    for name, value in {"WORTHWHILE": 0, "SETTLED": -1e18}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(notes, name, value)
+            ImageNet(build(tmp_path, "")).images(FROG)
+        assert not (tmp_path / "cache").exists()
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_does_no_harm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: list[pictures.Blob]
+    tmp_path: Path, remembered: list[files.Blob]
 ) -> None:
     path = build(tmp_path, "")
     ImageNet(path).images(FROG)
-    (note,) = (tmp_path / "cache").rglob("*.json")
+    (note,) = user_cache().rglob("*.json")
     note.write_text("[1, 2")
     assert greys(ImageNet(path).images(FROG)) == list(CLASSES[FROG])
-    shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "cache").touch()
+    shutil.rmtree(user_cache())
+    user_cache().touch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert greys(ImageNet(path).images(FROG)) == list(CLASSES[FROG])

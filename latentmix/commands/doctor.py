@@ -24,8 +24,7 @@ from typing import Any, Literal, cast
 import torch
 
 from latentmix.cache import DiskFull, user_cache
-from latentmix.data.hub import VOLUME, Unfetched
-from latentmix.data.settings import DataConfig
+from latentmix.data import Dataset, NotFetched, load_dataset
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.features import DINOV2, LPIPS, Classifier, dinov2_folder, dinov2_name, embedded_folder
@@ -48,7 +47,6 @@ PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetri
 INCEPTION = (  # torch-fidelity's, said here too since importing it takes seconds
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-SYNTHETIC = "synthetic"  # the data set that needs the model
 PATIENCE = 5  # seconds that a server has to answer
 PNG = 2  # bytes that a pixel of a photograph takes
 
@@ -127,7 +125,7 @@ def examine(experiment: Experiment, command: str = "sweep") -> list[Finding]:
     device, model = _device(experiment), _look("model", config)
     if device.state == model.state == "ok":
         model = _model(experiment, model)
-    if experiment.config.data.name == SYNTHETIC and model.state != "ok":
+    if load_dataset(experiment.config.data).from_model and model.state != "ok":
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
         data = _data(experiment, images=command in OF_IMAGES, references="features" in kinds)
@@ -186,8 +184,8 @@ def outline(experiment: Experiment) -> None:
         known = Placeholder(config.model)
         check_size(known, config.model.size)
         experiment.model = cast(Model, known)  # plans ask for no more
-    if config.data.hub is not None:
-        experiment.data = Unfetched(config.data)
+    if (data := load_dataset(config.data)).repository() is not None:
+        experiment.data = data.planned()
 
 
 def needed(experiment: Experiment, command: str) -> str:
@@ -213,7 +211,7 @@ def fetch(experiment: Experiment, command: str = "sweep") -> Iterator[str]:
     images = {source.id for c in classes for source in experiment.pool(c)}
     images |= {source.id for c in classes if measured for source in experiment.references(c)}
     state = "there" if before.state == "ok" else "new"
-    yield _line(state, "data", f"{len(images):,} images of {_classes(experiment)} {_home(config.data)}")
+    yield _line(state, "data", f"{len(images):,} images of {_classes(experiment)} {experiment.data.home()}")
 
 
 def _get(files: Files) -> None:
@@ -546,8 +544,7 @@ def _elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
 def _data(experiment: Experiment, images: bool = True, references: bool = True) -> Finding:
     """Whether all that is read of the data is here: the classes' names, images to invert, and those to measure against.
     What is of a data set on the hub may also come later."""
-    hub = experiment.config.data.hub
-    if hub is not None:
+    if experiment.data.repository() is not None:
         import datasets  # noqa: F401 - it reads only once whether there is a network
     try:
         with _offline():
@@ -557,11 +554,11 @@ def _data(experiment: Experiment, images: bool = True, references: bool = True) 
                     experiment.pool(class_id)
                 if references:
                     experiment.references(class_id)
+    except NotFetched:
+        return _elsewhere_data(experiment.data, images)
     except UserError as error:
-        # What the user got wrong has no cause; what the hub's libraries raised is one.
-        wrong = hub is None or error.__cause__ is None
-        return Finding("missing", "data", str(error)) if wrong else _hub_data(experiment.config.data, images)
-    if experiment.config.data.name == SYNTHETIC:
+        return Finding("missing", "data", str(error))
+    if experiment.data.from_model:
         return Finding("ok", "data", f"{_classes(experiment)}, of which the model makes the images itself")
     enough = "with images enough" if images else "of which only the names are used"
     return Finding("ok", "data", f"{_classes(experiment)} of {experiment.config.data.name}, {enough}")
@@ -573,11 +570,12 @@ def _classes(experiment: Experiment) -> str:
 
 def _doubts(experiment: Experiment) -> list[Finding]:
     """What could run, and would not mean what it seems to."""
-    model, data = experiment.config.model, experiment.config.data
+    model = experiment.config.model
     texts = []
-    if model.world == "imagenet" and data.name == "shapes":
+    world = experiment.data.world
+    if model.world == "imagenet" and world == "shapes":
         texts.append(f"{model.name} knows photographs, not drawn shapes; take data=imagenet or another of photographs")
-    if model.embedded and model.path is None and data.name not in ("shapes", SYNTHETIC):
+    if model.embedded and model.path is None and world != "shapes" and not experiment.data.from_model:
         texts.append(f"{model.name} knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes")
     titles: dict[str, list[str]] = {}
     for class_id in experiment.data.classes():
@@ -590,23 +588,14 @@ def _doubts(experiment: Experiment) -> list[Finding]:
     return [Finding("warning", "meaning", text) for text in texts]
 
 
-def _hub_data(config: DataConfig, images: bool) -> Finding:
-    hub = str(config.hub)
+def _elsewhere_data(data: Dataset, images: bool) -> Finding:
+    hub = str(data.repository())
     refusal = _access(hub, ".gitattributes", kind="dataset")
     if refusal is None:
         text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
-        return Finding("fetch", "data", f"{text}: {_stream(config) if images else 'the names of its classes'}")
+        return Finding("fetch", "data", f"{text}: {data.volume(images)}")
     advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {user_cache()}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
-
-
-def _stream(config: DataConfig) -> str:
-    """How much of a data set is read for what is wanted."""
-    volume = VOLUME.get(str(config.hub)) if config.split == "train" else None
-    what = f"its split {config.split!r}" if volume is None else volume
-    if config.limit is None:
-        return f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
-    return f"of {what}, as much streams by as it takes to find {config.limit} images of each class"
 
 
 @contextmanager
@@ -619,13 +608,6 @@ def _offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _home(config: DataConfig) -> str:
-    """Where the images are."""
-    if config.hub is not None:
-        return f"are in {user_cache()}"
-    return "are made by latentmix, so there is nothing to fetch" if config.path is None else f"are in {config.path}"
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
@@ -679,7 +661,7 @@ def _images(experiment: Experiment) -> int:
 def _synthetic(experiment: Experiment) -> int:
     config = experiment.config
     most = max(config.pool, config.data.reference or 0)
-    return len(experiment.classes) * most if config.data.name == SYNTHETIC else 0
+    return len(experiment.classes) * most if experiment.data.from_model else 0
 
 
 def _latent(experiment: Experiment) -> int:

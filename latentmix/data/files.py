@@ -1,11 +1,12 @@
-"""Images as they lie in files and archives: their bytes, their pixels, and which of them can be used.
+"""Image files of data sets: which there are, which of them can be used, and their pixels.
 
-Every image asked for is decoded once before any is used, so that a broken one is found now and not hours into a run.
+Every image of a run is decoded once before any work, so that a damaged one is found now and not hours into the run. The
+decoded picture is kept for its use as far as `KEPT` has room, and later runs remember which files were whole.
 """
 
-import io
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -15,19 +16,34 @@ from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from latentmix.data import Source
 from latentmix.data.checked import Checked
+from latentmix.data.decode import decode
+from latentmix.data.kept import KEPT, fit
+from latentmix.data.protocol import Source, first_few
+from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
+from latentmix.threads import on_all_threads
 
-BadImages = Literal["refuse", "skip"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-LARGEST = 1 << 30  # bytes; Pillow refuses images of more pixels than could fill them
-FORMATS = ("JPEG", "PNG", "WEBP")  # no others, whatever the suffix says: these have the modes that `picture` knows
+LARGEST = 1 << 30  # bytes of an image file
+BLOCK = 64  # images that are checked at a time, on all threads
+DROPPINGS = (
+    "__MACOSX",
+    "@eaDir",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+)  # folders that others left
+AGAIN = "bring it back, or give the same command again to go on with the files as they are now"
 
 
-AGAIN = "bring it back, or give the same command again to go on with what is there now"
+@dataclass(frozen=True)
+class Rules:
+    """What is done with images that cannot be used: see `data.bad_images` and `data.max_megapixels`."""
+
+    bad_images: Literal["refuse", "skip"] = "refuse"
+    max_megapixels: float = MAX_MEGAPIXELS
 
 
 @dataclass(frozen=True)
@@ -38,16 +54,16 @@ class Blob:
     offset: int = 0
     size: int = -1  # all that follows
     member: str = ""
-    digest: str = ""  # what its bytes must have, where that is known
+    digest: str = ""  # that its bytes must have, where it is known
 
     def read(self) -> bytes:
-        """Raises OSError for what can't be read, and for what would never end or leave no memory."""
-        status = self.file.stat()  # before it is opened, which would wait for a pipe's other end
+        """Return the bytes. Raises OSError for what is no regular file, such as a pipe, and for more than 1 GiB."""
+        status = self.file.stat()  # before it is opened: opening a pipe would wait for its other end
         size = status.st_size - self.offset if self.size < 0 else self.size
         if not S_ISREG(status.st_mode):
             raise OSError("it is no regular file")
         if size > LARGEST:
-            raise OSError(f"{size} bytes are more than any image that is taken here has ({LARGEST})")
+            raise OSError(f"its {size} bytes are more than an image may have ({LARGEST})")
         with self.file.open("rb") as opened:
             opened.seek(self.offset)
             return opened.read(size)
@@ -62,104 +78,123 @@ class Blob:
 
 
 def is_image(name: str) -> bool:
-    """By its suffix alone; hidden files are none."""
+    """Whether a file name has an image's suffix; hidden files are no images."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
+def is_listed(name: str) -> bool:
+    """Whether an entry of a folder belongs to the data: not hidden, and not left there by an archive or a system."""
+    return not name.startswith(".") and name not in DROPPINGS
+
+
 def listing(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without what starts with a dot; raises OSError."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    """Return the entries of a folder that belong to the data, sorted. Raises OSError."""
+    return sorted(entry for entry in folder.iterdir() if is_listed(entry.name))
 
 
-def images(entries: Iterable[Path]) -> list[Blob]:
-    """A link that leads nowhere counts too: it stands for an image that is missing, which should not go unnoticed."""
-    return [Blob(entry) for entry in entries if is_image(entry.name) and not entry.is_dir()]
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yield the image files in a folder and all folders below it, sorted within each; links are followed.
+
+    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Raises OSError.
+    """
+    seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it is not followed for ever
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(filter(is_listed, folders))
+        yield from (Path(root, name) for name in sorted(names) if is_image(name))
 
 
-def sources(blobs: list[Blob], count: int | None, bad_images: BadImages, where: str) -> list[Source]:
-    """The first `count` usable images, or all. Raises UserError, which says `where`, for fewer, for none, and for a
-    broken one that is not to be skipped."""
-    with Checked(f"{blobs[0].file.absolute()} {blobs[0].offset}" if blobs else "none") as checked:
-        usable = (source for blob in blobs if (source := _source(blob, bad_images, checked)))
-        found = list(islice(usable, count))
+def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) -> list[Source]:
+    """Return the first `count` usable images, or all.
+
+    Raises UserError, which names `where`, if there are fewer or none, and for an image that cannot be used unless
+    `rules` say to skip it.
+    """
+    blobs = list(blobs)
+    found: list[Source] = []
+    notes: list[str] = []
+    remaining = iter(blobs)
+    first = f"{blobs[0].file.absolute()} {blobs[0].offset}" if blobs else "none"
+    with Checked(f"{first} {rules.max_megapixels:g}") as checked:
+        check = partial(_source, rules=rules, checked=checked, notes=notes)
+        while block := list(islice(remaining, BLOCK if count is None else min(BLOCK, count - len(found)))):
+            found += filter(None, on_all_threads(check, block))
+    if notes:
+        listed = first_few(sorted(notes))
+        warn_once(f"{where}: some metadata can't be read, and the images are used without: {listed}")
     if len(found) >= (1 if count is None else count):
         return found
     if not found:
         raise UserError(f"{where} has no usable images; add some ({', '.join(SUFFIXES)})")
-    raise UserError(f"{where} has {len(found)} of the {count} images asked for; lower the count or add images")
+    raise UserError(
+        f"{where} has {len(found)} of the {count} images asked for; set pool={len(found)}, and n and data.reference to "
+        "no more, or add images"
+    )
 
 
-def _source(blob: Blob, bad_images: BadImages, checked: Checked) -> Source | None:
-    """The image, or None where it is broken and to be skipped."""
+def _source(blob: Blob, rules: Rules, checked: Checked, notes: list[str]) -> Source | None:
+    """Return the image, or None if it cannot be used and is to be skipped."""
     try:
-        id_ = checked.id(blob.file, blob.offset, partial(_checksum, blob))
-        return Source(id_, partial(_pixels, blob, id_))
-    except Exception as error:  # on broken files Pillow raises anything: OSError, SyntaxError, struct.error...
+        id_ = checked.id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
+        return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels))
+    except Exception as error:  # Pillow raises nearly anything for damaged files: OSError, SyntaxError, struct.error...
         problem = f"{blob} cannot be used: {_reason(error)}"
-        if bad_images == "refuse":
+        if rules.bad_images == "refuse":
             raise UserError(f"{problem}; mend or delete it, or set data.bad_images=skip") from error
-        _warn_once(f"{problem}; the next image is taken instead")
+        warn_once(f"{problem}; the next image is taken instead")
         return None
 
 
-def _checksum(blob: Blob) -> str:
-    """16 hex digits that name a whole image; raises anything for a broken one."""
+def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
+    """Return the digest of an image that can be decoded; raise anything for one that cannot."""
     content = blob.read()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        _picture(content)
-    if blob.digest not in ("", digest(content)):
+    id_ = digest(content)
+    if blob.digest not in ("", id_):
         raise ValueError("its bytes are not those that were fetched")
-    return digest(content)
+    if not KEPT.is_known(id_, max_megapixels):
+        picture, unreadable = decode(content, max_megapixels)
+        KEPT.add(id_, max_megapixels, picture)
+        if unreadable:
+            notes.append(f"{unreadable} of {blob}")
+    return id_
 
 
 def digest(content: bytes) -> str:
-    """16 hex digits that name an image's bytes."""
+    """Return 16 hex digits that name an image's bytes."""
     return sha256(content).hexdigest()[:16]
 
 
-def _pixels(blob: Blob, id_: str, size: int) -> np.ndarray:
-    """The centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB.
+def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int) -> np.ndarray:
+    """Return the centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB.
 
-    Raises UserError where the image is no longer what it was when the run began: what is computed goes by its id.
+    Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
     """
+    if (kept := KEPT.square(id_, size)) is not None:
+        return kept
     try:
         content = blob.read()
     except OSError as error:
         raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
     if digest(content) != id_:
-        raise UserError(f"{blob} has changed since it was looked at; {AGAIN}")
-    return np.array(ImageOps.fit(_picture(content), (size, size), Image.Resampling.BICUBIC))
-
-
-def _picture(content: bytes) -> Image.Image:
-    """The whole image, upright, on white where it is transparent, in RGB."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def suffix(content: bytes) -> str:
-    """By what the bytes are; ".jpg" for what is no image, so that it is found broken where it is used."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            return {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}[str(opened.format)]
-    except Exception:
-        return ".jpg"
+        raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
+    square = fit(decode(content, max_megapixels)[0], size)
+    KEPT.add_square(id_, square)
+    return square
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"it is not an image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]} format"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @cache
-def _warn_once(text: str) -> None:
-    """Once in a process, though the images of a class are asked for many times; Python's own filters forget."""
+def warn_once(text: str) -> None:
+    """Warn once in a process, though a class's images are asked for several times; Python's own filters may forget."""
     warnings.warn(text, stacklevel=2)

@@ -1,73 +1,124 @@
-"""Any folder of class folders, DIR/<class>/*.jpg, as a data set."""
+"""data=folder: a folder of class folders, DIR/<class>/**/*.jpg (or png, webp)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
-from latentmix.data import Source
-from latentmix.data.files import BadImages, images, listing, sources
+from latentmix.data.files import Blob, Rules, image_files, is_image, listing, sources, warn_once
+from latentmix.data.protocol import Dataset, Source, first_few, unknown
+from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 
 LAYOUT = "DIR/<class>/*.jpg"
-LISTED = 5  # classes that a message names
+Result = TypeVar("Result")
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+
+
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `data=folder data.path=DIR` describes."""
+    if config.path is None:
+        raise UserError(f"data=folder needs data.path=DIR, a folder of class folders: {LAYOUT}")
+    return Folder(Path(config.path).expanduser(), Rules(config.bad_images, config.max_megapixels))
 
 
 @dataclass(frozen=True)
-class Folder:
-    """The images path/<class>/*, sorted by file name; whatever starts with a dot is ignored."""
+class Folder(Dataset):
+    """The images in and below path/<class>, sorted by folder and file name.
+
+    Hidden entries are ignored, and folders that archives and systems leave, such as __MACOSX. Class folders without
+    images are left out with a warning.
+    """
 
     path: Path
-    bad_images: BadImages = "refuse"
+    rules: Rules = field(default_factory=Rules)
 
     def classes(self) -> tuple[str, ...]:
-        """The names of the class folders, sorted; raises UserError where there are none."""
-        return tuple(self._folders())
+        """Return the names of the class folders that have images, sorted.
+
+        Raises UserError if there are none, and if the folders look like a level above the classes.
+        """
+        names = [name for name, folder in self._folders.items() if _has_image(folder)]
+        if not names:
+            raise UserError(f"no class folder in {self.path} has images; expected {LAYOUT}")
+        self._refuse_splits(names)
+        if len(names) == 1:
+            self._refuse_wrapper(self._folders[names[0]])
+        if empty := [name for name in self._folders if name not in names]:
+            warn_once(f"{self.path}: these class folders have no images, and are left out: {', '.join(empty)}")
+        return tuple(names)
 
     def resolve(self, name: str) -> str:
-        """The name itself; raises UserError where no class folder has it."""
+        """Return the name itself. Raises UserError if no class folder has it."""
         self._folder(name)
         return name
 
-    def fetch(self, class_ids: Sequence[str]) -> None:
-        """Nothing: they are here."""
-
-    def title(self, class_id: str) -> str:
-        """The folder's name with spaces for underscores; hyphens stay, as they belong to words such as "t-shirt"."""
-        return class_id.replace("_", " ")
-
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        """The first `count` usable images of a class, or all; raises UserError where there are fewer, or none."""
-        files = images(_listing(self._folder(class_id)))
-        return sources(files, count, self.bad_images, f"class {class_id!r} in {self.path}")
+        """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
+        files = _reading(lambda folder: list(image_files(folder)), self._folder(class_id))
+        return sources(map(Blob, files), count, self.rules, f"class {class_id!r} in {self.path}")
 
+    def home(self) -> str:
+        return f"are in {self.path}"
+
+    @cached_property
     def _folders(self) -> dict[str, Path]:
-        entries = _listing(self.path)
+        """Class -> its folder, in the order of names. Raises UserError if there are none."""
+        entries, path = _reading(listing, self.path), self.path.absolute()
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
-        if folders:
-            return folders
-        if images(entries):
-            raise UserError(f"the images lie directly in {self.path}; move them into a folder per class: {LAYOUT}")
-        raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")
+        if not folders and any(is_image(entry.name) for entry in entries):
+            raise UserError(
+                f"the images lie directly in {self.path}; move them into a folder per class, {LAYOUT}, or, if it is a "
+                f"class itself, give data.path={path.parent} 'data.classes=[{path.name}]'"
+            )
+        if not folders:
+            raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")
+        return folders
 
     def _folder(self, class_id: str) -> Path:
-        """Looked up in the listing, so that no identifier, such as "../x", leads out of the data set."""
-        folders = self._folders()
-        if class_id in folders:
-            return folders[class_id]
-        raise UserError(unknown(class_id, list(folders), str(self.path)))
+        """Look a class up in the listing, so that no identifier, such as "../x", leads out of the data set."""
+        if class_id in self._folders:
+            return self._folders[class_id]
+        raise UserError(unknown(class_id, list(self._folders), str(self.path)))
+
+    def _refuse_splits(self, names: list[str]) -> None:
+        """Raise UserError if the folders are splits, such as train and val, with class folders in them."""
+        if all(name.lower() in SPLITS for name in names) and any(_subfolders(self._folders[name]) for name in names):
+            split = next((name for name in names if name.lower().startswith("train")), names[0])
+            raise UserError(
+                f"{self.path} has splits ({', '.join(names)}) in place of classes; give data.path={self.path / split}"
+            )
+
+    def _refuse_wrapper(self, folder: Path) -> None:
+        """Raise UserError if the only class may be a folder around the classes, as unpacked archives have it."""
+        inside = _subfolders(folder)
+        if _direct_images(folder) or not (len(inside) > 1 or any(name.lower() in SPLITS for name in inside)):
+            return
+        raise UserError(
+            f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give data.path={folder} "
+            f"if these are the classes, or 'data.classes=[{folder.name}]' if it is one class"
+        )
 
 
-def unknown(name: str, there: Sequence[str], where: str) -> str:
-    """What to say of a class that is not there: the nearest that is, and the first few."""
-    nearest = get_close_matches(name, there, n=1, cutoff=0)[0]
-    names = ", ".join(there[:LISTED]) + (", ..." if len(there) > LISTED else "")
-    return f"no class in {where} is called {name!r}; try {nearest!r}; there are {names}"
-
-
-def _listing(folder: Path) -> list[Path]:
+def _reading(read: Callable[[Path], Result], folder: Path) -> Result:
+    """Return what `read` makes of a folder. Raises UserError if it cannot be listed."""
     try:
-        return listing(folder)
+        return read(folder)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot list {folder}: {reason}; give a folder of class folders, {LAYOUT}") from error
+        raise UserError(
+            f"cannot list {error.filename or folder}: {reason}; give a folder of class folders, {LAYOUT}"
+        ) from error
+
+
+def _has_image(folder: Path) -> bool:
+    return _reading(lambda f: next(image_files(f), None), folder) is not None
+
+
+def _direct_images(folder: Path) -> list[str]:
+    return [entry.name for entry in _reading(listing, folder) if is_image(entry.name)]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [entry.name for entry in _reading(listing, folder) if entry.is_dir()]

@@ -1,31 +1,29 @@
-"""Any data set on the Hugging Face hub that has a column of images and one of class labels.
+"""data=hub: any data set of the Hugging Face hub that has a column of images and one of class labels.
 
-Its split is streamed once, past whatever is not wanted. What is wanted stays in the user's cache as files, in the
-stream's order, and is read like any folder from then on, without a network.
+Its split is streamed once, past whatever is not wanted. The wanted images are kept in the user's cache as files, in the
+stream's order, and are read like any folder from then on, without a network.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
-from latentmix.data import Source, imagenet
-from latentmix.data.files import digest, images, listing, sources, suffix
-from latentmix.data.folder import unknown
+from latentmix.data import imagenet_names
+from latentmix.data.decode import suffix
+from latentmix.data.files import Blob, Rules, digest, is_image, listing, sources
+from latentmix.data.hub_errors import EXPORT, explain, is_local
+from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import Interrupted, UserError
 
-PAGE = "https://huggingface.co/datasets/"
 IMAGENET = "ILSVRC/imagenet-1k"
 IMAGENETTE = "frgfm/imagenette"
-SYNSETS = {  # of data sets that need not be asked for their classes
+SYNSETS = {  # the classes of data sets that need not be asked for them
     IMAGENETTE: (
         *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
         *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
@@ -33,62 +31,94 @@ SYNSETS = {  # of data sets that need not be asked for their classes
 }
 VOLUME = {IMAGENET: "about 150 GB", IMAGENETTE: "1.1 GB"}  # of their training images
 MOST = 1300  # images that a class of ImageNet has, at most
-EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
-STRIDE = 500  # rows of the stream after which it is written down how far it came
+STRIDE = 500  # rows of the stream between two notes of how far it came
+
+
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `data=hub data.hub=OWNER/NAME` describes."""
+    if config.hub is None:
+        raise UserError("data=hub needs data.hub=OWNER/NAME, a data set of the Hugging Face hub, or a folder like one")
+    return Hub(config)
 
 
 @dataclass(frozen=True)
-class Hub:
+class Hub(Dataset):
     """The images of one split, in the stream's order; `limit` of each class at most."""
 
     config: DataConfig
 
     def classes(self) -> tuple[str, ...]:
-        """All classes that the data set's features name, sorted: WordNet ids with `synsets`, else the names."""
+        """Return all classes that the data set names, sorted: WordNet ids with `synsets`, else the names."""
         return tuple(sorted(self._labels))
 
     def resolve(self, name: str) -> str:
-        """The class of this name or, with `synsets`, WordNet id; UserError where there is none."""
-        class_id = imagenet.resolve(name) if self.config.synsets else name
+        """Return the class of this name or, with `synsets`, WordNet id. Raises UserError if there is none."""
+        class_id = imagenet_names.resolve(name) if self.config.synsets else name
         if class_id not in self._labels:
-            there = list(map(self.title, self.classes())) if self.config.synsets else self.classes()
-            raise UserError(unknown(name, there, self._name))
+            titles = list(map(self.title, self.classes())) if self.config.synsets else self.classes()
+            raise UserError(unknown(name, titles, self._name))
         return class_id
 
     def title(self, class_id: str) -> str:
-        return imagenet.title(class_id) if self.config.synsets else class_id.replace("_", " ")
+        return imagenet_names.title(class_id) if self.config.synsets else class_id.replace("_", " ")
 
     def fetch(self, class_ids: Sequence[str]) -> None:
-        """Stream what is not kept yet of these classes; an interrupted stream goes on from about where it was."""
+        """Stream the images of these classes that are not kept yet; a stopped stream goes on from its last note."""
         missing = {self._labels[class_id] for class_id in class_ids if not self._is_kept(self._labels[class_id])}
         if missing:
             self._stream(missing)
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        """The first `count` usable images of a class, or all up to `limit`; UserError for fewer, or none."""
+        """Return the first `count` usable images of a class, or all up to `limit`. Raises UserError for fewer."""
         limit = self.config.limit
         if count is not None and limit is not None and count > limit:
             raise UserError(f"data.limit={limit} keeps fewer than {count} images of a class; raise it")
         label = self._labels[self.resolve(class_id)]
         self.fetch([class_id])
-        blobs = images(listing(self._class_folder(label)))[:limit]
-        named = [replace(blob, digest=blob.file.stem.partition("-")[2]) for blob in blobs]
-        return sources(named, count, self.config.bad_images, f"class {class_id!r} of {self._name}")
+        blobs = [Blob(file, digest=file.stem.partition("-")[2]) for file in self._files(label)[:limit]]
+        rules = Rules(self.config.bad_images, self.config.max_megapixels)
+        return sources(blobs, count, rules, f"class {class_id!r} of {self._name}")
 
-    @property
+    def repository(self) -> str | None:
+        return None if is_local(self._name) else self._name
+
+    def volume(self, images: bool = True) -> str:
+        """Say what a fetch would stream: of images, or else of the classes' names."""
+        if not images:
+            return "the names of its classes"
+        known = VOLUME.get(self._name) if self.config.split == "train" else None
+        what = f"its split {self.config.split!r}" if known is None else known
+        if self.config.limit is None:
+            return (
+                f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
+            )
+        return f"of {what}, as much streams by as it takes to find {self.config.limit} images of each class"
+
+    def home(self) -> str:
+        return f"are in {self._folder}"
+
+    def planned(self) -> Dataset:
+        return PlannedHub(self.config)
+
+    @cached_property
     def _name(self) -> str:
-        return str(self.config.hub)
+        name = str(self.config.hub)
+        return str(Path(name).expanduser()) if name.startswith("~") else name
 
     @cached_property
     def _folder(self) -> Path:
         """Where everything of this data set is kept."""
         config = self.config
-        parts = [config.hub, config.subset, config.revision, config.split, config.image, config.label]
+        parts = [self._name, config.subset, config.revision, config.split, config.image, config.label]
         return user_cache() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"
 
     def _class_folder(self, label: int) -> Path:
         return self._folder / f"{label:05d}"
+
+    def _files(self, label: int) -> list[Path]:
+        """The images that are kept of a class, in the stream's order."""
+        return [file for file in listing(self._class_folder(label)) if is_image(file.name)]
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -99,47 +129,49 @@ class Hub:
             with self._explained():
                 write_checked_json(self._folder / "about.json", about)
         names = [str(name) for name in about["names"]]
-        ids = imagenet.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
+        ids = imagenet_names.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
         labels = {class_id: label for label, class_id in enumerate(ids)}
         if len(labels) < len(ids):
             raise UserError(f"{self._name} has classes of the same name, which can't be told apart")
         return labels
 
     def _is_kept(self, label: int) -> bool:
-        """Whether as many images as are wanted are there, or all that exist."""
+        """Whether as many images as are wanted are kept, or all that exist."""
         done = read_checked_json(self._class_folder(label) / COMPLETE)
-        if not done or len(images(listing(self._class_folder(label)))) < done["count"]:
+        if not done or len(self._files(label)) < done["count"]:
             return False
         return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
 
     def _open(self) -> Any:
-        """The split as a stream of rows, an image as {"bytes", "path"}; UserError where that can't be."""
+        """Return the split as a stream of rows, an image as {"bytes", "path"}. Raises UserError if that can't be."""
+        if is_local(self._name) and not Path(self._name).exists():
+            raise UserError(f"there is no folder {self._name}; give data.hub=OWNER/NAME, or a folder that exists")
         with self._explained():
             import datasets
 
             config = self.config
             part = {"data_dir" if config.revision == EXPORT else "name": config.subset}
             rows = datasets.load_dataset(
-                config.hub, split=config.split, revision=config.revision, streaming=True, **part
+                self._name, split=config.split, revision=config.revision, streaming=True, **part
             )
             self._check(rows.features or {})
             rows = rows.select_columns([config.image, config.label])
             return rows.cast_column(config.image, datasets.Image(decode=False))
 
     def _check(self, features: Any) -> None:
-        """UserError where the columns are not what they should be."""
+        """Raise UserError if the columns are not what they should be."""
         columns = {name: type(feature).__name__ for name, feature in features.items()}
-        there = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+        listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
         for key_, name, kind in (("image", self.config.image, "Image"), ("label", self.config.label, "ClassLabel")):
             if columns.get(name) != kind:
-                raise UserError(f"{self._name} has no {kind} column {name!r}; set data.{key_} to one, of: {there}")
+                raise UserError(f"{self._name} has no {kind} column {name!r}; set data.{key_} to one, of: {listed}")
 
     def _stream(self, labels: set[int]) -> None:
-        """Keep what is wanted of these labels."""
+        """Keep the wanted images of these labels."""
         limit, rows = self.config.limit, self._open()
         total = None if limit is None else limit * len(labels)
         mark = _Mark(self._folder / "progress.json", {"labels": sorted(labels), "limit": limit})
-        with self._explained(), _bar(self._name, total) as (bar, task):
+        with self._explained(), _progress(self._name, total) as show:
             kept, start = mark.resume(rows)
             for row, example in enumerate(rows, start):
                 label = example[self.config.label]
@@ -150,7 +182,7 @@ class Hub:
                         break
                 if (row + 1) % STRIDE == 0:
                     mark.write(rows, kept, row + 1)
-                    bar.update(task, completed=kept.total(), what=f"of {row + 1:,} seen")
+                    show(kept.total(), row + 1)
             else:
                 limit = None  # there are no more
             for label in labels:
@@ -160,25 +192,26 @@ class Hub:
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
         """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
         content = self._content(image)
-        file = self._class_folder(label) / f"{row:09d}-{digest(content)}{suffix(content)}"
+        ending = suffix(content) or ".jpg"  # what is no image is found out where it is used
+        file = self._class_folder(label) / f"{row:09d}-{digest(content)}{ending}"
         if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
             write_atomic(file, content)
 
     def _content(self, image: dict[str, Any]) -> bytes:
-        """An image's bytes; those of a data set from the hub never come from a file of this machine."""
+        """Return an image's bytes. A data set of the hub must not name a file of this machine."""
         if image["bytes"] is not None:
             return bytes(image["bytes"])
         from datasets.utils.file_utils import xopen
 
-        place = str(image["path"]).split("::")[-1]  # of archives in archives, the outermost
-        if not Path(self._name).exists() and not place.startswith(("hf://", "https://")):
-            raise UserError(f"{self._name} names an image that is not on the hub: {place!r}")
+        outermost = str(image["path"]).split("::")[-1]  # of archives in archives
+        if not Path(self._name).exists() and not outermost.startswith(("hf://", "https://")):
+            raise UserError(f"{self._name} names an image that is not on the hub: {outermost!r}")
         with xopen(image["path"], "rb") as opened:
             return opened.read()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """One line for whatever the hub's libraries raise, which is nearly anything."""
+        """Turn whatever the hub's libraries raise, which is nearly anything, into a UserError."""
         try:
             yield
         except KeyboardInterrupt as stop:
@@ -192,33 +225,18 @@ class Hub:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(self._explanation(error)) from error
-
-    def _explanation(self, error: BaseException) -> str:
-        """What went wrong on the hub, and what to do."""
-        name = self._name
-        elsewhere = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""
-        if _is_about(error, "GatedRepoError", "gated dataset", "private or gated", "Unauthorized", "Forbidden"):
-            return f"{name} is gated: accept its terms at {PAGE}{name}, then log in with `hf auth login`{elsewhere}"
-        if _is_about(error, "Offline", "ConnectError", "ConnectionError", "Timeout", "ReadError", "ProtocolError"):
-            return (
-                f"the Hugging Face hub can't be reached for {name}, or HF_HUB_OFFLINE is set; run this once with a "
-                f"network, or copy {self._folder} from a machine that has it{elsewhere}"
-            )
-        if _is_about(error, "scripts are no longer supported"):
-            return f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}"
-        if _is_about(error, "DatasetNotFoundError", "Couldn't find any data file"):
-            return f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`"
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return f"{name} can't be read from the hub: {reason}; check data.hub, data.subset and data.split"
+            instead = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""
+            raise explain(error, self._name, self._folder, instead) from error
 
 
-class Unfetched(Hub):
-    """A data set of the hub as far as it is here, for a dry run: nothing is fetched, and images that are not here are
-    only counted, as `MOST` of a class where it is asked for all of them."""
+class PlannedHub(Hub):
+    """A data set of the hub for a dry run: nothing is fetched, and images that are not here are only counted.
+
+    All images of a class are taken to be `data.limit`, or `MOST`.
+    """
 
     def fetch(self, class_ids: Sequence[str]) -> None:
-        """Nothing."""
+        """Fetch nothing."""
 
     def lacks(self, class_ids: Sequence[str]) -> bool:
         """Whether images of these classes are not here."""
@@ -237,10 +255,10 @@ class Unfetched(Hub):
         return {class_id: label for label, class_id in enumerate(self._expected())}
 
     def _expected(self) -> Sequence[str]:
-        """Its classes, as far as they can be told without it; UserError where not even their number can."""
+        """Return the classes, as far as they are known in advance. Raises UserError if not even their number is."""
         wanted = self.config.classes
         if self.config.synsets and (wanted is not None or self._name in (IMAGENET, IMAGENETTE)):
-            return SYNSETS.get(self._name, tuple(imagenet.names()))
+            return SYNSETS.get(self._name, tuple(imagenet_names.names()))
         if wanted is None:
             raise UserError(f"the classes of {self._name} are not known before latentmix fetch; or name data.classes")
         drawn = RANDOM.fullmatch(wanted[0])
@@ -253,13 +271,13 @@ def _not_here(name: str, _: int) -> Any:
 
 @dataclass(frozen=True)
 class _Mark:
-    """How far a stream came, so that the next run need not start from its first row."""
+    """A note of how far a stream came, so that the next run need not start from its first row."""
 
     file: Path
-    wanted: dict[str, Any]  # a mark of a stream for anything else does not count
+    wanted: dict[str, Any]  # the note of a stream for anything else does not count
 
     def resume(self, rows: Any) -> tuple[Counter[int], int]:
-        """Moves the stream to where it was; the images kept of each label by then, and the next row."""
+        """Move the stream to where it was; return the images kept of each label by then, and the next row."""
         mark = read_checked_json(self.file)
         if mark.get("wanted") != self.wanted:
             return Counter(), 0
@@ -271,17 +289,12 @@ class _Mark:
 
 
 @contextmanager
-def _bar(name: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    text = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[what]}"))
-    with Progress(SpinnerColumn(), *text, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        yield bar, bar.add_task(f"images of {name}", total=total, what="")
+def _progress(name: str, total: int | None) -> Iterator[Any]:
+    """Show a progress bar; yields a function of (images kept, rows seen)."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-
-def _is_about(error: BaseException | None, *signs: str) -> bool:
-    """Whether an error, or one that led to it, has one of the signs in its kind or text."""
-    while error is not None:
-        text = f"{type(error).__name__} {error}"
-        if any(sign in text for sign in signs):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    texts = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[seen]}"))
+    with Progress(SpinnerColumn(), *texts, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"images of {name}", total=total, seen="")
+        yield lambda kept, seen: bar.update(task, completed=kept, seen=f"of {seen:,} seen")

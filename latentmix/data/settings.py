@@ -1,14 +1,14 @@
 """Settings of a data set."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from latentmix.settings import STRICT, Positive
 
-LOCAL = ("shapes", "folder", "imagenet", "synthetic")
+MAX_MEGAPIXELS = 300  # 1.2 GB in memory
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
 ClassNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
@@ -17,11 +17,13 @@ ClassNames = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    name: str  # without `hub` one of `LOCAL`
+    name: str  # a label, as tables and folders have it
+    kind: str  # which reader: a key of data.DATASETS
     reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
     path: str | None = None
     classes: ClassNames | None = None  # None is all of them
     bad_images: Literal["refuse", "skip"] = "refuse"
+    max_megapixels: Annotated[float, Field(gt=0)] = MAX_MEGAPIXELS  # larger images can't be used
     hub: str | None = None  # OWNER/NAME of a data set on the Hugging Face hub
     subset: str | None = None
     revision: str | None = None
@@ -32,18 +34,13 @@ class DataConfig:
     limit: Positive | None = None  # images of each class that are kept; None is all of them
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
     titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
+    options: dict[str, Any] | None = None  # further settings of a kind of data that another package adds
 
     def __post_init__(self) -> None:
-        if self.hub is None and self.name not in LOCAL:
-            raise ValueError(f"data.name={self.name!r} must be one of {', '.join(LOCAL)}, or give data.hub=OWNER/NAME")
         if self.classes is not None and not self.classes:
             raise ValueError("data.classes is empty; null takes all classes")
         for entry in self.classes or ():
             if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
                 raise ValueError("data.classes=random:K draws K classes, K a number from 1; it stands alone")
-        if self.name == "synthetic" and (self.reference is None or not self.classes or RANDOM.match(self.classes[0])):
-            raise ValueError("data=synthetic needs names in data.classes, and a number of images in data.reference")
-        if self.name == "synthetic" and self.titles:
-            raise ValueError("data=synthetic takes what prompts say from data.classes; leave data.titles")
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")

@@ -1,25 +1,27 @@
-"""The embedded dataset: ten kinds of drawn shape, with the statistics of photographs.
+"""data=shapes: the embedded data set, ten kinds of drawn shape with the statistics of photographs.
 
-What matters here is not the shapes but what surrounds them. Centred shapes on smooth grounds leave most of the latent
-space empty; their inverted latents have norms far below √L, and mixing them does not behave like mixing photographs.
-So every image is filled with 1/f ("pink") texture, as photographs are; a class has its palette in the ground and one to
-three shapes of a contrasting hue anywhere, at any size and angle, partly out of frame; fine grain lies over everything.
-The plane repeats, so what leaves the frame on one side comes in on the other, and a class's mean image is one flat
-colour. Shapes that keep to the middle leave a mean image with a rim, which all latents have in common, in space, where
-no mean over a channel can take it away; the many objects of photographs leave hardly any.
+Centred shapes on smooth grounds would leave most of the latent space empty: their inverted latents have norms far below
+√L, and mixtures of them do not behave like mixtures of photographs. Two choices avoid that:
 
-An image depends on (class, index) alone. Indices from `TRAINING_START` on are those the embedded networks were trained
-on; experiments stay below it.
+- Every image is filled with 1/f ("pink") texture, as photographs are. A class has its palette in the ground, and one to
+  three shapes of a contrasting hue at any place, size and angle. Fine grain lies over everything.
+- The plane repeats: what leaves the frame on one side comes in on the other, so a class's mean image is one flat
+  colour. Shapes that keep to the middle leave a mean image with a rim. All latents would have that spatial pattern in
+  common, and no mean over a channel could take it away. The many objects of photographs leave hardly any.
+
+An image depends on (class, index) alone. The embedded networks were trained on indices from `TRAINING_START` on;
+experiments stay below it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from latentmix.data import Source
+from latentmix.data.protocol import Dataset, Source
+from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 
 Array = np.ndarray
@@ -48,11 +50,12 @@ class Colour:
     value: float
 
     def name(self) -> str:
-        """In words, e.g. "dark green"."""
+        """Return the colour in words, e.g. "dark green"."""
         nearest = min(HUES, key=lambda hue: abs((self.hue - HUES[hue] + 0.5) % 1 - 0.5))
         return f"dark {nearest}" if self.value < 0.5 else f"pale {nearest}" if self.saturation < 0.5 else nearest
 
-    def rgb(self) -> Array:  # [3, 1, 1], white is 1
+    def rgb(self) -> Array:
+        """Return red, green and blue, [3, 1, 1]; white is 1."""
         k = (np.array([5, 3, 1]) + self.hue * 6) % 6
         rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
         return rgb[:, None, None]
@@ -60,7 +63,7 @@ class Colour:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a shape lies: the frame spans -1 to 1, y points down; angle in radians."""
+    """A shape's position in a frame from -1 to 1 whose y points down, its radius, angle in radians, and colour."""
 
     x: float
     y: float
@@ -71,7 +74,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in one image, but for its texture and grain."""
+    """The contents of one image, apart from its texture and grain."""
 
     ground: Colour
     roughness: float
@@ -79,7 +82,7 @@ class Scene:
 
 
 def draw(class_name: str, index: int) -> Array:
-    """Image number `index` of a class: uint8 [64, 64, 3], RGB. Raises KeyError for a class that is not in `SHAPES`."""
+    """Return image number `index` of a class, uint8 [64, 64, 3], RGB. Raises KeyError for a class not in `SHAPES`."""
     shown, rng = _scene(class_name, index)
     texture = pink(rng, 3)
     image = shown.ground.rgb() * np.exp(shown.roughness * texture[:1]) + 0.06 * texture
@@ -91,16 +94,16 @@ def draw(class_name: str, index: int) -> Array:
 
 
 def describe(class_name: str, index: int) -> str:
-    """What image number `index` shows, e.g. "two red stars on a dark blue ground"."""
+    """Return a description of image number `index`, e.g. "two red stars on a dark blue ground"."""
     shown = scene(class_name, index)
     count, first = len(shown.shapes), shown.shapes[0].colour.name()
     plural = "es" if class_name == "cross" else "s"
-    what = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
-    return f"{what} on {_a(shown.ground.name())} ground"
+    objects = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
+    return f"{objects} on {_a(shown.ground.name())} ground"
 
 
 def scene(class_name: str, index: int) -> Scene:
-    """What image number `index` of a class shows. Raises KeyError for a class that is not in `SHAPES`."""
+    """Return the contents of image number `index` of a class. Raises KeyError for a class not in `SHAPES`."""
     return _scene(class_name, index)[0]
 
 
@@ -109,7 +112,7 @@ def _a(noun: str) -> str:
 
 
 def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
-    """The scene of (class, index) and the generator, ready to draw its textures."""
+    """Return the scene of (class, index), and the random generator that draws its textures next."""
     if class_name not in SHAPES:
         raise KeyError(f"no shape is called {class_name!r}; there are {', '.join(SHAPES)}")
     kind = list(SHAPES).index(class_name)
@@ -128,7 +131,7 @@ def _placed(rng: np.random.Generator, hue: float, values: tuple[float, float]) -
 
 
 def _cover(shape: Placed, distance: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
-    """How far a shape covers each pixel, and its shading: [64, 64] each."""
+    """Return how much of each pixel a shape covers, 0 to 1, and its shading: [64, 64] each."""
     axis = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
     x, y = (((axis - centre + 1) % 2 - 1) / shape.radius for centre in (shape.x, shape.y))  # to the nearest copy
     x, y = x[None, :], y[:, None]
@@ -138,7 +141,7 @@ def _cover(shape: Placed, distance: Callable[[Array, Array], Array]) -> tuple[Ar
 
 
 def pink(rng: np.random.Generator, channels: int, exponent: float = 1.15) -> Array:
-    """Noise whose amplitude falls as 1/f^exponent, each channel of zero mean and unit std: [channels, 64, 64]."""
+    """Return noise [channels, 64, 64] whose amplitude falls as 1/f^exponent, each channel of mean 0 and std 1."""
     spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE)))
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     frequency[0, 0] = np.inf  # no constant part
@@ -220,8 +223,15 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-class Shapes:
-    """The drawn shapes as a `Dataset`."""
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `data=shapes` describes: it has no settings."""
+    return Shapes()
+
+
+class Shapes(Dataset):
+    """The drawn shapes as a data set."""
+
+    world = "shapes"
 
     def classes(self) -> tuple[str, ...]:
         return tuple(sorted(SHAPES))
@@ -231,17 +241,14 @@ class Shapes:
             raise UserError(f"no shape is called {name!r}; there are {', '.join(self.classes())}")
         return name
 
-    def fetch(self, class_ids: Sequence[str]) -> None:
-        """Nothing: they are drawn here."""
-
-    def title(self, class_id: str) -> str:
-        return class_id
-
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         class_id = self.resolve(class_id)
         if count is None or count > TRAINING_START:
             raise UserError(f"the drawn shapes have no end; say how many of each class, up to {TRAINING_START}")
         return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+
+    def home(self) -> str:
+        return "are drawn by latentmix, so there is nothing to fetch"
 
 
 def _sized(class_name: str, index: int, size: int) -> Array:

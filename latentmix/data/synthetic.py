@@ -1,11 +1,11 @@
-"""Images that the model itself makes (the paper's Section 4.1), to mix latents without real data's misalignment.
+"""data=synthetic: images that the model itself generates from noise (the paper's Section 4.1).
 
-An image is generated from noise under its class's prompt, and perturbed by a little Gaussian noise, so that it is not
-to the pixel what the model puts out. Latents inverted from such images are independent, and of nothing but what the
-model knows: where their centroids degenerate too, the data are not to blame.
+They show what mixing does without the misalignment between real images and the model. An image is generated under its
+class's prompt, and a little Gaussian noise is added to it, so that it is not exactly an output of the model. Latents
+inverted from these images are independent: if their centroids degenerate too, the data are not to blame.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,27 +13,39 @@ import numpy as np
 from PIL import Image
 
 from latentmix.cache import key
-from latentmix.data import Source
+from latentmix.data.protocol import Dataset, Source
+from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
 from latentmix.rng import noise
 
 
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `data=synthetic 'data.classes=[...]'` describes; `made_by` says where its images are."""
+    if config.reference is None or not config.classes or RANDOM.match(config.classes[0]):
+        raise UserError("data=synthetic needs names in data.classes, and a number of images in data.reference")
+    if config.titles:
+        raise UserError("data=synthetic takes what prompts say from data.classes; leave data.titles")
+    return Synthetic(config.classes)
+
+
 @dataclass(frozen=True)
-class Synthetic:
-    """The images of any class that has a name. `folder` is where they are kept; its name tells how they are made."""
+class Synthetic(Dataset):
+    """The images of any class that has a name, kept in `folder`, whose name identifies how they are made."""
 
     names: tuple[str, ...]
-    folder: Path
-    seed: int
+    folder: Path = Path()
+    seed: int = 0
+    from_model = True
+
+    def made_by(self, identity: object, cache: Path, seed: int) -> "Synthetic":
+        """Return the same classes with images from noise of this seed; `identity` is all else that decides them."""
+        return replace(self, folder=cache / "synthetic" / key(identity), seed=seed)
 
     def classes(self) -> tuple[str, ...]:
         return tuple(sorted(self.names))
 
     def resolve(self, name: str) -> str:
         return name
-
-    def fetch(self, class_ids: object) -> None:
-        """Nothing is elsewhere."""
 
     def title(self, class_id: str) -> str:
         return class_id
@@ -44,11 +56,15 @@ class Synthetic:
         paths = [self.path(class_id, index) for index in range(count)]
         return [Source(f"{self.folder.name}/{class_id}/{path.stem}", partial(_pixels, path)) for path in paths]
 
+    def home(self) -> str:
+        return "are made by the model, so there is nothing to fetch"
+
     def path(self, class_id: str, index: int) -> Path:
+        """Return where an image is kept."""
         return self.folder / key(class_id) / f"{index:06d}.png"
 
     def noise(self, class_id: str, index: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard Gaussian noise of an image's own, float32, the same in whatever batch and order it is drawn."""
+        """Return an image's own standard Gaussian noise, float32, the same in every batch and order."""
         return noise(self.seed, f"{purpose} {class_id}", index, shape)
 
 

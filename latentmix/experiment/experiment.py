@@ -73,9 +73,9 @@ class Experiment:
 
     @cached_property
     def data(self) -> Dataset:
-        config = self.config
-        if config.data.name != "synthetic":
-            return load_dataset(config.data)
+        config, data = self.config, load_dataset(self.config.data)
+        if not isinstance(data, Synthetic):
+            return data
         identity = {
             "model": self.model.identity,
             "size": config.model.size,
@@ -85,7 +85,7 @@ class Experiment:
             "seed": config.seed,
             "noise": config.data.noise,
         }
-        return Synthetic(config.data.classes or (), config.cache / "synthetic" / key(identity), config.seed)
+        return data.made_by(identity, config.cache, config.seed)
 
     @cached_property
     @timed("loading weights")

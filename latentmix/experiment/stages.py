@@ -26,10 +26,11 @@ from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import NOISE, Cell, Experiment, draw_id
 from latentmix.features import Network
-from latentmix.images import is_image, on_all_threads, read_image, save_images, write_pending
+from latentmix.images import is_image, read_image, save_images, write_pending
 from latentmix.inversion.base import State, cfg_factor
 from latentmix.models.protocol import predictor
 from latentmix.profiling import timed
+from latentmix.threads import on_all_threads
 
 Item = TypeVar("Item")
 Drawn = tuple[Cell, int]  # a draw of a cell: one image

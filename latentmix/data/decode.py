@@ -1,0 +1,105 @@
+"""Decoding: the bytes of a JPEG, PNG or WebP file -> an upright RGB picture.
+
+Pillow's classes of these three formats are called directly. `Image.open` would refuse large pictures by a limit that
+belongs to the whole process; here `data.max_megapixels` decides.
+"""
+
+import io
+import zlib
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {".jpg": JpegImageFile, ".png": PngImageFile, ".webp": WebPImageFile}
+TURNS = {  # Exif's orientation -> what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
+
+
+def suffix(content: bytes) -> str | None:
+    """Return ".jpg", ".png" or ".webp" by the first bytes of a file; None for anything else."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return ".jpg"
+    if content.startswith(PNG_START):
+        return ".png"
+    return ".webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+
+
+def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
+    """Return the whole picture in RGB, upright, on white where it is transparent; and what metadata was unreadable.
+
+    Metadata decide nothing but the orientation, so a picture is used without those that cannot be read. Raises OSError
+    for another format, a truncated file or too many pixels, and whatever Pillow raises for a damaged one.
+    """
+    try:
+        return _decode(content, max_megapixels)
+    except OSError:
+        raise
+    except Exception as error:  # for a damaged or very long chunk Pillow raises ValueError, SyntaxError and others
+        bare = _without_metadata(content)
+        if bare is None:
+            raise
+        try:
+            return _decode(bare, max_megapixels)[0], "text or colour profile"
+        except Exception:
+            raise error from None
+
+
+def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
+    start = suffix(content)
+    if start is None:
+        raise OSError("it is not an image in JPEG, PNG or WebP format")
+    with FORMATS[start](io.BytesIO(content)) as opened:
+        megapixels = opened.width * opened.height / 1e6
+        if megapixels > max_megapixels:
+            raise OSError(f"it has {megapixels:.4g} megapixels, more than data.max_megapixels={max_megapixels:g}")
+        opened.load()
+        picture, unreadable = _upright(opened)
+        return _rgb(picture), unreadable
+
+
+def _upright(picture: Image.Image) -> tuple[Image.Image, str | None]:
+    """Turn a picture as its Exif says, if that can be read."""
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # what Pillow raises for bytes that are no Exif: SyntaxError, struct.error, OSError, TypeError...
+        return picture, "Exif"
+    return (picture if turn is None else picture.transpose(turn)), None
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
+        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _without_metadata(content: bytes) -> bytes | None:
+    """Return a PNG without the chunks that decide neither pixels nor orientation; None for another format."""
+    if not content.startswith(PNG_START):
+        return None
+    kept, at = [PNG_START], len(PNG_START)
+    while at + 12 <= len(content):  # a chunk: length of data, kind, data, checksum
+        kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4])
+        if kind in PNG_PIXELS or (kind == b"eXIf" and _is_whole(content[at + 4 : end])):
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _is_whole(chunk: bytes) -> bool:
+    """Whether a PNG's chunk (kind, data, checksum) matches its checksum."""
+    return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:])

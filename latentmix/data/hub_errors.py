@@ -1,0 +1,63 @@
+"""What the Hugging Face hub's libraries raise -> one line that says what is wrong and what to do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from latentmix.data.protocol import NotFetched
+from latentmix.errors import UserError
+
+PAGE = "https://huggingface.co/datasets/"
+EXPORT = "refs/convert/parquet"  # the hub's own Parquet copy of a data set, SUBSET/SPLIT/*.parquet
+# Kinds of error by name, of Python, huggingface_hub, httpx, requests and aiohttp.
+NETWORK = {"ConnectionError", "TimeoutError", "TransportError", "ProtocolError", "ClientConnectionError", "gaierror"}
+NO_REPOSITORY = {"DatasetNotFoundError", "RepositoryNotFoundError"}
+GATED = ("gated dataset", "private or gated")
+REFUSED = (401, 403)  # statuses of HTTP
+
+
+def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> UserError:
+    """Return the error that a user sees for what a library raised about data set `name`, of the hub or in a folder.
+
+    Only a missing network, repository or permission makes it `NotFetched`; all else is told in the library's words.
+    `kept` is where images of the hub are kept, and `instead` says what other data set would do.
+    """
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if "scripts are no longer supported" in words:
+        return UserError(f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}")
+    if is_local(name):
+        return UserError(f"{name} can't be read: {words}; check data.subset and data.split")
+    chain = list(_chain(error))
+    kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
+    texts = " ".join(map(str, chain))
+    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
+    if "GatedRepoError" in kinds or any(sign in texts for sign in GATED) or statuses.intersection(REFUSED):
+        login = f"accept its terms at {PAGE}{name}, then log in with `hf auth login`"
+        return NotFetched(f"{name} is gated: {login}{instead}")
+    if kinds & NETWORK:
+        reason = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hugging Face hub can't be reached"
+        return NotFetched(
+            f"{name} is not here, and {reason}; run this once with a network, or copy {kept} from a machine that has it"
+            f"{instead}"
+        )
+    if kinds & NO_REPOSITORY or "Couldn't find any data file" in texts:
+        return NotFetched(f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`")
+    return UserError(f"{name} can't be read from the hub: {words}; check data.hub, data.subset and data.split")
+
+
+def is_local(name: str) -> bool:
+    """Whether a data set is a folder of this machine: one that exists, or a path that can be nothing else."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _is_offline() -> bool:
+    import datasets
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode() or datasets.config.HF_HUB_OFFLINE)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,50 @@
+"""Threads: how many this process may use, and a parallel map over them."""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: by its affinity and its cgroup's CPU quota, at least 1.
+
+    `os.cpu_count` counts all of the machine's, of which a container or a Slurm job may have few.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def on_all_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return `work(item)` for each item, in order, computed on all usable cores but on no more than torch may use.
+
+    It pays for work that releases Python's lock, such as reading, decoding and encoding of images.
+    """
+    with ThreadPoolExecutor(min(usable_cores(), torch.get_num_threads())) as threads:
+        return list(threads.map(work, items))
+
+
+def _quota(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
+    """Return the least CPU quota, in cores, of this process's cgroup (version 2) and those above it; inf for none."""
+    with suppress(OSError, ValueError, IndexError):
+        path = next(line for line in own.read_text().splitlines() if line.startswith("0::"))[len("0::/") :]
+        folders = [root / path, *(root / path).parents]
+        return min((_cores(folder / "cpu.max") for folder in folders if folder.is_relative_to(root)), default=math.inf)
+    return math.inf
+
+
+def _cores(file: Path) -> float:
+    """Return the quota that a `cpu.max` file states ("200000 100000" is 2 cores); inf for none, or without a file."""
+    with suppress(OSError, ValueError):
+        quota, period = file.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    return math.inf
