@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentmix.mixing import Method, mix, mixtures
 
-__all__ = ["Method", "mix", "mixtures"]
+    __version__: str
+
+__all__ = ["Method", "__version__", "mix", "mixtures"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when used, since torch takes seconds and `latentmix --help` should not."""
+    """Import public names when they are first used: torch takes seconds, and `latentmix --help` should not."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("latentmix")
     if name in __all__:
         from latentmix import mixing
 

@@ -178,6 +178,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a plain config that can change a result."""
+    return {key: value for key, value in plain.items() if key not in (*OF_A_MACHINE, "name", "overwrite")}
+
+
 def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by keys such as "model.size", of the settings that can change a result."""
     flat: dict[str, Any] = {}
@@ -191,13 +196,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
     return "null" if value is None else str(value)
-
-
-def __getattr__(name: str) -> Any:
-    """Bridge for imports that still look for compose.py's functions here; goes when all rooms have moved."""
-    from latentmix import compose
-
-    moved = {"find": "find_run", "folder": "config_folder"}
-    if name in ("compose", "validate", "find", "folder"):
-        return getattr(compose, moved.get(name, name))
-    raise AttributeError(name)

@@ -265,6 +265,26 @@ def _lpips(name: str, device: torch.device) -> Perceptual:
     return Perceptual(f"lpips-{name}", {"perceptual": f"lpips-{name}"}, _when_needed(read))
 
 
+# --- How wide features are --------------------------------------------------------------------------------------------
+
+
+def frechet_width(name: str) -> int:
+    """Return the number of features of the network of the Fréchet distance; no weights are read."""
+    known = {"embedded": Classifier.WIDTH, "inception": 2048} | {name: width for name, (_, width) in DINOV2.items()}
+    if dinov2_name(name) in known:
+        return known[dinov2_name(name)]
+    return json.loads((Path(name).expanduser() / "config.json").read_text())["hidden_size"]
+
+
+def clip_width(name: str) -> int:
+    """Return the number of features of a CLIP; no weights are read."""
+    if name == "embedded":
+        return json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    import open_clip
+
+    return open_clip.get_model_config(name.partition("/")[0])["embed_dim"]
+
+
 # --- DINOv2 ---------------------------------------------------------------------------------------------------------
 
 

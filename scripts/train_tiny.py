@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentmix.config import LaunchConfig
 from latentmix.data import shapes
 from latentmix.models.linear import by_onednn
-from latentmix.runner.executor import prepare
+from latentmix.runner.process import set_up_process
 from latentmix.sampling import shifted
 
 SEED = 2025
@@ -776,7 +775,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int)
     given = parser.parse_args()
-    prepare(LaunchConfig("local"))
+    set_up_process(None)
     given.work.mkdir(parents=True, exist_ok=True)
     setting = Setting(given.work, given.to, torch.device(given.device), given.steps)
     for stage in given.stages:

@@ -10,10 +10,10 @@ from driver import invoke
 from pipelines import SD
 
 from latentmix.compose import compose
-from latentmix.errors import UserError
-from latentmix.experiment import batch_size as memory
+from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.unet import UNetModel
+from latentmix.runner.claims import Claims
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 BASE = (*SD, "data.classes=[star]", "n=[2]", "pool=10", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
@@ -35,7 +35,7 @@ def room_for(most: int, patch: pytest.MonkeyPatch, error: Exception) -> list[int
 
 
 def latents(outputs: Path, *more: str) -> torch.Tensor:
-    return Experiment(compose([*BASE, *more, f"outputs={outputs}"])).pool_latents("star")
+    return Experiment(compose([*BASE, *more, f"outputs={outputs}"])).latents.pool("star")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_one_image_that_does_not_fit_is_the_end(tmp_path: Path) -> None:
         room_for(0, patch, torch.OutOfMemoryError())
         said = invoke("invert", *BASE, f"outputs={tmp_path}")
     assert said.code == 2
-    assert said.err.splitlines()[-1].startswith("latentmix: error: not even one image of 16 px fits")
+    assert said.err.splitlines()[-1].startswith("latentmix: error: not even one image fits")
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
             invoke("invert", *BASE, f"outputs={tmp_path}")
 
 
-@pytest.mark.parametrize(("room", "size"), [(0, 1), (1, 1), (2, 2), (5, 4), (64, 64), (10**6, memory.MOST)])
+@pytest.mark.parametrize(("room", "size"), [(0, 1), (1, 1), (2, 2), (5, 4), (64, 64), (10**6, batch_size.MAX_BATCH)])
 def test_the_largest_power_of_two_is_found_without_trying_more(room: int, size: int) -> None:
     tried: list[int] = []
 
@@ -94,22 +94,20 @@ def test_the_largest_power_of_two_is_found_without_trying_more(room: int, size: 
         tried.append(batch)
         return batch <= room
 
-    assert memory.largest(fits) == size
+    assert batch_size.largest(fits) == size
     assert max(tried) <= max(2, 2 * size)
 
 
 @pytest.mark.parametrize(("side", "batch"), [(64, 32), (256, 32), (512, 8), (1024, 2), (4096, 1)])
 def test_a_cpu_takes_fewer_large_images(side: int, batch: int, tmp_path: Path) -> None:
     experiment = Experiment(compose([*BASE, f"model.size={side}", f"outputs={tmp_path}"]))
-    memory.settle(experiment)
-    assert experiment.batch == batch
+    assert batch_size.determine(experiment) == batch_size.estimate(experiment) == batch
 
 
 def test_a_given_size_is_kept_until_memory_runs_out(tmp_path: Path) -> None:
     experiment = Experiment(compose([*BASE, "batch=3", f"outputs={tmp_path}"]))
-    memory.settle(experiment)
-    assert experiment.batch == 3
-    memory.shrink(experiment)
-    assert experiment.batch == 1
-    with pytest.raises(UserError, match="not even one image"):
-        memory.shrink(experiment)
+    with Claims(experiment.config.work) as claims:
+        size = batch_size.shared_batch_size(experiment, claims)
+        assert size.value == 3 and not size.refresh()
+        size.halve()
+        assert size.value == 1

@@ -19,12 +19,13 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
 def test_both_ways_make_the_same_images_and_ours_takes_no_more(model: str, tmp_path: Path) -> None:
     experiment = Experiment(compose([*FEW, f"model={model}", f"outputs={tmp_path}"]))
-    ways = (benchmark._ours(experiment), benchmark.plain(benchmark._batch(experiment)))
-    ours, theirs = (benchmark._run(way, CPU, "count") for way in ways)
+    batch = benchmark._batch(experiment, 3)
+    ways = (benchmark._ours(experiment, batch), benchmark.plain(batch))
+    ours, theirs = (benchmark._run(way, CPU, True) for way in ways)
     assert ours.images.shape == theirs.images.shape == (3, 3, 64, 64)
     assert (ours.images.int() - theirs.images.int()).abs().float().mean() < 0.5
     assert 0 < ours.flop <= theirs.flop
-    speed = benchmark._speed(ours, [benchmark._run(ways[0], CPU, "time")], 1e12)
+    speed = benchmark._speed(ours, [benchmark._run(ways[0], CPU, False)], 1e12)
     assert speed.tflops == pytest.approx(speed.images_per_second * speed.tflop_per_image)
     assert speed.share == pytest.approx(speed.tflops)
     assert speed.memory > 2**26

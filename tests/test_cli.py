@@ -28,7 +28,8 @@ from scipy import stats
 from latentmix import cli
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
-from latentmix.experiment.experiment import NOISE, Cell, Experiment, subset
+from latentmix.experiment.draws import NOISE, Cell, subset
+from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mix
@@ -256,8 +257,8 @@ def cached(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 def features(experiment: Experiment, cell: Cell, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Of the generated and of the real images, in order."""
-    made = cached(experiment.features(cell, experiment.networks[network]).folder, "features")
-    real = cached(experiment.reference_features(cell.class_id, experiment.networks[network]).folder, "features")
+    made = cached(experiment.layout.features(cell, experiment.networks[network]).folder, "features")
+    real = cached(experiment.layout.references(cell.class_id, experiment.networks[network]).folder, "features")
     assert (len(made), len(real)) == (DRAWS, REFERENCE)
     return np.stack([made[id_] for id_ in sorted(made)]), np.stack(list(real.values()))
 
@@ -306,7 +307,7 @@ def test_other_metrics_by_their_functions(run: Run) -> None:
         row = run.row("heart", 4, "fix/chm", metric.column(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
         ids = [source.id for source in experiment.references("heart")]
-        there = cached(experiment.reference_features("heart", experiment.networks[metric.network]).folder, "features")
+        there = cached(experiment.layout.references("heart", experiment.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
         row = run.row("heart", 0, "real", metric.column(name, "embedded"))
         cfg_factor = metric.sample(ordered[::2], real if metric.of_prompt else ordered[1::2])
@@ -377,18 +378,18 @@ def test_random_latents_are_a_control(copy: Run) -> None:
     image = pipeline(
         experiment.prompt("star"), latents=z[:1], num_inference_steps=STEPS, guidance_scale=experiment.config.guidance
     ).images[0]
-    with Image.open(experiment.image_path(cell, 0)) as kept:
+    with Image.open(experiment.layout.image_path(cell, 0)) as kept:
         assert np.abs(np.asarray(kept).astype(int) - np.asarray(image).astype(int)).max() <= 2
 
 
 def test_features_are_those_of_the_pictures_and_of_the_class(run: Run) -> None:
     experiment, cell = run.experiment, Cell("heart", 4, Method("fix", "chm"))
-    with Image.open(experiment.image_path(cell, 3)) as image:
+    with Image.open(experiment.layout.image_path(cell, 3)) as image:
         image_path = np.asarray(image)
     real = Shapes().images("heart", 2)[1].pixels(64)
     for network in experiment.networks:
-        made = cached(experiment.features(cell, experiment.networks[network]).folder, "features")["000003"]
-        of_real = cached(experiment.reference_features("heart", experiment.networks[network]).folder, "features")[
+        made = cached(experiment.layout.features(cell, experiment.networks[network]).folder, "features")["000003"]
+        of_real = cached(experiment.layout.references("heart", experiment.networks[network]).folder, "features")[
             "heart/1"
         ]
         pair = torch.from_numpy(np.stack([image_path, real])).permute(0, 3, 1, 2)
@@ -402,7 +403,7 @@ def test_a_picture_is_what_diffusers_makes_of_the_same_latents(run: Run) -> None
     from transformers import CLIPTextModel, CLIPTokenizer
 
     experiment, folder, draw = run.experiment, embedded_folder("tiny"), 2
-    latents = cached(experiment.latents("star").folder, "latents")
+    latents = cached(experiment.layout.latents("star").folder, "latents")
     chosen = np.stack([latents[f"star/{i}"] for i in subset(0, "star", draw, POOL)[:4]])
     mean = chosen.mean(0)
     z = torch.from_numpy(mean / np.linalg.norm(mean) * math.sqrt(mean.size)).float()[None]
@@ -422,7 +423,7 @@ def test_a_picture_is_what_diffusers_makes_of_the_same_latents(run: Run) -> None
             z = scheduler.step(null + experiment.config.guidance * (told - null), t, z).prev_sample
         pixels = vae.decode(z / vae.config.scaling_factor).sample[0]
     wanted = ((pixels / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
-    with Image.open(experiment.image_path(Cell("star", 4, Method("fix", "0")), draw)) as image:
+    with Image.open(experiment.layout.image_path(Cell("star", 4, Method("fix", "0")), draw)) as image:
         assert np.abs(np.asarray(image).astype(float) - wanted).max() < 0.55  # half a grey level, and rounding
 
 
@@ -446,10 +447,10 @@ def test_stage_by_stage_gives_what_a_sweep_gives(run: Run, tmp_path: Path) -> No
         assert (tmp_path / "tiny-shapes" / name).read_bytes() == (run.folder / name).read_bytes()
     pictures = tmp_path / "tiny-shapes" / "images"
     assert len(list(pictures.rglob("*.png"))) == IMAGES
-    kept = run.experiment.image_path(Cell("heart", 4, Method("fix", "chm")), 1)
+    kept = run.experiment.layout.image_path(Cell("heart", 4, Method("fix", "chm")), 1)
     assert (pictures / "heart" / "fix-chm" / "N=004" / "000001.png").read_bytes() == kept.read_bytes()
     centroid = cached(
-        Experiment(compose([*BASE, outputs])).centroids(Cell("star", 2, Method("fix", "0"))).folder, "latents"
+        Experiment(compose([*BASE, outputs])).layout.centroids(Cell("star", 2, Method("fix", "0"))).folder, "latents"
     )
     assert sorted(centroid) == [f"{draw:06d}" for draw in range(DRAWS)]
     norm = math.sqrt(centroid["000000"].size)
@@ -543,7 +544,7 @@ def test_mix_with_weights(copy: Run) -> None:
     said = done("mix", *copy.arguments, "--class", "heart", "--weights", "0.5,0.3,0.2")
     written = [Path(line) for line in said.out.splitlines()]
     assert [path.suffix for path in written] == [".safetensors", ".png"] * len(METHODS)
-    latents = cached(copy.experiment.latents("heart").folder, "latents")
+    latents = cached(copy.experiment.layout.latents("heart").folder, "latents")
     z = torch.from_numpy(np.stack([latents[f"heart/{i}"] for i in range(3)])).float()
     pictures = []
     for method, (latent, image_path) in zip(METHODS, zip(written[::2], written[1::2], strict=True), strict=True):
@@ -559,7 +560,9 @@ def test_mix_with_weights(copy: Run) -> None:
 def test_a_one_hot_mixture_is_the_first_image_regenerated(copy: Run) -> None:
     said = done("mix", *copy.arguments, "methods=[nin/chm]", "--class", "star", "--weights", "1.0")
     latent = load_file(Path(said.out.splitlines()[0]))["latents"].numpy()
-    np.testing.assert_allclose(latent, cached(copy.experiment.latents("star").folder, "latents")["star/0"], atol=1e-5)
+    np.testing.assert_allclose(
+        latent, cached(copy.experiment.layout.latents("star").folder, "latents")["star/0"], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

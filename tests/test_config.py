@@ -16,7 +16,8 @@ from latentmix.cache import key
 from latentmix.compose import compose, config_folder, validate
 from latentmix.config import Config, differences
 from latentmix.errors import UserError
-from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.experiment import Experiment
 from latentmix.inversion.fixed_point import FixedPointSettings
 from latentmix.mixing import Method
 
@@ -466,7 +467,7 @@ BASE = ("device=cpu", "model.precision=float32")
 def identities(*overrides: str, cell: Cell = CELL) -> tuple[str, str]:
     """The names of what is kept of a class's latents and of a cell."""
     experiment = Experiment(compose([*BASE, *overrides]))
-    return key(experiment.latents_identity(cell.class_id)), key(experiment.cell_identity(cell))
+    return key(experiment.layout.latents_identity(cell.class_id)), key(experiment.layout.cell_identity(cell))
 
 
 @pytest.fixture(scope="module")
@@ -548,6 +549,6 @@ def test_classes_share_nothing(base: tuple[str, str]) -> None:
 def test_identities_are_plain() -> None:
     """So that they can be written beside what they name, and read by anyone."""
     experiment = Experiment(compose(BASE))
-    for identity in (experiment.latents_identity("star"), experiment.cell_identity(CELL)):
+    for identity in (experiment.layout.latents_identity("star"), experiment.layout.cell_identity(CELL)):
         assert json.loads(json.dumps(identity)) == identity
         assert not any(isinstance(value, float) and math.isnan(value) for value in identity.values())

@@ -13,7 +13,7 @@ from driver import invoke
 from scipy import stats
 from torch import Tensor
 
-from latentmix.commands.diagnose import sizes, verdict
+from latentmix.commands.diagnose import verdict
 from latentmix.compose import compose
 from latentmix.diagnosis import (
     Diagnosis,
@@ -29,7 +29,9 @@ from latentmix.diagnosis import (
     resolved,
     terminal,
 )
-from latentmix.experiment.experiment import Experiment, subset
+from latentmix.experiment.bias import sizes
+from latentmix.experiment.draws import subset
+from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 from latentmix.mixing import mix
 
@@ -385,7 +387,9 @@ def test_the_numbers_are_those_of_the_cached_latents(outputs: Path) -> None:
     alphas = DDIMScheduler.from_pretrained(embedded_folder("tiny") / "scheduler").alphas_cumprod
     assert set(classes(outputs)) == {"star", "heart"}
     for class_id, found in classes(outputs).items():
-        z, clean = (experiment.latents(class_id).gather([f"{class_id}/{i}" for i in range(POOL)], n) for n in NAMES)
+        z, clean = (
+            experiment.layout.latents(class_id).gather([f"{class_id}/{i}" for i in range(POOL)], n) for n in NAMES
+        )
         assert [m["value"] for m in found["means"]] == pytest.approx(z.mean((0, 2, 3)).tolist(), abs=1e-6)
         assert found["terminal"]["alpha"] == pytest.approx(alphas[999].sqrt().item())
         signal = alphas[999].sqrt() * clean.mean((0, 2, 3))
@@ -398,7 +402,7 @@ NAMES = ("latents", "clean")
 
 def test_draws_are_those_of_a_sweep(outputs: Path) -> None:
     experiment = Experiment(compose([*BASE, f"outputs={outputs}"]))
-    z, found = experiment.pool_latents("star"), classes(outputs)["star"]["growth"]
+    z, found = experiment.latents.pool("star"), classes(outputs)["star"]["growth"]
     means = [mix(z[subset(0, "star", k, POOL)[: found["sizes"][1]]], method="fix/0").mean((1, 2)) for k in range(100)]
     assert found["means"][1] == pytest.approx(torch.stack(means).mean(0).tolist(), abs=1e-5)
 

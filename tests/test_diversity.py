@@ -86,7 +86,7 @@ def test_a_clip_score_is_added_without_generating_again(copy: Run) -> None:
     (prompt,) = (row["features"] for row in kept if "features" in row)  # others are the diffusion model's
     cell = experiment.cells[1]
     ids = [f"{draw:06d}" for draw in range(DRAWS)]
-    made = experiment.features(cell, experiment.networks["clip"]).gather(ids, "features")
+    made = experiment.layout.features(cell, experiment.networks["clip"]).gather(ids, "features")
     expected = 100 * torch.nn.functional.cosine_similarity(made, prompt)
     assert copy.column("fix/chm", "clip_score") == pytest.approx(expected.tolist(), abs=1e-3)
     row = copy.row("fix/chm", "clip_score_embedded")
@@ -99,7 +99,7 @@ def test_a_diversity_needs_pictures(copy: Run) -> None:
 
 
 def pictures(experiment: Experiment, place: int) -> torch.Tensor:
-    paths = [experiment.image_path(experiment.cells[place], draw) for draw in range(DRAWS)]
+    paths = [experiment.layout.image_path(experiment.cells[place], draw) for draw in range(DRAWS)]
     return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
 
 
@@ -137,19 +137,19 @@ def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: i
     run = Run(shutil.copytree(diverse.outputs, tmp_path / "outputs"))
     usual, other = (run.experiment("metrics=[diversity]", f"batch={size}") for size in (32, batch))
     cell = usual.cells[0]
-    before = diversity.draws_in_pairs(usual, cell).distances
-    shutil.rmtree(usual.distances(cell).folder)
-    tasks = diversity.pairing(other).tasks
+    before = diversity.draw_pairs(usual, cell).distances
+    shutil.rmtree(usual.layout.distances(cell, usual.perceptual).folder)
+    tasks = diversity.COMPARE_PAIRS.plan(other, batch).tasks
     assert len(tasks) == (2 if batch == 1 else 1)
     for task in tasks:
-        task.run()
-    assert (diversity.draws_in_pairs(other, cell).distances - before).abs().max() < 1e-4
-    assert not diversity.pairing(other).tasks
+        task.compute(task.read())
+    assert (diversity.draw_pairs(other, cell).distances - before).abs().max() < 1e-4
+    assert not diversity.COMPARE_PAIRS.plan(other, batch).tasks
 
 
 def test_few_pictures_are_kept_for_pairs(finished: Run) -> None:
-    assert finished.experiment().pictures == 1
-    assert finished.experiment("metrics=[diversity]").pictures == 2 * MAX_PAIRS
-    assert finished.experiment("metrics=[diversity]", "keep=400").pictures == 400
+    assert finished.experiment().images_kept == 1
+    assert finished.experiment("metrics=[diversity]").images_kept == 2 * MAX_PAIRS
+    assert finished.experiment("metrics=[diversity]", "keep=400").images_kept == 400
     experiment = finished.experiment("metrics=[diversity]", "draws=1000")
-    assert len(diversity.draws_in_pairs(experiment, experiment.cells[0]).couples) == MAX_PAIRS
+    assert len(diversity.draw_pairs(experiment, experiment.cells[0]).pairs) == MAX_PAIRS

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentmix.compose import compose
-from latentmix.experiment.experiment import Cell, Experiment, subset
-from latentmix.experiment.stages import _chunks, padded
+from latentmix.experiment.batches import padded
+from latentmix.experiment.draws import Cell, subset, uniform_weights
+from latentmix.experiment.experiment import Experiment
 from latentmix.features import Network
-from latentmix.mixing import NORMS, Method
+from latentmix.mixing import Method
+from latentmix.runner.tasks import split
 
 FIX = Method("fix", "0")
 NETWORK = Network("distance", {"network": "none"}, lambda images: images)
@@ -92,43 +94,30 @@ def test_neighbouring_draws_are_independent() -> None:
 
 @quick
 @given(st.integers(1, POOL), st.lists(st.integers(0, 1000), min_size=1, max_size=10))
-def test_weights_are_uniform_over_exactly_n_images(usual: Experiment, n: int, draws: list[int]) -> None:
-    weights = usual.weights(Cell("star", n, FIX), draws)
+def test_weights_are_uniform_over_exactly_n_images(n: int, draws: list[int]) -> None:
+    weights = uniform_weights(0, "star", draws, n, POOL)
     assert weights.shape == (len(draws), POOL)
     assert ((weights > 0).sum(1) == n).all()
     assert (weights[weights > 0] == torch.tensor(1 / n)).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(len(draws)))
 
 
-def test_weights_are_the_same_for_every_method(usual: Experiment) -> None:
-    every = [usual.weights(Cell("star", 4, Method(norm, "chm")), range(6)) for norm in NORMS]
-    assert all(torch.equal(weights, every[0]) for weights in every)
-
-
-def test_draws_are_nested_in_n(usual: Experiment) -> None:
-    images = [usual.weights(Cell("star", n, FIX), range(20)) > 0 for n in (1, 2, 4, POOL)]
+def test_draws_are_nested_in_n() -> None:
+    images = [uniform_weights(0, "star", range(20), n, POOL) > 0 for n in (1, 2, 4, POOL)]
     for fewer, more in pairwise(images):
         assert (fewer <= more).all() and not torch.equal(fewer, more)
 
 
-def test_weights_of_a_draw_do_not_depend_on_the_draws_beside_it(usual: Experiment) -> None:
-    cell = Cell("heart", 4, FIX)
-    together = usual.weights(cell, range(6))
+def test_weights_of_a_draw_do_not_depend_on_the_draws_beside_it() -> None:
+    together = uniform_weights(0, "heart", range(6), 4, POOL)
     for draw in reversed(range(6)):
-        assert torch.equal(usual.weights(cell, [draw])[0], together[draw])
+        assert torch.equal(uniform_weights(0, "heart", [draw], 4, POOL)[0], together[draw])
 
 
-@pytest.mark.parametrize("classes", ["[star]", "[heart,star]", "[ring,star,drop,heart]", "null"])
-def test_weights_of_a_class_do_not_depend_on_the_other_classes(usual: Experiment, classes: str) -> None:
-    cell = Cell("star", 4, FIX)
-    wanted = usual.weights(cell, range(6))
-    assert torch.equal(experiment(f"data.classes={classes}").weights(cell, range(6)), wanted)
-    assert not torch.equal(usual.weights(Cell("heart", 4, FIX), range(6)), wanted)
-
-
-def test_another_seed_draws_other_images(usual: Experiment) -> None:
-    cell = Cell("star", 4, FIX)
-    assert not torch.equal(experiment("seed=1").weights(cell, range(6)), usual.weights(cell, range(6)))
+def test_another_class_or_seed_draws_other_images() -> None:
+    weights = uniform_weights(0, "star", range(6), 4, POOL)
+    assert not torch.equal(uniform_weights(0, "heart", range(6), 4, POOL), weights)
+    assert not torch.equal(uniform_weights(1, "star", range(6), 4, POOL), weights)
 
 
 # Cells and keys
@@ -144,9 +133,9 @@ def place(*overrides: str) -> dict[str, str]:
     """Where a run with these settings keeps what it makes of the class "star"."""
     made = experiment(*overrides)
     return {
-        "latents": made.latents("star").folder.name,
-        "cell": made.cell_folder(Cell("star", 2, FIX)).name,
-        "references": made.reference_features("star", NETWORK).folder.parent.name,
+        "latents": made.layout.latents("star").folder.name,
+        "cell": made.layout.cell_folder(Cell("star", 2, FIX)).name,
+        "references": made.layout.references("star", NETWORK).folder.parent.name,
     }
 
 
@@ -195,8 +184,8 @@ def test_what_changes_a_result_changes_its_key(override: str, changed: set[str])
 
 def test_classes_numbers_and_methods_have_keys_of_their_own(usual: Experiment) -> None:
     cells = [Cell(c, n, m) for c in ("star", "heart") for n in (2, 4) for m in (FIX, Method("nin", "0"))]
-    assert len({usual.cell_folder(cell) for cell in cells}) == len(cells)
-    assert usual.latents("star").folder != usual.latents("heart").folder
+    assert len({usual.layout.cell_folder(cell) for cell in cells}) == len(cells)
+    assert usual.layout.latents("star").folder != usual.layout.latents("heart").folder
 
 
 # Batches
@@ -205,7 +194,7 @@ def test_classes_numbers_and_methods_have_keys_of_their_own(usual: Experiment) -
 @quick
 @given(st.lists(st.integers(), min_size=1, max_size=300), st.integers(1, 64))
 def test_batches_are_all_items_in_order_in_equal_parts(items: list[int], batch: int) -> None:
-    chunks = _chunks(items, batch)
+    chunks = split(items, batch)
     assert [item for chunk in chunks for item in chunk] == items
     assert {len(chunk) for chunk in chunks[:-1]} <= {len(chunks[0])}
     assert 0 < len(chunks[-1]) <= len(chunks[0]) <= batch

@@ -59,10 +59,10 @@ DRAWN = "pictures first"  # the one whose figures are drawn
 SHARES = dict.fromkeys(SCRIPTS, 1) | {"a sweep": 3}  # of the kills
 STAGES = {  # in each of which a full suite kills
     *(
-        f"sweep.{name}"
-        for name in ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_pictures")
+        f"experiment.stages.{name}"
+        for name in ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_images")
     ),
-    *("reconstruct._reconstruct", "probe._generate"),
+    *("experiment.reconstruction._reconstruct", "experiment.probe._generate"),
 }
 
 
@@ -399,7 +399,7 @@ def test_an_image_that_vanishes_or_changes_is_named(then: str, k: int, album: Be
 def test_what_vanishes_from_the_cache_is_made_again(lost: str, bed: Bed, whole: Whole, tmp_path: Path) -> None:
     """By the same command, which plans again."""
     outputs = tmp_path / "outputs"
-    at = ("batch", whole.batch("sweep._generate"))
+    at = ("batch", whole.batch("experiment.stages._generate"))
     ended = bed.run(outputs, at=at, then="vanish", path=str(outputs / "cache" / lost))
     assert ended.code == 0, ended.err
     assert_same(outputs, whole.outputs)

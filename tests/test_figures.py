@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from latentmix.compose import compose
-from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.experiment import Experiment
 from latentmix.figures import mixtures as grid
 from latentmix.figures import paper, toy
 from latentmix.images import read_image
@@ -145,7 +146,7 @@ def test_rows_are_methods_and_columns_n(outputs: Path, drawn: dict[str, object])
     assert (drawn["names"], drawn["titles"]) == (["lin/0", "fix/0", "fix/chm"], ["N = 2", "N = 4"])
     (experiment,) = experiments(outputs, "fig1")
     cell = Cell("star", 4, Method("fix", "chm"))
-    assert torch.equal(drawn["rows"][2][1], read_image(experiment.image_path(cell, 0)))  # type: ignore[index]
+    assert torch.equal(drawn["rows"][2][1], read_image(experiment.layout.image_path(cell, 0)))  # type: ignore[index]
 
 
 def test_columns_are_classes_where_there_is_one_n(outputs: Path, drawn: dict[str, object]) -> None:
@@ -153,7 +154,7 @@ def test_columns_are_classes_where_there_is_one_n(outputs: Path, drawn: dict[str
     assert drawn["titles"] == ["circle", "triangle", "star", "heart", "crescent"]
     (experiment,) = experiments(outputs, "fig9")
     assert experiment.config.model.name == "tiny-sd3"
-    image_path = read_image(experiment.image_path(Cell("heart", 3, Method("nin", "chm")), 0))
+    image_path = read_image(experiment.layout.image_path(Cell("heart", 3, Method("nin", "chm")), 0))
     assert torch.equal(drawn["rows"][1][3], image_path)  # type: ignore[index]
 
 
@@ -162,7 +163,7 @@ def test_rows_are_models_where_there_are_several(outputs: Path, drawn: dict[str,
     assert drawn["names"] == ["tiny", "tiny-sd3"]
     cell = Cell("triangle", 2, Method("fix", "0"))
     for row, experiment in zip(drawn["rows"], experiments(outputs, "fig10"), strict=True):  # type: ignore[call-overload]
-        assert torch.equal(row[0], read_image(experiment.image_path(cell, 0)))
+        assert torch.equal(row[0], read_image(experiment.layout.image_path(cell, 0)))
 
 
 def test_classes_and_n_are_both_named_where_there_are_several(outputs: Path, drawn: dict[str, object]) -> None:

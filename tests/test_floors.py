@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,37 +11,57 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "latentmix"
 
-# The first entry that a module's name begins with says its floor; whatever is not here is on floor 3.
-FLOORS = {
-    "latentmix.errors": 0,
-    "latentmix.rng": 0,
-    "latentmix.config": 2,
-    "latentmix.settings": 0,
-    "latentmix.cache": 0,
-    "latentmix.profiling": 0,
-    "latentmix.sampling": 1,
-    "latentmix.mixing": 1,
-    "latentmix.mixing.iterative": 1,
-    "latentmix.metrics": 1,
-    "latentmix.metrics.distances": 1,
-    "latentmix.metrics.intervals": 1,
-    "latentmix.metrics.neighbours": 1,
-    "latentmix.diagnosis": 1,
-    "latentmix.models": 2,
-    "latentmix.inversion": 2,
-    "latentmix.data": 2,
-    "latentmix.features": 2,
-    "latentmix.cli": 4,
-    "latentmix.__main__": 4,
-}
-MATHEMATICS = {name for name, floor in FLOORS.items() if floor == 1}
+# Every file's floor, from the ground up. `models` is models/__init__.py, `models.*` the other files of models.
+FLOORS = (
+    "errors",
+    "rng settings profiling cache threads",
+    "plugins images runner.tasks runner.claims runner.rates mixing.* metrics.*",
+    "mixing metrics sampling runner.prefetch runner.batch_size runner.console runner.status runner.process",
+    "diagnosis models.protocol models.settings data.settings runner.executor",
+    "inversion.base features models.attention models.compile models.linear models.shared_prefix",
+    "data.protocol",
+    "data.*",
+    "data inversion.* models.pipeline",
+    "inversion models.vae models.random_weights",
+    "models.unet models.mmdit",
+    "models models.placeholder",
+    "config",
+    "compose",
+    "experiment experiment.draws runner.local runner.slurm runner",
+    "experiment.layout",
+    "experiment.latents",
+    "experiment.experiment",
+    "experiment.batches experiment.batch_size experiment.sizes experiment.bias",
+    "experiment.stages",
+    "experiment.diversity experiment.probe experiment.reconstruction",
+    "experiment.sweep experiment.results",
+    "figures.style figures.grid figures.toy figures.growth figures.curves figures.mixtures figures.offsets",
+    "figures figures.paper report report.* checks.finding",
+    "checks.downloads",
+    "checks.data checks.space",
+    "checks",
+    "commands commands.session",
+    "commands.sweep",
+    "commands.*",
+    "cli __main__",
+)
+MATHEMATICS = {"mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis"}
 FOR_MATHEMATICS = {"torch", "jaxtyping", "scipy", *sys.stdlib_module_names}
 
 
+def entry(module: str) -> str:
+    """Return what a module is called in FLOORS: by its own name, or as one of the others in its folder."""
+    name = module.removeprefix(f"{PACKAGE}.")
+    return name if any(name in floor.split() for floor in FLOORS) else f"{name.rpartition('.')[0]}.*"
+
+
 def floor(module: str) -> int:
+    """Return the floor of a module; the package itself only offers names of others, which it imports when used."""
     if module == PACKAGE:
-        return 1  # it offers `mix` to other people's code
-    return next((level for name, level in FLOORS.items() if f"{module}.".startswith(f"{name}.")), 3)
+        return len(FLOORS)
+    floors = [number for number, names in enumerate(FLOORS) if entry(module) in names.split()]
+    assert len(floors) == 1, f"{module} has {len(floors)} floors in FLOORS; give each file one"
+    return floors[0]
 
 
 def name_of(path: Path) -> str:
@@ -80,7 +101,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
         [
             "import torch.nn",
             "from latentmix import mixing, nothing",
-            "from . import ladder",
+            "from . import sampling",
             "from .metrics import Estimate",
             "from latentmix.data import shapes, Source",
             "def late():",
@@ -90,19 +111,24 @@ def test_imports_are_found_wherever_they_stand() -> None:
     below = {"latentmix.sampling", "latentmix.metrics"}
     others = {"torch.nn", "latentmix.mixing", "latentmix", "latentmix.data", "latentmix.data.shapes", "yaml"}
     assert imports(source, "latentmix.experiment.stages", is_package=False) == below | others
-    assert imports("from . import ladder\nfrom .metrics import x", PACKAGE, is_package=True) == below
-    assert imports("from .. import ladder\nfrom ..metrics import x", "latentmix.data.folder", is_package=False) == below
-    assert imports("from .. import ladder\nfrom ..metrics import x", "latentmix.data", is_package=True) == below
+    assert imports("from . import sampling\nfrom .metrics import x", PACKAGE, is_package=True) == below
+    up = "from .. import sampling\nfrom ..metrics import x"
+    assert imports(up, "latentmix.data.folder", is_package=False) == below
+    assert imports(up, "latentmix.data", is_package=True) == below
 
 
-def test_floors_are_found_by_name() -> None:
-    floors = {"latentmix": 1, "latentmix.cache": 0, "latentmix.data": 2, "latentmix.data.shapes": 2, "latentmix.cli": 4}
-    assert {module: floor(module) for module in floors} == floors
-    assert floor("latentmix.experiment.stages") == floor("latentmix.figures.morph") == floor("latentmix.database") == 3
+def test_every_file_has_one_floor_and_every_entry_a_file() -> None:
+    for module in MODULES:
+        floor(module)
+    entries = [name for names in FLOORS for name in names.split()]
+    assert len(entries) == len(set(entries))
+    assert set(entries) == {entry(module) for module in MODULES if module != PACKAGE}
 
 
-def test_the_package_was_found() -> None:
-    assert {PACKAGE, *MATHEMATICS, "latentmix.errors", "latentmix.data.shapes"} <= set(MODULES)
+def test_no_imports_run_in_a_circle() -> None:
+    """Python's own order of a graph; it raises CycleError with the modules of a circle."""
+    graph = {module: {name for name in imports_of(module) if ours(name)} - {PACKAGE} for module in MODULES}
+    assert set(TopologicalSorter(graph).static_order()) == set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -116,10 +142,10 @@ def test_what_is_imported_exists(module: str) -> None:
     assert {name for name in imports_of(module) if ours(name)} <= set(MODULES)
 
 
-@pytest.mark.parametrize("module", sorted(MATHEMATICS))
+@pytest.mark.parametrize("module", [module for module in MODULES if entry(module) in MATHEMATICS])
 def test_the_mathematics_knows_only_itself_and_torch(module: str) -> None:
     imported = imports_of(module)
-    assert {name for name in imported if ours(name)} <= MATHEMATICS | {"latentmix.errors"}
+    assert {entry(name) for name in imported if ours(name) and name != PACKAGE} <= MATHEMATICS | {"errors", "plugins"}
     assert {name.split(".")[0] for name in imported if not ours(name)} <= FOR_MATHEMATICS
 
 

@@ -394,11 +394,11 @@ def test_a_one_hot_mixture_of_null_text_is_the_image_itself(tmp_path: Path) -> N
 
     experiment = Experiment(compose(["inversion=null_text", *SETTINGS, f"outputs={tmp_path}"]))
     assert invoke("invert", "inversion=null_text", *SETTINGS, f"outputs={tmp_path}").code == 0
-    rows = experiment.latents("star").read()
-    mixed = experiment.mixed("star", torch.tensor([[0.0, 1, 0, 0]]), Method("nin", "chm"))
+    rows = experiment.layout.latents("star").read()
+    mixed = experiment.latents.mix("star", torch.tensor([[0.0, 1, 0, 0]]), Method("nin", "chm"))
     assert away(mixed["latents"][0], rows["star/1"]["latents"]) < 1e-6
     assert torch.equal(mixed["nulls"][0], rows["star/1"]["nulls"])
-    half = experiment.mixed("star", torch.tensor([[0.5, 0.5, 0, 0]]), Method("nin", "chm"))
+    half = experiment.latents.mix("star", torch.tensor([[0.5, 0.5, 0, 0]]), Method("nin", "chm"))
     assert away(half["nulls"][0], (rows["star/0"]["nulls"] + rows["star/1"]["nulls"]) / 2) < 1e-6
 
 

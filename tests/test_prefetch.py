@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from latentmix.errors import UserError
-from latentmix.experiment.stages import Later, Stage, Task
-from latentmix.runner import executor as launch
 from latentmix.runner.claims import Claims, DoneLists, Shard
+from latentmix.runner.console import stage_bar
+from latentmix.runner.executor import run_claimed
 from latentmix.runner.prefetch import Prefetcher
+from latentmix.runner.tasks import Stage, Task, WriteBack
 
 PATIENCE = 60.0  # seconds after which a thread that should have come is not waited for
 
@@ -32,12 +33,12 @@ class Work:
     def run(self) -> None:
         stage = Stage("work", tasks=[self.task(number) for number in range(self.count)])
         left = {task.name: task for task in stage.tasks}
-        with Claims(self.folder, self.shard) as claims, Prefetcher() as prefetcher:
-            for task, _ in launch._shared(stage, claims, left, prefetcher, lambda what: None):
+        with Claims(self.folder, self.shard) as claims, stage_bar(stage) as bar, Prefetcher() as prefetcher:
+            for task, _ in run_claimed(stage.name, claims, left, prefetcher, bar):
                 self.log.append(f"{task.name} over")
 
     def task(self, number: int) -> Task:
-        def work(needed: Any, size: int) -> Later:
+        def work(needed: Any, size: int) -> WriteBack:
             assert needed == number and size == 1
             self.make(number)
             self.log.append(f"batch{number} made")

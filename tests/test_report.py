@@ -20,7 +20,8 @@ from driver import Said, invoke
 from PIL import Image
 
 from latentmix.compose import compose, find_run
-from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.metrics import METRICS, Estimate, Metric, mean
 from latentmix.mixing import MEANS, NORMS, Mean, Method, Norm
@@ -94,7 +95,7 @@ def test_small_images_are_those_of_the_cache_exactly(outputs: Path) -> None:
     mixed = {(p["class"], p["n"], p["method"], p["draw"]): p["src"] for p in shown if p["n"]}
     assert set(mixed) == {(c, n, m, draw) for c in CLASSES for n in NS for m in METHODS for draw in range(2)}
     for (class_id, n, method, draw), uri in mixed.items():
-        with Image.open(experiment.image_path(Cell(class_id, n, Method.parse(method)), draw)) as image:
+        with Image.open(experiment.layout.image_path(Cell(class_id, n, Method.parse(method)), draw)) as image:
             np.testing.assert_array_equal(decoded(uri), np.asarray(image))
     real = [p["src"] for p in shown if p["method"] == "real"]
     assert len(real) == 2
@@ -341,9 +342,9 @@ def test_the_summary_takes_the_better_end_and_tells_of_ties() -> None:
 def test_images_are_found_where_a_gpu_made_them() -> None:
     cell = Cell("star", 2, Method("fix", "0"))
     config = compose([*BASE, "device=cuda:7"])
-    expected = Experiment(compose([*BASE, "model.precision=float16", "outputs=elsewhere"])).image_path(cell, 1)
+    expected = Experiment(compose([*BASE, "model.precision=float16", "outputs=elsewhere"])).layout.image_path(cell, 1)
     found = find_experiment(config, Path("elsewhere/small"), {"precision": "float16"})
-    assert found.image_path(cell, 1) == expected.absolute()
+    assert found.layout.image_path(cell, 1) == expected.absolute()
 
 
 # In a browser

@@ -19,13 +19,15 @@ from pipelines import SD
 from latentmix import cache as store
 from latentmix import figures
 from latentmix import images as pictures
+from latentmix.commands.session import prepare
 from latentmix.compose import compose
-from latentmix.experiment import stages as sweep
-from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment import stages
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import evaluate, read_table
 from latentmix.mixing import Method
 from latentmix.models.unet import UNetModel
-from latentmix.runner import executor as launch
+from latentmix.runner.tasks import Task, WriteBack
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 
@@ -56,7 +58,7 @@ def quickly(*arguments: str) -> Said:
 
 def run(outputs: Path, *more: str, command: str = "sweep") -> str:
     """Runs to the end; what it said."""
-    said = quickly(command, *BASE, *more, f"outputs={outputs}")
+    said = quickly(command, *BASE, *more, f"outputs={outputs}", "overwrite=true")
     assert said.code == 0, said.err
     return said.err
 
@@ -84,15 +86,15 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which batches are begun, from here on: the worker, and what for."""
     begun: list[str] = []
 
-    def counted(name: str, work: Callable[..., sweep.Later | None]) -> Callable[..., sweep.Later | None]:
-        def count(*arguments: Any) -> sweep.Later | None:
+    def counted(name: str, work: Callable[..., WriteBack | None]) -> Callable[..., WriteBack | None]:
+        def count(*arguments: Any) -> WriteBack | None:
             begun.append(f"{name} {arguments[1] if name != '_measure_real' else ''}")
             return work(*arguments)
 
         return count
 
     for name in WORKERS:
-        monkeypatch.setattr(sweep, name, counted(name, getattr(sweep, name)))
+        monkeypatch.setattr(stages, name, counted(name, getattr(stages, name)))
     return begun
 
 
@@ -137,20 +139,19 @@ def half_of_it(file):
 
 store.write_atomic = fatal_write  # before it is imported by name
 from latentmix import cli, figures
-from latentmix.experiment import results as evaluate
-from latentmix.runner import executor as launch
-from latentmix.experiment import stages as sweep
+from latentmix.commands import sweep
+from latentmix.experiment import stages
 import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 figures.draw_run = lambda bench: []
 
 def counted(name):
-    work = getattr(sweep, name)
+    work = getattr(stages, name)
     def count(*arguments):
         os.write(log, (name + "\\n").encode())
         return work(*arguments)
-    setattr(sweep, name, count)
+    setattr(stages, name, count)
 
 for name in ("_measure_real", "_invert", "_generate"):
     counted(name)
@@ -210,25 +211,29 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 # In another order, in other batches
 
 
+def tasks(experiment: Experiment, *kinds: stages.StageType) -> list[Task]:
+    return [task for kind in kinds for task in kind.plan(experiment, 3).tasks]
+
+
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
 def test_the_order_of_work_changes_no_byte(order: str, whole: Path, tmp_path: Path) -> None:
-    made = experiment(tmp_path)
-    launch.prepare(made.config.launch)
-    early = [*sweep.inversion(made).tasks, *sweep.references(made).tasks]
-    late = sweep.mixing(made).tasks + sweep.generation(made, made.config.keep, measure=True).tasks
-    for tasks in (early, late):
-        for task in reversed(tasks) if order == "reversed" else random.Random(0).sample(tasks, len(tasks)):
-            task.run()
+    made = prepare(experiment(tmp_path).config)
+    early = tasks(made, stages.INVERT, stages.MEASURE_REFERENCES)
+    late = tasks(made, stages.MIX, stages.GENERATE)
+    for batches in (early, late):
+        for task in reversed(batches) if order == "reversed" else random.Random(0).sample(batches, len(batches)):
+            write_back = task.compute(task.read())
+            if write_back is not None:
+                write_back()
     evaluate(made)
     assert_same(tmp_path, whole)
 
 
 def test_stages_plan_nothing_once_all_is_there(whole: Path) -> None:
     made = experiment(whole)
-    for stage in (sweep.references(made), sweep.inversion(made), sweep.mixing(made)):
-        assert not stage.tasks
-    assert not sweep.generation(made, 4, measure=True).tasks
-    assert len(sweep.generation(made, 5, measure=True).tasks) == 8  # one more picture, in the second batch of each cell
+    assert not tasks(made, stages.MEASURE_REFERENCES, stages.INVERT, stages.MIX, stages.GENERATE)
+    more = experiment(whole, "keep=5")
+    assert len(tasks(more, stages.GENERATE)) == 8  # one more image, in the second batch of each cell
 
 
 def stacked(parts: store.TensorCache, name: str) -> torch.Tensor:
@@ -245,13 +250,13 @@ def assert_close(one: Experiment, other: Experiment) -> None:
     so features of generated images scatter more than those of real ones."""
     for class_id in one.classes:
         for name in ("latents", "clean"):
-            assert deviation(*(stacked(b.latents(class_id), name) for b in (one, other))) < 1e-5
+            assert deviation(*(stacked(b.layout.latents(class_id), name) for b in (one, other))) < 1e-5
     for network in one.networks.values():
         for class_id in one.classes:
-            of_real = (stacked(b.reference_features(class_id, network), "features") for b in (one, other))
+            of_real = (stacked(b.layout.references(class_id, network), "features") for b in (one, other))
             assert deviation(*of_real) < 1e-5
         for cell in one.cells:
-            assert deviation(*(stacked(b.features(cell, network), "features") for b in (one, other))) < 1e-3
+            assert deviation(*(stacked(b.layout.features(cell, network), "features") for b in (one, other))) < 1e-3
     tables = [read_table(b.config.folder / "metrics.csv") for b in (one, other)]
     for result, wanted in zip(*tables, strict=True):
         assert (result.class_id, result.n, result.method) == (wanted.class_id, wanted.n, wanted.method)
@@ -330,7 +335,7 @@ def test_damaged_rates_cost_an_estimate_and_no_more(damage: Callable[[Path], Non
 
 def test_a_picture_and_its_features_lost_together_come_back(copy: Path, whole: Path, worked: list[str]) -> None:
     cell = Cell("heart", 4, Method("fix", "chm"))
-    shutil.rmtree(experiment(copy).cell_folder(cell))
+    shutil.rmtree(experiment(copy).layout.cell_folder(cell))
     run(copy)
     assert worked == ["_generate heart"] * 2
     assert_same(copy, whole, but="/centroids/")
@@ -430,7 +435,7 @@ def test_few_draws_of_many_cells_fill_batches(
     assert worked[begun:].count("_generate star") == 2
     together, alone = experiment(tmp_path / "packed", *few, "batch=6"), experiment(tmp_path / "alone", *few)
     for cell in alone.cells:
-        rows = [stacked(b.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
+        rows = [stacked(b.layout.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
         assert len(rows[0]) == 3 and deviation(*rows) < 1e-3
 
 
@@ -440,9 +445,9 @@ def test_what_one_cell_lost_is_made_in_its_old_batch(copy: Path, whole: Path) ->
     run(copy, "batch=4")
     before = results(copy)
     made = experiment(copy, "batch=4")
-    lost = made.features(made.cells[1], made.networks["clip"]).folder
+    lost = made.layout.features(made.cells[1], made.networks["clip"]).folder
     shutil.rmtree(lost)
-    made.image_path(made.cells[1], 0).unlink()
+    made.layout.image_path(made.cells[1], 0).unlink()
     run(copy, "batch=4")
     assert results(copy) == before and lost.exists()
 
@@ -463,17 +468,17 @@ def test_more_draws_add_to_those_that_are_there(
     longer, usual = experiment(copy, f"draws={draws}"), experiment(whole)
     for network in usual.networks.values():
         for cell in usual.cells:
-            made = stacked(longer.features(cell, network), "features")
+            made = stacked(longer.layout.features(cell, network), "features")
             assert len(made) == max(draws, 6)
-            assert deviation(made[:6], stacked(usual.features(cell, network), "features")) < 1e-5
+            assert deviation(made[:6], stacked(usual.layout.features(cell, network), "features")) < 1e-5
 
 
 def test_more_draws_in_longer_batches_give_the_same_images(copy: Path, whole: Path) -> None:
     run(copy, "draws=10", "batch=10")
     longer, usual = experiment(copy, "draws=10"), experiment(whole)
     for cell in usual.cells:
-        rows = stacked(longer.features(cell, longer.networks["clip"]), "features")
-        wanted = stacked(usual.features(cell, usual.networks["clip"]), "features")
+        rows = stacked(longer.layout.features(cell, longer.networks["clip"]), "features")
+        wanted = stacked(usual.layout.features(cell, usual.networks["clip"]), "features")
         assert len(rows) == 10
         assert deviation(rows[:6], wanted) < 1e-3
 
@@ -482,9 +487,9 @@ def test_a_larger_pool_inverts_only_what_is_new(copy: Path, whole: Path, worked:
     run(copy, "pool=9", command="invert")
     assert worked == ["_invert star", "_invert heart"]  # the last batch of each had 2 images
     for class_id in ("star", "heart"):
-        rows = experiment(copy, "pool=9").latents(class_id).read()
+        rows = experiment(copy, "pool=9").layout.latents(class_id).read()
         assert len(rows) == 9
-        for id_, row in experiment(whole).latents(class_id).read().items():
+        for id_, row in experiment(whole).layout.latents(class_id).read().items():
             assert deviation(rows[id_]["latents"], row["latents"]) < 1e-5
 
 

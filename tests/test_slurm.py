@@ -12,12 +12,15 @@ from cluster import cluster, missing
 from driver import assert_same, invoke
 
 from latentmix import figures
-from latentmix.commands import status
+from latentmix.commands import session
 from latentmix.compose import compose
-from latentmix.experiment import stages as sweep
+from latentmix.config import result_settings
 from latentmix.experiment.experiment import Experiment
-from latentmix.runner import executor as launch
+from latentmix.experiment.stages import GENERATE, INVERT
+from latentmix.runner.batch_size import BatchSize
 from latentmix.runner.claims import LOST_AFTER, Claims
+from latentmix.runner.executor import Executor
+from latentmix.runner.status import workers
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 SWEEP = (
@@ -77,9 +80,12 @@ def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def held(outputs: Path) -> Iterator[Callable[[str], None]]:
     """Be at the first batch of each stage of a run, so that its shards wait; gives what lets a stage go on."""
     experiment = Experiment(compose([*SWEEP, f"outputs={outputs}"]))
-    stages = (sweep.inversion(experiment), sweep.generation(experiment, experiment.pictures, measure=True))
-    first = {stage.name: next(iter(launch._named(experiment, stage))) for stage in stages}
     with Claims(experiment.config.work) as member:
+        size = BatchSize(int(experiment.config.batch), member, "test", lambda smaller: None)
+        settings = result_settings(experiment.config.as_dict())
+        executor = Executor(member, size, session.rates(experiment), settings)
+        stages = [plan(size.value) for plan in session.plans(experiment, [INVERT, GENERATE])]
+        first = {stage.name: next(iter(executor._tasks(stage))) for stage in stages}
         for name in first.values():
             assert member.claim(name)
         yield lambda stage: member.release(first[stage])
@@ -119,7 +125,7 @@ def errors(outputs: Path, job: str = "*") -> str:
 
 def at_work(outputs: Path) -> dict[str, str]:
     """Of each shard, which process it is at present."""
-    return {member.shard: member.name for member in status.workers(outputs / "small" / "work") if not member.lost}
+    return {member.shard: member.name for member in workers(outputs / "small" / "work") if not member.lost}
 
 
 def queue() -> str:
@@ -160,10 +166,10 @@ def test_shards_that_come_and_go_end_with_the_bytes_of_one(
 
 
 def test_what_dead_shards_leave_is_done_by_the_same_command(dead: Path, whole: Path) -> None:
-    (killed,) = status.workers(dead / "small" / "work")  # the other took its pulse away
+    (killed,) = workers(dead / "small" / "work")  # the other took its pulse away
     assert killed.shard == "1/2"
     wait_for("two minutes of silence", lambda: "lost" in invoke("status", str(dead / "small")).out, dead)
-    (killed,) = status.workers(dead / "small" / "work")
+    (killed,) = workers(dead / "small" / "work")
     assert killed.silent > LOST_AFTER
     assert "stopped" in invoke("status", str(dead / "small")).out
     submit(dead, "launch.shards=2", "launch.requeue=false")

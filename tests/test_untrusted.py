@@ -26,6 +26,7 @@ from PIL import Image
 
 from latentmix import compose as configs
 from latentmix.cache import file_name
+from latentmix.commands.session import rates
 from latentmix.compose import compose
 from latentmix.data import choose
 from latentmix.data.files import Rules
@@ -34,13 +35,12 @@ from latentmix.data.hub import Hub
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
-from latentmix.experiment import batch_size as memory
+from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.features import embedded_folder
 from latentmix.models import load_model
 from latentmix.models.pipeline import find
 from latentmix.models.settings import ModelConfig
-from latentmix.runner import executor as launch
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -356,7 +356,7 @@ def test_rates_that_are_none_are_not_known(rate: str, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "rates.json").write_text(f'{{"a": {rate}, "b": 2.5}}')
     (tmp_path / "cache" / "batches.json").write_text(f'{{"a": {rate}, "b": 2}}')
-    assert launch._rates(experiment) == {"b": 2.5} and memory._known(experiment) == {"b": 2}
+    assert rates(experiment)._read() == {"b": 2.5} and batch_size._remembered(experiment) == {"b": 2}
 
 
 # Archives

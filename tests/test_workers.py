@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import driver
@@ -20,15 +21,17 @@ from pipelines import SD
 
 from latentmix import compose as compose_module
 from latentmix import figures
-from latentmix.commands import status
-from latentmix.commands import sweep as shards
+from latentmix.commands import session, sweep
 from latentmix.compose import compose
 from latentmix.errors import UserError
-from latentmix.experiment import stages as sweep
+from latentmix.experiment import stages
+from latentmix.experiment.batch_size import shared_batch_size
+from latentmix.experiment.batches import Loaded
 from latentmix.experiment.experiment import Experiment
-from latentmix.runner import executor as launch
+from latentmix.experiment.sweep import SWEEP
 from latentmix.runner import slurm
 from latentmix.runner.claims import Claims, Shard
+from latentmix.runner.status import progress, workers
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 
@@ -69,7 +72,7 @@ def assert_same(outputs: Path, whole: Path) -> None:
 def listed(outputs: Path) -> list[str]:
     """What workers say they have done."""
     lists = [path.read_text().split() for path in outputs.glob("small/work/workers/*.done")]
-    return [name for names in lists for name in names if not name.startswith(shards.RESULTS)]
+    return [name for names in lists for name in names if not name.startswith(sweep.RESULTS)]
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +106,14 @@ def fatal_write(path, content):
 
 store.write_atomic = fatal_write  # before it is imported by name
 from latentmix import cli, figures
-from latentmix.runner import executor as launch
-from latentmix.commands import sweep as shards
+from latentmix.runner.claims import Claims
+from latentmix.commands import sweep
 import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 figures.draw_run = lambda bench: []
 orders = json.loads(sys.argv[1])
-begin, beat = launch.Claims._begin, launch.Claims._beat
+begin, beat = Claims._begin, Claims._beat
 together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
 
 def begin_together(claims):
@@ -122,7 +125,7 @@ def slow_beat(claims):
     time.sleep(0.5 if claims.doing else 0)
     beat(claims)
 
-launch.Claims._begin, launch.Claims._beat = begin_together, slow_beat
+Claims._begin, Claims._beat = begin_together, slow_beat
 for arguments, where, count in orders:
     if (child := os.fork()) == 0:
         sys.argv = ["latentmix", *arguments]
@@ -191,40 +194,37 @@ def test_results_are_written_once_unless_they_are_missing_or_of_other_settings(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    written, finish = list[str](), shards.finish
+    written, finish = list[str](), sweep.finish
 
-    def count(experiment: Experiment) -> None:
+    def count(experiment: Experiment, arguments: Sequence[str]) -> None:
         written.append(experiment.config.name)
-        finish(experiment)
+        finish(experiment, arguments)
 
-    monkeypatch.setattr(shards, "finish", count)
+    monkeypatch.setattr(sweep, "finish", count)
     assert "another worker wrote the results" in run(tmp_path, "--shard", "0/2").err
     assert not written
     (tmp_path / "small" / "metrics.csv").unlink()
     run(tmp_path, "--shard", "0/2")
     assert len(written) == 1
     assert_same(tmp_path, whole)
-    run(tmp_path, "--shard", "0/2", "metrics=[fid]")
+    run(tmp_path, "--shard", "0/2", "metrics=[fid]", "overwrite=true")
     assert len(written) == 2
-    run(tmp_path, "--shard", "0/2")  # what is there is of other settings
+    run(tmp_path, "--shard", "0/2", "overwrite=true")  # the results there are of other settings
     assert len(written) == 3
     run(tmp_path)  # which always does
     assert len(written) == 4
 
 
 def test_shards_agree_on_a_batch_and_so_does_who_comes_after(tmp_path: Path) -> None:
+    experiment = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
     for index in range(2):
-        settled = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
-        settled.batch = 0
-        with Claims(settled.config.work, Shard(index, 2)) as claims:
-            launch.settle(settled, claims)
-            (agreement,) = settled.config.work.glob("batch-*.json")
-            assert settled.batch == json.loads(agreement.read_text()) == (32 if index == 0 else 7)
+        with Claims(experiment.config.work, Shard(index, 2)) as claims:
+            size = shared_batch_size(experiment, claims).value
+            (agreement,) = experiment.config.work.glob("batch-*.json")
+            assert size == json.loads(agreement.read_text()) == (32 if index == 0 else 7)
             agreement.write_text("7")
-    late = Experiment(compose([*BASE, "batch=auto", f"outputs={tmp_path}"]))
-    with Claims(late.config.work) as claims:
-        launch.settle(late, claims)
-    assert late.batch == 7
+    with Claims(experiment.config.work) as claims:
+        assert shared_batch_size(experiment, claims).value == 7
 
 
 def test_a_batch_that_was_agreed_on_between_look_and_claim_holds(
@@ -234,34 +234,33 @@ def test_a_batch_that_was_agreed_on_between_look_and_claim_holds(
     claim = Claims.claim
 
     def claim_after_another(claims: Claims, name: str) -> bool:
-        launch._agreement(late, claims).write_text("7")
+        (claims.folder / f"{name}.json").write_text("7")
         return claim(claims, name)
 
     late.config.work.mkdir(parents=True)
     monkeypatch.setattr(Claims, "claim", claim_after_another)
     with Claims(late.config.work, Shard(1, 2)) as claims:
-        launch.settle(late, claims)
-    assert late.batch == 7
+        assert shared_batch_size(late, claims).value == 7
 
 
 def test_shards_go_on_together_when_memory_runs_out_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of two are too many for the first; a shard that comes later takes batches of one from the start."""
-    invert, sizes = sweep._invert, list[int]()
+    invert, sizes = stages._invert, list[int]()
 
-    def small(experiment: Experiment, class_id: str, images: sweep.Loaded[str], size: int) -> None:
+    def small(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
         sizes.append(size)
         if size > 1:
             raise torch.OutOfMemoryError("no more memory")
         invert(experiment, class_id, images, size)
 
-    monkeypatch.setattr(sweep, "_invert", small)
+    monkeypatch.setattr(stages, "_invert", small)
     said = run(tmp_path, "--shard", "0/2")
     assert "going on with 1 images at once" in said.err
     assert sizes == [2] + [1] * 8
     late = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
-    with launch.joining(late, "sweep", Shard(1, 2)) as claims:
-        launch.work(late, shards.STAGES, claims)
-    assert late.batch == 1 and len(sizes) == 9
+    with session.joined(late, SWEEP, "sweep", Shard(1, 2)) as executor:
+        executor.run(session.plans(late, SWEEP))
+    assert executor.batch_size.value == 1 and len(sizes) == 9
 
 
 @pytest.mark.parametrize("shard", ["3/3", "one"])
@@ -277,7 +276,7 @@ def kill_one(outputs: Path, killed: list[int]) -> None:
     """The first worker that is seen inverting."""
     deadline = time.monotonic() + 600
     while not killed and time.monotonic() < deadline:
-        for member in status.workers(outputs / "small" / "work"):
+        for member in workers(outputs / "small" / "work"):
             if member.doing.startswith("invert"):
                 killed.append(int(member.name.split("-")[-2]))
                 os.kill(killed[0], signal.SIGKILL)
@@ -320,18 +319,24 @@ def test_status_of_a_run_from_its_files(whole: Path) -> None:
     assert table == {"real images": [12, 0, 0], "invert": [8, 0, 0], "generate": [16, 0, 0]}
 
 
+def counts(work: Path) -> dict[str, tuple[int, int, int]]:
+    """Images of each stage that are finished, running and left."""
+    return {stage.stage: (stage.finished, stage.running, stage.left) for stage in progress(work)}
+
+
 def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
     made = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
-    with launch.joining(made, "sweep") as claims:
-        for place, plan in enumerate(shards.STAGES):
-            stage = launch._planned(made, plan, claims, place)
+    with session.joined(made, SWEEP, "sweep") as executor:
+        claims = executor.claims
+        for position, plan in enumerate(session.plans(made, SWEEP)):
+            stage = executor._plan(plan, position)
             if stage.name == "real images":
-                first, second, *_ = launch._named(made, stage)
+                first, second, *_ = executor._tasks(stage)
         assert claims.claim(first)
         with claims.holding(first, "real images: star"):
             pass
         assert claims.claim(second)
-        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        found = counts(made.config.work)
         assert found["real images"] == (2, 2, 8)
         assert found["generate"] == (0, 0, 16)
         assert "1 at work" in invoke("status", str(made.config.folder)).out
@@ -340,7 +345,7 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
         os.utime(claims._heartbeat_file(claims.name), (1, 1))  # no sign of life since 1970
         lost = invoke("status", str(made.config.folder)).out
         assert "stopped" in lost and f"{claims.name}" in lost and "lost; whoever is at work takes over" in lost
-        found = {of.stage: (of.done, of.running, of.left) for of in status.stages(made.config.work)}
+        found = counts(made.config.work)
         assert found["real images"] == (2, 0, 10)
         claims.release(second)
     assert "stopped" in invoke("status", str(made.config.folder)).out
@@ -349,12 +354,12 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
 def test_status_needs_a_run(tmp_path: Path) -> None:
     assert "there is no run" in invoke("status", str(tmp_path / "nothing")).err
     said = invoke("status", str(tmp_path))
-    assert said.code == 2 and "no stage of it has been planned" in said.err
+    assert said.code == 2 and "has been planned" in said.err
 
 
 def test_status_loads_no_network() -> None:
     code = (
-        "import sys; import latentmix.commands.status; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
+        "import sys; import latentmix.runner.status; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.split() == ["False", "False"], done.stderr
@@ -419,7 +424,7 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
 
 
 def test_a_job_that_is_stopped_goes_back_into_the_queue_as_it_was() -> None:
-    job = slurm.Job("config.json", "0/3", requeue=True)
+    job = slurm.Job("module:function", "config.json", "0/3", requeue=True)
     again = job.checkpoint()
     assert again is not None and again.function == job
 
@@ -443,7 +448,7 @@ def test_a_job_that_has_not_begun_to_listen_is_not_ended_by_a_preemption(cluster
     """What srun is to start, with another Python in place of the shard's."""
     run(cluster, "launch=slurm", "launch.shards=2")
     line = (cluster / "sbatch.script").read_text().strip().splitlines()[-1]
-    started, _, _ = line[line.index(slurm.DEAF) :].partition(" -u -m submitit")
+    started, _, _ = line[line.index(slurm.IGNORE_SIGNALS) :].partition(" -u -m submitit")
     code = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGTERM, signal.SIGUSR2)]; print('alive')"
     done = subprocess.run([*shlex.split(started), "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "alive\n")
@@ -458,7 +463,7 @@ def test_a_job_hears_signals_before_it_loads_torch() -> None:
 def test_a_frozen_config_that_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json can't be read"):
-        shards.work(tmp_path / "config.json", Shard())
+        sweep.work(tmp_path / "config.json", "0/1")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-WORKERS = ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_pictures", "_reconstruct")
+WORKERS = ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_images", "_reconstruct")
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # none is lost in a fork
 
 
@@ -128,9 +128,7 @@ def _do(commands: Sequence[Sequence[str]]) -> int:
 def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     """Log whatever happens, and let happen what is to."""
     from latentmix import figures
-    from latentmix.experiment import probe
-    from latentmix.experiment import reconstruction as reconstruct
-    from latentmix.experiment import stages as sweep
+    from latentmix.experiment import probe, reconstruction, stages
 
     if not order["figures"]:
         figures.draw_run = lambda experiment: []
@@ -153,7 +151,7 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
 
         setattr(module, name, count)
 
-    for module in (sweep, reconstruct, probe):
+    for module in (stages, reconstruction, probe):
         for name in WORKERS:
             if hasattr(module, name):
                 counted(module, name)
@@ -241,9 +239,7 @@ def _wait(pids: list[int], orders: list[dict[str, Any]]) -> list[int]:
 
 if __name__ == "__main__":
     from latentmix import cli, figures  # noqa: F401
-    from latentmix.commands import diagnose, doctor, mix  # noqa: F401
-    from latentmix.experiment import batch_size, probe, reconstruction, results, stages  # noqa: F401
-    from latentmix.runner import executor  # noqa: F401
+    from latentmix.commands import diagnose, doctor, evaluate, generate, invert, mix, probe, reconstruct, sweep  # noqa: F401
 
     for line in sys.stdin:
         orders = json.loads(line)

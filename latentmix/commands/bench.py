@@ -1,8 +1,8 @@
-"""How fast images are generated, beside a plain loop of diffusers' own pipeline and what the device can do at most.
+"""`latentmix bench`: how fast images are generated, beside diffusers' own pipeline and the device's limit.
 
-Both make the same batch from the same latents, in turn, so that both see the same machine; the best of several times
-counts. The plain pipeline runs in a process of its own, as a script of a few lines would, without the settings that
-`launch.prepare` makes. FLOPs are counted by torch, a multiplication and an addition being two.
+Both generate the same batch from the same latents, in turn, so that both see the same machine; the best of several
+times counts. The plain pipeline runs in a process of its own, as a script of a few lines would, without the settings of
+`set_up_process`. torch counts the FLOPs, a multiplication and an addition being two.
 """
 
 import multiprocessing
@@ -23,7 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentmix import sampling
 from latentmix.cache import write_json
+from latentmix.config import Config
+from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
+from latentmix.models import random_weights
 from latentmix.models.linear import FLOPS, HERE, product
 from latentmix.models.pipeline import DTYPES, NETWORKS, OPTIONAL, OTHERS, find, has, pipeline_class
 from latentmix.models.protocol import predictor
@@ -56,29 +59,43 @@ class Batch:
     threads: int
 
 
+def random_folder(config: Config) -> Path:
+    """Return a pipeline folder of the config's model at full size, with random weights."""
+    return random_weights.random_folder(config.model.name, config.cache / "random")
+
+
+def run(experiment: Experiment, repeat: int) -> Path:
+    """Measure both speeds `repeat` times, show them, and write `bench.json`. Return its path."""
+    result = measure(experiment, repeat)
+    path = experiment.config.folder / "bench.json"
+    write_json(path, result)
+    _show(result)
+    return path
+
+
 def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
-    """Both speeds, the device's rate and how far apart the images are; writes `bench.json`."""
-    batch, ours = _batch(experiment), _ours(experiment)
-    rate = matmul_rate(experiment.device, DTYPES[batch.precision])
+    """Return both speeds, the device's rate and how far the images differ."""
+    batch = _batch(experiment, determine(experiment))
+    ours, rate = _ours(experiment, batch), matmul_rate(experiment.device, DTYPES[batch.precision])
     spawn = multiprocessing.get_context("spawn")
     if experiment.device.type == "cuda":
-        torch.cuda.empty_cache()  # what finding the batch left behind is the other process's too
-    with ProcessPoolExecutor(1, spawn, _load, (batch,)) as plain:
-        works = {
-            "latentmix": lambda how: _run(ours, experiment.device, how),
-            "diffusers": lambda how: plain.submit(_run_plain, how).result(),
+        torch.cuda.empty_cache()  # memory left over from finding the batch size is for the other process too
+    with ProcessPoolExecutor(1, spawn, _load, (batch,)) as plain_process:
+        ways: dict[str, Callable[[bool], _Run]] = {
+            "latentmix": lambda count: _run(ours, experiment.device, count),
+            "diffusers": lambda count: plain_process.submit(_run_plain, count).result(),
         }
-        counted = {name: work("count") for name, work in works.items()}  # which warms up too
+        counted = {name: way(True) for name, way in ways.items()}  # also warms up
         if experiment.config.speed.compile:
-            ours()  # which compiles
-        timed = [{name: work("time") for name, work in works.items()} for _ in range(repeat)]
-    speeds = {name: _speed(counted[name], [run[name] for run in timed], rate) for name in works}
-    made, expected = (counted[name].images.int() for name in works)
+            ours()  # compiles
+        runs = [{name: way(False) for name, way in ways.items()} for _ in range(repeat)]
+    speeds = {name: _speed(counted[name], [run[name] for run in runs], rate) for name in ways}
+    images, expected = (counted[name].images.int() for name in ways)
     about = {
         "device": experiment.device_name,
         "model": experiment.config.model.name,
         "size": experiment.config.model.size,
-        "batch": experiment.batch,
+        "batch": len(batch.latents),
         "steps": batch.steps,
         "guidance": batch.guidance,
         "precision": batch.precision,
@@ -86,23 +103,21 @@ def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
         "threads": batch.threads,
         "torch": torch.__version__,
         "matmul TFLOP/s": rate / 1e12,
-        "mean difference in levels": (made - expected).abs().float().mean().item(),
+        "mean difference in levels": (images - expected).abs().float().mean().item(),
         "times as fast": speeds["latentmix"].images_per_second / speeds["diffusers"].images_per_second,
     }
-    result = about | {name: asdict(speed) for name, speed in speeds.items()}
-    write_json(experiment.config.folder / "bench.json", result)
-    return result
+    return about | {name: asdict(speed) for name, speed in speeds.items()}
 
 
-def show(result: dict[str, Any]) -> None:
-    """The table of what `measure` found."""
+def _show(result: dict[str, Any]) -> None:
+    """Print the table of both speeds."""
     names = ("device", "model", "size", "batch", "steps", "precision")
     table = Table("", "images/s", "TFLOP/image", "TFLOP/s", "of the matmul rate", "peak memory")
     table.title = ", ".join(f"{name} {result[name]}" for name in names)
     for name in ("latentmix", "diffusers"):
-        of = result[name]
-        numbers = (f"{of['images_per_second']:.2f}", f"{of['tflop_per_image']:.3g}", f"{of['tflops']:.3g}")
-        table.add_row(name, *numbers, f"{of['share']:.0%}", f"{of['memory'] / 2**30:.2f} GiB")
+        speed = result[name]
+        numbers = (f"{speed['images_per_second']:.2f}", f"{speed['tflop_per_image']:.3g}", f"{speed['tflops']:.3g}")
+        table.add_row(name, *numbers, f"{speed['share']:.0%}", f"{speed['memory'] / 2**30:.2f} GiB")
     console = Console()
     console.print(table)
     console.print(
@@ -122,7 +137,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / min(_seconds(way, device) for _ in range(10) for way in ways)
 
 
-# --- the two ways ---------------------------------------------------------------------------------------------------
+# The two ways
 
 
 @dataclass(frozen=True)
@@ -133,12 +148,12 @@ class _Run:
     memory: int
 
 
-def _batch(experiment: Experiment) -> Batch:
+def _batch(experiment: Experiment, size: int) -> Batch:
     config = experiment.config
     return Batch(
         folder=find(config.model),
         prompt=experiment.prompt(experiment.classes[0]),
-        latents=experiment.noise(experiment.classes[0], range(experiment.batch)).cpu(),
+        latents=experiment.noise(experiment.classes[0], range(size)).cpu(),
         steps=config.steps,
         guidance=config.guidance,
         spacing=config.spacing,
@@ -149,15 +164,14 @@ def _batch(experiment: Experiment) -> Batch:
     )
 
 
-def _ours(experiment: Experiment) -> Callable[[], Tensor]:
-    z, config = experiment.noise(experiment.classes[0], range(experiment.batch)), experiment.config
+def _ours(experiment: Experiment, batch: Batch) -> Callable[[], Tensor]:
+    z = batch.latents.to(experiment.device)
 
     @torch.no_grad()
     def generate() -> Tensor:
-        told = experiment.conditioning(experiment.classes[0], config.guidance)
-        return experiment.model.decode(
-            sampling.generate(predictor(experiment.model, told), z, experiment.generation_schedule)
-        )
+        cond = experiment.conditioning(experiment.classes[0], batch.guidance)
+        clean = sampling.generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
+        return experiment.model.decode(clean)
 
     return generate
 
@@ -172,8 +186,8 @@ def _load(batch: Batch) -> None:
     _plain, _plain_device = plain(batch), torch.device(batch.device)
 
 
-def _run_plain(how: str) -> _Run:
-    return _run(_plain, _plain_device, how)
+def _run_plain(count: bool) -> _Run:
+    return _run(_plain, _plain_device, count)
 
 
 def plain(batch: Batch) -> Callable[[], Tensor]:
@@ -185,46 +199,46 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     without: dict[str, Any] = {part: None for part in OPTIONAL if part in parts and not has(batch.folder, part)}
     if name == "StableDiffusionPipeline":  # neither is fetched, nor a part of what is compared
         without |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    how_read: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}
-    pipeline = getattr(diffusers, name).from_pretrained(batch.folder, **how_read, **without)
+    options: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}
+    pipeline = getattr(diffusers, name).from_pretrained(batch.folder, **options, **without)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(batch.device)
     if hasattr(pipeline, "unet"):  # the same steps as ours; many folders name other schedulers
         settings = pipeline.scheduler.config
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=batch.spacing)
     z = batch.latents.to(batch.device, DTYPES[batch.precision])
-    how: dict[str, Any] = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance, "output_type": "pt"}
+    arguments: dict[str, Any] = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance}
     if not hasattr(pipeline, "unet"):
-        how["max_sequence_length"] = batch.max_sequence_length
+        arguments["max_sequence_length"] = batch.max_sequence_length
         if batch.spacing == "trailing":  # its scheduler's own is linspace
-            how["sigmas"] = [1 - step / batch.steps for step in range(batch.steps)]
+            arguments["sigmas"] = [1 - step / batch.steps for step in range(batch.steps)]
     size = {"height": batch.latents.shape[2] * pipeline.vae_scale_factor}
     size["width"] = batch.latents.shape[3] * pipeline.vae_scale_factor
 
     def generate() -> Tensor:
-        images = pipeline([batch.prompt] * len(z), latents=z.clone(), **how, **size).images
+        images = pipeline([batch.prompt] * len(z), latents=z.clone(), output_type="pt", **arguments, **size).images
         return (images * 255).round().to(torch.uint8)
 
     return generate
 
 
-# --- the clock ------------------------------------------------------------------------------------------------------
+# Measuring
 
 
-def _run(work: Callable[[], Tensor], device: torch.device, how: str) -> _Run:
-    """Once, for its FLOPs or for its time, which counting them would spoil."""
-    made: list[Tensor] = []
+def _run(work: Callable[[], Tensor], device: torch.device, count: bool) -> _Run:
+    """Run once, to count the FLOPs or to measure the time, which counting would spoil."""
+    images: list[Tensor] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     flop = 0
-    if how == "count":
-        # What is compiled is counted as it was before: fused kernels do not say what they compute.
+    if count:
+        # A compiled network is counted uncompiled: fused kernels do not say what they compute.
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-            seconds = _seconds(lambda: made.append(work()), device)
+            seconds = _seconds(lambda: images.append(work()), device)
         flop = counter.get_total_flops()
     else:
-        seconds = _seconds(lambda: made.append(work()), device)
-    return _Run(made[0].cpu(), seconds, flop, _peak_memory(device))
+        seconds = _seconds(lambda: images.append(work()), device)
+    return _Run(images[0].cpu(), seconds, flop, _peak_memory(device))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -238,11 +252,11 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return settled() - start
 
 
-def _speed(counted: _Run, timed: list[_Run], rate: float) -> Speed:
-    count, seconds = len(counted.images), min(run.seconds for run in timed)
+def _speed(counted: _Run, runs: list[_Run], rate: float) -> Speed:
+    count, seconds = len(counted.images), min(run.seconds for run in runs)
     flops = counted.flop / seconds
     return Speed(
-        count / seconds, counted.flop / count / 1e12, flops / 1e12, flops / rate, max(run.memory for run in timed)
+        count / seconds, counted.flop / count / 1e12, flops / 1e12, flops / rate, max(run.memory for run in runs)
     )
 
 

@@ -1,4 +1,4 @@
-"""The diagnoses of a run's classes, from cached latents: a table, a verdict for each, and `diagnosis.json`."""
+"""`latentmix diagnose`: what the inverted latents of each class have in common, and how many of them can be mixed."""
 
 import math
 from collections.abc import Mapping
@@ -7,49 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from latentmix.cache import write_json
-from latentmix.diagnosis import Diagnosis, diagnose
-from latentmix.errors import UserError
-from latentmix.experiment.experiment import Experiment, subset
+from latentmix.commands import session
+from latentmix.diagnosis import Diagnosis
+from latentmix.experiment.bias import diagnose_class
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.figures.growth import draw_growth
 
-DRAWS = 100  # a run's first, whether it has as many or not
-SIZES = 12  # how many N, evenly in √N
+STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (
     "mean: of which channel it is largest; corr.: of neighbours; bias²: in channels + in space; of z0: what the "
     "terminal signal explains of the former; R²: of that channel's mean against √N; N: most without mean adjustment"
 )
 
 
-def diagnosed(experiment: Experiment, class_id: str) -> Diagnosis:
-    """UserError where latents are missing or a single one."""
-    pool, seed = experiment.config.pool, experiment.config.seed
-    if pool < 2:
-        raise UserError(f"pool={pool} is too small to see what latents have in common; it takes 2, and better 100")
-    z = experiment.pool_latents(class_id).cpu()
-    clean = experiment.latents(class_id).gather([source.id for source in experiment.pool(class_id)], "clean")
-    orders = torch.from_numpy(np.stack([subset(seed, class_id, draw, pool) for draw in range(DRAWS)]))
-    return diagnose(z, clean, experiment.inversion_schedule[-1].noisy.alpha, sizes(pool), orders)
-
-
-def sizes(pool: int) -> list[int]:
-    """From 1 to the whole pool."""
-    return sorted({round(root**2) for root in np.linspace(1, math.sqrt(pool), SIZES)})
+def run(experiment: Experiment, dry_run: bool) -> list[Path]:
+    """Diagnose every class. Show a table, and return the files written: `diagnosis.json` and Fig. 4."""
+    if dry_run:
+        session.report_plan(experiment, STAGES)
+        return []
+    session.run_stages(experiment, STAGES, "diagnose")
+    diagnoses = {class_id: diagnose_class(experiment, class_id) for class_id in experiment.classes}
+    _show(experiment, diagnoses)
+    lines = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
+    figure = draw_growth({experiment.config.model.name: lines}, experiment.config.folder / "fig4")
+    return [_record(experiment, diagnoses), *figure]
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    most = diagnosis.limit
+    """Return in a sentence how many latents can be mixed without mean adjustment."""
+    limit = diagnosis.limit
     if not any(diagnosis.resolved):
         return f"{diagnosis.images} images show no bias in any channel's mean; nothing asks for mean adjustment"
-    if most is None:
+    if limit is None:
         return "the channels' means stay within what is random; mix any number of these without mean adjustment"
-    return f"mix {'none' if most < 2 else f'at most {most}'} of these without mean adjustment"
+    return f"mix {'none' if limit < 2 else f'at most {limit}'} of these without mean adjustment"
 
 
-def record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
+def _record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
     """Write `diagnosis.json`, with null for what is not a number."""
     path = experiment.config.folder / "diagnosis.json"
     run = {name: getattr(experiment.config, name).name for name in ("model", "data", "inversion")}
@@ -66,8 +65,7 @@ def _without_nan(x: Any) -> Any:
     return None if isinstance(x, float) and math.isnan(x) else x
 
 
-def show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
-    """A row and a sentence for each class, on the console."""
+def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
     headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N")
     table = Table(*headings, title=f"latents at t = T of {experiment.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
@@ -79,16 +77,16 @@ def show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
 
 
 def _row(diagnosis: Diagnosis) -> tuple[str, ...]:
-    place, mean = max(enumerate(diagnosis.means), key=lambda pair: abs(pair[1].value))
+    channel, mean = max(enumerate(diagnosis.means), key=lambda pair: abs(pair[1].value))
     bias, share = diagnosis.bias, diagnosis.terminal.share
     neighbours = diagnosis.autocorrelation[0].channels if diagnosis.autocorrelation else (math.nan,)
     unlimited = "any" if any(diagnosis.resolved) else "–"
     return (
         f"{diagnosis.norms.mean:.3f}",
-        f"{mean.value:+.3f} ({place})",
+        f"{mean.value:+.3f} ({channel})",
         f"{np.mean(neighbours):+.3f}",
         f"{1000 * bias.channels:.1f} + {1000 * bias.space:.1f}",
         "–" if math.isnan(share) else f"{share:.0%}",
-        f"{diagnosis.growth.root.r2[place]:.3f}",
+        f"{diagnosis.growth.root.r2[channel]:.3f}",
         unlimited if diagnosis.limit is None else str(diagnosis.limit),
     )

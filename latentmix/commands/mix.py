@@ -1,37 +1,67 @@
-"""Things to look at: one mixture with chosen weights, and the pictures of a run under readable names."""
+"""`latentmix mix`: mix the latents of all draws, or make one mixture with given weights to look at."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from latentmix.cache import file_name, save_tensors, write_atomic
+from latentmix import checks
+from latentmix.cache import file_name, load_tensors, save_tensors
+from latentmix.commands import session
 from latentmix.errors import UserError
-from latentmix.experiment.experiment import Experiment, draw_id
-from latentmix.experiment.stages import render
+from latentmix.experiment.batches import generate
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import INVERT, MIX, SYNTHESIZE
 from latentmix.images import write_image
-from latentmix.mixing import mix
+from latentmix.mixing import Method, mix
+
+STAGES = (SYNTHESIZE, INVERT, MIX)
+STAGES_OF_ONE = (SYNTHESIZE, INVERT)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The first images of a class, and their weights."""
+    """Weights of the first images of a class."""
 
     class_id: str
     weights: tuple[float, ...]
 
 
-def class_of(experiment: Experiment, name: str) -> str:
-    """A class by any of its names; UserError where it is not one of the run's."""
-    class_id = experiment.data.resolve(name)
-    if class_id not in experiment.classes:
-        raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(experiment.classes)}")
-    return class_id
+def run(experiment: Experiment, dry_run: bool) -> None:
+    """Mix the latents of every class, N, method and draw, and keep the mixtures in the cache."""
+    if dry_run:
+        session.report_plan(experiment, STAGES)
+        return
+    session.run_stages(experiment, STAGES, "mix")
+    session.say(f"centroids of {len(experiment.cells)} cells are in {experiment.config.cache / 'cells'}")
 
 
-def mixture(experiment: Experiment, class_id: str, text: str) -> Mixture:
-    """Weights as they were given ("0.5,0.3,0.2"), checked; UserError where they or the class can't be used."""
-    class_id = class_of(experiment, class_id)
+def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_run: bool) -> list[Path]:
+    """Make one mixture by each method: the latent and its image. Return the files written."""
+    if dry_run:
+        checks.use_placeholder_parts(experiment)  # since looking up the class might download the data
+    mixture = parse(experiment, class_name or experiment.classes[0], weights)
+    if dry_run:
+        session.report_plan(experiment, STAGES_OF_ONE)
+        return []
+    files = {method: _file(experiment, mixture, method) for method in experiment.config.methods}
+    for method, file in files.items():
+        _refuse_to_overwrite(experiment, file, _about(experiment, mixture, method))
+    session.run_stages(experiment, STAGES_OF_ONE, "mix")
+    written = []
+    for method, file in files.items():
+        state = experiment.latents.mix(mixture.class_id, torch.tensor([mixture.weights]), method)
+        save_tensors(file, {name: x[0] for name, x in state.items()}, _about(experiment, mixture, method))
+        image = file.with_name(f"{file.stem}.png")
+        write_image(image, generate(experiment, mixture.class_id, state, str(method))[1][0])
+        written += [file, image]
+    return written
+
+
+def parse(experiment: Experiment, class_name: str, text: str) -> Mixture:
+    """Return the mixture of a class by weights such as "0.5,0.3,0.2"; raise UserError if they can't be used."""
+    class_id = experiment.class_of(class_name)
     try:
         weights = tuple(float(part) for part in text.split(","))
         if len(weights) > experiment.config.pool:
@@ -42,30 +72,33 @@ def mixture(experiment: Experiment, class_id: str, text: str) -> Mixture:
     return Mixture(class_id, weights)
 
 
-def mix_once(experiment: Experiment, wanted: Mixture) -> list[Path]:
-    """Make a mixture by each method: the latent, and its picture."""
-    class_id, w = wanted.class_id, wanted.weights
-    weights, written = "-".join(map(str, w)), []
-    for method in experiment.config.methods:
-        mixed = experiment.mixed(class_id, torch.tensor([w]), method)
-        stem = experiment.config.folder / "mixed" / f"{file_name(class_id)}-{weights}-{method.norm}-{method.mean}"
-        about = {
-            "class": class_id,
-            "weights": w,
-            "method": str(method),
-            "latents": experiment.latents_identity(class_id),
-        }
-        save_tensors(stem.with_name(stem.name + ".safetensors"), {name: x[0] for name, x in mixed.items()}, about)
-        write_image(stem.with_name(stem.name + ".png"), render(experiment, class_id, mixed, str(method))[1][0])
-        written += [stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".png")]
-    return written
+def _file(experiment: Experiment, mixture: Mixture, method: Method) -> Path:
+    weights = "-".join(map(str, mixture.weights))
+    name = f"{file_name(mixture.class_id)}-{weights}-{method.norm}-{method.mean}.safetensors"
+    return experiment.config.folder / "mixed" / name
 
 
-def copy_images(experiment: Experiment) -> Path:
-    """Copy a run's pictures from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder."""
-    folder = experiment.config.folder / "images"
-    for cell in experiment.cells:
-        place = folder / file_name(cell.class_id) / f"{cell.method.norm}-{cell.method.mean}" / f"N={cell.n:03d}"
-        for draw in range(experiment.config.draws):
-            write_atomic(place / f"{draw_id(draw)}.png", experiment.image_path(cell, draw).read_bytes())
-    return folder
+def _about(experiment: Experiment, mixture: Mixture, method: Method) -> dict[str, Any]:
+    """Return what a mixture was made from and how its image is generated."""
+    return {
+        "class": mixture.class_id,
+        "weights": list(mixture.weights),
+        "method": method.identity,
+        "latents": experiment.layout.latents_identity(mixture.class_id),
+        "generation": experiment.layout.generation,
+    }
+
+
+def _refuse_to_overwrite(experiment: Experiment, file: Path, about: dict[str, Any]) -> None:
+    if experiment.config.overwrite or not file.exists():
+        return
+    try:
+        existing = load_tensors(file)[1]
+    except (OSError, ValueError):
+        return  # damaged
+    different = sorted(name for name in about if existing.get(name) != about[name])
+    if different:
+        raise UserError(
+            f"{file} was made by other settings of {' and '.join(different)}; choose another name=..., or replace it "
+            "with overwrite=true"
+        )

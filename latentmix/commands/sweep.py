@@ -1,93 +1,167 @@
-"""A sweep as one of its workers does it: all stages, its own share first, and then the results, if nobody else makes
-them. The config comes from overrides, or frozen from the run's folder, where whoever started the workers put it."""
+"""`latentmix sweep`: all stages of a run, by one or several workers, and then its results.
+
+A worker runs its own share of the tasks first, then whatever other workers have not begun. The first one that finds
+everything done writes the results. The config of several workers is frozen in the run's folder by whoever started them.
+"""
 
 import json
+import platform
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
+import yaml
 from rich.console import Console
+from rich.table import Table
 
-from latentmix.cache import key, read_json, write_json
+from latentmix.cache import key, read_json, write_atomic, write_json
+from latentmix.commands import session
 from latentmix.compose import validate
-from latentmix.config import Config
+from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
-from latentmix.experiment import diversity
-from latentmix.experiment import stages as sweep
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import evaluate
-from latentmix.experiment.stages import Plan
-from latentmix.profiling import timed
-from latentmix.runner import executor as launch
+from latentmix.experiment.results import AVERAGE, Result, evaluate, labels
+from latentmix.experiment.sweep import SWEEP
+from latentmix.metrics import METRICS
+from latentmix.profiling import profiled, timed
+from latentmix.runner import local, slurm
 from latentmix.runner.claims import POLL, Claims, DoneLists, Shard
+from latentmix.runner.console import say, show_profile
 
-RESULTS = "results"  # how their name among workers begins
-STAGES: tuple[Plan, ...] = (  # of a whole sweep
-    sweep.synthesis,
-    sweep.references,
-    sweep.inversion,
-    lambda experiment: sweep.measurement(experiment, required=False),
-    lambda experiment: sweep.generation(experiment, experiment.pictures, measure=True),
-    diversity.pairing,
-)
+RESULTS = "results"  # prefix of the task that writes them
+METRICS_SHOWN = 2  # the first of a run's; metrics.csv has all
+PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
 
 
-def run(experiment: Experiment, shard: Shard | None = None, results: bool = True) -> None:
-    """Do a shard's work and whatever others leave, until all is done; the first of several then writes the results."""
-    with launch.joining(experiment, "sweep", shard) as claims:
-        launch.work(experiment, STAGES, claims)
+def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: bool, profile: bool) -> None:
+    """Run a sweep as its config says: here, by several processes of this machine, or by Slurm jobs."""
+    launch = config.launch
+    if profile and (launch.name == "slurm" or launch.processes > 1):
+        raise UserError("--profile is of one process; leave launch= out")
+    if dry_run:
+        session.report_plan(session.prepare(config), SWEEP)
+        return
+
+    def frozen(threads: int) -> Path:
+        return freeze(replace(config, launch=replace(launch, threads=threads)), arguments)
+
+    if shard is None and launch.name == "slurm":
+        for line in slurm.submit(config, frozen, "latentmix.commands.sweep:work"):
+            session.say(line)
+        return
+    if shard is None and launch.processes > 1:
+        session.refuse_to_overwrite(config)
+        local.run(config.launch, config.work, frozen)
+        # What remains is to write the results, or to do what the workers left.
+    with profiled() if profile else nullcontext() as taken:
+        experiment = session.prepare(config)
+        run_worker(experiment, arguments, shard)
+    if taken is not None:
+        show_profile(taken)
+        path = config.folder / "profile.json"
+        write_json(path, {"seconds": taken.seconds, "whole": taken.whole, "in networks": taken.in_networks})
+        session.say(str(path))
+
+
+def run_worker(
+    experiment: Experiment, arguments: Sequence[str], shard: Shard | None = None, results: bool = True
+) -> None:
+    """Run a shard's tasks and whatever others leave, until all is done. Then write the results, unless another worker
+    does or `results` is False."""
+    session.refuse_to_overwrite(experiment.config)
+    with session.joined(experiment, SWEEP, "sweep", shard) as executor:
+        executor.run(session.plans(experiment, SWEEP))
         if not results:
             return
-        name = _results(experiment, claims)
-        if claims.shard.count > 1 and not _falls_to(experiment, claims, name):
-            Console(stderr=True).print("all is done; another worker wrote the results")
+        claims = executor.claims
+        task = _results_task(experiment, claims)
+        if claims.shard.count > 1 and not _claim_results(experiment, claims, task):
+            say("all is done; another worker wrote the results")
             return
-        with claims.holding(name, RESULTS):
-            finish(experiment)
+        with claims.holding(task, RESULTS):
+            finish(experiment, arguments)
 
 
-def _results(experiment: Experiment, claims: Claims) -> str:
-    """What the results of all that was done so far are called among workers; whatever more is done renames them."""
-    batches = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
-    return f"{RESULTS}-{key([launch.settings(experiment.config.as_dict()), batches])}"
+def _results_task(experiment: Experiment, claims: Claims) -> str:
+    """Return the name of the task that writes the results of everything done so far."""
+    tasks = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
+    return f"{RESULTS}-{key([result_settings(experiment.config.as_dict()), tasks])}"
 
 
-def _falls_to(experiment: Experiment, claims: Claims, name: str) -> bool:
-    """Whether this worker is to write the results, once nobody is at it: they are not there as the settings have it."""
-    while not claims.claim(name):
+def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
+    """Claim the task that writes the results. Return False if the results are written already."""
+    while not claims.claim(task):
         time.sleep(POLL)
     config, folder = experiment.config.as_dict(), experiment.config.folder
-    there = launch.settings(read_json(folder / "done.json").get("config", {})) == launch.settings(config)
-    if name in DoneLists(claims.done.folder).read_new() and there and (folder / "metrics.csv").exists():
-        claims.release(name)
+    existing = result_settings(read_json(folder / "done.json").get("config", {}))
+    current = existing == result_settings(config) and (folder / "metrics.csv").exists()
+    if current and task in DoneLists(claims.done.folder).read_new():
+        claims.release(task)
         return False
     return True
 
 
-def finish(experiment: Experiment) -> None:
-    """Features -> tables and figures; seconds, where all features are there."""
+def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
+    """Write tables, figures, the config and, last, `done.json`; takes seconds once all features are there."""
     from latentmix.figures import draw_run
 
     with timed("evaluating"):
         results = evaluate(experiment)
     with timed("drawing"):
-        pictures = draw_run(experiment)
-    launch.conclude(experiment, results, pictures)
+        figures = draw_run(experiment)
+    config, folder = experiment.config.as_dict(), experiment.config.folder
+    write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    about = {
+        "config": config,
+        "arguments": list(arguments),
+        "model": experiment.model.identity,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+    }
+    write_json(folder / "done.json", about)
+    _show_results(experiment, results, figures)
 
 
-def freeze(config: Config) -> Path:
-    """Put a config into the folder of its run, to be taken from there as it is."""
-    plain = config.as_dict()
-    path = config.work / f"config-{key(plain)}.json"  # another run's of this name may be waiting in a queue
-    write_json(path, plain)
+def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
+    """Print the averages of the first metrics, and where everything is."""
+    folder, console = experiment.config.folder, Console()
+    for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
+        rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
+        title = f"{label}, average over classes ({'lower' if METRICS[name].lower else 'higher'} is better)"
+        console.print(_averages(rows, title, experiment.config.n))
+    for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
+        console.print(str(path), soft_wrap=True, highlight=False)
+    console.print(f"All of it on one page: latentmix report {folder}", soft_wrap=True, highlight=False)
+
+
+def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:
+    """Return a table with a row for each method; controls, whose n is 0, have the same value at each N."""
+    table = Table("method", *(f"N = {n}" for n in ns), title=title)
+    for method in dict.fromkeys(result.method for result in results):
+        values = {r.n: r.estimate.value for r in results if r.method == method}
+        table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))
+    return table
+
+
+# Workers in other processes
+
+
+def freeze(config: Config, arguments: Sequence[str]) -> Path:
+    """Write a config into the folder of its run, for workers to read. Return the file."""
+    content = {"config": config.as_dict(), "arguments": list(arguments)}
+    path = config.work / f"config-{key(content)}.json"  # another run of this name may be waiting in a queue
+    write_json(path, content)
     return path
 
 
-def work(frozen: Path, shard: Shard, results: bool = True) -> None:
-    """Do a shard of a run whose config is frozen; UserError where it can't be read."""
+def work(frozen: Path, shard: str, results: bool = True) -> None:
+    """Run a shard, such as "0/3", of a run whose config is frozen; raise UserError if the file can't be read."""
     try:
-        plain = json.loads(frozen.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(frozen.read_text())
+        config, arguments = content["config"], content["arguments"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{frozen} can't be read: {error}; give the command that started the run again") from error
-    config = validate(plain)
-    launch.prepare(config.launch)
-    run(Experiment(config), shard, results)
+    run_worker(session.prepare(validate(config)), arguments, Shard.parse(shard), results)

@@ -1,8 +1,8 @@
-"""How unlike each other images are: pairs of pictures -> the perceptual distance within each.
+"""Diversity: the perceptual distance between two images of a pair, averaged over pairs.
 
-A distance between images needs both, which may be in different batches, and what LPIPS makes of an image is larger than
-the image: so pictures are kept, and pairs compared once they are there. No image is in two pairs, so that their
-distances are independent.
+A distance needs both images, which may lie in different batches, and the activations of LPIPS are larger than the
+images. So images are kept, and compared once both are there. No image is in two pairs, so that the distances are
+independent.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,84 +14,91 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
-from latentmix.experiment.experiment import MAX_PAIRS, Cell, Experiment, draw_id
-from latentmix.experiment.stages import Loaded, Stage, padded, pixels
+from latentmix.experiment import folders
+from latentmix.experiment.batches import Loaded, padded, pixels
+from latentmix.experiment.draws import Cell, draw_id
+from latentmix.experiment.experiment import MAX_PAIRS, Experiment
+from latentmix.experiment.stages import StageType
 from latentmix.images import read_image
+from latentmix.runner.tasks import Stage
 
-Ids = tuple[str, str]
+Pair = tuple[str, str]  # ids of two images
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of images, by name; how the first or the last ones of several pairs are read; where distances are kept."""
+    """Pairs of images of one group, how the images are read, and where their distances are kept."""
 
     label: str
-    couples: Sequence[Ids]
+    pairs: Sequence[Pair]
     read: Callable[[Sequence[str]], Tensor]
     kept: TensorCache
 
     @property
     def distances(self) -> Tensor:
-        """[pairs, 1], from the cache; raises UserError where one is missing."""
-        if not self.couples:
+        """Return the distances [pairs, 1] from the cache; raise UserError if one is missing."""
+        if not self.pairs:
             return torch.empty(0, 1)
-        return self.kept.gather([_row(couple) for couple in self.couples], "distance")
+        return self.kept.gather([_row_id(pair) for pair in self.pairs], "distance")
 
 
-def pairing(experiment: Experiment) -> Stage:
-    """Pictures -> distances within pairs, where a run measures diversity; UserError where pictures are missing."""
+def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
+    """Plan images -> distances within pairs, if the run measures diversity."""
     stage = Stage("pairs")
-    if not experiment.pairing:
+    if not experiment.measures_diversity:
         return stage
     real = [real_pairs(experiment, class_id) for class_id in experiment.classes]
-    for pairs in (*real, *(draws_in_pairs(experiment, cell) for cell in experiment.generated)):
-        if not pairs.couples:  # of a single real image
+    for group in (*real, *(draw_pairs(experiment, cell) for cell in experiment.generated_cells)):
+        if not group.pairs:  # a single real image
             continue
-        done = pairs.kept.ids()
-        missing = {couple for couple in pairs.couples if _row(couple) not in done}
-        work, read = partial(_compare, experiment, pairs), partial(_load, pairs)
-        stage.plan(pairs.label, pairs.couples, missing, experiment.batch, work, read)
+        finished = group.kept.ids()
+        missing = {pair for pair in group.pairs if _row_id(pair) not in finished}
+        compute, read = partial(_compare, experiment, group), partial(_load, group)
+        stage.add(group.label, group.pairs, missing, batch_size, compute, read)
     return stage
 
 
+COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}), folders=folders.references)
+
+
 def real_pairs(experiment: Experiment, class_id: str) -> Pairs:
-    """Of the real images of a class."""
+    """Return the pairs of real images of a class."""
     sources = {source.id: source for source in experiment.references(class_id)}
 
     def read(ids: Sequence[str]) -> Tensor:
         return pixels([sources[id_] for id_ in ids], experiment.config.model.size)
 
-    return Pairs(class_id, _couples(list(sources)), read, experiment.reference_distances(class_id))
+    kept = experiment.layout.references(class_id, experiment.perceptual)
+    return Pairs(class_id, _neighbours(list(sources)), read, kept)
 
 
-def draws_in_pairs(experiment: Experiment, cell: Cell) -> Pairs:
-    """Of a cell's pictures: draws 0 and 1, 2 and 3, and so on."""
-    pictures = {draw_id(draw): experiment.image_path(cell, draw) for draw in range(experiment.config.draws)}
+def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
+    """Return the pairs of generated images of a cell: draws 0 and 1, 2 and 3, and so on."""
+    paths = {draw_id(draw): experiment.layout.image_path(cell, draw) for draw in range(experiment.config.draws)}
 
     def read(ids: Sequence[str]) -> Tensor:
         try:
-            return torch.stack([read_image(pictures[id_]) for id_ in ids])
+            return torch.stack([read_image(paths[id_]) for id_ in ids])
         except OSError:
-            raise UserError(f"not all pictures of {cell} are there to be paired; latentmix sweep makes them") from None
+            raise UserError(f"not all images of {cell} are there to be paired; latentmix sweep makes them") from None
 
-    return Pairs(str(cell), _couples(list(pictures)), read, experiment.distances(cell))
+    return Pairs(str(cell), _neighbours(list(paths)), read, experiment.layout.distances(cell, experiment.perceptual))
 
 
-def _couples(ids: Sequence[str]) -> list[Ids]:
-    """Neighbours, none in two pairs."""
+def _neighbours(ids: Sequence[str]) -> list[Pair]:
     return list(zip(ids[::2], ids[1::2], strict=False))[:MAX_PAIRS]
 
 
-def _load(pairs: Pairs, couples: Sequence[Ids]) -> Loaded[Ids]:
-    """Their pixels are [2, B, 3, H, W]."""
-    return Loaded(couples, torch.stack([pairs.read(ids) for ids in zip(*couples, strict=True)]))
+def _load(group: Pairs, pairs: Sequence[Pair]) -> Loaded[Pair]:
+    """Read both images of each pair: pixels [2, B, 3, H, W]."""
+    return Loaded(pairs, torch.stack([group.read(ids) for ids in zip(*pairs, strict=True)]))
 
 
-def _compare(experiment: Experiment, pairs: Pairs, images: Loaded[Ids], size: int) -> None:
-    couples = images.ids
-    distances = experiment.perceptual.between(*(padded(end, size) for end in images.pixels))[: len(couples), None]
-    pairs.kept.write([_row(couple) for couple in couples], {"distance": distances})
+def _compare(experiment: Experiment, group: Pairs, images: Loaded[Pair], size: int) -> None:
+    first, second = (padded(side, size) for side in images.pixels)
+    distances = experiment.perceptual.between(first, second)[: len(images.ids), None]
+    group.kept.write([_row_id(pair) for pair in images.ids], {"distance": distances})
 
 
-def _row(couple: Ids) -> str:
-    return " ".join(couple)
+def _row_id(pair: Pair) -> str:
+    return " ".join(pair)

@@ -1,4 +1,4 @@
-"""Features -> the tidy tables: metrics per class and averaged over classes, methods in pairs, images one by one."""
+"""Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
 
 import csv
 import io
@@ -7,29 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from latentmix.cache import write_atomic
-from latentmix.experiment.diversity import draws_in_pairs, real_pairs
-from latentmix.experiment.experiment import Cell, Experiment, draw_id
+from latentmix.experiment.diversity import draw_pairs, real_pairs
+from latentmix.experiment.draws import Cell, draw_id
+from latentmix.experiment.experiment import Experiment
 from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
 from latentmix.mixing import Method
 
 RUN = ("model", "data", "inversion")
 COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count")
-PAIRS = (*RUN, "class", "n", "metric", "method", "reference", "difference", "low", "high", "won", "count")
+PAIR_COLUMNS = (*RUN, "class", "n", "metric", "method", "reference", "difference", "low", "high", "won", "count")
 AVERAGE = "all"  # the class that stands for the average over classes
-REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first, where it is not among them
+REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first method if it has no fix/0
 
-Samples = dict[str, Sample]  # of the run's metrics, by name
+Samples = dict[str, Sample]  # by metric
 
 
 @dataclass(frozen=True)
 class Result:
-    """One value of `metrics.csv`; interval and count are over draws for a class, over classes for `all`."""
+    """One row of `metrics.csv`. Interval and count are over draws for a class, over classes for `all`."""
 
     class_id: str
     n: int
@@ -51,41 +50,38 @@ class Pair:
 
 
 def evaluate(experiment: Experiment) -> list[Result]:
-    """All metrics of a run, from cached features; writes `metrics.csv`, `pairs.csv` and, image by image,
-    `images.parquet`."""
-    results, pairs, per_image, names = list[Result](), list[Pair](), list[dict[str, object]](), labels(experiment)
+    """Compute all metrics of a run from cached features. Write `metrics.csv`, `pairs.csv` and `images.parquet`."""
+    results, pairs, images, columns = list[Result](), list[Pair](), list[dict[str, object]](), labels(experiment)
     for class_id in experiment.classes:
-        real = _real(experiment, class_id)
-        cells = [cell for cell in experiment.generated if cell.class_id == class_id]
-        samples = {cell: _samples(experiment, _made(experiment, cell), real) for cell in cells}
-        rows = [(cell.n, cell.name, of) for cell, of in samples.items()]
+        real = _real_features(experiment, class_id)
+        cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
+        samples = {cell: _samples(experiment, _cell_features(experiment, cell), real) for cell in cells}
+        rows = [(cell.n, cell.method_name, by_metric) for cell, by_metric in samples.items()]
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
             rows.append((0, "real", _samples(experiment, *_halves(real))))
-        for n, method, of in rows:
-            results += [Result(class_id, n, method, names[name], sample.interval()) for name, sample in of.items()]
-        pairs += _pairs(experiment, samples)
-        per_image += (row for cell, of in samples.items() for row in _images(cell, of, experiment.config.draws))
+        for n, method, by_metric in rows:
+            results += [Result(class_id, n, method, columns[m], sample.interval()) for m, sample in by_metric.items()]
+        pairs += _compare(experiment, samples)
+        images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.config.draws))
     results += averages(results)
     pairs += _average_pairs(pairs)
-    _write_table(experiment, "metrics.csv", COLUMNS, map(_row, results))
-    _write_table(experiment, "pairs.csv", PAIRS, map(_pair_row, pairs))
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(per_image), buffer)
-    write_atomic(experiment.config.folder / "images.parquet", buffer.getvalue())
+    _write_table(experiment, "metrics.csv", COLUMNS, map(_result_row, results))
+    _write_table(experiment, "pairs.csv", PAIR_COLUMNS, map(_pair_row, pairs))
+    _write_images(experiment.config.folder / "images.parquet", images)
     return results
 
 
 def labels(experiment: Experiment) -> dict[str, str]:
-    """The run's metrics, and what they are called in the networks that they are taken in."""
+    """Return the run's metrics and their names in tables, which say the network that each is taken in."""
     networks = {name: network.name for name, network in experiment.networks.items()}
-    if experiment.pairing:
+    if experiment.measures_diversity:
         networks["pairs"] = experiment.perceptual.name
     wanted = dict.fromkeys(experiment.config.metrics)
     return {name: METRICS[name].column(name, networks[METRICS[name].network]) for name in wanted}
 
 
 def averages(results: list[Result]) -> list[Result]:
-    """The mean over classes of each value, with the interval that their scatter gives."""
+    """Return the mean over classes of each value, with the interval that the scatter of classes gives."""
     groups: dict[tuple[int, str, str], list[float]] = {}
     for result in results:
         groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate.value)
@@ -93,7 +89,7 @@ def averages(results: list[Result]) -> list[Result]:
 
 
 def read_table(path: Path) -> list[Result]:
-    """What `metrics.csv` says."""
+    """Return the rows of a `metrics.csv`."""
     with path.open(newline="") as file:
         return [
             Result(
@@ -107,23 +103,57 @@ def read_table(path: Path) -> list[Result]:
         ]
 
 
-def _samples(experiment: Experiment, made: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
-    """Each metric of features by network; among those of real images are the prompt's."""
+# Features
+
+
+def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
+    """Return the features of the real images of a class, by network; `prompt` and `pairs` if some metric needs them."""
+    ids = [source.id for source in experiment.references(class_id)]
+    features = {
+        name: experiment.layout.references(class_id, network).gather(ids, "features")
+        for name, network in experiment.networks.items()
+    }
+    if any(METRICS[name].of_prompt for name in experiment.config.metrics):
+        features["prompt"] = experiment.prompt_features(class_id)
+    if experiment.measures_diversity:
+        features["pairs"] = real_pairs(experiment, class_id).distances
+    return features
+
+
+def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
+    """Return the features of the generated images of a cell, by network."""
+    ids = [draw_id(draw) for draw in range(experiment.config.draws)]
+    features = {
+        name: experiment.layout.features(cell, network).gather(ids, "features")
+        for name, network in experiment.networks.items()
+    }
+    if experiment.measures_diversity:
+        features["pairs"] = draw_pairs(experiment, cell).distances
+    return features
+
+
+def _samples(experiment: Experiment, generated: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
+    """Return each metric of generated images against real ones, or against the prompt."""
     wanted = {name: METRICS[name] for name in dict.fromkeys(experiment.config.metrics)}
-    return {name: metric.sample(made[metric.network], real[metric.against]) for name, metric in wanted.items()}
+    return {name: metric.sample(generated[metric.network], real[metric.against]) for name, metric in wanted.items()}
 
 
 def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Every other real image, and those between; the prompt and pairs are of both."""
+    """Yield the features of every other real image, and those of the rest; prompt and pairs belong to both."""
     for start in (0, 1):
         yield {name: x if name in ("prompt", "pairs") else x[start::2] for name, x in real.items()}
 
 
-def _images(cell: Cell, of: Samples, draws: int) -> Iterator[dict[str, object]]:
-    """A row for each image: what it contributes to the metrics that are means over images. To one that is a mean over
-    pairs it is their distance, for both images of a pair, and nothing for those in none."""
+# Rows
+
+
+def _image_rows(cell: Cell, samples: Samples, draws: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each image: what it contributes to the metrics that are means over images.
+
+    To a mean over pairs, both images of a pair contribute their distance, and images in no pair nothing.
+    """
     columns = dict[str, list[float | None]]()
-    for name, sample in of.items():
+    for name, sample in samples.items():
         parts = sample.parts.tolist()
         if METRICS[name].network == "pairs":
             columns[name] = [parts[draw // 2] if draw // 2 < len(parts) else None for draw in range(draws)]
@@ -131,42 +161,43 @@ def _images(cell: Cell, of: Samples, draws: int) -> Iterator[dict[str, object]]:
             columns[name] = parts
     for draw in range(draws):
         values = {name: column[draw] for name, column in columns.items()}
-        yield {"class": cell.class_id, "n": cell.n, "method": cell.name, "draw": draw, **values}
+        yield {"class": cell.class_id, "n": cell.n, "method": cell.method_name, "draw": draw, **values}
 
 
-def _pairs(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
-    """Each method beside the reference, which drew the same images."""
-    methods, names = experiment.config.methods, labels(experiment)
+def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
+    """Yield each method beside the reference, which mixed the same images."""
+    methods, columns = experiment.config.methods, labels(experiment)
     reference = REFERENCE if REFERENCE in methods else methods[0]
-    for cell, of in samples.items():
-        if cell.method in methods and cell.method != reference:
-            beside = samples[Cell(cell.class_id, cell.n, reference)]
-            for name, sample in of.items():
-                compared = paired(sample, beside[name], METRICS[name].lower)
-                yield Pair(cell.class_id, cell.n, names[name], cell.name, str(reference), compared)
+    for cell, by_metric in samples.items():
+        if cell.method not in methods or cell.method == reference:
+            continue
+        expected = samples[Cell(cell.class_id, cell.n, reference)]
+        for name, sample in by_metric.items():
+            comparison = paired(sample, expected[name], METRICS[name].lower)
+            yield Pair(cell.class_id, cell.n, columns[name], str(cell.method), str(reference), comparison)
 
 
 def _average_pairs(pairs: list[Pair]) -> list[Pair]:
+    """Return the mean over classes of each comparison."""
     groups: dict[tuple[int, str, str, str], list[Comparison]] = {}
     for pair in pairs:
         groups.setdefault((pair.n, pair.metric, pair.method, pair.reference), []).append(pair.comparison)
-    return [
-        Pair(
-            AVERAGE,
-            *group,
-            Comparison(
-                _over_classes([one.difference.value for one in compared]), sum(c.won for c in compared) / len(compared)
-            ),
-        )
-        for group, compared in groups.items()
-    ]
+    rows = []
+    for group, comparisons in groups.items():
+        difference = _over_classes([comparison.difference.value for comparison in comparisons])
+        won = sum(comparison.won for comparison in comparisons) / len(comparisons)
+        rows.append(Pair(AVERAGE, *group, Comparison(difference, won)))
+    return rows
 
 
 def _over_classes(values: list[float]) -> Estimate:
     return mean_interval(torch.tensor(values, dtype=torch.float64))
 
 
-def _row(result: Result) -> tuple[object, ...]:
+# Files
+
+
+def _result_row(result: Result) -> tuple[object, ...]:
     return result.class_id, result.n, result.method, result.metric, *_texts(result.estimate), result.estimate.count
 
 
@@ -186,6 +217,15 @@ def _write_table(
     write_atomic(config.folder / name, text.getvalue().encode())
 
 
+def _write_images(path: Path, rows: list[dict[str, object]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
 def _texts(estimate: Estimate) -> tuple[str, str, str]:
     return _text(estimate.value), _text(estimate.low), _text(estimate.high)
 
@@ -196,24 +236,3 @@ def _text(x: float) -> str:
 
 def _number(text: str) -> float:
     return float(text) if text else math.nan
-
-
-def _real(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
-    ids = [source.id for source in experiment.references(class_id)]
-    real = {
-        name: experiment.reference_features(class_id, network).gather(ids, "features")
-        for name, network in experiment.networks.items()
-    }
-    if any(METRICS[name].of_prompt for name in experiment.config.metrics):
-        real["prompt"] = experiment.prompt_features(class_id)
-    if experiment.pairing:
-        real["pairs"] = real_pairs(experiment, class_id).distances
-    return real
-
-
-def _made(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
-    ids = [draw_id(draw) for draw in range(experiment.config.draws)]
-    made = {name: experiment.features(cell, net).gather(ids, "features") for name, net in experiment.networks.items()}
-    if experiment.pairing:
-        made["pairs"] = draws_in_pairs(experiment, cell).distances
-    return made

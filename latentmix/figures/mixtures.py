@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from latentmix.errors import UserError
-from latentmix.experiment.experiment import Cell, Experiment
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.experiment import Experiment
 from latentmix.figures.grid import draw_grid
 from latentmix.images import read_image
 from latentmix.mixing import Method
@@ -29,7 +30,7 @@ def draw_mixtures(experiments: Sequence[Experiment], stem: Path, most: int | Non
 
 
 def _image(experiment: Experiment, cell: Cell) -> Tensor:
-    path = experiment.image_path(cell, 0)
+    path = experiment.layout.image_path(cell, 0)
     if not path.exists():
         raise UserError(f"no image of {cell} is kept; run latentmix sweep with keep=1")
     return read_image(path)

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 from latentmix.cache import write_atomic
-from latentmix.commands import sweep as shards
-from latentmix.commands.diagnose import diagnosed
 from latentmix.compose import compose
 from latentmix.config import Config
 from latentmix.errors import UserError
-from latentmix.experiment import probe
-from latentmix.experiment import stages as sweep
+from latentmix.experiment.bias import diagnose_class
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import Plan
+from latentmix.experiment.probe import PAPER, decode, probe_stage
+from latentmix.experiment.stages import INVERT, SYNTHESIZE, StageType, generation
+from latentmix.experiment.sweep import SWEEP
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.growth import draw_growth
 from latentmix.figures.mixtures import draw_mixtures
+from latentmix.figures.offsets import draw_offsets
 from latentmix.figures.style import CONTROLS
 from latentmix.figures.toy import draw_paths
 
@@ -64,19 +64,17 @@ def _generation_only(config: Config) -> str:
 
 def _draw_growth(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
     models = {
-        experiment.config.model.name: [(experiment.title(c), diagnosed(experiment, c)) for c in experiment.classes]
+        experiment.config.model.name: [(experiment.title(c), diagnose_class(experiment, c)) for c in experiment.classes]
         for experiment in experiments
     }
     return draw_growth(models, stem)
 
 
 def _draw_offsets(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    return probe.draw_offsets(experiments[0], probe.PAPER, stem)
+    return draw_offsets(PAPER, decode(experiments[0], PAPER), stem)
 
 
 def _draw_sweep(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    """Finish the sweep, so that `latentmix report` can read it, and draw its curves."""
-    shards.finish(experiments[0])
     return draw_curves(experiments[0].config.folder / "metrics.csv", stem)
 
 
@@ -94,8 +92,7 @@ class Figure:
     settings: Callable[[Config], str] = _first_draw
     families: tuple[Family, ...] = ("diffusion",)  # a run for each; none if the figure needs no model
     draw: Callable[[Sequence[Experiment], Path], list[Path]] = draw_mixtures  # to the path without its ending
-    stages: tuple[Plan, ...] = (sweep.inversion, lambda experiment: sweep.generation(experiment, 1, measure=False))
-    command: str = "generate"  # the command that has the same requirements
+    stages: tuple[StageType, ...] = (SYNTHESIZE, INVERT, generation(keep=1))
 
 
 INVERTED = "Images generated from centroids of N latents, inverted from images of {classes}."
@@ -117,8 +114,7 @@ FIGURES = {
         _inversion_only,
         families=("diffusion", "flow"),
         draw=_draw_growth,
-        stages=(sweep.inversion,),
-        command="diagnose",
+        stages=(SYNTHESIZE, INVERT),
     ),
     "fig5": Figure(
         f"{IID} by a rectified flow, whose terminal signal-to-noise ratio is zero, class {{classes}}.",
@@ -129,16 +125,14 @@ FIGURES = {
         "diffusion (t = T). Bottom row: after it (t = 0).",
         _generation_only,
         draw=_draw_offsets,
-        stages=(lambda experiment: probe.probing(experiment, probe.PAPER),),
-        command="probe",
+        stages=(probe_stage(PAPER),),
     ),
     "fig7": Figure(
         "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
         "over classes. Grey lines: {controls}.",
         _all_draws,
         draw=_draw_sweep,
-        stages=shards.STAGES,
-        command="sweep",
+        stages=SWEEP,  # the command also writes the tables, so that `latentmix report` can read them
     ),
     "fig8": Figure(INVERTED),
     "fig9": Figure("Images generated from centroids of N = {n} latents of {classes}.", families=("flow",)),

@@ -64,6 +64,8 @@ class Inversion:
 
     intervals_per_step: int = 1  # of the schedule
     predictions_per_step: int = 1  # of generation
+    extra_numbers: Callable[[Any, int, int], int] = lambda settings, latent, text: 0
+    """How many numbers the extras of one image hold, by those of a latent and of a prompt's states."""
     nfe: Callable[[Any], int] = lambda settings: cfg_factor(settings.guidance)
     """The number of function evaluations (of the network) for one image and step of inversion, at most."""
 

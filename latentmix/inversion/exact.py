@@ -60,6 +60,7 @@ EXACT = Inversion(
     generate,
     ExactSettings,
     extras={"partner": None},
+    extra_numbers=lambda settings, latent, text: latent,
     paired=("steps", "spacing"),
     predictions_per_step=2,
     nfe=lambda settings: 2 * cfg_factor(settings.guidance),

@@ -94,6 +94,7 @@ NULL_TEXT = Inversion(
     generate,
     NullTextSettings,
     extras={"nulls": "lin/0"},  # as the paper's Appendix B does
+    extra_numbers=lambda settings, latent, text: settings.steps * text,
     paired=("steps", "guidance", "spacing"),
     nfe=lambda settings: 3 + 3 * settings.iterations,  # a gradient costs two evaluations
 )

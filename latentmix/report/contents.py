@@ -148,8 +148,8 @@ def _images(experiment: Experiment) -> Images:
 
 
 def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:
-    cells = [cell for cell in experiment.generated if cell.class_id == class_id]
-    paths = {(class_id, cell.n, cell.name, draw): experiment.image_path(cell, draw) for cell in cells}
+    cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
+    paths = {(class_id, cell.n, cell.method_name, draw): experiment.layout.image_path(cell, draw) for cell in cells}
     images = {where: _data_uri(Image.open(path)) for where, path in paths.items() if path.exists()}
     if images and draw < len(experiment.references(class_id)):
         pixels = experiment.references(class_id)[draw].pixels(experiment.config.model.size)

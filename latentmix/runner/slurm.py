@@ -1,15 +1,16 @@
-"""A sweep as an array of Slurm jobs, by submitit: a job for each shard. One that is preempted or out of time goes back
-into the queue and, as every run does, goes on where it was.
+"""Run a sweep as an array of Slurm jobs, by submitit: one job for each shard.
 
-A job hears signals once submitit has imported this module, so whatever takes long to import is imported inside.
+A job that is preempted or out of time goes back into the queue, and goes on where it was. A job reacts to signals only
+after submitit has imported this module, so everything that takes long to import is imported inside functions.
 """
 
+import importlib
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,71 +21,72 @@ if TYPE_CHECKING:
 
     from latentmix.config import Config, LaunchConfig
 
-WARNING = 120  # seconds before the end of a job's time at which Slurm tells it, or up to a minute earlier
-SHORTEST = 5  # minutes of a job, or the warning leaves it none to work
-REQUEUES = 1000  # for want of time, at most
-# A signal that says "you are preempted" would end a Python that does not listen yet, and the job would count as failed.
-# Ignored, it is followed by the kill at the end of the job's grace, after which Slurm puts the job back itself.
-DEAF = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
+WARNING_S = 120  # Slurm warns a job this long before its end, or up to a minute earlier
+MIN_TIMEOUT = 5  # minutes; in a shorter job the warning comes at once
+MAX_TIMEOUTS = 1000  # how often a job that runs out of time goes back into the queue
+# A signal that announces preemption would end a Python that does not handle it yet, and the job would count as failed.
+# If it is ignored, a kill follows at the end of the job's grace time, after which Slurm requeues the job itself.
+IGNORE_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A shard's work, as submitit keeps it: where the config is, and nothing that could be composed anew."""
+    """One shard, as submitit keeps it: the file of the frozen config, and the function ("module:name") to call."""
 
+    function: str
     config: str
     shard: str
     requeue: bool
 
     def __call__(self) -> None:
-        from latentmix.commands.sweep import work
-        from latentmix.runner.claims import Shard
-
-        work(Path(self.config), Shard.parse(self.shard))
+        module, _, name = self.function.partition(":")
+        getattr(importlib.import_module(module), name)(Path(self.config), self.shard)
 
     def checkpoint(self) -> "DelayedSubmission | None":
-        """What is to be done after a preemption or a time limit: the same; None does not requeue."""
+        """Return what to do after a preemption or a time limit: the same job again, or None not to requeue."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self) if self.requeue else None
 
 
-def submit(config: "Config") -> Iterator[str]:
-    """Freeze the config and hand an array of shards to Slurm; lines on what to do next. UserError where it refuses."""
+def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> Iterator[str]:
+    """Submit an array of jobs that call `function` with the frozen config and their shard.
+
+    `freeze` writes the config for workers of so many threads, and returns its file. Yield lines on what to do next;
+    raise UserError if Slurm refuses.
+    """
     import submitit
     from submitit.core.utils import FailedJobError
-
-    from latentmix.commands.sweep import freeze
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("launch=slurm needs Slurm's sbatch and srun, which are not on this machine's PATH")
     launch = config.launch
-    if launch.timeout_min < SHORTEST:
+    if launch.timeout_min < MIN_TIMEOUT:
         raise UserError(
             f"launch.timeout_min={launch.timeout_min} is too short: Slurm tells a job of its end two to three minutes "
-            f"before, and it leaves then; give it {SHORTEST} minutes at least"
+            f"before, and it leaves then; give it {MIN_TIMEOUT} minutes at least"
         )
-    frozen = freeze(replace(config, launch=replace(launch, threads=launch.threads or launch.cpus))).resolve()
-    python = f"{DEAF} {shlex.quote(sys.executable)}"
-    folder = frozen.parent / "slurm"  # of all jobs: one of its own may come after the job, which can't do without
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES, python=python)
+    frozen = freeze(launch.threads or launch.cpus).resolve()
+    folder = frozen.parent / "slurm"  # shared by all jobs: submitit may create one of a job's own after it starts
+    python = f"{IGNORE_SIGNALS} {shlex.quote(sys.executable)}"
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS, python=python)
     executor.update_parameters(**_parameters(config.name, launch))
     shards = [f"{index}/{launch.shards}" for index in range(launch.shards)]
     try:
         with executor.batch():
-            jobs = [executor.submit(Job(str(frozen), shard, launch.requeue)) for shard in shards]
+            jobs = [executor.submit(Job(function, str(frozen), shard, launch.requeue)) for shard in shards]
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
         raise UserError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
     number = jobs[0].job_id.partition("_")[0]
-    yield f"job {number}: {launch.shards} shards of {config.folder}; what they say is in {folder}"
+    yield f"job {number}: {launch.shards} shards of {config.folder}; their output is in {folder}"
     yield f"how far it is:  latentmix status {config.folder}"
     yield f"to stop it:     scancel {number}"
     yield "The results are written by the shard that is ready first; the same command without launch= writes them too."
 
 
 def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
-    """In submitit's words."""
-    wanted = {
+    """Return the settings by submitit's names."""
+    parameters = {
         "job_name": f"latentmix-{name}",
         "time": launch.timeout_min,
         "partition": launch.partition,
@@ -95,8 +97,8 @@ def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
         "gpus_per_node": launch.gpus or None,
         "mem": f"{launch.mem_gb}GB" if launch.mem_gb else None,
         "array_parallelism": launch.at_once,
-        "signal_delay_s": WARNING,
+        "signal_delay_s": WARNING_S,
         "setup": list(launch.setup) or None,
         "additional_parameters": {"requeue" if launch.requeue else "no-requeue": True},
     }
-    return {name: value for name, value in wanted.items() if value is not None}
+    return {name: value for name, value in parameters.items() if value is not None}

@@ -1,6 +1,6 @@
 """What each technique saves: images a second with none of them, with each alone, with all, and with all but each.
 
-python scripts/time_techniques.py [KEY=VALUE]... [--rounds N] [--cpu]
+python scripts/benchmarks/time_techniques.py [KEY=VALUE]... [--rounds N] [--cpu]
 
 Each way has a process of its own, and they take turns, so that all see the same machine; the best round counts.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from latentmix.commands import bench as benchmark
+from latentmix.commands.session import prepare
 from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
-from latentmix.runner import executor as launch
 
 TECHNIQUES = {  # and the setting that leaves each of them out
     "channels-last": "speed.channels_last=false",
@@ -43,16 +43,15 @@ _device: torch.device
 
 def load(settings: list[str]) -> None:
     global _work, _device
-    config = compose(settings)
-    launch.prepare(config.launch)
-    experiment = Experiment(config)
-    _work, _device = benchmark._ours(experiment), experiment.device
+    experiment = prepare(compose(settings))
+    batch = benchmark._batch(experiment, int(experiment.config.batch))
+    _work, _device = benchmark._ours(experiment, batch), experiment.device
 
 
 def load_plain(settings: list[str]) -> None:
     global _work, _device
     experiment = Experiment(compose(settings))
-    batch = benchmark._batch(experiment)
+    batch = benchmark._batch(experiment, int(experiment.config.batch))
     torch.set_num_threads(batch.threads)
     _work, _device = benchmark.plain(batch), experiment.device
 

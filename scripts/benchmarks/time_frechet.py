@@ -1,6 +1,6 @@
 """How long a Fréchet distance takes through the nuclear norm, and through scipy's square root of a matrix.
 
-    python scripts/time_frechet.py
+    python scripts/benchmarks/time_frechet.py
 
 On correlated Gaussian features of 2048 numbers, in turn, so that both see the same machine: 1000 generated against 1000
 real ones, whose covariances are singular, and by --full as many as make them regular, where both must agree. Prints the

@@ -1,6 +1,6 @@
 """How long the same sweep takes by one worker and by several on this machine: the table of docs/scaling.md.
 
-python scripts/time_shards.py [WORKERSxTHREADS]... [-- KEY=VALUE...]
+python scripts/benchmarks/time_shards.py [WORKERSxTHREADS]... [-- KEY=VALUE...]
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """How long the paper's six methods take beside the matrix product that they share.
 
-    python scripts/time_mixing.py
+    python scripts/benchmarks/time_mixing.py
 
 1000 draws at each of seven N from a pool of 1300 latents of 4 × 64 × 64: W [7000, 1300] @ Z [1300, 16384], and
 `mixtures` of the same, in turn, so that both see the same machine. Prints the median of each and of their ratios.
@@ -14,9 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latentmix.config import LaunchConfig
 from latentmix.mixing import mixtures
-from latentmix.runner.executor import prepare
+from latentmix.runner.process import set_up_process
 
 METHODS = ("fix/0", "nin/0", "fix/m", "nin/m", "fix/chm", "nin/chm")
 SIZES = (2, 4, 8, 16, 32, 48, 64)
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=7)
     given = parser.parse_args()
-    prepare(LaunchConfig("local"))
+    set_up_process(None)
     torch.manual_seed(0)
     z, w = torch.randn(1300, 4, 64, 64).to(given.device), weights(1000, 1300).to(given.device)
     flat, times = z.flatten(1), []

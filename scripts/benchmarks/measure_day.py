@@ -1,6 +1,6 @@
 """A day's run in miniature: 100,000 mixed latents through `latentmix sweep` itself, its memory and open files watched.
 
-    python scripts/measure_day.py
+    python scripts/benchmarks/measure_day.py
 
 One step of `tiny` without guidance, so that it takes minutes instead of a day: every batch goes through what it goes
 through in a real run. A row for each tenth of the images, and one for what came after them: evaluating and drawing.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from latentmix.commands import status
+from latentmix.runner.status import progress
 
 SETTINGS = (
     "data.classes=[star]",
@@ -32,7 +32,7 @@ SETTINGS = (
 
 
 def generated(work: Path) -> int:
-    return next((of.done for of in status.stages(work) if of.stage == "generate"), 0)
+    return next((stage.finished for stage in progress(work) if stage.stage == "generate"), 0)
 
 
 def resident(process: int) -> float:
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     images = parser.parse_args().images
     with tempfile.TemporaryDirectory() as outputs:
-        command = [sys.executable, "-m", "latentmix.cli", "sweep", *SETTINGS, f"draws={images // 2}"]
+        command = [sys.executable, "-m", "latentmix", "sweep", *SETTINGS, f"draws={images // 2}"]
         start, said = time.monotonic(), Path(outputs) / "said"
         with said.open("wb") as file:
             process = subprocess.Popen([*command, f"outputs={outputs}"], stdout=file, stderr=file)

@@ -1,6 +1,6 @@
 """Every inversion beside every way of mixing, on an embedded model: the tables of docs/inversions.md.
 
-    python scripts/compare_inversions.py --model tiny > tiny.md
+    python scripts/benchmarks/compare_inversions.py --model tiny > tiny.md
 
 For each preset: the round trip of a pool of images (reconstruction.csv), the diagnosis of its latents (diagnosis.json)
 and a sweep at one N (metrics.csv), by the command line's own parts, so it resumes and shares their cache.

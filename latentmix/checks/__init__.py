@@ -1,0 +1,132 @@
+"""Whether everything that a run needs is here: device, weights, images, memory and disk space.
+
+What a run needs follows from its stages.
+"""
+
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from typing import cast
+
+from latentmix.checks.data import check_data, doubts, offline
+from latentmix.checks.downloads import local_pipeline, look, on_hub
+from latentmix.checks.finding import Finding, readable_size
+from latentmix.checks.space import bytes_written, check_device, check_disk, check_memory
+from latentmix.data import load_dataset
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import StageType, reads
+from latentmix.models import check_size
+from latentmix.models.placeholder import Placeholder
+from latentmix.models.protocol import Model
+
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
+
+
+def reads_images(stages: Sequence[StageType]) -> bool:
+    """Return whether any stage needs the images of the pools."""
+    return "pool" in reads(stages)
+
+
+def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
+    """Return the parts, as `downloads.FILES` names them, of the networks that the stages measure with."""
+    needed = reads(stages)
+    parts = ("features", "clip") if "networks" in needed else ()
+    return (*parts, "pairs") if "perceptual" in needed and experiment.measures_diversity else parts
+
+
+def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
+    """Return what was found about each thing that the stages need."""
+    config, needed = experiment.config, reads(stages)
+    device, model = check_device(experiment), look("model", config.model)
+    if device.state == model.state == "ok":
+        model = _check_settings(experiment, model)
+    if load_dataset(config.data).from_model and model.state != "ok":
+        data = Finding("fetch", "data", "the images are generated once the model is here")
+    else:
+        data = check_data(experiment, "pool" in needed, "references" in needed)
+    warned = doubts(experiment) if data.state == "ok" else []
+    networks = [look(part, config.model) for part in measuring_parts(stages, experiment)]
+    states = {device.state, model.state, data.state}
+    if any(network.state == "missing" for network in networks) or not states <= {"ok", "fetch"}:
+        space = [check_disk(experiment, ())]
+    elif states == {"ok"}:
+        space = [check_memory(experiment), check_disk(experiment, stages)]
+    else:
+        space = [_check_disk_beforehand(Experiment(config), stages)]
+    return [device, model, data, *warned, *networks, *space]
+
+
+def require(experiment: Experiment, stages: Sequence[StageType]) -> None:
+    """Raise UserError that names everything that is missing, before any work is done.
+
+    Warn of what may go wrong, and print what will be downloaded.
+    """
+    findings = examine(experiment, stages)
+    for finding in findings:
+        if finding.state == "warning":
+            warnings.warn(finding.text, stacklevel=2)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        more = "; latentmix doctor says what to do" if any(finding.advice for finding in missing) else ""
+        raise UserError("; ".join(finding.text for finding in missing) + more)
+    for finding in findings:
+        if finding.state == "fetch":
+            print(f"latentmix: {finding.text}", file=sys.stderr)
+
+
+def versions() -> Finding:
+    """Return the versions of Python, latentmix and the packages that results depend on."""
+    found, missing = {"python": platform.python_version()}, []
+    for name in ("latentmix", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("missing", "versions", f"{', '.join(missing)} can't be found; install latentmix again")
+    return Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def use_placeholders(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
+    """Let an experiment plan without the parts that are not here, and download nothing. Return what is not here, and
+    warnings."""
+    use_placeholder_parts(experiment)
+    return [found for found in examine(Experiment(experiment.config), stages) if found.state != "ok"]
+
+
+def use_placeholder_parts(experiment: Experiment) -> None:
+    """Replace a model and images of the hub that are not here by what is known of them."""
+    config = experiment.config
+    if on_hub(config.model) and local_pipeline(config.model) is None:
+        placeholder = Placeholder(config.model)
+        check_size(placeholder, config.model.size)
+        experiment.model = cast(Model, placeholder)  # plans use no more of it
+    if (data := load_dataset(config.data)).repository() is not None:
+        experiment.data = data.planned()
+
+
+def disk_needed(experiment: Experiment, stages: Sequence[StageType]) -> str:
+    """Return the disk space that the stages take, what is there already included."""
+    return readable_size(bytes_written(experiment, stages))
+
+
+def _check_settings(experiment: Experiment, found: Finding) -> Finding:
+    """Return what was found, unless the model's settings can't be used."""
+    try:
+        with offline():  # the hub is not asked for more than what is here
+            _ = experiment.model, experiment.inversion_schedule, experiment.generation_schedule
+    except UserError as error:
+        return Finding("missing", "model", str(error))
+    return found
+
+
+def _check_disk_beforehand(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
+    """Check the disk before everything is here, if what is known suffices."""
+    try:
+        use_placeholder_parts(experiment)
+        return check_disk(experiment, stages)
+    except UserError:
+        return check_disk(experiment, ())

@@ -1,0 +1,80 @@
+"""Checks of the images and classes that a run reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from latentmix.cache import user_cache
+from latentmix.checks.downloads import hub_refusal
+from latentmix.checks.finding import Finding
+from latentmix.data import Dataset, NotFetched
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+
+
+def check_data(experiment: Experiment, images: bool, references: bool) -> Finding:
+    """Return whether everything that is read of the data is here: classes, images to invert (if `images`), and images
+    to compare with (if `references`). What belongs to a data set of the hub may also be downloaded later."""
+    if experiment.data.repository() is not None:
+        import datasets  # noqa: F401 - on import it reads whether there is a network
+    try:
+        with offline():
+            for class_id in experiment.classes:
+                experiment.prompt(class_id)
+                if images:
+                    experiment.pool(class_id)
+                if references:
+                    experiment.references(class_id)
+    except NotFetched:
+        return _elsewhere(experiment.data, images)
+    except UserError as error:
+        return Finding("missing", "data", str(error))
+    if experiment.data.from_model:
+        return Finding("ok", "data", f"{class_count(experiment)}, of which the model makes the images itself")
+    enough = "with images enough" if images else "of which only the names are used"
+    return Finding("ok", "data", f"{class_count(experiment)} of {experiment.config.data.name}, {enough}")
+
+
+def class_count(experiment: Experiment) -> str:
+    """Return the number of classes, in words."""
+    return f"{len(experiment.classes)} class{'es' if len(experiment.classes) > 1 else ''}"
+
+
+def doubts(experiment: Experiment) -> list[Finding]:
+    """Return warnings of what would run, but would not mean what it seems to."""
+    model, data = experiment.config.model, experiment.data
+    texts = []
+    if model.world == "imagenet" and data.world == "shapes":
+        texts.append(f"{model.name} knows photographs, not drawn shapes; take data=imagenet or another of photographs")
+    if model.embedded and model.path is None and data.world != "shapes" and not data.from_model:
+        texts.append(f"{model.name} knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes")
+    titles: dict[str, list[str]] = {}
+    for class_id in data.classes():
+        titles.setdefault(experiment.title(class_id).casefold(), []).append(class_id)
+    for alike in titles.values():
+        if len(alike) > 1 and not set(experiment.classes).isdisjoint(alike):
+            names, title = " and ".join(alike), experiment.title(alike[0])
+            setting = f"'data.titles={{{alike[0]}: another name}}'"
+            texts.append(f"prompts call {names} by the same name, {title!r}; tell them apart with {setting}")
+    return [Finding("warning", "meaning", text) for text in texts]
+
+
+def _elsewhere(data: Dataset, images: bool) -> Finding:
+    hub = str(data.repository())
+    refusal = hub_refusal(hub, ".gitattributes", kind="dataset")
+    if refusal is None:
+        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
+        return Finding("fetch", "data", f"{text}: {data.volume(images)}")
+    advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {user_cache()}"
+    return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Make everything that is not here an error at once, instead of a download."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

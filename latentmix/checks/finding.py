@@ -1,0 +1,39 @@
+"""What a check found."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, in one line, with further lines on what to do. `fetch` is what a run downloads by itself."""
+
+    state: Literal["ok", "fetch", "warning", "missing"]
+    part: str
+    text: str
+    advice: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """Return the finding as one line."""
+        return row(self.state, self.part, self.text)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the finding and its advice, line by line."""
+        yield self.line
+        yield from (row("", "", line) for line in self.advice)
+
+
+def row(state: str, part: str, text: str) -> str:
+    """Return a line in the columns of `latentmix doctor`."""
+    return f"{state:<9}{part:<10}{text}"
+
+
+def readable_size(count: float) -> str:
+    """Return a number of bytes in the largest unit that leaves a number above 1."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,0 +1,85 @@
+"""Checks of memory and disk space."""
+
+import os
+import shutil
+from collections.abc import Sequence
+
+import torch
+
+from latentmix.checks.downloads import nearest_folder
+from latentmix.checks.finding import Finding, readable_size
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import StageType
+from latentmix.models.pipeline import NETWORKS, find, parameters, pipeline_class, weights
+from latentmix.threads import usable_cores
+
+
+def check_device(experiment: Experiment) -> Finding:
+    """Return whether the device can be used."""
+    try:
+        device = experiment.device
+    except UserError as error:
+        return Finding("missing", "device", str(error))
+    name = experiment.device_name if device.type == "cuda" else f"{device.type}, {usable_cores()} cores"
+    free = _free_memory(device)
+    return Finding("ok", "device", name if free is None else f"{name}, {readable_size(free)} of memory")
+
+
+def check_memory(experiment: Experiment) -> Finding:
+    """Return whether the largest network fits into memory; networks are loaded one after another."""
+    needed, free = _largest_network(experiment), _free_memory(experiment.device)
+    text = f"the model's largest network takes {readable_size(needed)}"
+    if free is None or needed < free:
+        return Finding("ok", "memory", text)
+    owner = "the GPU" if experiment.device.type == "cuda" else "this machine"
+    is_float32 = experiment.model.dtype.itemsize == 4
+    instead = "model.precision=bfloat16 or a smaller model" if is_float32 else "a smaller model"
+    return Finding("warning", "memory", f"{text}, and {owner} has {readable_size(free)}; try {instead}")
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Return the GPU's free memory, or a machine's whole memory; None if the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _largest_network(experiment: Experiment) -> int:
+    """Return the bytes of the largest of the model's networks, in the precision that it runs in."""
+    folder = find(experiment.config.model)
+    parts = [sum(map(parameters, weights(folder / part))) for part in NETWORKS[pipeline_class(folder)]]
+    return max(parts) * experiment.model.dtype.itemsize
+
+
+def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
+    """Return whether what the stages write fits on the disk of `outputs`, less what is kept there already."""
+    outputs = experiment.config.outputs
+    folder = nearest_folder(outputs)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return Finding("missing", "disk", f"{folder} can't be written to; choose another place with outputs=")
+    free, needed = shutil.disk_usage(folder).free, bytes_written(experiment, stages)
+    if needed > free:  # measuring what is kept takes long if that is much
+        needed = max(0, needed - _kept(experiment))
+    if needed > free:
+        text = f"about {readable_size(needed)} will be written to {outputs}, which has {readable_size(free)} left"
+        advice = "free some space, choose another place with outputs=, or lower draws, pool or keep"
+        return Finding("missing", "disk", f"the disk is too small: {text}; {advice}")
+    text = f"{readable_size(free)} are free at {outputs}"
+    return Finding("ok", "disk", f"{text}, and about {readable_size(needed)} will be written" if stages else text)
+
+
+def bytes_written(experiment: Experiment, stages: Sequence[StageType]) -> int:
+    """Return the bytes that stages write in all, what is there already included."""
+    return sum(stage.writes(experiment) for stage in stages)
+
+
+def _kept(experiment: Experiment) -> int:
+    """Return the bytes of latents, features and images of a run that exist already."""
+    folders = [experiment.layout.latents(class_id).folder for class_id in experiment.classes]
+    folders += [experiment.layout.cell_folder(cell) for cell in experiment.generated_cells]
+    files = (file for folder in (*folders, experiment.config.folder) for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files)

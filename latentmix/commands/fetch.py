@@ -1,0 +1,34 @@
+"""`latentmix fetch`: download the weights and images that a run needs, ahead of time."""
+
+from collections.abc import Iterator, Sequence
+
+from latentmix import checks
+from latentmix.checks.data import check_data, class_count
+from latentmix.checks.downloads import FILES, download, location
+from latentmix.checks.finding import row
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import StageType, reads
+
+
+def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
+    """Download everything that stages need and that is not here. Yield a line for each part, once it is."""
+    config, needed = experiment.config, reads(stages)
+    for part in ("model", *checks.measuring_parts(stages, experiment)):
+        files = FILES[part](config.model)
+        existing = files.look()
+        if existing is None:
+            download(files)
+        state = "new" if existing is None else "there"
+        yield row(state, part, f"{files.name} {location(existing or files.look())}")
+    before = check_data(experiment, "pool" in needed, "references" in needed)
+    if before.state == "missing":
+        raise UserError(before.text)
+    classes = experiment.classes  # whose names may be elsewhere too
+    if "pool" not in needed:
+        return
+    images = {source.id for class_id in classes for source in experiment.pool(class_id)}
+    if "references" in needed:
+        images |= {source.id for class_id in classes for source in experiment.references(class_id)}
+    state = "there" if before.state == "ok" else "new"
+    yield row(state, "data", f"{len(images):,} images of {class_count(experiment)} {experiment.data.home()}")

@@ -1,0 +1,78 @@
+"""`latentmix probe`: offset a part of the latent and measure what changes, as in Fig. 6."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from latentmix.cache import file_name, write_atomic
+from latentmix.commands import session
+from latentmix.experiment import probe as probes
+from latentmix.experiment.draws import draw_id
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.probe import TIMES, Probe
+from latentmix.figures.offsets import draw_offsets
+from latentmix.images import write_image
+
+COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
+Images = dict[tuple[str, int, float], Tensor]
+Changes = dict[tuple[str, int, float], tuple[float, float]]
+
+
+def run(experiment: Experiment, probe: Probe, dry_run: bool) -> list[Path]:
+    """Generate the probe's images, and write them with `probe.csv` and the figure. Return what was written."""
+    stages = [probes.probe_stage(probe)]
+    if dry_run:
+        session.report_plan(experiment, stages)
+        return []
+    session.run_stages(experiment, stages, "probe")
+    images = probes.decode(experiment, probe)
+    folder, class_id = experiment.config.folder, probes.class_of(experiment, probe)
+    for (t, draw, b), image in images.items():
+        write_image(folder / "probe" / file_name(class_id) / f"{draw_id(draw)}-t={t}-b={b:g}.png", image)
+    changes = _changes(experiment, probe, images)
+    _show(probe, changes)
+    _write_table(experiment, probe, changes)
+    figure = draw_offsets(probe, images, folder / "probe")
+    return [folder / "probe" / file_name(class_id), folder / "probe.csv", *figure]
+
+
+def _changes(experiment: Experiment, probe: Probe, images: Images) -> Changes:
+    """Return the root mean square difference to b = 0, in levels of 255, inside and outside of the region."""
+    changes = {}
+    for (t, draw, b), image in images.items():
+        squares = (image.double() - images[t, draw, 0.0].double()).square().mean(0)  # [H, W]
+        inside = _in_pixels(probes.mask(experiment, probe), tuple(squares.shape))
+        changes[t, draw, b] = squares[inside].mean().sqrt().item(), squares[~inside].mean().sqrt().item()
+    return changes
+
+
+def _in_pixels(inside: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Enlarge a mask of latents [h, w] to pixels [H, W]."""
+    for axis in (0, 1):
+        inside = inside.repeat_interleave(size[axis] // inside.shape[axis], axis)
+    return inside
+
+
+def _write_table(experiment: Experiment, probe: Probe, changes: Changes) -> None:
+    config, text = experiment.config, io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    channels = "{},{}".format(*probe.channels)
+    setting = (config.model.name, probes.class_of(experiment, probe), probe.side, probe.share, channels)
+    for (t, draw, b), (inside, outside) in changes.items():
+        table.writerow((*setting, draw, t, repr(b), repr(inside), repr(outside)))
+    write_atomic(config.folder / "probe.csv", text.getvalue().encode())
+
+
+def _show(probe: Probe, changes: Changes) -> None:
+    headings = [f"t = {t}, {where}" for t in TIMES for where in ("inside", "outside")]
+    table = Table("b", *headings, title="change against b = 0, root mean square in levels of 255")
+    for b in probe.offsets:
+        means = [np.mean([changes[t, draw, b] for draw in range(probe.draws)], axis=0) for t in TIMES]
+        table.add_row(f"{b:g}", *(f"{x:.1f}" for pair in means for x in pair))
+    Console().print(table)

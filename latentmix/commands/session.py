@@ -1,0 +1,112 @@
+"""What all commands that run stages share: prepare, check, run, and report what a run would do."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import typer
+from rich.console import Console
+
+from latentmix import checks
+from latentmix.cache import read_json, remove_partial_files
+from latentmix.commands.cache import record_references
+from latentmix.config import Config, differences, result_settings
+from latentmix.errors import UserError
+from latentmix.experiment.batch_size import estimate, shared_batch_size
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import StageType, finish_images
+from latentmix.profiling import timed
+from latentmix.runner.claims import Claims, Shard
+from latentmix.runner.console import show_plan
+from latentmix.runner.executor import Executor
+from latentmix.runner.process import set_up_process
+from latentmix.runner.rates import Rates
+from latentmix.runner.tasks import Plan
+
+
+@timed("starting")
+def prepare(config: Config) -> Experiment:
+    """Return the experiment of a config, once this process is set up for it."""
+    set_up_process(config.launch.threads)
+    return Experiment(config)
+
+
+@contextmanager
+def joined(
+    experiment: Experiment, stages: Sequence[StageType], command: str, shard: Shard | None = None
+) -> Iterator[Executor]:
+    """Become a worker of a run in this context. Raise UserError first if something that the stages need is missing.
+
+    `command` is the name under which the run's folder notes what it uses of the cache.
+    """
+    config = experiment.config
+    with timed("starting"):
+        checks.require(experiment, stages)
+        experiment.check(images=checks.reads_images(stages))
+        for folder in (config.cache, config.folder):
+            remove_partial_files(folder)
+    with Claims(config.work, shard) as claims:
+        used = {folder for stage in stages for folder in stage.folders(experiment)}
+        record_references(config.folder, command, used)  # for `latentmix cache`
+        batch_size = shared_batch_size(experiment, claims)
+        settings = result_settings(config.as_dict())
+        yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
+
+
+def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str) -> None:
+    """Run all stages, beside other workers of the same run, if there are any."""
+    with joined(experiment, stages, command) as executor:
+        executor.run(plans(experiment, stages))
+
+
+def plans(experiment: Experiment, stages: Sequence[StageType]) -> list[Plan]:
+    """Return what an executor runs."""
+    return [partial(stage.plan, experiment) for stage in stages]
+
+
+def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
+    """Print what running these stages would do. Nothing is computed or downloaded."""
+    findings = checks.use_placeholders(experiment, stages)
+    experiment.check(images=checks.reads_images(stages))
+    batch_size = estimate(experiment)
+    planned = [plan(batch_size) for plan in plans(experiment, stages)]
+    known = rates(experiment)
+    show_plan(planned, [known.estimate(stage, batch_size) for stage in planned])
+    Console().print(
+        f"Images; nothing was done. Results would go to {experiment.config.folder}, and take about "
+        f"{checks.disk_needed(experiment, stages)} with the cache.",
+        soft_wrap=True,
+    )
+    for finding in findings:
+        say(finding.line)
+    if any(finding.advice for finding in findings):
+        say("latentmix doctor says what to do about it")
+
+
+def rates(experiment: Experiment) -> Rates:
+    """Return how fast stages ran with this model on this device before."""
+    config = experiment.config
+    context = [experiment.model.identity, config.model.size, experiment.device_name]
+    return Rates(config.cache / "rates.json", context)
+
+
+def refuse_to_overwrite(config: Config, folder: str = "") -> None:
+    """Raise UserError if the run's folder holds results of other settings, unless `overwrite=true`.
+
+    `folder` is a part of the run's folder that has results and a config of its own.
+    """
+    place = config.folder / folder
+    existing = read_json(place / "done.json").get("config")
+    if config.overwrite or not isinstance(existing, dict):
+        return
+    if different := differences(existing, config.as_dict()):
+        more = f" and {len(different) - 2} more" if len(different) > 2 else ""
+        raise UserError(
+            f"{place} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
+            "or replace them with overwrite=true"
+        )
+
+
+def say(text: str) -> None:
+    """Print a line of a command's answer."""
+    typer.echo(text)

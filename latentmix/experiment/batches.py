@@ -1,0 +1,76 @@
+"""What stages do to one batch: read, pad, generate, check."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentmix import sampling
+from latentmix.data import Source
+from latentmix.errors import UserError
+from latentmix.experiment.experiment import Experiment
+from latentmix.inversion.base import State
+from latentmix.models.protocol import predictor
+from latentmix.profiling import timed
+from latentmix.threads import on_all_threads
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Item]):
+    """Images, uint8 [B, 3, H, W], and what identifies them."""
+
+    ids: Sequence[Item]
+    pixels: Tensor = field(repr=False)
+
+
+def loader(experiment: Experiment) -> Callable[[Sequence[Source]], Loaded[str]]:
+    """Return a function that reads images at the experiment's size."""
+    size = experiment.config.model.size
+    return lambda sources: Loaded([source.id for source in sources], pixels(sources, size))
+
+
+@timed("reading")
+def pixels(sources: Sequence[Source], size: int) -> Tensor:
+    """Read images, uint8 [B, 3, size, size]."""
+    rows = on_all_threads(lambda source: source.pixels(size), sources)
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def generate(experiment: Experiment, class_id: str, state: State, label: str) -> tuple[Tensor, Tensor]:
+    """Generate from inverted or mixed latents and their extras.
+
+    Return clean latents [B, C, h, w] and images, uint8 [B, 3, H, W], on the device.
+    """
+    refuse_nan(state["latents"], f"mixing {label}")
+    cond = experiment.conditioning(class_id, experiment.config.guidance)
+    schedule, settings = experiment.generation_schedule, experiment.config.inversion
+    clean = experiment.inversion.generate(experiment.model, state, schedule, cond, settings)
+    refuse_nan(clean, f"generating {label}")
+    return clean, experiment.model.decode(clean)
+
+
+def generate_plainly(
+    experiment: Experiment, class_id: str, z: Tensor, schedule: sampling.Schedule, label: str
+) -> Tensor:
+    """Generate from latents by the plain sampler, whatever the inversion. Return uint8 [B, 3, H, W] on the device."""
+    cond = experiment.conditioning(class_id, experiment.config.guidance)
+    clean = sampling.generate(predictor(experiment.model, cond), z, schedule)
+    refuse_nan(clean, f"generating {label}")
+    return experiment.model.decode(clean)
+
+
+def padded(rows: Tensor, size: int) -> Tensor:
+    """Repeat the last row up to `size` rows, since the rounding of a network depends on the shape of its batch."""
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def refuse_nan(z: Tensor, label: str) -> None:
+    """Raise UserError for values that are not finite."""
+    if not bool(z.isfinite().all()):
+        raise UserError(f"NaN or infinity came up in {label}; try model.precision=float32, and look at its inputs")

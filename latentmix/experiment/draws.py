@@ -1,0 +1,61 @@
+"""Which images are mixed, by what weights, and for which points of the curves: pure functions of seed and counts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentmix.mixing import Method
+from latentmix.rng import generator, noise
+
+NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of a curve before averaging over classes: a class, the number of latents that are mixed, a method."""
+
+    class_id: str
+    n: int
+    method: Method
+
+    @property
+    def method_name(self) -> str:
+        """Return the name of the method as tables have it."""
+        return "noise" if self.method == NOISE else str(self.method)
+
+    def __str__(self) -> str:
+        if self.method == NOISE:
+            return f"{self.class_id}, noise"
+        return f"{self.class_id}, N = {self.n}, {self.method_name}"
+
+
+def mixed_cells(class_id: str, ns: Iterable[int], methods: Iterable[Method]) -> list[Cell]:
+    """Return the cells of one class: every method at every N."""
+    return [Cell(class_id, n, method) for n in ns for method in dict.fromkeys(methods)]
+
+
+def draw_id(draw: int) -> str:
+    """Return the name of a draw in the cache and of its image file."""
+    return f"{draw:06d}"
+
+
+def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:
+    """Return a random order of the pool's `pool` indices for one draw.
+
+    Its first N indices are the draw's images. So draws are nested in N, and the same for every method.
+    """
+    return generator(seed, class_id, draw).permutation(pool)
+
+
+def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int) -> Tensor:
+    """Return weights [K, pool] of K draws: 1/n for the n images of the draw, 0 for the others."""
+    chosen = [subset(seed, class_id, draw, pool)[:n] for draw in draws]
+    return torch.zeros(len(draws), pool).scatter_(1, torch.from_numpy(np.stack(chosen)), 1 / n)
+
+
+def random_latents(seed: int, name: str, draws: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """Return standard Gaussian latents [K, *shape], float32; each draw has its own random numbers."""
+    return torch.from_numpy(np.stack([noise(seed, name, draw, shape) for draw in draws]))

@@ -1,0 +1,49 @@
+"""The inverted latents of a class's pool, read from the cache and mixed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from latentmix.errors import UserError
+from latentmix.experiment.layout import Layout
+from latentmix.inversion.base import State
+from latentmix.mixing import Method, mixtures
+from latentmix.profiling import timed
+
+
+class PoolLatents:
+    """Latents at t = T of one class at a time, with the extras of their inversion.
+
+    `extras` names what else the inversion leaves for each image, and the method that mixes it; None stands for the
+    method of the latents.
+    """
+
+    def __init__(self, layout: Layout, extras: Mapping[str, str | None], device: torch.device) -> None:
+        self.layout = layout
+        self.extras = extras
+        self.device = device
+        self._class_id: str | None = None
+        self._state: State = {}
+
+    def pool(self, class_id: str) -> Tensor:
+        """Return the latents [pool, C, h, w] of a class, on the device; raise UserError if some are missing."""
+        return self._read(class_id)["latents"]
+
+    @timed("mixing")
+    def mix(self, class_id: str, weights: Tensor, method: Method) -> State:
+        """Return mixtures by weights [K, n] of the first n latents of a class, and of their extras, on the device."""
+        state = {name: rows[: weights.shape[1]] for name, rows in self._read(class_id).items()}
+        methods = {"latents": method, **{name: own or method for name, own in self.extras.items()}}
+        return {name: mixtures(state[name], weights, [own])[0].to(self.device) for name, own in methods.items()}
+
+    def _read(self, class_id: str) -> State:
+        """Return the state of the class; latents lie on the device, extras, which may be large, on the CPU."""
+        if class_id != self._class_id:
+            self._class_id, self._state = None, {}  # two classes need not fit into memory
+            kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
+            if not set(ids) <= kept.ids():
+                raise UserError(f"not all images of {class_id!r} are inverted yet; run latentmix invert first")
+            state = {name: kept.gather(ids, name) for name in ("latents", *self.extras)}
+            self._class_id, self._state = class_id, state | {"latents": state["latents"].to(self.device)}
+        return self._state

@@ -1,0 +1,113 @@
+"""Where everything of an experiment is kept.
+
+A folder of the cache is named by a key: a hash of everything that its contents depend on, and of nothing else. So
+results of different settings never meet, and what one run made every other run finds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from latentmix.cache import TensorCache, file_name, key
+from latentmix.experiment.draws import NOISE, Cell, draw_id
+from latentmix.features import Network, Perceptual
+from latentmix.sampling import Schedule
+
+Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The folders of one experiment, from the values that its results depend on."""
+
+    root: Path  # of the cache
+    model: Mapping[str, str]  # the model's identity
+    size: int
+    seed: int
+    inversion: Identity  # of the inversion, its settings and its schedule
+    generation: Identity  # guidance and schedule of generation
+    prompt: Callable[[str], str]  # of a class
+    pool_ids: Callable[[str], Sequence[str]]  # ids of the images of a class that are inverted
+
+    # Identities
+
+    @cache  # noqa: B019 - a layout lives as long as its experiment
+    def latents_identity(self, class_id: str) -> Identity:
+        """Return what the inverted latents of a class depend on."""
+        return {"model": self.model, "size": self.size, "prompt": self.prompt(class_id), **self.inversion}
+
+    @cache  # noqa: B019
+    def cell_identity(self, cell: Cell) -> Identity:
+        """Return what the images of a cell depend on."""
+        common = {"seed": self.seed, "class": cell.class_id, **self.generation}
+        if cell.method == NOISE:
+            prompt = self.prompt(cell.class_id)
+            return {"model": self.model, "size": self.size, "prompt": prompt, "control": "noise", **common}
+        return {
+            "latents": self.latents_identity(cell.class_id),
+            "pool": list(self.pool_ids(cell.class_id)),
+            "n": cell.n,
+            "method": cell.method.identity,
+            **common,
+        }
+
+    # Folders
+
+    def latents(self, class_id: str) -> TensorCache:
+        """Return `latents` at t = T, `clean` latents and the inversion's extras: a row for each image of the pool."""
+        return self._tensors("latents", self.latents_identity(class_id))
+
+    @cache  # noqa: B019
+    def cell_folder(self, cell: Cell) -> Path:
+        """Return the folder of everything that is generated for a cell."""
+        return self.root / "cells" / key(self.cell_identity(cell))
+
+    def centroids(self, cell: Cell) -> TensorCache:
+        """Return mixed `latents` and extras: a row for each draw."""
+        return TensorCache(self.cell_folder(cell) / "centroids", self.cell_identity(cell))
+
+    def features(self, cell: Cell, network: Network) -> TensorCache:
+        """Return `features` of generated images: a row for each draw."""
+        return self._of_cell(cell, "features", network)
+
+    def distances(self, cell: Cell, network: Perceptual) -> TensorCache:
+        """Return the perceptual `distance` within each pair of draws."""
+        return self._of_cell(cell, "distances", network)
+
+    def image_path(self, cell: Cell, draw: int) -> Path:
+        """Return the file of a generated image."""
+        return self.cell_folder(cell) / "images" / f"{draw_id(draw)}.png"
+
+    def references(self, class_id: str, network: Network | Perceptual) -> TensorCache:
+        """Return `features` of the real images of a class, or the `distance` within pairs of them.
+
+        Each class has a folder of its own, so that reading one class does not read all.
+        """
+        identity = {"network": network.identity, "size": self.size}
+        return TensorCache(self.root / "references" / key(identity) / file_name(class_id), identity)
+
+    def reconstructions(self, class_id: str) -> TensorCache:
+        """Return `images` and errors of the round trip: a row for each image of the pool."""
+        return self._tensors("reconstructions", {"latents": self.latents_identity(class_id), **self.generation})
+
+    def prompts(self, encoder: Mapping[str, Any]) -> TensorCache:
+        """Return embeddings of prompts by one text encoder: a row for each prompt."""
+        return self._tensors("prompts", dict(encoder))
+
+    def probes(self, identity: Identity) -> TensorCache:
+        """Return `clean` latents that were generated from latents with an offset."""
+        return self._tensors("probes", {"model": self.model, "size": self.size, "seed": self.seed, **identity})
+
+    def _tensors(self, kind: str, identity: Identity) -> TensorCache:
+        return TensorCache(self.root / kind / key(identity), identity)
+
+    def _of_cell(self, cell: Cell, kind: str, network: Network | Perceptual) -> TensorCache:
+        identity = {"cell": self.cell_identity(cell), "network": network.identity}
+        return TensorCache(self.cell_folder(cell) / f"{kind}-{key(network.identity)}", identity)
+
+
+def schedule_key(schedule: Schedule) -> str:
+    """Return a key of a schedule's noise levels and timesteps."""
+    return key([[i.clean.alpha, i.clean.sigma, i.noisy.alpha, i.noisy.sigma, i.timestep] for i in schedule])

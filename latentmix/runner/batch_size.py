@@ -1,0 +1,63 @@
+"""The number of items per batch, which all workers of a run must agree on, since results depend on it (to rounding)."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from latentmix.cache import write_json
+from latentmix.runner.claims import POLL, Claims
+
+
+class BatchSize:
+    """A batch size. Several workers share theirs through a file in the run's folder.
+
+    `name` identifies the settings that it holds for. `halved` is called with each smaller value.
+    """
+
+    def __init__(self, value: int, claims: Claims, name: str, halved: Callable[[int], None]) -> None:
+        self.value = value
+        self.halved = halved
+        self._shared = claims.shard.count > 1
+        self._file = _file(claims, name)
+
+    def refresh(self) -> bool:
+        """Take the value that the workers agreed on. Return True if it changed."""
+        before, self.value = self.value, _read(self._file) or self.value
+        return self.value != before
+
+    def halve(self) -> None:
+        """Halve the value after memory ran out, and tell the other workers."""
+        self.value = max(1, self.value // 2)
+        self.halved(self.value)
+        agreed = _read(self._file)
+        if self._shared or agreed is not None:
+            self.value = min(self.value, agreed or self.value)  # others may have halved further
+            write_json(self._file, self.value)
+
+
+def agree(claims: Claims, name: str, find: Callable[[], int]) -> int:
+    """Return the batch size that `find` determines; among several workers, the first one to come determines it."""
+    path, task = _file(claims, name), f"batch-{name}"
+    while True:
+        if (agreed := _read(path)) is not None:
+            return agreed
+        if claims.shard.count == 1:
+            return find()
+        if not claims.claim(task):
+            time.sleep(POLL)
+            continue
+        with claims.holding(task, "finding out how many images fit into memory"):
+            if _read(path) is None:  # otherwise another worker finished between the look and the claim
+                write_json(path, find())
+
+
+def _file(claims: Claims, name: str) -> Path:
+    return claims.folder / f"batch-{name}.json"
+
+
+def _read(path: Path) -> int | None:
+    with suppress(OSError, ValueError, TypeError):
+        return int(json.loads(path.read_text()))
+    return None

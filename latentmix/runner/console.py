@@ -1,0 +1,81 @@
+"""What a run shows on the console: progress bars, the plan of a dry run, and where the time went."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.table import Table
+from rich.text import Text
+
+from latentmix.profiling import Profile
+from latentmix.runner.tasks import Stage
+
+
+class Rate(ProgressColumn):
+    """The rate of a bar in images per second."""
+
+    def render(self, task: Bar) -> Text:
+        """Return the rate as text; empty while it is not known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
+
+
+class StageBar:
+    """The progress bar of one stage."""
+
+    def __init__(self, progress: Progress, stage: Stage) -> None:
+        self.total = stage.items + stage.finished
+        self._progress = progress
+        self._bar = progress.add_task(stage.name, total=self.total, completed=stage.finished, label="")
+
+    def show(self, label: str, remaining: int) -> None:
+        """Show what is being done and how many items remain."""
+        self._progress.update(self._bar, label=label, completed=self.total - remaining)
+
+
+@contextmanager
+def stage_bar(stage: Stage) -> Iterator[StageBar]:
+    """Show a progress bar in this context."""
+    label = TextColumn("{task.fields[label]}", markup=False)  # a class may have any name
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        label,
+    )
+    with Progress(*columns, label, console=Console(stderr=True), speed_estimate_period=120) as progress:
+        yield StageBar(progress, stage)
+
+
+def say(text: str) -> None:
+    """Print a line about the run to standard error."""
+    Console(stderr=True).print(text)
+
+
+def show_plan(stages: Sequence[Stage], seconds: Iterable[float | None]) -> None:
+    """Print what a run would do; `seconds` are the estimates of the stages, None where not known."""
+    table = Table("stage", "to do", "done before", "network evaluations", "time")
+    for stage, estimate in zip(stages, seconds, strict=True):
+        if stage.tasks or stage.finished:
+            time = "not known yet" if estimate is None else duration(estimate)
+            table.add_row(stage.name, f"{stage.items:,}", f"{stage.finished:,}", f"{stage.nfe:,}", time)
+    Console().print(table)
+
+
+def show_profile(profile: Profile) -> None:
+    """Print where the time of a command went."""
+    table = Table("spent on", "seconds", "share", title=f"{profile.in_networks:.1%} of the time in networks")
+    for name, seconds in sorted(profile.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / profile.whole:.1%}")
+    Console().print(table)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text, such as "3 min 07 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

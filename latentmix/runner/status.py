@@ -1,0 +1,76 @@
+"""How far a run is, from the files that its workers leave in its folder. Nothing is loaded or waited for."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentmix.cache import read_json
+from latentmix.runner.claims import LOST_AFTER, DoneLists
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The numbers of images of one stage that are finished, running and left."""
+
+    stage: str
+    finished: int
+    running: int
+    left: int
+
+    @property
+    def total(self) -> int:
+        """Return the number of all images of the stage."""
+        return self.finished + self.running + self.left
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that has not left. `silent` is the age of its last heartbeat in seconds, as far as clocks agree."""
+
+    name: str
+    shard: str
+    doing: str
+    silent: float
+
+    @property
+    def lost(self) -> bool:
+        """Return True if other workers take over its task."""
+        return self.silent > LOST_AFTER
+
+
+def progress(work: Path) -> list[Progress]:
+    """Return all stages that have been planned, in order. A task claimed by a lost worker does not count as running."""
+    records = [read_json(path) | {"stage": path.stem.replace("-", " ")} for path in work.glob("stages/*.json")]
+    alive = {worker.name for worker in workers(work) if not worker.lost}
+    claimed = {path.name for path in work.glob("claims/*") if _holder(path) in alive}
+    records.sort(key=lambda record: (record.get("place", 0), record["stage"]))
+    return [_progress(work, record, claimed) for record in records if "left" in record]
+
+
+def _progress(work: Path, record: dict[str, Any], claimed: set[str]) -> Progress:
+    finished_since = DoneLists(work / "workers", record["read"]).read_new()
+    remaining = {name: images for name, images in record["left"].items() if name not in finished_since}
+    running = sum(images for name, images in remaining.items() if name in claimed)
+    todo = sum(remaining.values())
+    return Progress(record["stage"], record["images"] - todo, running, todo - running)
+
+
+def _holder(claim: Path) -> str:
+    try:
+        return claim.read_text(errors="replace")
+    except OSError:  # released meanwhile
+        return ""
+
+
+def workers(work: Path) -> list[Worker]:
+    """Return all workers that have not left."""
+    found = []
+    for path in sorted(work.glob("workers/*.json")):
+        about = read_json(path)
+        try:
+            silent = time.time() - path.stat().st_mtime
+        except OSError:  # left meanwhile
+            continue
+        found.append(Worker(path.stem, about.get("shard", "?"), about.get("doing", ""), max(0.0, silent)))
+    return found

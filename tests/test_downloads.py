@@ -1,0 +1,271 @@
+"""Weights are found where their libraries look for them; what is not here is asked of the hub, and `fetch` gets it."""
+
+import errno
+import json
+import shlex
+import shutil
+import urllib.request
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fake_hub
+import pytest
+import torch
+from driver import invoke
+from fake_hub import CLIP, REVISION, SD15, SMALL, Server, experiment, finding, folder_of, in_cache, sd15, text
+from huggingface_hub import constants
+
+from latentmix.checks import downloads, require
+from latentmix.checks.downloads import INCEPTION_URL
+from latentmix.commands import generate, invert
+from latentmix.errors import UserError
+from latentmix.experiment import sizes
+from latentmix.experiment.sweep import SWEEP
+from latentmix.models.pipeline import wanted_files
+
+empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
+server, snapshot = fake_hub.server, fake_hub.snapshot
+UNET = "unet/diffusion_pytorch_model.safetensors"
+DINOV2_FILES = ("config.json", "model.safetensors")
+
+
+# A model
+
+
+def test_a_model_in_the_hubs_cache_is_found_without_a_network(snapshot: Path, server: Server) -> None:
+    assert set(fake_hub.states(sd15()).values()) == {"ok"}
+    assert text(sd15(), "model") == f"sd15 ({SD15}) is in {snapshot}"
+    assert "model.size=100" in text(sd15("model.size=100"), "model")
+    assert "steps" in text(sd15("steps=2000"), "model")
+    assert finding(sd15("model.revision=main"), "model").state == "ok"
+    assert not server.asked
+    assert finding(sd15(f"model.revision={'0' * 40}"), "model").state == "fetch"
+
+
+def lose_a_shard(folder: Path) -> None:
+    names = {"weight": Path(UNET).name, "more": "diffusion_pytorch_model-2.safetensors"}
+    (folder / f"{UNET}.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+HARMS: dict[str, Callable[[Path], Any]] = {
+    "part lost": lambda folder: shutil.rmtree(folder / "vae"),
+    "blob lost": lambda folder: (folder / UNET).resolve().unlink(),
+    "file cut short": lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-100]),
+    "shard lost": lose_a_shard,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_model_that_is_not_whole_is_missing(snapshot: Path, tmp_path: Path, offline: list[str], harm: str) -> None:
+    folder = shutil.copytree(snapshot, tmp_path / "mine")
+    assert finding(sd15(f"model.path={folder}"), "model").state == "ok"
+    for place in (snapshot, folder):
+        HARMS[harm](place)
+    assert text(sd15(), "model") == f"sd15 ({SD15}) is not here, and HF_HUB_OFFLINE is set"
+    found = finding(sd15(f"model.path={folder}"), "model")
+    assert found.state == "missing" and str(folder) in found.text
+
+
+def test_what_a_run_will_download_is_said_and_does_not_stop_it(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require(sd15(), SWEEP)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"latentmix: sd15 ({SD15}) is not here yet; ")
+    assert f"/{SD15}/resolve/{REVISION}/model_index.json" in server.asked
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (403, "GatedRepo", f"accept its terms at https://huggingface.co/{SD15}, and log in with `hf auth login`"),
+        (401, "RepoNotFound", f"the hub has no {SD15}, or it is private"),
+        (404, "RevisionNotFound", f"the hub has no revision {REVISION} of it"),
+        (500, "", "the Hugging Face hub can't be reached (HfHubHTTPError)"),
+    ],
+)
+def test_why_the_hub_refuses_is_said(server: Server, code: int, reason: str, expected: str) -> None:
+    server.refuse(SD15, code, reason)
+    with pytest.raises(UserError, match="latentmix doctor says what to do") as caught:
+        require(sd15(), invert.STAGES)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_hub_that_can_not_be_reached_is_given_up_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "'a/b/c' is not OWNER/NAME" in text(sd15("model.hub=a/b/c"), "model")
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.1)
+    server.delay = 1.0
+    assert "can't be reached (ReadTimeout)" in text(sd15(), "model")
+    fake_hub.use_endpoint(monkeypatch, fake_hub.UNREACHABLE)
+    assert "can't be reached (ConnectError)" in text(sd15(), "model")
+
+
+def test_the_command_that_is_advised_downloads_what_a_run_would(
+    offline: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.cli import download
+    from huggingface_hub.cli.hf import app
+
+    calls: dict[str, Any] = {}
+    monkeypatch.setattr(download, "snapshot_download", lambda **options: calls.update(options) or "")
+    (line,) = (line for line in finding(sd15(), "model").advice if "hf download" in line)
+    name, *words = shlex.split(line.partition(": ")[2])
+    app(words, standalone_mode=False)
+    wanted = {"repo_id": SD15, "revision": REVISION, **wanted_files()}
+    assert name == "hf" and wanted.items() <= calls.items()
+
+
+def test_a_model_that_does_not_fit_into_the_cache_is_missing(
+    server: Server, empty_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_hub.replace_download(monkeypatch, fake_hub.unreachable, sizes=[3 << 30, 3 << 30])
+    fake_hub.set_free_disk(monkeypatch, 7 << 30)
+    assert "6.0 GiB, is not here yet; latentmix fetch gets it" in text(sd15(), "model")
+    fake_hub.set_free_disk(monkeypatch, 5 << 30)
+    assert f"{empty_caches / 'hub'} has 5.0 GiB for its 6.0 GiB" in text(sd15(), "model")
+    assert "has 5.0 GiB for its 6.0 GiB" in fake_hub.error_line("fetch", *SMALL, "model=sd15")
+
+
+# The networks that measure
+
+
+def test_inception_comes_from_where_torch_fidelity_gets_it() -> None:
+    (file,) = (f for f in metadata.files("torch-fidelity") or () if f.name == "feature_extractor_inceptionv3.py")
+    assert f'"{INCEPTION_URL}"' in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "part", "file"),
+    [
+        ("features=inception", "features", INCEPTION_URL.rpartition("/")[2]),
+        ("perceptual=squeeze", "pairs", "squeezenet1_1-b8a52dc0.pth"),
+    ],
+)
+def test_a_file_of_a_url_is_found_where_torch_keeps_it(
+    offline: list[str], empty_caches: Path, monkeypatch: pytest.MonkeyPatch, setting: str, part: str, file: str
+) -> None:
+    measured, folder = experiment(f"model.{setting}", "metrics=[diversity]"), empty_caches / "torch/hub/checkpoints"
+    found = finding(measured, part)
+    assert "is not here, and HF_HUB_OFFLINE is set" in found.text
+    assert f"Then copy it to {folder}" in found.advice and not offline
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "urlopen", fake_hub.unreachable)
+    assert f"{file} can't be reached (URLError)" in text(measured, part)
+    fake_hub.answer_urls(monkeypatch, empty_caches)
+    assert finding(measured, part).state == "fetch"
+    folder_of(folder, file)
+    assert finding(measured, part).state == "ok"
+
+
+def test_dinov2_is_found_in_the_hubs_cache_and_in_a_folder(empty_caches: Path, offline: list[str]) -> None:
+    large, mine = experiment("model.features=dinov2"), empty_caches / "mine"
+    found = finding(large, "features")
+    assert "dinov2-vitl14 (facebook/dinov2-large) is not here, and HF_HUB_OFFLINE is set" in found.text
+    assert "hf download facebook/dinov2-large config.json model.safetensors" in found.advice[0]
+    in_cache(folder_of(empty_caches / "files", *DINOV2_FILES), "facebook/dinov2-large")
+    assert finding(large, "features").state == "ok"
+    assert sizes.features(large) == 4 * (1024 + 64) * 4
+    assert finding(experiment("model.features=dinov2-vits14"), "features").state == "missing"
+
+    folder_of(mine, *DINOV2_FILES)
+    assert "holds no DINOv2" in text(experiment(f"model.features={mine}"), "features")
+    (mine / "config.json").write_text(json.dumps({"model_type": "dinov2", "hidden_size": 12}))
+    assert text(experiment(f"model.features={mine}"), "features") == f"DINOv2 (mine) is in {mine}"
+    assert sizes.features(experiment(f"model.features={mine}")) == 4 * (12 + 64) * 4
+    assert not offline
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_clip_is_found_where_open_clip_looks(empty_caches: Path, offline: list[str], name: str) -> None:
+    import open_clip
+
+    measured = experiment("model.clip=ViT-L-14/openai")
+    assert finding(measured, "clip").state == "missing"
+    path = in_cache(folder_of(empty_caches / "files", name), CLIP) / name
+    assert text(measured, "clip") == f"open_clip's ViT-L-14/openai ({CLIP}) is in {path}"
+    assert open_clip.download_pretrained(open_clip.get_pretrained_cfg("ViT-L-14", "openai")) == str(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [("clip", "clip", "ViT-L-14/opnai"), ("features", "features", "incepton"), ("pairs", "perceptual", "alx")],
+)
+def test_networks_that_do_not_exist_stop_only_what_measures(part: str, setting: str, value: str) -> None:
+    measured = experiment(f"model.{setting}={value}", "metrics=[diversity]")
+    found = finding(measured, part)
+    assert found.state == "missing" and value in found.text
+    assert fake_hub.states(measured, generate.STAGES).keys() == {"device", "model", "data", "memory", "disk"}
+    require(measured, generate.STAGES)
+
+
+# latentmix fetch
+
+
+@pytest.fixture
+def fetched(server: Server, empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was fetched from a hub that has everything, in order."""
+    import open_clip
+
+    started: list[str] = []
+
+    def get(hub: str, **options: Any) -> str:
+        started.append(hub)
+        if hub == SD15:
+            assert options == {"revision": REVISION, **wanted_files()}
+            return str(in_cache(fake_hub.pipeline(empty_caches / "pipeline"), hub, REVISION))
+        assert options == {"allow_patterns": [*DINOV2_FILES]}
+        return str(in_cache(folder_of(empty_caches / "dinov2", *DINOV2_FILES), hub))
+
+    def download_pretrained(about: dict[str, Any]) -> None:
+        started.append(about["hf_hub"])
+        in_cache(folder_of(empty_caches / "clip", "open_clip_model.safetensors"), CLIP)
+
+    def download_url_to_file(url: str, path: str) -> None:
+        started.append(url)
+        Path(path).write_bytes(b"weights")
+
+    fake_hub.replace_download(monkeypatch, get)
+    monkeypatch.setattr(open_clip, "download_pretrained", download_pretrained)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download_url_to_file)
+    fake_hub.answer_urls(monkeypatch, empty_caches)
+    return started
+
+
+ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+OTHER_NETWORKS = ("model.features=dinov2-vits14", "model.perceptual=alex", "metrics=[fid,diversity]")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "new"),
+    [
+        ((), [], []),
+        (("model=sd15",), [SD15, INCEPTION_URL, f"{CLIP}/"], ["model", "features", "clip"]),
+        (OTHER_NETWORKS, ["facebook/dinov2-small", ALEXNET_URL], ["features", "pairs"]),
+    ],
+)
+def test_what_is_missing_is_fetched_once_and_then_found(
+    fetched: list[str], server: Server, settings: tuple[str, ...], expected: list[str], new: list[str]
+) -> None:
+    first, second = (invoke("fetch", *SMALL, *settings).out.splitlines() for _ in range(2))
+    assert fetched == expected and (new or not server.asked)
+    assert [line.split()[1] for line in first if line.startswith("new")] == new
+    assert {line.split()[0] for line in second} == {"there"}
+    assert [line.split()[1:] for line in first] == [line.split()[1:] for line in second]
+    assert invoke("doctor", *SMALL, *settings).code == 0
+
+
+def test_a_download_that_fails_ends_in_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise errors[0]
+
+    errors: list[Exception] = [RuntimeError("of another library")]
+    fake_hub.replace_download(monkeypatch, fail)
+    assert "could not be fetched (RuntimeError)" in fake_hub.error_line("fetch", *SMALL, "model=sd15")
+    errors[0] = OSError(errno.ENOSPC, "No space left on device")
+    assert "the disk is full: sd15" in fake_hub.error_line("fetch", *SMALL, "model=sd15")
+    server.refuse(SD15, 403, "GatedRepo")
+    assert "is gated" in fake_hub.error_line("fetch", *SMALL, "model=sd15")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in fake_hub.error_line("fetch", *SMALL, "model=sd15")
