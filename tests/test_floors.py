@@ -100,7 +100,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
     source = "\n".join(
         [
             "import torch.nn",
-            "from latentmix import mixing, nothing",
+            "from latentmix import rng, nothing",
             "from . import sampling",
             "from .metrics import Estimate",
             "from latentmix.data import shapes, Source",
@@ -109,7 +109,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
         ]
     )
     below = {"latentmix.sampling", "latentmix.metrics"}
-    others = {"torch.nn", "latentmix.mixing", "latentmix", "latentmix.data", "latentmix.data.shapes", "yaml"}
+    others = {"torch.nn", "latentmix.rng", "latentmix", "latentmix.data", "latentmix.data.shapes", "yaml"}
     assert imports(source, "latentmix.experiment.stages", is_package=False) == below | others
     assert imports("from . import sampling\nfrom .metrics import x", PACKAGE, is_package=True) == below
     up = "from .. import sampling\nfrom ..metrics import x"
