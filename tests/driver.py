@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import json
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from latentmix import cli
 
@@ -56,3 +59,14 @@ def assert_same(outputs: Path, whole: Path, but: str = "nothing") -> None:
     one, other = results(outputs), results(whole)
     names = {name for name in one.keys() | other.keys() if but not in name}
     assert {name for name in names if one.get(name) != other.get(name)} == set()
+
+
+def rows(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Return the rows of a tensor by id, from a folder of the cache, without latentmix's code."""
+    found: dict[str, np.ndarray] = {}
+    for path in folder.glob("*.safetensors"):
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        ids = json.loads(header["__metadata__"]["latentmix"])["about"]["ids"]
+        found |= dict(zip(ids, load_file(path)[name].double().numpy(), strict=True))
+    return found
