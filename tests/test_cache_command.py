@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from driver import invoke
 from rich.prompt import Confirm
 
+from latentmix import figures
 from latentmix.cache import TensorCache, key, write_json
 from latentmix.commands import cache
 from latentmix.commands.cache import record_references, references
@@ -200,5 +202,18 @@ def test_links_are_left_alone_and_nothing_outside_is_removed(run: Callable[..., 
 
 
 def test_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no cache in .*; name the folder of your results with outputs="):
+    with pytest.raises(UserError, match=r"there is no cache in .*; give the folder of your runs as --outputs DIR"):
         cache.run(tmp_path, None, None, False, False, False)
+
+
+def test_every_command_notes_all_that_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "draw_run", lambda *_: [])
+    few = ("data=synthetic", "data.classes=[star]", "data.reference=2", "n=[2]", "methods=[fix/0]", "controls=[noise]")
+    few += ("metrics=[fid,clip_score,diversity]", "pool=2", "draws=2", "keep=1", "steps=1", "batch=2")
+    for command in ("generate", "sweep", "mix", "reconstruct", "probe"):
+        assert invoke(command, *few, f"outputs={tmp_path}", f"name={command}").code == 0
+        listed = cache.list_entries(tmp_path)
+        assert {entry.kind for entry in listed if command not in entry.runs and len(entry.runs) == 0} == set()
+    assert len({entry.kind for entry in listed}) == 7
+    printed = invoke("cache", "--outputs", str(tmp_path), "--run", "probe", "--dry-run").out
+    assert "probes" in printed and "latents" not in printed and "nothing was removed" in printed

@@ -20,6 +20,7 @@ from rich.prompt import Confirm
 from rich.table import Table
 
 from latentmix.cache import key, read_json, write_json
+from latentmix.checks.finding import readable_size
 from latentmix.errors import UserError
 from latentmix.runner.claims import is_at_work
 
@@ -93,7 +94,7 @@ def list_entries(outputs: Path) -> list[Entry]:
     """Return all folders of the cache; raise UserError if there is none."""
     root = outputs / "cache"
     if not root.is_dir():
-        raise UserError(f"there is no cache in {outputs}; name the folder of your results with outputs=")
+        raise UserError(f"there is no cache in {outputs}; give the folder of your runs as --outputs DIR")
     used_by, models = references(outputs), _models(outputs)
     entries = []
     for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name != "work"):
@@ -226,27 +227,21 @@ def _show(entries: Sequence[Entry]) -> None:
     table, now = Table("kind", "what", "folders", "size", "last used", "by runs"), time.time()
     for (kind, what, runs), group in sorted(groups.items()):
         age = _age(now - max(entry.used for entry in group))
-        table.add_row(kind, what, f"{len(group):,}", _size(sum(entry.size for entry in group)), age, runs or "-")
+        table.add_row(
+            kind, what, f"{len(group):,}", readable_size(sum(entry.size for entry in group)), age, runs or "-"
+        )
     Console().print(table)
     sizes: Counter[str] = Counter()
     for entry in entries:
         sizes[entry.kind] += entry.size
     for kind, size in sizes.most_common():
-        _say(f"{kind}: {_size(size)}")
+        _say(f"{kind}: {readable_size(size)}")
     _say(f"in all: {_total(entries)}")
 
 
 def _total(entries: Sequence[Entry]) -> str:
     folders = "1 folder" if len(entries) == 1 else f"{len(entries):,} folders"
-    return f"{folders} of {_size(sum(entry.size for entry in entries))}"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+    return f"{folders} of {readable_size(sum(entry.size for entry in entries))}"
 
 
 def _age(seconds: float) -> str:

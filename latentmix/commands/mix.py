@@ -48,7 +48,7 @@ def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_ru
     files = {method: _file(experiment, mixture, method) for method in experiment.config.methods}
     for method, file in files.items():
         _refuse_to_overwrite(experiment, file, _about(experiment, mixture, method))
-    session.run_stages(experiment, STAGES_OF_ONE, "mix")
+    session.run_stages(experiment, STAGES_OF_ONE, "mix --weights")
     written = []
     for method, file in files.items():
         state = experiment.latents.mix(mixture.class_id, torch.tensor([mixture.weights]), method)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentmix.errors import UserError
+from latentmix.errors import UserError, retry_lost_rows
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -40,7 +40,8 @@ class Job:
 
     def __call__(self) -> None:
         module, _, name = self.function.partition(":")
-        getattr(importlib.import_module(module), name)(Path(self.config), self.shard)
+        work = getattr(importlib.import_module(module), name)
+        retry_lost_rows(lambda: work(Path(self.config), self.shard))
 
     def checkpoint(self) -> "DelayedSubmission | None":
         """Return what to do after a preemption or a time limit: the same job again, or None not to requeue."""
