@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from latentmix.cache import file_name, write_atomic, write_json
+from latentmix.cache import file_name, write_atomic, write_checked_json
 from latentmix.commands import session
 from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment
@@ -31,5 +31,5 @@ def _copy_images(experiment: Experiment) -> Path:
         for draw in range(experiment.config.draws):
             content = experiment.layout.image_path(cell, draw).read_bytes()
             write_atomic(place / f"{draw_id(draw)}.png", content)
-    write_json(folder / "done.json", {"config": experiment.config.as_dict()})
+    write_checked_json(folder / "done.json", {"config": experiment.config.as_dict()})
     return folder

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from latentmix import checks
-from latentmix.cache import read_json, remove_partial_files
+from latentmix.cache import read_checked_json, remove_partial_files
 from latentmix.commands.cache import record_references
 from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
@@ -96,7 +96,7 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
     `folder` is a part of the run's folder that has results and a config of its own.
     """
     place = config.folder / folder
-    existing = read_json(place / "done.json").get("config")
+    existing = read_checked_json(place / "done.json").get("config")
     if config.overwrite or not isinstance(existing, dict):
         return
     if different := differences(existing, config.as_dict()):

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from latentmix.cache import key, read_json, write_atomic, write_json
+from latentmix.cache import key, read_checked_json, write_atomic, write_checked_json, write_json
 from latentmix.commands import session
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
@@ -96,7 +96,7 @@ def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
     while not claims.claim(task):
         time.sleep(POLL)
     config, folder = experiment.config.as_dict(), experiment.config.folder
-    existing = result_settings(read_json(folder / "done.json").get("config", {}))
+    existing = result_settings(read_checked_json(folder / "done.json").get("config", {}))
     current = existing == result_settings(config) and (folder / "metrics.csv").exists()
     if current and task in DoneLists(claims.done.folder).read_new():
         claims.release(task)
@@ -121,7 +121,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
-    write_json(folder / "done.json", about)
+    write_checked_json(folder / "done.json", about)
     _show_results(experiment, results, figures)
 
 
