@@ -16,12 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentmix.config import Config
 from latentmix.errors import UserError
+from latentmix.settings import expand_home
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 RENAMED: dict[str, str] = {}  # old key -> what to say instead
-NAMED_BY_SOURCE = ("model",)
+NAMED_BY_SOURCE = ("model", "data")
+HOME = re.compile(r"(\+{0,2}[^=~]+)=(~[^'\"]*)")  # KEY=~/PATH, which Hydra cannot read without quotes
 Preset = dict[str, Any]
 
 
@@ -128,7 +130,8 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
 
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra_compose("config", [*overrides, *presets.overrides], return_hydra_config=True)
+            quoted = [HOME.sub(r"\1='\2'", override) for override in overrides]
+            composed = hydra_compose("config", [*quoted, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         for group in NAMED_BY_SOURCE:
             if not any(override.lstrip("+").startswith(f"{group}.name=") for override in overrides):
@@ -162,7 +165,7 @@ def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> N
 
 def _plain_name(source: str) -> str:
     """Return the last part of a path or of OWNER/NAME, without characters that a folder's name should not have."""
-    path = Path(source)
+    path = Path(expand_home(source))
     name = path.resolve().name if path.name in ("", "..") else path.name
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "unnamed"
 

@@ -16,7 +16,7 @@ from latentmix.metrics import METRICS
 from latentmix.mixing import Method
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.sampling import SPACINGS
-from latentmix.settings import STRICT, Guidance, Positive
+from latentmix.settings import STRICT, Folder, Guidance, Positive
 
 # Settings that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
@@ -108,7 +108,7 @@ class Config:
     seed: Annotated[int, Field(ge=0)]
     device: str
     batch: Positive | Literal["auto"]
-    outputs: Path
+    outputs: Folder
     keep: Annotated[int, Field(ge=0)]
     overwrite: bool = False
     speed: SpeedConfig = USUAL

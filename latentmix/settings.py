@@ -1,9 +1,21 @@
 """Types that all settings classes share. They need pydantic alone, so every room can declare its own settings."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+
+
+def expand_home(path: str) -> str:
+    """Return a path whose leading ~ or ~USER is that home folder; any other text is returned as it is."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:  # there is no such user
+        return path
+
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+LocalPath = Annotated[str, AfterValidator(expand_home)]  # text that may be a path
+Folder = Annotated[Path, AfterValidator(lambda path: Path(expand_home(str(path))))]
 Positive = Annotated[int, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 1 is no guidance

@@ -708,21 +708,21 @@ def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
         for index, source in enumerate(Shapes().images(class_id, 10)):
             Image.fromarray(source.pixels(80)[:, 4:]).save(tmp_path / "shapes" / class_id / f"{index}.png")
     sweep_of_folder(tmp_path / "shapes", tmp_path / "outputs")
-    with (tmp_path / "outputs" / "tiny-folder" / "metrics.csv").open(newline="") as file:
+    with (tmp_path / "outputs" / "tiny-shapes" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {"drop", "ring", "star", "all"}
-    assert {row["data"] for row in rows} == {"folder"}
+    assert {row["data"] for row in rows} == {"shapes"}
     assert {row["count"] for row in rows} == {"3", "4", "5"}  # classes, draws, and half of the real images
     references = [cached(folder, "features") for folder in tmp_path.glob("outputs/cache/references/*/*")]
     assert [len(rows) for rows in references] == [10] * 6  # all there are, in two networks
-    assert (tmp_path / "outputs" / "tiny-folder" / "fig1.png").exists()
+    assert (tmp_path / "outputs" / "tiny-shapes" / "fig1.png").exists()
 
 
 @pytest.mark.skipif(not CLOTHING.is_dir(), reason=f"needs the photographs in {CLOTHING}")
 def test_photographs(tmp_path: Path) -> None:
     few = ("data.reference=12", "metrics=[fid,clip_distance]", "controls=[]")
     sweep_of_folder(CLOTHING, tmp_path, "data.classes=[t-shirt,hat]", *few)
-    with (tmp_path / "tiny-folder" / "metrics.csv").open(newline="") as file:
+    with (tmp_path / "tiny-clothing" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["t-shirt"] * 2 + ["hat"] * 2 + ["all"] * 2
     assert all(math.isfinite(float(row["value"])) and float(row["value"]) > 0 for row in rows)

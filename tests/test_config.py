@@ -24,9 +24,9 @@ from latentmix.mixing import Method
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]
 NEEDED = {  # what an option cannot do without
-    ("data", "folder"): ["data.path=somewhere"],
-    ("data", "imagenet"): ["data.path=somewhere"],
-    ("data", "hub"): ["data.hub=owner/name"],
+    ("data", "folder"): ["data.path=some/folder"],
+    ("data", "imagenet"): ["data.path=some/imagenet"],
+    ("data", "hub"): ["data.hub=owner/hub"],
     ("data", "synthetic"): ["data.classes=[star]"],
 }
 
@@ -552,3 +552,27 @@ def test_identities_are_plain() -> None:
     for identity in (experiment.layout.latents_identity("star"), experiment.layout.cell_identity(CELL)):
         assert json.loads(json.dumps(identity)) == identity
         assert not any(isinstance(value, float) and math.isnan(value) for value in identity.values())
+
+
+# Paths
+
+
+@pytest.mark.parametrize("quoted", ["{}", "'{}'", '"{}"'])
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("outputs", []),
+        ("data.path", ["data=folder"]),
+        ("data.path", ["data=imagenet"]),
+        ("data.hub", ["data=hub"]),
+        ("model.path", []),
+        ("model.features", []),
+    ],
+)
+def test_a_path_in_the_home_folder(key: str, more: list[str], quoted: str) -> None:
+    for given in ("~/my photos/a", "~"):
+        config: Any = compose([*more, f"{key}={quoted.format(given)}"])
+        for part in key.split("."):
+            config = getattr(config, part)
+        assert str(config) == str(Path(given).expanduser()) and "~" not in str(config)
+    assert compose(["outputs='a~b'"]).outputs == Path("a~b")

@@ -195,7 +195,7 @@ def test_a_class_needs_a_name_and_no_images(tmp_path: Path) -> None:
     (tmp_path / "data" / "star" / "one.jpg").touch()  # a single one, and no image
     place = ("data=folder", f"data.path={tmp_path / 'data'}", "data.classes=null", f"outputs={tmp_path / 'outputs'}")
     done("steps=2", "launch.threads=1", *place, "--offsets", "1")
-    assert (tmp_path / "outputs" / "tiny-folder" / "probe.png").exists()
+    assert (tmp_path / "outputs" / "tiny-data" / "probe.png").exists()
     assert "one.jpg cannot be used" in invoke("invert", *place).err
 
 

@@ -20,7 +20,7 @@ def load(config: DataConfig) -> Dataset:
     """Return the data set that `data=folder data.path=DIR` describes."""
     if config.path is None:
         raise UserError(f"data=folder needs data.path=DIR, a folder of class folders: {LAYOUT}")
-    return Folder(Path(config.path).expanduser(), Rules(config.bad_images, config.max_megapixels))
+    return Folder(Path(config.path), Rules(config.bad_images, config.max_megapixels))
 
 
 @dataclass(frozen=True)

@@ -101,10 +101,9 @@ class Hub(Dataset):
     def planned(self) -> Dataset:
         return PlannedHub(self.config)
 
-    @cached_property
+    @property
     def _name(self) -> str:
-        name = str(self.config.hub)
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        return str(self.config.hub)
 
     @cached_property
     def _folder(self) -> Path:

@@ -23,7 +23,7 @@ def load(config: DataConfig) -> Dataset:
     """Return the data set that `data=imagenet data.path=DIR` describes."""
     if config.path is None:
         raise UserError(f"data=imagenet needs data.path=DIR, with {LAYOUT}")
-    return ImageNet(Path(config.path).expanduser(), Rules(config.bad_images, config.max_megapixels))
+    return ImageNet(Path(config.path), Rules(config.bad_images, config.max_megapixels))
 
 
 @dataclass(frozen=True)

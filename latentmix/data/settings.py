@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from latentmix.settings import STRICT, Positive
+from latentmix.settings import STRICT, LocalPath, Positive
 
 MAX_MEGAPIXELS = 300  # 1.2 GB in memory
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
@@ -20,11 +20,11 @@ class DataConfig:
     name: str  # a label, as tables and folders have it
     kind: str  # which reader: a key of data.DATASETS
     reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
-    path: str | None = None
+    path: LocalPath | None = None
     classes: ClassNames | None = None  # None is all of them
     bad_images: Literal["refuse", "skip"] = "refuse"
     max_megapixels: Annotated[float, Field(gt=0)] = MAX_MEGAPIXELS  # larger images can't be used
-    hub: str | None = None  # OWNER/NAME of a data set on the Hugging Face hub
+    hub: LocalPath | None = None  # OWNER/NAME of a data set on the Hugging Face hub, or a folder like one
     subset: str | None = None
     revision: str | None = None
     split: str = "train"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latentmix.settings import STRICT, Guidance, Positive
+from latentmix.settings import STRICT, Guidance, LocalPath, Positive
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -15,12 +15,12 @@ class ModelConfig:
     guidance: Guidance  # of generation
     spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
-    features: str  # "embedded", "inception", or a DINOv2 of the hub or in a folder
+    features: LocalPath  # "embedded", "inception", or a DINOv2 of the hub or in a folder
     clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
     world: Literal["shapes", "imagenet"]  # what it draws, by which experiments choose classes
     perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
     counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
-    path: str | None = None
+    path: LocalPath | None = None
     hub: str | None = None
     revision: str | None = None
     embedded: bool = False
