@@ -124,6 +124,7 @@ def test_the_page_says_what_was_run_and_with_what(outputs: Path) -> None:
         assert text in page
     for name, version in about["versions"].items():
         assert f"<dt>{name}</dt><dd>{version}</dd>" in page
+    assert "<code>latentmix sweep &#x27;data.classes=[star]&#x27;" in page
     assert str(outputs) not in page  # where it ran is private
 
 
