@@ -58,26 +58,6 @@ def file_name(name: str) -> str:
     return f"{plain.lstrip('.')[: LONGEST // 4]}-{key(name)[:8]}"
 
 
-def folder_digest(folder: Path) -> str:
-    """A digest of every file in a folder: of its bytes or, beyond 64 MiB, its size and 64 blocks from all over it."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder))):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
-        with path.open("rb") as file:
-            if size <= 1 << 26:
-                digest.update(file.read())
-                continue
-            for block in range(64):
-                file.seek(block * (size - (1 << 20)) // 63)
-                digest.update(file.read(1 << 20))
-    return digest.hexdigest()[:16]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 # Atomic writes
 
 

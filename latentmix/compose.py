@@ -21,7 +21,10 @@ from latentmix.settings import expand_home
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
-RENAMED: dict[str, str] = {}  # old key -> what to say instead
+RENAMED = {  # old key -> what to say instead
+    "speed.shared_half": "speed.shared_prefix",
+    "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
+}
 NAMED_BY_SOURCE = ("model", "data")
 HOME = re.compile(r"(\+{0,2}[^=~]+)=(~[^'\"]*)")  # KEY=~/PATH, which Hydra cannot read without quotes
 Preset = dict[str, Any]

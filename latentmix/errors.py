@@ -1,7 +1,7 @@
 """The one exception that users see: a single line that says what is wrong and what to do."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 
@@ -40,3 +40,14 @@ class Interrupted(UserError):
     def __init__(self, text: str, stop: KeyboardInterrupt | None = None) -> None:
         super().__init__(text)
         self.exit_code = 143 if isinstance(stop, Terminated) else 130
+
+
+@contextmanager
+def requires_extra(extra: str) -> Iterator[None]:
+    """Raise UserError, which names the extra to install, where an import within finds no such package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("latentmix"):
+            raise
+        raise UserError(f"this needs {error.name}; install it with: pip install 'latentmix[{extra}]'") from error

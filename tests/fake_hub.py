@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from latentmix.checks import examine
 from latentmix.checks.finding import Finding
 from latentmix.compose import compose
+from latentmix.embedded import embedded_folder
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 from latentmix.experiment.sweep import SWEEP
-from latentmix.features import embedded_folder
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"

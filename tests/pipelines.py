@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from latentmix.features import embedded_folder
+from latentmix.embedded import embedded_folder
 
 SIZE = 16  # pixels; latents are 4 x 4
 WIDTH = 16  # of a prompt's states

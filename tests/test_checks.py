@@ -22,13 +22,13 @@ from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
 from latentmix.commands import evaluate, generate, invert, mix, reconstruct
 from latentmix.compose import compose
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size, sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
 from latentmix.experiment.stages import INVERT
 from latentmix.experiment.sweep import SWEEP
-from latentmix.features import embedded_folder
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
 server, snapshot = fake_hub.server, fake_hub.snapshot

@@ -28,9 +28,9 @@ from scipy import stats
 from latentmix import cli
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
+from latentmix.embedded import embedded_folder
 from latentmix.experiment.draws import NOISE, Cell, subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.features import embedded_folder
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel

@@ -29,10 +29,10 @@ from latentmix.diagnosis import (
     resolved,
     terminal,
 )
+from latentmix.embedded import embedded_folder
 from latentmix.experiment.bias import sizes
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.features import embedded_folder
 from latentmix.mixing import mix
 
 C, H, W = 4, 8, 8

@@ -22,6 +22,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from transformers import Dinov2Config, Dinov2Model, ViTConfig
 
 from latentmix.data.shapes import SHAPES, draw
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.features import (
     DINOV2,
@@ -31,7 +32,6 @@ from latentmix.features import (
     Perceptual,
     clip_network,
     embedded_classifier,
-    embedded_folder,
     frechet_network,
     perceptual_network,
 )
@@ -173,8 +173,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def described(clip: Network, text: str) -> Tensor:
-    assert clip.describe is not None
-    return clip.describe(text)
+    assert clip.embed_text is not None
+    return clip.embed_text(text)
 
 
 def test_clip_scores_are_torchmetrics(
@@ -210,7 +210,7 @@ def test_clip_scores_are_torchmetrics(
 
 def test_a_tokenizer_out_of_reach_is_one_line_where_texts_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_tokenizer", raising(OSError("we couldn't connect")))
-    assert clip_network("embedded", CPU, texts=False).describe is None
+    assert clip_network("embedded", CPU, texts=False).embed_text is None
     text = refusal(lambda: clip_network("embedded", CPU).extract(BLACK))  # before any work, not at the first text
     assert "tokenizer" in text and "other metrics than clip_score" in text
 
@@ -269,7 +269,7 @@ def test_lpips_is_that_of_torchmetrics(torch_home: Path, pictures: list[Image.Im
     network = torchvision.models.squeezenet1_1(weights=None)
     torch.save(network.state_dict(), torch_home / "squeezenet1_1-b8a52dc0.pth")
     ours = perceptual_network("squeeze", CPU)
-    assert (ours.name, ours.identity) == ("lpips-squeeze", {"perceptual": "lpips-squeeze"})
+    assert (ours.name, ours.identity) == ("lpips-squeeze", {"perceptual": "lpips-squeeze", "version": "1"})
     a, b = stacked(pictures[:4]), stacked(pictures[4:8])
     theirs = LearnedPerceptualImagePatchSimilarity("squeeze", reduction="none")
     expected = theirs(a / 127.5 - 1, b / 127.5 - 1)
@@ -420,7 +420,7 @@ def test_a_clip_of_open_clip_is_used_as_its_preprocessing_says(named_clip: Named
     network = clip_network(f"{TINY}/some_tag", CPU)
     assert_same_embeddings(network, model)
     assert network.name == "vit-latentmix-test-some_tag"
-    assert network.identity == {"clip": f"{TINY}/some_tag"}
+    assert network.identity == {"clip": f"{TINY}/some_tag", "version": "1"}
 
 
 def test_openais_weights_get_the_activation_they_were_trained_with(named_clip: NamedClip) -> None:
@@ -538,7 +538,7 @@ def test_a_dinov2_of_the_hub_is_asked_for_by_its_name(
     monkeypatch.setattr(Dinov2Model, "from_pretrained", from_pretrained)
     network = frechet_network(name, CPU)
     called = "dinov2-vitl14" if name == "dinov2" else name
-    assert (network.name, network.identity, asked) == (called, {"features": called}, [])
+    assert (network.name, network.identity, asked) == (called, {"features": called, "version": "1"}, [])
     assert network.extract(BLACK).shape == (1, 32)
     assert asked == [(DINOV2[called][0], True)]
 

@@ -22,7 +22,7 @@ from latentmix.figures import paper, toy
 from latentmix.images import read_image
 from latentmix.mixing import Method
 from latentmix.models import mmdit, unet
-from latentmix.models.pipeline import load_network
+from latentmix.models.loading import load_network
 
 SMALL = ("steps=2", "launch.threads=1")
 FEW = {  # of each figure, enough to see whether it is right

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix.models.linear import FLOPS, HERE, Linear, by_onednn
+from latentmix.models.linear import AVAILABLE, FLOPS, Linear, by_onednn
 
 INPUTS = {
     "rows": torch.randn(7, 48),
@@ -15,7 +15,7 @@ INPUTS = {
     "repeated": torch.randn(1, 5, 48).expand(3, 5, 48),
     "none": torch.randn(0, 48),
 }
-needs_onednn = pytest.mark.skipif(not HERE, reason="this torch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(not AVAILABLE, reason="this torch is built without oneDNN")
 
 
 def both(bias: bool) -> tuple[nn.Linear, nn.Linear]:

@@ -31,12 +31,12 @@ from transformers import (
 
 from latentmix.compose import compose
 from latentmix.data.shapes import draw
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.features import embedded_folder
 from latentmix.inversion import INVERSIONS
 from latentmix.models import load_model
+from latentmix.models.loading import has
 from latentmix.models.mmdit import MMDiTModel
-from latentmix.models.pipeline import has
 from latentmix.models.protocol import Conditioning, predictor
 from latentmix.models.settings import ModelConfig
 from latentmix.sampling import Schedule, flow_sigmas, generate

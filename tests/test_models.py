@@ -436,9 +436,8 @@ def test_a_byte_of_the_weights_makes_another_model(random: Pair, tmp_path: Path,
 
 
 def test_the_precision_is_part_of_the_identity(random_folder: Path) -> None:
-    names = ("auto", "float32", "float16", "bfloat16")
+    names = ("float32", "float16", "bfloat16")
     identities = {name: UNetModel(random_folder, name, CPU).identity for name in names}
-    assert identities["auto"] == identities["float32"]
     assert len({json.dumps(identity) for identity in identities.values()}) == 3
     assert len({identity["weights"] for identity in identities.values()}) == 1
 
@@ -476,7 +475,7 @@ def use(part: str) -> Callable[[UNetModel], Any]:
 def test_a_folder_given_by_path_is_used(random: Pair) -> None:
     model = load_model(at(random.folder), CPU)
     assert model.identity == random.model.identity
-    use("unet")(UNetModel(find(at(random.folder)), "auto", CPU))
+    use("unet")(UNetModel(find(at(random.folder)), "float32", CPU))
 
 
 def test_a_path_may_begin_at_home(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

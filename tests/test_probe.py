@@ -13,8 +13,8 @@ from diffusers import StableDiffusionPipeline
 from driver import Said, invoke
 from PIL import Image
 
+from latentmix.embedded import embedded_folder
 from latentmix.experiment.probe import SIDES, offset, parse, region
-from latentmix.features import embedded_folder
 from latentmix.rng import noise
 
 STEPS = 4  # which divides 1000, as diffusers' scheduler wants it

@@ -1,16 +1,15 @@
-"""What a U-Net computes once comes out as if it were computed each time, and is computed less often."""
+"""The U-Net's first modules on one half of a guided batch give what they give on both, and compute less."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentmix.models.protocol import Conditioning, Text, guided
-from latentmix.models.shared_prefix import CachedLinear, SharedPrefix, cache_prompts, prefix_modules
+from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
 
 LAYOUTS = {  # which block first reads the prompt
     "the first, as in Stable Diffusion": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -55,58 +54,26 @@ def test_guidance_is_the_same_and_takes_less(unet: Any, rows: int, dtype: torch.
     with torch.no_grad():
         with FlopCounterMode(display=False) as before:
             expected = predict(unet, z, cond)
-        cfg_factor = SharedPrefix(prefix_modules(unet))
-        cache_prompts(unet)
-        with cfg_factor.alike(True):
-            predict(unet, z, cond)
-            with FlopCounterMode(display=False) as after:
-                made = predict(unet, z, cond)
+        prefix = SharedPrefix(prefix_modules(unet))
+        with prefix.on_one_half(True), FlopCounterMode(display=False) as after:
+            made = predict(unet, z, cond)
         assert made.shape == expected.shape == (6, 4, 8, 8)
         assert (made - expected).abs().max() < rounding * expected.abs().max()
-        assert after.get_total_flops() < 0.95 * before.get_total_flops()
+        assert after.get_total_flops() < 0.96 * before.get_total_flops()
         assert torch.equal(predict(unet, z, cond), expected)  # outside, all is as it was
 
 
 def test_halves_are_whole_again_after_an_error(unet: Any) -> None:
-    cfg_factor = SharedPrefix(prefix_modules(unet))
+    prefix = SharedPrefix(prefix_modules(unet))
     z, states = torch.randn(4, 4, 8, 8), text(4, 1).states
     with torch.no_grad():
         expected = unet(z, 500, states).sample
-        with pytest.raises(RuntimeError), cfg_factor.alike(True):
+        with pytest.raises(RuntimeError), prefix.on_one_half(True):
             unet(z, 500, states[:, :, :5])
         assert torch.equal(unet(z, 500, states).sample, expected)
 
 
-class Counted(nn.Linear):
-    nfe = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.nfe += 1
-        return super().forward(x)
-
-
-@pytest.fixture
-def layer() -> Iterator[Counted]:
-    yield Counted(3, 2)
-
-
-def test_a_tensor_is_read_once_and_another_anew(layer: Counted) -> None:
-    once, x, like = CachedLinear(layer), torch.ones(4, 3), torch.ones(4, 3)
-    with torch.no_grad():
-        assert torch.equal(once(x), once(x)) and layer.nfe == 1
-        assert torch.equal(once(like), once(x)) and layer.nfe == 3  # only the last is kept
-
-
-def test_gradients_are_never_kept(layer: Counted) -> None:
-    once, x = CachedLinear(layer), torch.ones(4, 3, requires_grad=True)
-    with torch.no_grad():
-        once(x)
-    for _ in range(2):
-        (gradient,) = torch.autograd.grad(once(x).sum(), x)
-        assert torch.equal(gradient, layer.weight.sum(0).expand(4, 3))
-
-
-def test_a_batch_is_told_by_the_same_tensors_each_time() -> None:
+def test_a_batch_gets_the_same_tensors_each_time() -> None:
     cond = Conditioning(text(1, 1), text(1, 2), 3.0)
     assert cond.expand(4) is cond.expand(4)
     assert torch.equal(cond.expand(4).states[[0, 4]], torch.cat([cond.null.states, cond.text.states]))

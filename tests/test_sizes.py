@@ -5,39 +5,58 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 
 from latentmix.compose import compose
-from latentmix.features import embedded_folder
+from latentmix.embedded import embedded_folder
+from latentmix.errors import UserError
 from latentmix.models import load_model
+from latentmix.models.pipeline import family_of
+from latentmix.models.placeholder import ARCHITECTURES, placeholder
 from latentmix.models.protocol import Conditioning, Text
-from latentmix.models.random_weights import SD15, SD35_MEDIUM, VAE_OF_SD
-from latentmix.models.vae import VAE
-
-
-def parameters(network: torch.nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def test_sd15_has_its_859_million_parameters() -> None:
-    with torch.device("meta"):
-        assert parameters(UNet2DConditionModel(**SD15)) == 859_520_964
-
-
-def test_sd35_medium_has_its_2_billion_parameters() -> None:
-    with torch.device("meta"):
-        assert parameters(SD3Transformer2DModel(**SD35_MEDIUM)) == pytest.approx(2.24e9, rel=0.005)
+from latentmix.models.random_weights import random_network
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "side"),
-    [("sd14", 4, 64), ("sd15", 4, 64), ("sd21-base", 4, 64), ("sd21", 4, 96), ("sd35-medium", 16, 128)],
+    ("name", "parameters"),
+    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sd35-medium", 2_243_171_520), ("sd35-large", 8_056_627_520)],
 )
-def test_latents_have_the_papers_shape(name: str, channels: int, side: int, tmp_path: Path) -> None:
+def test_denoisers_have_their_published_number_of_parameters(name: str, parameters: int) -> None:
+    family = family_of(ARCHITECTURES / name)
     with torch.device("meta"):
-        AutoencoderKL(**VAE_OF_SD, latent_channels=channels).save_config(tmp_path)
-    size = compose([f"model={name}"]).model.size
-    assert VAE(tmp_path, torch.device("cpu")).latent_shape(size, patch=2) == (channels, side, side)
+        network = random_network(ARCHITECTURES / name / family.denoiser, family.networks[family.denoiser])
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert {p.dtype for p in network.parameters()} == {torch.float16}
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "text_shape", "dtype"),
+    [
+        ("sd14", (4, 64, 64), (77, 768), torch.float16),
+        ("sd15", (4, 64, 64), (77, 768), torch.float16),
+        ("sd21-base", (4, 64, 64), (77, 1024), torch.float16),
+        ("sd21", (4, 96, 96), (77, 1024), torch.float16),
+        ("sd35-medium", (16, 128, 128), (77 + 256, 4096), torch.bfloat16),
+        ("sd35-large", (16, 128, 128), (77 + 256, 4096), torch.bfloat16),
+    ],
+)
+def test_a_model_that_is_not_here_can_be_planned_with(
+    name: str, shape: tuple[int, ...], text_shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    config = compose([f"model={name}"]).model
+    model = placeholder(config)
+    assert model.latent_shape(config.size) == shape
+    assert (model.text_shape, model.dtype) == (text_shape, dtype)
+    assert model.identity == {"hub": config.hub, "revision": config.revision}
+    assert len(model.schedule(50, config.spacing)) == 50
+    family = family_of(ARCHITECTURES / str(config.architecture))
+    assert (config.counterpart is None, config.spacing) == (family.flow, family.spacing)
+
+
+def test_a_model_of_no_known_architecture_can_not_be_planned_with() -> None:
+    config = compose(["model=sd15", "model.architecture=sd99"]).model
+    with pytest.raises(UserError, match="sd15, sd21, sd35-large, sd35-medium"):
+        placeholder(config)
 
 
 @pytest.mark.slow
@@ -45,7 +64,7 @@ def test_one_step_of_full_size_sd15_runs(tmp_path: Path) -> None:
     folder = shutil.copytree(embedded_folder("tiny"), tmp_path / "sd15")
     shutil.rmtree(folder / "unet")
     torch.manual_seed(0)
-    network = UNet2DConditionModel(**SD15).half()
+    network = random_network(ARCHITECTURES / "sd15" / "unet", "diffusers.UNet2DConditionModel")
     network.save_pretrained(folder / "unet")
     del network
     model = load_model(compose(["model=sd15", f"model.path={folder}"]).model, torch.device("cpu"))

@@ -12,16 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentmix import sampling
 from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
-from latentmix.models.linear import FLOPS, HERE, Linear
+from latentmix.models.linear import AVAILABLE, FLOPS, Linear
 from latentmix.models.protocol import predictor
-from latentmix.models.shared_prefix import CachedLinear
 
 FEW = ("data.classes=[star]", "steps=2", "batch=2", "launch.threads=1", "device=cpu")
 SETTINGS = {
     "channels_last": "false",
-    "onednn": "false",
-    "shared_half": "false",
-    "prompts_once": "false",
+    "onednn": "true",
+    "shared_prefix": "false",
     "attention": "math",
 }
 
@@ -50,20 +48,14 @@ def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> No
     if setting == "channels_last":
         strides = [network.decoder.conv_in.weight.is_contiguous() for network in vae]
         assert strides == [False, True]
-    elif setting == "onednn" and HERE:
-        assert [any(isinstance(m, Linear) for m in network.modules()) for network in vae] == [True, False]
-        assert "mkldnn::_linear_pointwise" in operations and "mkldnn::_linear_pointwise" not in others
-    elif setting in {"shared_half", "prompts_once"}:
+    elif setting == "onednn" and AVAILABLE:
+        assert [any(isinstance(m, Linear) for m in network.modules()) for network in vae] == [False, True]
+        assert "mkldnn::_linear_pointwise" in others and "mkldnn::_linear_pointwise" not in operations
+    elif setting == "shared_prefix":
         assert more_flops > flops if unet else more_flops == flops  # an MMDiT has nothing to share
     elif setting == "attention":
         flash = "aten::_scaled_dot_product_flash_attention_for_cpu"
         assert flash in operations and flash not in others
-
-
-def test_prompts_are_read_anew_where_that_is_asked() -> None:
-    for setting in ("true", "false"):
-        network = experiment(f"speed.prompts_once={setting}").model._unet  # type: ignore[attr-defined]
-        assert any(isinstance(module, CachedLinear) for module in network.modules()) == (setting == "true")
 
 
 def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:

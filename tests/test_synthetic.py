@@ -12,9 +12,9 @@ from PIL import Image
 
 from latentmix.compose import compose
 from latentmix.data.synthetic import Synthetic
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
-from latentmix.features import embedded_folder
 
 BASE = (
     "data=synthetic",

@@ -34,10 +34,10 @@ from latentmix.data.folder import Folder
 from latentmix.data.hub import Hub
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.synthetic import Synthetic
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
-from latentmix.features import embedded_folder
 from latentmix.models import load_model
 from latentmix.models.pipeline import find
 from latentmix.models.settings import ModelConfig

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
-from typing import cast
 
 from latentmix.checks.data import check_data, doubts, offline
 from latentmix.checks.downloads import local_pipeline, look, on_hub
@@ -19,8 +18,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
 from latentmix.models import check_size
-from latentmix.models.placeholder import Placeholder
-from latentmix.models.protocol import Model
+from latentmix.models.placeholder import placeholder
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
 
@@ -101,9 +99,8 @@ def use_placeholder_parts(experiment: Experiment) -> None:
     """Replace a model and images of the hub that are not here by what is known of them."""
     config = experiment.config
     if on_hub(config.model) and local_pipeline(config.model) is None:
-        placeholder = Placeholder(config.model)
-        check_size(placeholder, config.model.size)
-        experiment.model = cast(Model, placeholder)  # plans use no more of it
+        experiment.model = placeholder(config.model)
+        check_size(experiment.model, config.model.size)
     if (data := load_dataset(config.data)).repository() is not None:
         experiment.data = data.planned()
 

@@ -11,8 +11,9 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
-from latentmix.models.pipeline import NETWORKS, find, parameters, pipeline_class, weights
+from latentmix.models.pipeline import find, network_files
 from latentmix.threads import usable_cores
+from latentmix.weights import parameters
 
 
 def check_device(experiment: Experiment) -> Finding:
@@ -50,9 +51,8 @@ def _free_memory(device: torch.device) -> int | None:
 
 def _largest_network(experiment: Experiment) -> int:
     """Return the bytes of the largest of the model's networks, in the precision that it runs in."""
-    folder = find(experiment.config.model)
-    parts = [sum(map(parameters, weights(folder / part))) for part in NETWORKS[pipeline_class(folder)]]
-    return max(parts) * experiment.model.dtype.itemsize
+    networks = network_files(find(experiment.config.model)).values()
+    return max(sum(map(parameters, files)) for files in networks) * experiment.model.dtype.itemsize
 
 
 def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:

@@ -27,8 +27,9 @@ from latentmix.config import Config
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
 from latentmix.models import random_weights
-from latentmix.models.linear import FLOPS, HERE, product
-from latentmix.models.pipeline import DTYPES, NETWORKS, OPTIONAL, OTHERS, find, has, pipeline_class
+from latentmix.models.linear import AVAILABLE, FLOPS, product
+from latentmix.models.loading import DTYPES
+from latentmix.models.pipeline import diffusers_options, family_of, find
 from latentmix.models.protocol import predictor
 
 
@@ -132,7 +133,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     ways = [lambda: a @ b]
-    if HERE and (device.type, dtype) == ("cpu", torch.float32):
+    if AVAILABLE and (device.type, dtype) == ("cpu", torch.float32):
         ways.append(lambda: product(a, b))
     return 2 * n**3 / min(_seconds(way, device) for _ in range(10) for way in ways)
 
@@ -194,21 +195,18 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     """A few lines of diffusers, as its documentation has them."""
     import diffusers
 
-    name = pipeline_class(batch.folder)
-    parts = (*NETWORKS[name], *OTHERS[name])
-    without: dict[str, Any] = {part: None for part in OPTIONAL if part in parts and not has(batch.folder, part)}
-    if name == "StableDiffusionPipeline":  # neither is fetched, nor a part of what is compared
-        without |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    family = family_of(batch.folder)
     options: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}
-    pipeline = getattr(diffusers, name).from_pretrained(batch.folder, **options, **without)
+    options |= diffusers_options(batch.folder)  # which leave out what latentmix does not run either
+    pipeline = getattr(diffusers, family.pipeline).from_pretrained(batch.folder, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(batch.device)
-    if hasattr(pipeline, "unet"):  # the same steps as ours; many folders name other schedulers
+    if not family.flow:  # the same steps as ours; many folders name other schedulers
         settings = pipeline.scheduler.config
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=batch.spacing)
     z = batch.latents.to(batch.device, DTYPES[batch.precision])
     arguments: dict[str, Any] = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance}
-    if not hasattr(pipeline, "unet"):
+    if family.flow:
         arguments["max_sequence_length"] = batch.max_sequence_length
         if batch.spacing == "trailing":  # its scheduler's own is linspace
             arguments["sigmas"] = [1 - step / batch.steps for step in range(batch.steps)]

@@ -214,9 +214,9 @@ class Experiment:
         network, prompt = self.networks["clip"], self.prompt(class_id)
         kept = self.layout.prompts(network.identity)
         if prompt not in kept.ids():
-            if network.describe is None:
+            if network.embed_text is None:
                 raise ValueError("no metric of this run needs prompts")
-            kept.write([prompt], {"features": network.describe(prompt).cpu()})
+            kept.write([prompt], {"features": network.embed_text(prompt).cpu()})
         return kept.gather([prompt], "features")
 
     # Schedules and the inversion

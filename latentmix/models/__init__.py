@@ -1,4 +1,4 @@
-"""Diffusion models as the rest of latentmix sees them."""
+"""Diffusion models: `load_model` returns the `Model` that settings name."""
 
 from collections.abc import Collection
 
@@ -12,29 +12,22 @@ from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 def load_model(
     config: ModelConfig, device: torch.device, float32: Collection[str] = (), speed: SpeedConfig = USUAL
 ) -> Model:
-    """The model that a config names, its networks read when they are first needed; UserError if it can't be had.
+    """Return the model that settings name. Its networks are read when they are first needed.
 
-    `float32` names the kinds of network, `unet` or `transformer`, that an automatic precision leaves in 32 bits.
+    `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits.
+    Raises: UserError where the model can't be had, or can't take images of the size.
     """
-    from latentmix.models.mmdit import MMDiTModel
-    from latentmix.models.pipeline import find, pipeline_class
-    from latentmix.models.unet import UNetModel
+    from latentmix.models.pipeline import family_of, find
 
     folder = find(config)
-    model: Model
-    flow = pipeline_class(folder) == "StableDiffusion3Pipeline"
-    exact = config.precision == "auto" and ("transformer" if flow else "unet") in float32
-    precision = "float32" if exact else config.precision
-    if flow:
-        model = MMDiTModel(folder, precision, device, config.max_sequence_length, speed)
-    else:
-        model = UNetModel(folder, precision, device, speed)
+    family = family_of(folder)
+    model = family.build(folder, config, family.precision(config.precision, device, float32), device, speed)
     check_size(model, config.size)
     return model
 
 
 def check_size(model: Sized, size: int) -> None:
-    """UserError where a model can't take images of so many pixels."""
+    """Raise UserError where a model can't take images of `size` × `size` pixels."""
     try:
         model.latent_shape(size)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which of torch's kernels for scaled dot-product attention a diffusion network runs, where a run says so."""
+"""The kernel of scaled dot-product attention in the diffusion network: torch's choice, or the one that is set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ KERNELS = {
 
 @contextmanager
 def attention(kernel: str) -> Iterator[None]:
-    """Within, attention runs by one of `KERNELS`; "auto" leaves torch its choice."""
+    """Within, attention runs by one of `KERNELS`; "auto" leaves the choice to torch."""
     if kernel == "auto":
         yield
         return
@@ -28,7 +28,7 @@ def attention(kernel: str) -> Iterator[None]:
 
 
 def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
-    """UserError where a device has no such kernel for a type of number."""
+    """Raise UserError where a device has no such kernel for a dtype."""
     trial = torch.zeros(1, 1, 8, 8, device=device, dtype=dtype)
     try:
         with attention(kernel):

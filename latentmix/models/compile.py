@@ -1,5 +1,8 @@
-"""The diffusion network by torch.compile, where a run asks for it: other kernels, which round differently, as another
-batch size does. What was compiled is kept by torch for the next process (in TORCHINDUCTOR_CACHE_DIR)."""
+"""The diffusion network by torch.compile, where a run asks for it.
+
+Compiled kernels round differently, as another batch size does. torch keeps what it compiled for the next process, in
+TORCHINDUCTOR_CACHE_DIR.
+"""
 
 from typing import Any
 
@@ -8,20 +11,22 @@ from torch import Tensor
 
 from latentmix.errors import UserError
 
-LAYOUTS = 64  # sizes of batches, with guidance and without, that a network is compiled for before torch gives up
+LAYOUTS = 64  # batch sizes, with guidance and without, that a network is compiled for before torch gives up
 
 
 def compiled(network: Any) -> Any:
-    """A network that is compiled for each size of batch when that first comes; there are few, as batches are padded.
-    UserError where nothing can be."""
+    """Return a network that is compiled at the first batch of each size. Padding makes these few.
+
+    Raises: UserError where nothing can be compiled.
+    """
     check(network.device)
-    torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it torch goes on with plain kernels, which round otherwise
+    torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it, torch runs plain kernels
     network.compile(dynamic=False)
     return network
 
 
 def check(device: torch.device) -> None:
-    """UserError where nothing can be compiled for a device, such as for want of a compiler; in seconds."""
+    """Raise UserError where nothing can be compiled for a device, for example without a compiler. Takes seconds."""
     try:
         torch.compile(_trial)(torch.zeros(8, device=device))
     except Exception as error:  # of dynamo, of inductor, of Triton, of the system

@@ -1,5 +1,9 @@
-"""Linear layers by oneDNN on a CPU, which is fast whoever made the processor: torch asks MKL, which is slow on AMD's
-(docs/performance.md tells how much it saves). Either rounds in float32; the results differ by nothing else."""
+"""Linear layers by oneDNN on a CPU (`speed.onednn=true`).
+
+torch multiplies matrices by MKL, which is slow on AMD's processors; docs/performance.md says how much this saves there.
+It uses a private operation of torch, so it is off by default. Both libraries round in float32, and differ in nothing
+else.
+"""
 
 import math
 import sys
@@ -8,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, library, nn
 
-HERE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -21,25 +25,31 @@ class Product(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,), (x, weight) = slopes, ctx.saved_tensors
-        rows, (of_x, of_weight, of_bias) = slope.flatten(0, -2), ctx.needs_input_grad
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        rows, (x_needed, weight_needed, bias_needed) = gradient.flatten(0, -2), ctx.needs_input_grad
         return (
-            product(slope, weight.T) if of_x else None,
-            product(rows.T, x.flatten(0, -2).T) if of_weight else None,
-            rows.sum(0) if of_bias else None,
+            product(gradient, weight.T) if x_needed else None,
+            product(rows.T, x.flatten(0, -2).T) if weight_needed else None,
+            rows.sum(0) if bias_needed else None,
         )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none", kind: str = "") -> Tensor:
-    """x [..., I], weight [O, I], bias [O] -> [..., O], float32 on a CPU; `then` is one of oneDNN's activations."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], kind)
-    return made
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none", kind: str = "") -> Tensor:
+    """Return activation(x @ weight.T + bias): x [..., I], weight [O, I], bias [O] -> [..., O], in float32 on a CPU.
+
+    `activation` and `kind` are names of oneDNN's, such as "gelu" and "none" for GELU by erf.
+    """
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], kind)
+    return out
 
 
 @library.custom_op("latentmix::linear", mutates_args=())
 def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same for torch.compile, which takes that operation for one of its own, and its weights for constants."""
+    """`product` for torch.compile, which takes the private operation for one of its own and its weights for constants.
+
+    See `Linear.forward`.
+    """
     return product(x, weight, bias)
 
 
@@ -52,13 +62,13 @@ def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> i
     return 2 * math.prod(x) * weight[0]
 
 
-# What torch's FlopCounterMode is to count a product as, whose name it does not know.
-FLOPS: dict[Any, Any] = {torch.ops.mkldnn._linear_pointwise: _flops} if HERE else {}
+# How torch's FlopCounterMode is to count the private operation.
+FLOPS: dict[Any, Any] = {torch.ops.mkldnn._linear_pointwise: _flops} if AVAILABLE else {}
 
 
 class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        if not _ours(x):
+        if not _supported(x):
             return super().forward(x)
         if torch.compiler.is_compiling():
             return _opaque(x, self.weight, self.bias)
@@ -68,30 +78,30 @@ class Linear(nn.Linear):
 
 
 def by_onednn(network: Network) -> Network:
-    """The same network, whose linear layers go by oneDNN where torch was built with it, and diffusers' GEGLUs too."""
-    if HERE:
-        ours = {nn.Linear: Linear} | _gated()
+    """Return the network after giving its linear layers, and diffusers' GEGLUs, to oneDNN if torch has it."""
+    if AVAILABLE:
+        replacements = {nn.Linear: Linear} | _geglu()
         for module in network.modules():
-            module.__class__ = ours.get(type(module), type(module))
+            module.__class__ = replacements.get(type(module), type(module))
     return network
 
 
-def _gated() -> dict[type, type]:
-    """GEGLU and its like here, whose halves are two products: the second is gated before it is written."""
-    if "diffusers" not in sys.modules:  # then no network has one, and importing it takes seconds
+def _geglu() -> dict[type, type]:
+    """Return the replacement of GEGLU: two products, of which the second is gated before it is written."""
+    if "diffusers" not in sys.modules:  # then no network has one, and the import takes seconds
         return {}
     from diffusers.models.activations import GEGLU
 
-    class Gated(GEGLU):
+    class FusedGEGLU(GEGLU):
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             layer = self.proj
-            if not _ours(x) or torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.bias is None:
+            if not _supported(x) or torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.bias is None:
                 return super().forward(x, *args, **kwargs)
-            (shown, gate), (shift, gate_shift) = layer.weight.chunk(2), layer.bias.chunk(2)
-            return product(x, shown, shift).mul_(product(x, gate, gate_shift, "gelu", "none"))
+            (value, gate), (value_bias, gate_bias) = layer.weight.chunk(2), layer.bias.chunk(2)
+            return product(x, value, value_bias).mul_(product(x, gate, gate_bias, "gelu", "none"))
 
-    return {GEGLU: Gated}
+    return {GEGLU: FusedGEGLU}
 
 
-def _ours(x: Tensor) -> bool:
+def _supported(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu"

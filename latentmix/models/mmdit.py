@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: a multimodal diffusion transformer (MMDiT) that predicts a rectified flow's velocity.
 
-It reads two CLIP text encoders and T5. They are loaded one after another, before the transformer, and each goes when
-its prompts are encoded: T5 alone has twice the size of the 3.5-medium transformer.
+It reads two CLIP text encoders and T5. They are loaded one after another, before the transformer, and each is freed
+when the prompts are encoded: T5 alone has twice the size of the 3.5-medium transformer.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from latentmix import sampling
-from latentmix.cache import folder_digest
 from latentmix.errors import UserError
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
-from latentmix.models.pipeline import DTYPES, encoded, has, load_network, load_part, read_config
+from latentmix.models.family import Family
+from latentmix.models.loading import DTYPES, encode_prompts, has, identity, load_network, load_part
 from latentmix.models.protocol import Conditioning, Text, guided
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
+from latentmix.weights import read_config
 
-UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladders than the one here
+UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other noise levels than `sampling` does
     "use_dynamic_shifting",
     "shift_terminal",
     "use_karras_sigmas",
@@ -37,7 +38,7 @@ UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other ladde
 
 
 class MMDiTModel:
-    """A `Model` (see the protocol) from a Stable Diffusion 3 pipeline folder."""
+    """A `Model` (see models/protocol.py) from the folder of a Stable Diffusion 3 pipeline."""
 
     def __init__(
         self,
@@ -50,8 +51,6 @@ class MMDiTModel:
         self.folder = folder
         self.device = device
         self.speed = speed
-        if precision == "auto":  # float16 overflows in T5, and the transformer was trained in bfloat16
-            precision = "float32" if device.type == "cpu" else "bfloat16"
         self.dtype = DTYPES[precision]
         self.max_sequence_length = max_sequence_length
         self.vae = VAE(folder / "vae", device, self.speed)
@@ -61,11 +60,8 @@ class MMDiTModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return {
-            "weights": folder_digest(self.folder),
-            "precision": str(self.dtype).removeprefix("torch."),
-            "max_sequence_length": str(self.max_sequence_length),
-        }
+        own = {"max_sequence_length": str(self.max_sequence_length)}
+        return identity(self.folder, FAMILY, self.dtype) | own
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         config = self._scheduler
@@ -90,14 +86,14 @@ class MMDiTModel:
         return Text(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
 
     @timed("diffusion")
-    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            time = torch.full([len(z)], timestep, device=z.device)  # float32: bfloat16 tells times 4 apart near 1000
+            time = torch.full([len(z)], timestep, device=z.device)  # float32: bfloat16 has a spacing of 4 near 1000
             return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
 
         with attention(self.speed.attention):
             out = guided(network, z, conditioning)
-        return sampling.from_velocity(out, z, here)
+        return sampling.from_velocity(out, z, level)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         config = self._transformer_config
@@ -108,19 +104,19 @@ class MMDiTModel:
         return shape
 
     def _clip(self, prompts: Sequence[str], suffix: str) -> Text:
-        """The last state but one of each token, and the projection of the last token's."""
+        """Return the last hidden state but one of each token, and the projection of the last token's."""
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         tokenizer = load_part(CLIPTokenizer.from_pretrained, self.folder / f"tokenizer{suffix}")
         folder = self.folder / f"text_encoder{suffix}"
         encoder = load_network(CLIPTextModelWithProjection.from_pretrained, folder, dtype=torch.float32)
         length = encoder.config.max_position_embeddings
-        outs = encoded(encoder.to(self.device), tokenizer, prompts, length, output_hidden_states=True)
+        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, length, output_hidden_states=True)
         states = torch.cat([out.hidden_states[-2] for out in outs])
         return Text(states.to(self.dtype), torch.cat([out.text_embeds for out in outs]).to(self.dtype))
 
     def _t5(self, prompts: Sequence[str]) -> Tensor:
-        """[B, max_sequence_length, D]; zeros where the pipeline was saved without T5."""
+        """Return states [B, max_sequence_length, D]; zeros where the pipeline was saved without T5."""
         length = self.max_sequence_length
         if not has(self.folder, "text_encoder_3"):
             width = self._transformer_config["joint_attention_dim"]
@@ -130,7 +126,7 @@ class MMDiTModel:
         tokenizer = load_part(T5TokenizerFast.from_pretrained, self.folder / "tokenizer_3")
         dtype = torch.float32 if self.dtype == torch.float32 else torch.bfloat16
         encoder = load_network(T5EncoderModel.from_pretrained, self.folder / "text_encoder_3", dtype=dtype)
-        outs = encoded(encoder.to(self.device), tokenizer, prompts, length)
+        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, length)
         return torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
 
     @cached_property
@@ -146,7 +142,7 @@ class MMDiTModel:
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:
-        """Read without the weights."""
+        """With the class's defaults for what the file leaves out."""
         from diffusers import SD3Transformer2DModel
 
         return load_part(SD3Transformer2DModel.load_config, self.folder / "transformer")
@@ -156,3 +152,24 @@ class MMDiTModel:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         return dict(load_part(FlowMatchEulerDiscreteScheduler.from_pretrained, self.folder / "scheduler").config)
+
+
+FAMILY = Family(
+    pipeline="StableDiffusion3Pipeline",
+    networks={
+        "text_encoder": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
+        "text_encoder_3": "transformers.T5EncoderModel",
+        "transformer": "diffusers.SD3Transformer2DModel",
+        "vae": "diffusers.AutoencoderKL",
+    },
+    others=("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"),
+    denoiser="transformer",
+    flow=True,
+    gpu_precision="bfloat16",  # as it was trained; float16 overflows in T5
+    spacing="linspace",
+    build=lambda folder, config, precision, device, speed: MMDiTModel(
+        folder, precision, device, config.max_sequence_length, speed
+    ),
+    optional=("text_encoder_3", "tokenizer_3"),
+)

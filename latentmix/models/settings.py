@@ -23,6 +23,7 @@ class ModelConfig:
     path: LocalPath | None = None
     hub: str | None = None
     revision: str | None = None
+    architecture: str | None = None  # the published one that a dry run plans with while the files are not here
     embedded: bool = False
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
@@ -41,9 +42,8 @@ class SpeedConfig:
     """
 
     channels_last: bool = True
-    onednn: bool = True
-    shared_half: bool = True
-    prompts_once: bool = True
+    onednn: bool = False
+    shared_prefix: bool = True
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
     compile: bool = False
 

@@ -1,10 +1,9 @@
 """Stable Diffusion 1.x and 2.x: a U-Net on CLIP text embeddings, on discrete time steps.
 
-Parts are read when they are first needed, so the text encoder can go before the U-Net comes. Latents stay in float32
-here whatever the U-Net runs in: schedulers cast them, and many steps in 16 bits drift.
+Parts are loaded when they are first needed, so the text encoder is freed before the U-Net is loaded. Latents stay in
+float32 whatever the U-Net runs in: schedulers cast them, and many steps in 16 bits drift.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,44 +13,43 @@ import torch
 from torch import Tensor
 
 from latentmix import sampling
-from latentmix.cache import folder_digest
 from latentmix.errors import UserError
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
-from latentmix.models.pipeline import DTYPES, encoded, load_network, load_part, read_config
+from latentmix.models.family import Family
+from latentmix.models.loading import DTYPES, encode_prompts, identity, load_network, load_part, read_scheduler
 from latentmix.models.protocol import Conditioning, Text, guided
 from latentmix.models.settings import USUAL, SpeedConfig
-from latentmix.models.shared_prefix import SharedPrefix, cache_prompts, prefix_modules, read_ahead
-from latentmix.models.vae import VAE, layout
+from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
+from latentmix.models.vae import VAE, memory_format
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
+from latentmix.weights import read_config
 
 PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v}
-CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 on the way, which an inversion can't undo
+CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 at each step, which an inversion can't undo
 
 
 class UNetModel:
-    """A `Model` (see the protocol) from a Stable Diffusion pipeline folder."""
+    """A `Model` (see models/protocol.py) from the folder of a Stable Diffusion pipeline."""
 
     def __init__(self, folder: Path, precision: str, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
         self.device = device
         self.speed = speed
-        if precision == "auto":
-            precision = "float32" if device.type == "cpu" else "float16"
         self.dtype = DTYPES[precision]
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
         if self._scheduler.prediction_type not in PREDICTIONS:
             known = ", ".join(PREDICTIONS)
             raise UserError(f"{folder} predicts {self._scheduler.prediction_type!r}; known are {known}")
-        stored = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        stored = read_scheduler(folder)
         for setting in (s for s in CLIPPED if stored.get(s)):
             raise UserError(f"{folder / 'scheduler'} sets {setting}, which can't be inverted; set it to false there")
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return {"weights": folder_digest(self.folder), "precision": str(self.dtype).removeprefix("torch.")}
+        return identity(self.folder, FAMILY, self.dtype)
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         config, alphas = self._scheduler, self._ddim.alphas_cumprod
@@ -73,21 +71,19 @@ class UNetModel:
 
         tokenizer = load_part(CLIPTokenizer.from_pretrained, self.folder / "tokenizer")
         encoder = load_network(CLIPTextModel.from_pretrained, self.folder / "text_encoder", dtype=torch.float32)
-        outs = encoded(encoder.to(self.device), tokenizer, prompts, encoder.config.max_position_embeddings)
+        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, encoder.config.max_position_embeddings)
         states = torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
         return Text(states, states.new_empty(len(states), 0))
 
     @timed("diffusion")
-    def predict(self, z: Tensor, here: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            if self.speed.compile:
-                read_ahead(self._unet, text.states)
-            time = torch.full([len(z)], float(timestep), device=z.device)  # a number would be compiled in
+            time = torch.full([len(z)], float(timestep), device=z.device)  # compiling would make a number a constant
             return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
-        with attention(self.speed.attention), self._halves.alike(conditioning.guidance != 1):
+        with attention(self.speed.attention), self._prefix.on_one_half(conditioning.guidance != 1):
             out = guided(network, z, conditioning)
-        return PREDICTIONS[self._scheduler.prediction_type](out, z, here)
+        return PREDICTIONS[self._scheduler.prediction_type](out, z, level)
 
     @cached_property
     @timed("loading weights")
@@ -97,14 +93,12 @@ class UNetModel:
         network = load_network(
             UNet2DConditionModel.from_pretrained, self.folder / "unet", onednn=self.speed.onednn, torch_dtype=self.dtype
         )
-        if self.speed.prompts_once:
-            cache_prompts(network)
-        network = network.to(self.device, memory_format=layout(self.speed))
+        network = network.to(self.device, memory_format=memory_format(self.speed))
         return compiled(network) if self.speed.compile else network
 
     @cached_property
-    def _halves(self) -> SharedPrefix:
-        return SharedPrefix(prefix_modules(self._unet) if self.speed.shared_half else iter(()))
+    def _prefix(self) -> SharedPrefix:
+        return SharedPrefix(prefix_modules(self._unet) if self.speed.shared_prefix else iter(()))
 
     @property
     def _scheduler(self) -> Any:
@@ -112,7 +106,24 @@ class UNetModel:
 
     @cached_property
     def _ddim(self) -> Any:
-        """Its settings and ᾱ; stepping is done in `ladder`. Configs of other discrete schedulers are read alike."""
+        """Its settings and ᾱ; `sampling` does the steps. Configs of other discrete schedulers are read alike."""
         from diffusers import DDIMScheduler
 
         return load_part(DDIMScheduler.from_pretrained, self.folder / "scheduler")
+
+
+FAMILY = Family(
+    pipeline="StableDiffusionPipeline",
+    networks={
+        "text_encoder": "transformers.CLIPTextModel",
+        "unet": "diffusers.UNet2DConditionModel",
+        "vae": "diffusers.AutoencoderKL",
+    },
+    others=("scheduler", "tokenizer"),
+    denoiser="unet",
+    flow=False,
+    gpu_precision="float16",
+    spacing="trailing",
+    build=lambda folder, config, precision, device, speed: UNetModel(folder, precision, device, speed),
+    unread={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+)

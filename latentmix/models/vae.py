@@ -1,4 +1,4 @@
-"""The autoencoder between pixels and latents, the same class in every family."""
+"""The autoencoder between pixels and latents: the same class in every family."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.models.pipeline import load_network, load_part
+from latentmix.models.loading import load_network, load_part
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
 
@@ -25,8 +25,8 @@ class VAE:
     @timed("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale, the posterior's mean."""
-        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=layout(self.speed))
+        """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale: the posterior's mean."""
+        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=memory_format(self.speed))
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
@@ -34,20 +34,23 @@ class VAE:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
-        z = (latents / self._scale + self._shift).contiguous(memory_format=layout(self.speed))
+        z = (latents / self._scale + self._shift).contiguous(memory_format=memory_format(self.speed))
         size = [side * self.reduction for side in z.shape[2:]]
         pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
 
     def latent_shape(self, size: int, patch: int = 1) -> tuple[int, int, int]:
-        """C, h, w for images of `size` pixels, square; ValueError for one that leaves a part of a patch over."""
+        """Return C, h, w of the latents of images of `size` × `size` pixels.
+
+        Raises: ValueError for a size that is not a whole number of the network's patches, of `patch` latents a side.
+        """
         if size % (self.reduction * patch):
             raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
         return self._config["latent_channels"], size // self.reduction, size // self.reduction
 
     @property
     def reduction(self) -> int:
-        """Pixels to a latent, along a side."""
+        """Pixels per latent, along a side."""
         return 2 ** (len(self._config["block_out_channels"]) - 1)
 
     @property
@@ -60,7 +63,7 @@ class VAE:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """Read without the weights."""
+        """With the class's defaults for what the file leaves out."""
         from diffusers import AutoencoderKL
 
         return load_part(AutoencoderKL.load_config, self.folder)
@@ -73,14 +76,14 @@ class VAE:
         network = load_network(
             AutoencoderKL.from_pretrained, self.folder, onednn=self.speed.onednn, torch_dtype=torch.float32
         )
-        return network.to(self.device, memory_format=layout(self.speed))
+        return network.to(self.device, memory_format=memory_format(self.speed))
 
 
-def layout(speed: SpeedConfig) -> torch.memory_format:
-    """Of what convolutions read and write."""
+def memory_format(speed: SpeedConfig) -> torch.memory_format:
+    """Return the memory layout of convolutions."""
     return torch.channels_last if speed.channels_last else torch.contiguous_format
 
 
 def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-    """`batch` in parts of at most eight images of 512 px, or as many pixels: a VAE in float32 takes a GiB for each."""
+    """Split a batch into parts of at most eight images of 512 px, or as many pixels; each such image takes a GiB."""
     return batch.split(max(1, 8 * 512**2 // math.prod(size)))

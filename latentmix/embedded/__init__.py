@@ -1,0 +1,8 @@
+"""What comes with latentmix: small trained networks, and the configs of published architectures."""
+
+from pathlib import Path
+
+
+def embedded_folder(name: str) -> Path:
+    """Return the folder of an embedded network or architecture."""
+    return Path(__file__).parent / name

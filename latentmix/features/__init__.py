@@ -1,0 +1,120 @@
+"""Feature networks: images to one vector each, or to the distance between two.
+
+    extract = latentmix.features.load("inception")
+    features = extract(images)  # uint8 [B, 3, H, W] -> float32 [B, 2048]
+
+`inception`, DINOv2, LPIPS and open_clip's models are the field's own networks, and need their weights; `embedded` ones
+come with latentmix. A new network is a file beside this one, and an entry in one of the tables below. Weights are
+loaded, and fetched if need be, at the first use.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from latentmix.errors import UserError
+from latentmix.features import clip, dinov2, embedded, inception, lpips
+from latentmix.features.base import Network, Perceptual
+from latentmix.features.dinov2 import DINOV2, dinov2_name
+from latentmix.features.embedded import Classifier, embedded_classifier
+from latentmix.features.lpips import LPIPS
+from latentmix.weights import read_config
+
+__all__ = [
+    "DINOV2",
+    "FRECHET",
+    "LPIPS",
+    "PERCEPTUAL",
+    "Classifier",
+    "Network",
+    "Perceptual",
+    "clip_network",
+    "clip_width",
+    "dinov2_folder",
+    "dinov2_name",
+    "embedded_classifier",
+    "frechet_network",
+    "frechet_width",
+    "load",
+    "perceptual_network",
+]
+
+FRECHET: Mapping[str, Callable[[torch.device], Network]] = {
+    "embedded": embedded.frechet,
+    "inception": inception.frechet,
+    **{name: partial(dinov2.of_hub, name) for name in (*dinov2.SHORT, *DINOV2)},
+}
+PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual]] = {
+    "embedded": embedded.perceptual,
+    **{name: partial(lpips.perceptual, name) for name in LPIPS},
+}
+
+
+def load(name: str, device: str | torch.device = "cpu") -> Network:
+    """Return a feature network by name: one of `FRECHET`, a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED.
+
+    Raises: UserError where there is no such network and, at the first use, where its weights can't be had.
+    """
+    if name not in FRECHET and not Path(name).expanduser().is_dir() and "/" in name:
+        return clip_network(name, torch.device(device))
+    return frechet_network(name, torch.device(device))
+
+
+def frechet_network(name: str, device: torch.device) -> Network:
+    """Return the network of the Fréchet distance and its like: one of `FRECHET`, or a DINOv2 in a folder.
+
+    Raises: UserError where there is no such network and, at the first use, where its weights can't be had.
+    """
+    if name in FRECHET:
+        return FRECHET[name](device)
+    return dinov2.of_folder(_folder(name), device)
+
+
+def perceptual_network(name: str, device: torch.device) -> Perceptual:
+    """Return the distance between two images: one of `PERCEPTUAL`.
+
+    Raises: UserError where there is no such distance and, at the first use, where its weights can't be had.
+    """
+    if name not in PERCEPTUAL:
+        raise UserError(f"there is no perceptual distance {name!r}; there are {', '.join(PERCEPTUAL)}")
+    return PERCEPTUAL[name](device)
+
+
+def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
+    """Return a CLIP, `embedded` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
+
+    Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
+    """
+    return clip.network(name, device, texts)
+
+
+def frechet_width(name: str) -> int:
+    """Return the number of features of a network of the Fréchet distance; no weights are read."""
+    widths = {"embedded": Classifier.WIDTH, "inception": inception.WIDTH} | {n: w for n, (_, w) in DINOV2.items()}
+    if dinov2_name(name) in widths:
+        return widths[dinov2_name(name)]
+    return read_config(_folder(name))["hidden_size"]
+
+
+def clip_width(name: str) -> int:
+    """Return the number of features of a CLIP; no weights are read."""
+    return clip.width(name)
+
+
+def dinov2_folder(name: str) -> Path | None:
+    """Return the folder that a name of a network is; None where it is one of `FRECHET`.
+
+    Raises: UserError where there is neither, or the folder holds no DINOv2.
+    """
+    return None if name in FRECHET else _folder(name)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"there is no feature network {name!r}, nor such a folder; there are {', '.join(FRECHET)}")
+    if not dinov2.is_dinov2(folder):
+        raise UserError(f"{folder} holds no DINOv2: it needs a config.json that says so, and weights in *.safetensors")
+    return folder

@@ -1,0 +1,59 @@
+"""What every feature network provides, and how its weights are loaded."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from latentmix.errors import UserError
+from latentmix.profiling import timed
+
+Encoder = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feature network: images, uint8 [B, 3, H, W] -> features, float32 [B, D] on its device."""
+
+    name: str  # as in the names of metrics
+    identity: dict[str, str]  # what features depend on; `version` is raised when the code changes them
+    extract: Callable[[Tensor], Tensor]
+    embed_text: Callable[[str], Tensor] | None = None  # CLIP's: a text -> [1, D], comparable with images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.extract(images)
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """A distance between images: two of uint8 [B, 3, H, W] -> float32 [B] on its device."""
+
+    name: str
+    identity: dict[str, str]
+    between: Callable[[Tensor, Tensor], Tensor]
+
+
+def lazy(load: Callable[[], Encoder]) -> Encoder:
+    """Return an encoder that `load` makes at the first call, so that a plan needs no weights and fetches none."""
+    loaded = cache(timed("loading weights")(load))
+    return lambda *args: loaded()(*args)
+
+
+@contextmanager
+def fetching(what: str, instead: str) -> Iterator[None]:
+    """Raise UserError where `what` can't be loaded within; `instead` says what else to measure with."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{what} are not at hand and could not be fetched ({type(error).__name__}); "
+            f"fetch them on a machine that is online, or measure with {instead}"
+        ) from error
+
+
+def identity(version: int, **what: Any) -> dict[str, str]:
+    """Return a network's identity."""
+    return {**{name: str(value) for name, value in what.items()}, "version": str(version)}

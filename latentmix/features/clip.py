@@ -1,0 +1,115 @@
+"""CLIP: embeddings of images, and of texts beside them. The embedded one, or any of open_clip's."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from latentmix.embedded import embedded_folder
+from latentmix.errors import UserError, requires_extra
+from latentmix.features.base import Encoder, Network, fetching, identity
+from latentmix.profiling import timed
+from latentmix.weights import digest
+
+VERSION = 1
+
+
+def network(name: str, device: torch.device, texts: bool) -> Network:
+    """Return a CLIP by name, `embedded` or ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
+
+    Its weights, and the tokenizer if `texts`, are loaded at the first use.
+    Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
+    """
+    known = _identity(name)
+
+    @cache
+    @timed("loading weights")
+    def encoders() -> tuple[Encoder, Encoder | None]:
+        model = _load(name).to(device).eval().requires_grad_(False)
+        return _image_encoder(model, device), _text_encoder(name, model, device) if texts else None
+
+    def embed_text(text: str) -> Tensor:
+        return encoders()[1](text)  # type: ignore[misc]
+
+    label = name.replace("/", "-").lower()
+    return Network(label, known, lambda images: encoders()[0](images), embed_text if texts else None)
+
+
+def _identity(name: str) -> dict[str, str]:
+    if name != "embedded":
+        pretrained_config(name)
+        return identity(VERSION, clip=name)
+    folder = embedded_folder("clip")
+    return identity(VERSION, clip=name, weights=digest(folder, folder.iterdir()))
+
+
+def width(name: str) -> int:
+    """Return the number of a CLIP's features; no weights are read."""
+    if name == "embedded":
+        return json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    with requires_extra("metrics"):
+        import open_clip
+
+    return open_clip.get_model_config(name.partition("/")[0])["embed_dim"]
+
+
+def pretrained_config(name: str) -> dict[str, Any]:
+    """Return what open_clip knows of ARCHITECTURE/PRETRAINED. Raises: UserError where it has no such CLIP."""
+    with requires_extra("metrics"):
+        import open_clip
+
+    architecture, _, pretrained = name.partition("/")
+    if (architecture, pretrained) not in open_clip.list_pretrained():
+        raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
+    return open_clip.get_pretrained_cfg(architecture, pretrained)
+
+
+def _load(name: str) -> Any:
+    with requires_extra("metrics"):
+        import open_clip
+
+    if name == "embedded":
+        return open_clip.create_model(_architecture(name))
+    architecture, _, pretrained = name.partition("/")
+    # OpenAI's weights need QuickGELU, which the architectures' own configs do not name.
+    quick = bool(pretrained_config(name).get("quick_gelu", False))
+    with fetching(f"the weights of open_clip's {name}", "model.clip=embedded"):
+        return open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
+
+
+def _image_encoder(model: Any, device: torch.device) -> Encoder:
+    import open_clip
+
+    pre = open_clip.get_model_preprocess_cfg(model)
+    size = pre["size"] if isinstance(pre["size"], int) else pre["size"][0]
+    mean, std = (torch.tensor(pre[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
+
+    def extract(images: Tensor) -> Tensor:
+        x = images.to(device).float() / 255
+        if x.shape[-1] != size:
+            x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        return model.encode_image((x - mean) / std).float()
+
+    return torch.no_grad()(extract)
+
+
+def _text_encoder(name: str, model: Any, device: torch.device) -> Callable[[str], Tensor]:
+    """Return the encoder of texts. Some tokenizers come with open_clip; others are on the hub."""
+    import open_clip
+
+    with fetching(f"the files of the tokenizer of open_clip's {name}", "other metrics than clip_score"):
+        tokenize = open_clip.get_tokenizer(_architecture(name))
+
+    def embed_text(text: str) -> Tensor:
+        return model.encode_text(tokenize([text]).to(device)).float()
+
+    return torch.no_grad()(embed_text)
+
+
+def _architecture(name: str) -> str:
+    """Return open_clip's name of a CLIP's architecture."""
+    return f"local-dir:{embedded_folder('clip')}" if name == "embedded" else name.partition("/")[0]

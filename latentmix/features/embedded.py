@@ -1,0 +1,93 @@
+"""The embedded classifier of the drawn shapes, which measures the embedded world without downloads.
+
+Metrics in it have names of their own (`fd_embedded`, not `fid`): a Fréchet distance means nothing without its network.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latentmix.embedded import embedded_folder
+from latentmix.features.base import Network, Perceptual, identity
+from latentmix.metrics import activation_distances
+from latentmix.weights import digest
+
+VERSION = 1
+
+
+class Classifier(nn.Module):
+    """A classifier of images [B, 3, 64, 64] in [-1, 1]; its 64 pooled activations are features, as Inception's are."""
+
+    WIDTH = 64
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+
+        def level(width: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(width, out, kernel, stride, kernel // 2, padding_mode="circular")  # shapes wrap
+            return [convolution, nn.BatchNorm2d(out), nn.SiLU()]
+
+        self.body = nn.Sequential(
+            *level(3, 32, 7, 2),
+            *level(32, 32, 3, 1),
+            *level(32, 64, 3, 2),
+            *level(64, 64, 3, 1),
+            *level(64, 128, 3, 2),
+            *level(128, 128, 3, 1),
+            *level(128, self.WIDTH, 3, 1),
+        )
+        self.head = nn.Linear(self.WIDTH, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled activations [B, 64]."""
+        return functional.adaptive_avg_pool2d(self.body(x), 1).flatten(1)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Return the output [B, C, H, W] of each of the seven levels."""
+        outs = []
+        for part in self.body:
+            x = part(x)
+            if isinstance(part, nn.SiLU):
+                outs.append(x)
+        return outs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, classes]."""
+        return self.head(self.features(x))
+
+
+def embedded_classifier(folder: Path) -> Classifier:
+    """Load the classifier in a folder, in float32 on the CPU. Logits are in the order of its config's classes."""
+    network = Classifier(len(json.loads((folder / "config.json").read_text())["classes"]))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.eval().requires_grad_(False)
+
+
+def frechet(device: torch.device) -> Network:
+    """Return the classifier as a feature network."""
+    network, weights = _load(device)
+
+    def extract(images: Tensor) -> Tensor:
+        return network.features(images.to(device).float() / 127.5 - 1)
+
+    return Network("embedded", identity(VERSION, features="embedded", weights=weights), torch.no_grad()(extract))
+
+
+def perceptual(device: torch.device) -> Perceptual:
+    """Return a distance made as LPIPS is, of the activations of the classifier's levels."""
+    network, weights = _load(device)
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        return activation_distances(*(network.activations(x.to(device).float() / 127.5 - 1) for x in (a, b)))
+
+    return Perceptual("embedded", identity(VERSION, perceptual="embedded", weights=weights), torch.no_grad()(between))
+
+
+def _load(device: torch.device) -> tuple[Classifier, str]:
+    folder = embedded_folder("classifier")
+    network = embedded_classifier(folder).to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
+    return network, digest(folder, [folder / "config.json", folder / "model.safetensors"])

@@ -1,0 +1,28 @@
+"""LPIPS (Zhang et al.): the perceptual distance of diversity."""
+
+import torch
+from torch import Tensor
+
+from latentmix.errors import requires_extra
+from latentmix.features.base import Encoder, Perceptual, fetching, identity, lazy
+
+VERSION = 1
+LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # torchmetrics' names -> torchvision's
+
+
+def perceptual(name: str, device: torch.device) -> Perceptual:
+    """Return LPIPS in one of its networks. torchmetrics has LPIPS' own weights, torchvision those of the network."""
+
+    def load() -> Encoder:
+        with requires_extra("metrics"):
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
+            network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
+
+        def between(a: Tensor, b: Tensor) -> Tensor:
+            return network(*(x.to(device).float() / 255 for x in (a, b)), normalize=True).flatten()
+
+        return torch.no_grad()(between)
+
+    return Perceptual(f"lpips-{name}", identity(VERSION, perceptual=f"lpips-{name}"), lazy(load))

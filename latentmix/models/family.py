@@ -1,0 +1,47 @@
+"""What latentmix knows about a family of models before it opens any of their weights."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentmix.models.protocol import Model
+from latentmix.models.settings import ModelConfig, SpeedConfig
+
+Build = Callable[[Path, ModelConfig, str, torch.device, SpeedConfig], Model]
+
+
+@dataclass(frozen=True)
+class Family:
+    """All models that one pipeline class of diffusers can hold.
+
+    To add a family, write a file with a `Model` and a `Family`, and name it in `families.py` or by an entry point
+    `latentmix.models`.
+    """
+
+    pipeline: str  # the diffusers class, as model_index.json has it
+    networks: Mapping[str, str]  # the parts that hold weights -> the class each must be, "library.Class"
+    others: tuple[str, ...]  # the parts that hold none: tokenizers and the scheduler
+    denoiser: str  # which of the networks predicts the noise or the velocity
+    flow: bool  # whether it is a rectified flow
+    gpu_precision: str  # of the denoiser on a GPU, under precision=auto; on a CPU it is float32
+    spacing: str  # of the time steps, by default
+    build: Build  # (folder, settings, precision, device, speed) -> the model
+    optional: tuple[str, ...] = ()  # parts that a pipeline can be saved without
+    unread: Mapping[str, Any] = field(default_factory=dict)  # diffusers' arguments that leave out what is not read here
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*self.others, *self.networks)
+
+    def library(self, part: str) -> str:
+        """Return the library that reads a network."""
+        return self.networks[part].partition(".")[0]
+
+    def precision(self, asked: str, device: torch.device, float32: Collection[str] = ()) -> str:
+        """Return the denoiser's precision. `float32` names denoisers that precision=auto leaves in 32 bits."""
+        if asked != "auto":
+            return asked
+        return "float32" if device.type == "cpu" or self.denoiser in float32 else self.gpu_precision
