@@ -7,11 +7,12 @@ z = mix(latents, weights, method="fix/chm")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix import metrics
     from latentmix.mixing import Method, mix, mixtures
 
     __version__: str
 
-__all__ = ["Method", "__version__", "mix", "mixtures"]
+__all__ = ["Method", "__version__", "metrics", "mix", "mixtures"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("latentmix")
+    if name == "metrics":
+        from importlib import import_module
+
+        return import_module("latentmix.metrics")
     if name in __all__:
         from latentmix import mixing
 
