@@ -48,8 +48,8 @@ def _plotted(metrics: Iterable[str]) -> list[str]:
 
 def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodStyle]) -> None:
     methods = [style for style in styles.values() if not style.control]
-    for place, style in enumerate(methods):
-        shift = 1 + SHIFT * (place - (len(methods) - 1) / 2)
+    for index, style in enumerate(methods):
+        shift = 1 + SHIFT * (index - (len(methods) - 1) / 2)
         _line(axes, [result for result in results if result.method == style.name], style, shift)
     for result in (result for result in results if styles[result.method].control):
         style = styles[result.method]

@@ -43,21 +43,21 @@ def growth(models: Mapping[str, Classes]) -> Figure:
 
 
 def _panel(axes: Axes, classes: Classes, channel: int) -> None:
-    for place, (title, diagnosis) in enumerate(classes):
-        _line(axes, diagnosis, channel, place, title)
+    for index, (title, diagnosis) in enumerate(classes):
+        _line(axes, diagnosis, channel, index, title)
     axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
     first = classes[0][1]
     axes.axhspan(-first.band, first.band, color="0.9", zorder=0, label="95 % of random centroids")
     _mark_squares(axes, first.growth.sizes[-1])
 
 
-def _line(axes: Axes, diagnosis: Diagnosis, channel: int, place: int, title: str) -> None:
+def _line(axes: Axes, diagnosis: Diagnosis, channel: int, index: int, title: str) -> None:
     roots = [math.sqrt(n) for n in diagnosis.growth.sizes]
     means = [row[channel] for row in diagnosis.growth.means]
-    axes.plot(roots, means, label=title, color=HUES[place], marker=SHAPES[place], markersize=3, linewidth=1.1)
+    axes.plot(roots, means, label=title, color=HUES[index], marker=SHAPES[index], markersize=3, linewidth=1.1)
     ends = [0, roots[-1]]
     predicted = [root * diagnosis.means[channel].value for root in ends]
-    axes.plot(ends, predicted, color=HUES[place], linewidth=0.7, linestyle="--")
+    axes.plot(ends, predicted, color=HUES[index], linewidth=0.7, linestyle="--")
 
 
 def _mark_squares(axes: Axes, largest: int) -> None:

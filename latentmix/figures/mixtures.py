@@ -19,10 +19,10 @@ def draw_mixtures(experiments: Sequence[Experiment], stem: Path, most: int | Non
     `most` limits the number of classes. Draws are nested in N, so each column adds latents to the one before.
     """
     first = experiments[0]
-    columns = [(place, n) for place in range(len(first.classes[:most])) for n in first.config.n]
+    columns = [(index, n) for index in range(len(first.classes[:most])) for n in first.config.n]
     rows = [(experiment, method) for experiment in experiments for method in dict.fromkeys(experiment.config.methods)]
     images = [
-        [_image(experiment, Cell(experiment.classes[place], n, method)) for place, n in columns]
+        [_image(experiment, Cell(experiment.classes[index], n, method)) for index, n in columns]
         for experiment, method in rows
     ]
     names = [_row_name(experiment, method, len(experiments) > 1) for experiment, method in rows]
@@ -45,10 +45,10 @@ def _row_name(experiment: Experiment, method: Method, several_models: bool) -> s
 
 def _titles(experiment: Experiment, columns: Sequence[tuple[int, int]]) -> list[str]:
     """Return the title of each column: the class at its first N if there are several, and N if there are several."""
-    classes, ns = {place for place, _ in columns}, experiment.config.n
+    classes, ns = {index for index, _ in columns}, experiment.config.n
     titles = []
-    for place, n in columns:
-        name = experiment.title(experiment.classes[place]) if n == ns[0] else ""
+    for index, n in columns:
+        name = experiment.title(experiment.classes[index]) if n == ns[0] else ""
         lines = [*([name] if len(classes) > 1 else []), *([f"N = {n}"] if len(ns) > 1 else [])]
         titles.append("\n".join(lines) or f"N = {n}")
     return titles

@@ -149,13 +149,13 @@ def _growth(titled: Sequence[tuple[str, Mapping[str, Any]]], channel: int) -> di
     series = [
         {
             "name": title,
-            "colour": _visible(HUES[place]),
-            "marker": SHAPES[place],
+            "colour": _visible(HUES[index]),
+            "marker": SHAPES[index],
             "points": [
                 [n, row[channel]] for n, row in zip(found["growth"]["sizes"], found["growth"]["means"], strict=True)
             ],
         }
-        for place, (title, found) in enumerate(titled)
+        for index, (title, found) in enumerate(titled)
     ]
     return {"title": f"Channel {channel}", "band": [-band, band], "series": series}
 
