@@ -288,7 +288,10 @@ class TensorCache:
         path = self.folder / "identity.json"  # for people, and for `latentmix cache`
         if not path.exists():
             write_json(path, self.identity)
-        save_tensors(self.folder / f"{key(list(ids))}.safetensors", tensors, {"ids": list(ids)})
+        path = self.folder / f"{key(list(ids))}.safetensors"
+        save_tensors(path, tensors, {"ids": list(ids)})
+        with suppress(OSError):  # removed already
+            _listed[path] = _stamp(path), tuple(sys.intern(id_) for id_ in ids)
 
     def ids(self) -> set[str]:
         """Return the ids of all rows, reading headers alone."""
@@ -335,13 +338,14 @@ class TensorCache:
         """Return the tensors of each file. Removes the damaged ones and raises RowsLost."""
         loaded, lost = {}, list[str]()
         for path in paths:
+            stamp = _listed[path][0]
             try:
                 loaded[path] = load_tensors(path, names)[0]
             except FileNotFoundError:
                 lost.append(f"{path} is gone")
             except ValueError as error:
                 lost.append(str(error))
-                _remove_damaged(path, str(error))
+                _remove_damaged(path, stamp, str(error))
             except OSError as error:
                 raise UserError(f"{path} can't be read: {error.strerror or error}") from error
         if lost:
@@ -370,9 +374,8 @@ def _ids(path: Path) -> tuple[str, ...]:
     return () if (path, stamp) in _damaged else _listed[path][1]
 
 
-def _remove_damaged(path: Path, reason: str) -> None:
+def _remove_damaged(path: Path, stamp: Stamp, reason: str) -> None:
     """Remove a file in which a damaged tensor was found, unless it has been replaced since it was listed."""
-    stamp = _listed[path][0]
     _damaged.add((path, stamp))  # it may be impossible to remove
     _warn_once(f"{reason}; it counts as missing and is made again")
     with suppress(OSError):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from latentmix.errors import UserError
 from latentmix.experiment.layout import Layout
 from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
@@ -42,8 +41,6 @@ class PoolLatents:
         if class_id != self._class_id:
             self._class_id, self._state = None, {}  # two classes need not fit into memory
             kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
-            if not set(ids) <= kept.ids():
-                raise UserError(f"not all images of {class_id!r} are inverted yet; run latentmix invert first")
             state = {name: kept.gather(ids, name) for name in ("latents", *self.extras)}
             self._class_id, self._state = class_id, state | {"latents": state["latents"].to(self.device)}
         return self._state
