@@ -212,6 +212,21 @@ def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 
 
 @app.command(
+    name="check-inversion",
+    epilog=example("latentmix check-inversion ddim", "latentmix check-inversion null_text inversion.iterations=5"),
+)
+def check_inversion(
+    name: Annotated[str, typer.Argument(help="A preset of configs/inversion, or of a folder of --config-dir.")],
+    overrides: Overrides = None,
+) -> None:
+    """Check that an inversion keeps its contract: round trip, batches, guidance, determinism, evaluations."""
+    from latentmix.commands import check_inversion
+
+    if not check_inversion.run(_experiment([f"inversion={name}", *(overrides or [])])):
+        raise typer.Exit(1)
+
+
+@app.command(
     epilog=example(
         "latentmix figure fig8",
         "latentmix figure fig8 'data.classes=[heart]' seed=1",

@@ -132,6 +132,12 @@ def doubts(of: Experiment) -> list[str]:
     return [found.text for found in examine(of, SWEEP) if found.part == "meaning"]
 
 
+def test_too_few_images_to_compare_with_stop_only_what_compares(tmp_path: Path) -> None:
+    few = experiment(*imagenet(tmp_path / "images", "n01443537"), "data.reference=5")
+    assert finding(few, "data").state == "missing"
+    assert finding(few, "data", invert.STAGES).state == "ok"
+
+
 def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: Path, snapshot: Path) -> None:
     photographs = imagenet(tmp_path / "images", "n01443537")
     assert doubts(experiment()) == []

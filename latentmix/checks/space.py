@@ -63,7 +63,7 @@ def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
         return Finding("missing", "disk", f"{folder} can't be written to; choose another place with outputs=")
     free, needed = shutil.disk_usage(folder).free, bytes_written(experiment, stages)
     if needed > free:  # measuring what is kept takes long if that is much
-        needed = max(0, needed - _kept(experiment))
+        needed = max(0, needed - _kept(experiment, stages))
     if needed > free:
         text = f"about {readable_size(needed)} will be written to {outputs}, which has {readable_size(free)} left"
         advice = "free some space, choose another place with outputs=, or lower draws, pool or keep"
@@ -77,9 +77,8 @@ def bytes_written(experiment: Experiment, stages: Sequence[StageType]) -> int:
     return sum(stage.writes(experiment) for stage in stages)
 
 
-def _kept(experiment: Experiment) -> int:
-    """Return the bytes of latents, features and images of a run that exist already."""
-    folders = [experiment.layout.latents(class_id).folder for class_id in experiment.classes]
-    folders += [experiment.layout.cell_folder(cell) for cell in experiment.generated_cells]
-    files = (file for folder in (*folders, experiment.config.folder) for file in folder.rglob("*") if file.is_file())
+def _kept(experiment: Experiment, stages: Sequence[StageType]) -> int:
+    """Return the bytes that exist already in the run's folder and in the folders of the cache that it uses."""
+    folders = {experiment.config.folder, *(folder for stage in stages for folder in stage.folders(experiment))}
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)

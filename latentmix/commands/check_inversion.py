@@ -1,0 +1,33 @@
+"""`latentmix check-inversion`: does an inversion keep its contract? It is tried on a few images of the config's data."""
+
+import torch
+
+from latentmix import checks
+from latentmix.commands import session
+from latentmix.experiment.batches import pixels
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import INVERT
+from latentmix.inversion.contract import Trial, check
+
+IMAGES = 3
+
+
+@torch.no_grad()
+def run(experiment: Experiment) -> bool:
+    """Print a line for each rule of the contract. Return False if one of them is broken."""
+    checks.require(experiment, [INVERT])
+    experiment.check()
+    config, class_id = experiment.config, experiment.classes[0]
+    images = pixels(experiment.pool(class_id)[:IMAGES], config.model.size)
+    trial = Trial(
+        experiment.inversion,
+        config.inversion,
+        experiment.model,
+        experiment.inversion_schedule,
+        experiment.model.encode(images),
+        experiment.conditioning(class_id, config.inversion.guidance),
+    )
+    findings = check(trial)
+    for finding in findings:
+        session.say(f"{'ok' if finding.passed else 'broken':<8}{finding.name:<14}{finding.detail}")
+    return all(finding.passed for finding in findings)
