@@ -22,6 +22,7 @@ from latentmix.settings import STRICT, Folder, Guidance, Positive
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
 # Further settings that change no number of a run's tables.
 WITHOUT_EFFECT = ("name", "keep", "overwrite")
+GROWING = ("n", "methods", "metrics", "controls")  # what a run may be given more of without losing a result
 
 
 def _method(method: Any) -> Any:
@@ -168,14 +169,14 @@ class Config:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what differs between two configs (as `as_dict` returns them): "KEY=old there, new here".
 
-    Settings that change no result are left out, and so are those that one of the two does not have: a config that an
-    earlier release wrote lacks the settings that came later.
+    Left out are settings that change no result; those that one of the two does not have, since a config that an earlier
+    release wrote lacks the settings that came later; and lists of what is measured that only grew, since every result
+    of the old config is among those of the new one.
     """
     before, after = _flat(old), _flat(new)
-    common = [key for key in after if key in before]
-    return [
-        f"{key}={_shown(before[key])} there, {_shown(after[key])} here" for key in common if before[key] != after[key]
-    ]
+    changed = [key for key in after if key in before and before[key] != after[key]]
+    lost = [key for key in changed if key not in GROWING or not set(before[key]) <= set(after[key])]
+    return [f"{key}={_shown(before[key])} there, {_shown(after[key])} here" for key in lost]
 
 
 def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:

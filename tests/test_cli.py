@@ -250,7 +250,7 @@ def cached(folder: Path, name: str) -> dict[str, np.ndarray]:
     for path in folder.glob("*.safetensors"):
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        ids = json.loads(json.loads(header["__metadata__"]["latentmix"])["about"])["ids"]
+        ids = json.loads(header["__metadata__"]["latentmix"])["about"]["ids"]
         rows |= dict(zip(ids, load_file(path)[name].numpy().astype(np.float64), strict=True))
     return rows
 
@@ -360,7 +360,7 @@ def test_pairs_by_hand(run: Run) -> None:
 def test_random_latents_are_a_control(copy: Run) -> None:
     """Generated under the class's prompt, from noise of their own; measured as all else, and paired with nothing."""
     before = files(copy.outputs / "cache" / "cells")
-    done("sweep", *copy.arguments, "controls=[noise]", "keep=2")
+    done("sweep", *copy.arguments, "controls=[noise]", "keep=2", "overwrite=true")
     assert before.items() <= files(copy.outputs / "cache" / "cells").items()
     assert {row["n"] for row in copy.rows if row["method"] == "noise"} == {"0"}
     assert "real" not in {row["method"] for row in copy.rows}

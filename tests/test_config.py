@@ -278,6 +278,12 @@ def test_settings_that_change_no_result_do_not_differ() -> None:
     assert differences(compose([]).as_dict(), compose([*how, "speed.compile=true"]).as_dict()) == []
 
 
+def test_a_run_may_be_given_more_to_measure() -> None:
+    old = compose(["n=[2]", "metrics=[fid]"]).as_dict()
+    assert differences(old, compose(["n=[2,4]", "metrics=[clip_distance,fid]", "controls=[real,noise]"]).as_dict()) == []
+    assert differences(old, compose(["n=[4]", "metrics=[fid]"]).as_dict()) == ["n=[2] there, [4] here"]
+
+
 def test_settings_that_came_later_do_not_differ() -> None:
     older = compose([]).as_dict()
     del older["seed"], older["model"]["perceptual"]

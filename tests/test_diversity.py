@@ -95,7 +95,7 @@ def test_a_clip_score_is_added_without_generating_again(copy: Run) -> None:
 
 
 def test_a_diversity_needs_pictures(copy: Run) -> None:
-    assert "latentmix sweep makes them" in copy.refusal("evaluate", "metrics=[diversity]")
+    assert "latentmix sweep makes them" in copy.refusal("evaluate", "metrics=[diversity]", "overwrite=true")
 
 
 def pictures(experiment: Experiment, place: int) -> torch.Tensor:

@@ -29,6 +29,8 @@ def run(experiment: Experiment, probe: Probe, dry_run: bool) -> list[Path]:
     if dry_run:
         session.report_plan(experiment, stages)
         return []
+    probes.class_of(experiment, probe)  # this and the next line refuse mistakes before any work
+    probes.mask(experiment, probe)
     session.run_stages(experiment, stages, "probe")
     images = probes.decode(experiment, probe)
     folder, class_id = experiment.config.folder, probes.class_of(experiment, probe)
