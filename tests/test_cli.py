@@ -51,7 +51,7 @@ BASE = (
 )
 COMMANDS = (
     *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "status"),
-    *("report", "bench", "doctor", "fetch"),
+    *("report", "bench", "doctor", "fetch", "cache", "check-inversion"),
 )
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS
 
@@ -688,7 +688,7 @@ def test_nan_in_an_inversion_is_refused_and_not_kept(tmp_path: Path, monkeypatch
 def test_nan_in_a_generation_is_refused_and_not_kept(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(copy.outputs)
     break_down(monkeypatch)
-    said = invoke("sweep", *copy.arguments, "n=[3]", "methods=[nin/m]")
+    said = invoke("sweep", *copy.arguments, "n=[3]", "methods=[nin/m]", "overwrite=true")
     assert said.code == 2
     assert "NaN or infinity came up in generating star, N = 3, nin/m" in said.err.splitlines()[-1]
     assert files(copy.outputs) == before

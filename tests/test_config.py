@@ -280,7 +280,9 @@ def test_settings_that_change_no_result_do_not_differ() -> None:
 
 def test_a_run_may_be_given_more_to_measure() -> None:
     old = compose(["n=[2]", "metrics=[fid]"]).as_dict()
-    assert differences(old, compose(["n=[2,4]", "metrics=[clip_distance,fid]", "controls=[real,noise]"]).as_dict()) == []
+    assert (
+        differences(old, compose(["n=[2,4]", "metrics=[clip_distance,fid]", "controls=[real,noise]"]).as_dict()) == []
+    )
     assert differences(old, compose(["n=[4]", "metrics=[fid]"]).as_dict()) == ["n=[2] there, [4] here"]
 
 
