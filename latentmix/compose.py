@@ -25,7 +25,7 @@ RENAMED = {  # old key -> what to say instead
     "speed.shared_half": "speed.shared_prefix",
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }
-NAMED_BY_SOURCE = ("model", "data")
+NAMED_BY_SOURCE = ("model", "data")  # groups whose name says what is read
 HOME = re.compile(r"(\+{0,2}[^=~]+)=(~[^'\"]*)")  # KEY=~/PATH, which Hydra cannot read without quotes
 Preset = dict[str, Any]
 

@@ -246,6 +246,21 @@ def test_a_model_is_named_by_what_is_read(overrides: list[str], name: str, own: 
     assert made.name == f"{name}-shapes"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "shapes"),
+        (["data=imagenette"], "imagenette"),
+        (["data=folder", "data.path='/pictures/cats and dogs'"], "cats-and-dogs"),
+        (["data=folder", "data.path=/pictures/cats", "data.name=pets"], "pets"),
+        (["data=hub", "data.hub=owner/pets"], "pets"),
+    ],
+)
+def test_data_are_named_by_what_is_read(overrides: list[str], name: str) -> None:
+    made = compose(overrides)
+    assert (made.data.name, made.name) == (name, f"tiny-{name}")
+
+
 def test_folders_of_presets_that_cannot_be_used_are_named(own: Path) -> None:
     (own / "model" / "tiny.yaml").write_text("size: 64\n")
     with pytest.raises(UserError, match=r"tiny\.yaml has the name of latentmix's own model=tiny; rename it"):

@@ -7,18 +7,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import analytic
 import pytest
 import torch
+from analytic import TwoPeaks, clean_latents, text
 from driver import invoke
+from pipelines import SD
 from torch import Tensor
 
+from latentmix import sampling
 from latentmix.compose import compose
 from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS, fixed_point, renoise
 from latentmix.inversion.base import State
 from latentmix.models import load_model
-from latentmix.models.protocol import Conditioning, Model, Text
+from latentmix.models.protocol import Conditioning, Model, Text, predictor
 from latentmix.sampling import Level, Schedule, discrete_schedule, flow_schedule, flow_sigmas, move, step, timesteps
 
 PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))
@@ -314,9 +318,12 @@ def test_negative_prompt_is_the_prompt_in_the_empty_ones_place(world: World) -> 
     assert away(ours, INVERSIONS["ddim"].generate(world.model, {"latents": z}, schedule, cond, config)) > 1e-2
 
 
-def reference_null_text(world: World, z0: Tensor, schedule: Schedule, guidance: float, most: int) -> Tensor:
-    """One image [1, C, h, w], by torch's own Adam, as the paper's algorithm says: embeddings [steps, S, D]."""
-    model, cond = world.model, world.prompts
+def reference_null_text(
+    model: Any, cond: Conditioning, z0: Tensor, schedule: Schedule, most: int
+) -> tuple[Tensor, list[int]]:
+    """Return the embeddings [steps, S, D] of one image by torch's own Adam, as the paper's algorithm says, and how
+    often each was moved."""
+    guidance, cond = cond.guidance, replace(cond, guidance=1.0)
     path = [z0]
     for interval in schedule:
         x0, eps = model.predict(path[-1], interval.clean, interval.timestep, cond)
@@ -327,11 +334,13 @@ def reference_null_text(world: World, z0: Tensor, schedule: Schedule, guidance: 
         x0, eps = model.predict(z, interval.noisy, interval.timestep, here)
         return interval.clean.alpha * x0 + interval.clean.sigma * eps
 
-    z, null, found = path[-1], cond.null.states, []
+    z, null, found, counts = path[-1], cond.null.states, [], []
     for i, (interval, target) in enumerate(zip(reversed(schedule), reversed(path[:-1]), strict=True)):
         null = null.detach().clone().requires_grad_()
         adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / 100))
+        count = 0
         for _ in range(most):
+            count += 1
             loss = torch.nn.functional.mse_loss(stepped(z, interval, null), target)
             adam.zero_grad()
             loss.backward()
@@ -339,8 +348,9 @@ def reference_null_text(world: World, z0: Tensor, schedule: Schedule, guidance: 
             if loss.item() < 1e-5 + i * 2e-5:
                 break
         found.append(null.detach())
+        counts.append(count)
         z = stepped(z, interval, null.detach())
-    return torch.cat(found)
+    return torch.cat(found), counts
 
 
 def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
@@ -348,8 +358,52 @@ def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
     cond = replace(world.prompts, guidance=7.5)
     together = INVERSIONS["null_text"].invert(world.model, world.clean[:3], schedule, cond, config)["nulls"]
     for row in range(3):
-        alone = reference_null_text(world, world.clean[row : row + 1], schedule, guidance=7.5, most=5)
+        alone, _ = reference_null_text(world.model, cond, world.clean[row : row + 1], schedule, most=5)
         assert away(together[row] - cond.null.states, alone - cond.null.states) < 0.02
+
+
+def test_null_text_stops_at_an_error_that_grows_with_the_steps() -> None:
+    """At 1e-5 + i · 2e-5: with a fixed threshold, later steps would go on for longer."""
+    model: Any = TwoPeaks()
+    intervals, z0 = analytic.schedule(12), clean_latents(2)
+    cond = Conditioning(text(0.3), text(0.1), guidance=3.0)
+    config = settings("null_text", guidance=3.0, iterations=40)
+    nulls = INVERSIONS["null_text"].invert(model, z0, intervals, cond, config)["nulls"]
+    for row in range(2):
+        expected, counts = reference_null_text(model, cond, z0[row : row + 1], intervals, most=40)
+        assert away(nulls[row] - cond.null.states, expected - cond.null.states) < 1e-9
+        assert min(counts) < 40 and len(set(counts)) > 2, counts  # it stops early, after different numbers of moves
+
+
+def test_null_text_generates_each_step_with_its_own_embedding() -> None:
+    model: Any = TwoPeaks()
+    inversion, intervals = INVERSIONS["null_text"], analytic.schedule(8)
+    cond, config = Conditioning(text(0.3), text(0.1), guidance=3.0), settings("null_text", guidance=3.0)
+    state = inversion.invert(model, clean_latents(2), intervals, cond, config)
+    z = state["latents"]
+    for index, interval in enumerate(reversed(intervals)):  # of noise first
+        own = replace(cond, null=Text(state["nulls"][:, index], cond.null.pooled.expand(2, -1)))
+        x0, eps = model.predict(z, interval.noisy, interval.timestep, own)
+        z = interval.clean.alpha * x0 + interval.clean.sigma * eps
+    assert away(inversion.generate(model, state, intervals, cond, config), z) < 1e-12
+    shifted = state | {"nulls": state["nulls"].roll(1, dims=1)}
+    assert away(inversion.generate(model, shifted, intervals, cond, config), z) > 1e-3
+
+
+@pytest.mark.usefixtures("random_pipelines")
+@pytest.mark.parametrize(("preset", "guidance"), [("ddim", 1.0), ("ddim_cfg", 3.0)])
+def test_the_preset_says_under_which_guidance_a_run_inverts(preset: str, guidance: float, tmp_path: Path) -> None:
+    from latentmix.experiment.experiment import Experiment
+
+    overrides = [*SD, *SETTINGS, "guidance=3", f"inversion={preset}", f"outputs={tmp_path}"]
+    said = invoke("invert", *overrides)
+    assert said.code == 0, said.err
+    experiment = Experiment(compose(overrides))
+    rows = experiment.layout.latents("star").read()
+    cond = experiment.conditioning("star", guidance)
+    for row in rows.values():
+        z = sampling.invert(predictor(experiment.model, cond), row["clean"][None], experiment.inversion_schedule)
+        assert away(row["latents"], z[0]) < 1e-4
 
 
 @pytest.mark.parametrize("kind", INVERSIONS)

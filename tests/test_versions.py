@@ -3,7 +3,6 @@
 Cache keys hold the version. If behaviour changed and the version did not, old results would be taken for new ones.
 """
 
-
 import pytest
 import torch
 from analytic import TwoPeaks, clean_latents, schedule, text
