@@ -221,12 +221,18 @@ def test_however_an_image_is_corrupted_it_is_shown_or_named(
     assert (shown.shape, shown.dtype) == ((16, 16, 3), np.uint8)
 
 
+def hole(path: Path) -> None:
+    """A file that is said to be huge, and takes no disk."""
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (os.mkfifo, "it is no regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
-        (lambda path: path.open("wb").truncate(1 << 40), "bytes are more than an image may have"),  # a hole
+        (hole, "bytes are more than an image may have"),
     ],
 )
 def test_a_file_without_end_is_not_read(make: Callable[[Path], object], text: str, tmp_path: Path) -> None:
@@ -263,16 +269,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=repr)
-def test_a_class_called_anything_is_a_file_in_its_folder(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "results" / file_name(name)
-    path.parent.mkdir()
-    path.write_text("")
-    assert path.resolve().parent == tmp_path / "results" and [*path.parent.iterdir()] == [path]
-
-
-def test_different_names_are_different_files() -> None:
-    assert len({file_name(name) for name in HOSTILE}) == len(HOSTILE)
+def test_classes_called_anything_are_different_files_in_their_folder(tmp_path: Path) -> None:
+    for name in HOSTILE:
+        (tmp_path / file_name(name)).touch()
+    assert len(list(tmp_path.iterdir())) == len(HOSTILE)
     assert file_name("tree frog") == "tree frog" and file_name("größe_2") == "größe_2"
 
 
@@ -316,23 +316,21 @@ def test_strange_classes_go_through_all_that_a_run_writes(tmp_path: Path) -> Non
     page = (tmp_path / "outputs" / "run" / "report.html").read_text()
     assert "[b]{0}&lt;i&gt;" in page and "{0}<i>" not in page
     assert {path.name for path in tmp_path.iterdir()} == {"data", "outputs"}
-    made = {path.name for path in (tmp_path / "outputs" / "run" / "images").iterdir()}
+    made = {path.name for path in (tmp_path / "outputs" / "run" / "images").iterdir() if path.is_dir()}
     assert made == {file_name(name) for name in names if not name.startswith(".")}
 
 
-@pytest.mark.parametrize("names", [["..", "b"], ["../x", "b"]])
-def test_the_hubs_classes_lead_nowhere(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path))
+def test_the_hubs_classes_lead_nowhere_and_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Hub(compose(["data=hub", "data.hub=a/b"]).data)
-    monkeypatch.setattr(Hub, "_open", lambda _: _Rows(names))
-    folders = {data._class_folder(data._labels[class_id]) for class_id in data.classes()}
-    assert all(folder.resolve().is_relative_to(tmp_path.resolve()) for folder in folders) and len(folders) == 2
-
-
-def test_the_hubs_classes_of_one_name_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path))
-    monkeypatch.setattr(Hub, "_open", lambda _: _Rows(["a/b", "a-b"]))
-    assert "can't be told apart" in refusal(Hub(compose(["data=hub", "data.hub=a/b"]).data).classes)
+    for number, names in enumerate((["..", "b"], ["../x", "b"], ["a/b", "a-b"])):
+        monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / str(number)))
+        monkeypatch.setattr(Hub, "_open", lambda _, names=names: _Rows(names))
+        data = replace(data)  # which has read nothing yet
+        if number == 2:
+            assert "can't be told apart" in refusal(data.classes)
+            continue
+        folders = {data._class_folder(data._labels[class_id]) for class_id in data.classes()}
+        assert all(folder.resolve().is_relative_to(tmp_path.resolve()) for folder in folders) and len(folders) == 2
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "file:///etc/hostname", "zip://a.png::/home/a.zip", "../a.png"])
@@ -552,11 +550,6 @@ def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_an_experiment_of_ones_own_is_read(own_configs: Path) -> None:
-    (own_configs / "experiment" / "mine.yaml").write_text("# @package _global_\ndraws: 5\n")
-    assert compose(["experiment=mine"]).draws == 5
-
-
 @pytest.mark.parametrize(
     "tag", ["!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir", "!!python/name:os.mkdir"]
 )
@@ -578,17 +571,23 @@ def test_a_target_is_no_key(where: str, tmp_path: Path) -> None:
 # The source
 
 FORBIDDEN = {"eval", "exec", "__import__", "os.system", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_METHODS = {"instantiate", "extractall", "import_module"}
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("latentmix/**/*.py"), *ROOT.glob("scripts/*.py")]), ids=str)
-def test_nothing_is_unpickled_or_run_unasked(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            assert not {name.split(".")[0] for name in names} & {"pickle", "dill", "joblib", "shelve", "marshal"}
-        if isinstance(node, ast.Call):
-            called, told = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-            assert called not in FORBIDDEN and called.split(".")[-1] not in FORBIDDEN_METHODS
-            assert told.get("trust_remote_code", "False") == "False" == told.get("allow_pickle", "False")
-            assert called not in ("torch.load", "torch.jit.load") or told.get("weights_only") == "True"
+# These import modules by names that latentmix itself writes.
+LAZY = {ROOT / "latentmix" / name for name in ("__init__.py", "runner/slurm.py", "models/random_weights.py")}
+
+
+def test_nothing_is_unpickled_or_run_unasked() -> None:
+    for path in (*ROOT.glob("latentmix/**/*.py"), *ROOT.glob("scripts/**/*.py")):
+        methods = FORBIDDEN_METHODS - ({"import_module"} if path in LAZY else set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert FORBIDDEN_MODULES.isdisjoint(name.split(".")[0] for name in names), path
+            if isinstance(node, ast.Call):
+                called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert called not in FORBIDDEN and called.split(".")[-1] not in methods, path
+                assert given.get("trust_remote_code", "False") == "False" == given.get("allow_pickle", "False"), path
+                assert called not in ("torch.load", "torch.jit.load") or given.get("weights_only") == "True", path
