@@ -72,8 +72,8 @@ typecheck: $(READY) ## Check types
 	$(BIN)/mypy $(ARGS)
 
 lock: $(UV) ## Bring requirements.lock up to date with pyproject.toml; ARGS=--upgrade takes newer versions
-	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --quiet -o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --extra dev --no-emit-package latentmix --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --quiet -o requirements.lock $(ARGS)
 
 clean: ## Remove .venv and the tools' caches; outputs/ stays
 	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from latentmix.errors import STOPPED, Interrupted, Terminated, UserError, retry_lost_rows
+from latentmix.errors import STOPPED, Interrupted, Terminated, UserError, optional_imports, retry_lost_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -333,7 +333,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        retry_lost_rows(app)
+        with optional_imports():
+            retry_lost_rows(app)
     except UserError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)

@@ -42,12 +42,33 @@ class Interrupted(UserError):
         self.exit_code = 143 if isinstance(stop, Terminated) else 130
 
 
+EXTRAS = {  # import name of a package that is not in the base install -> the extra that brings it
+    "datasets": "data",
+    "matplotlib": "metrics",
+    "open_clip": "metrics",
+    "pyarrow": "metrics",
+    "scipy": "metrics",
+    "submitit": "slurm",
+    "torch_fidelity": "metrics",
+    "torchmetrics": "metrics",
+    "torchvision": "metrics",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> UserError | None:
+    """Return the line that says which extra to install; None where the package is in none."""
+    name = str(error.name).partition(".")[0]
+    if name not in EXTRAS:
+        return None
+    return UserError(f"this needs {name}, which is not installed: pip install 'latentmix[{EXTRAS[name]}]'")
+
+
 @contextmanager
-def requires_extra(extra: str) -> Iterator[None]:
-    """Raise UserError, which names the extra to install, where an import within finds no such package."""
+def optional_imports() -> Iterator[None]:
+    """Raise UserError, which names the extra to install, where a package that is imported within is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if str(error.name).startswith("latentmix"):
+        if (refusal := missing_extra(error)) is None:
             raise
-        raise UserError(f"this needs {error.name}; install it with: pip install 'latentmix[{extra}]'") from error
+        raise refusal from error

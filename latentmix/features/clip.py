@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentmix.embedded import embedded_folder
-from latentmix.errors import UserError, requires_extra
+from latentmix.errors import UserError, optional_imports
 from latentmix.features.base import Encoder, Network, fetching, identity
 from latentmix.profiling import timed
 from latentmix.weights import digest
@@ -51,7 +51,7 @@ def width(name: str) -> int:
     """Return the number of a CLIP's features; no weights are read."""
     if name == "embedded":
         return json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
-    with requires_extra("metrics"):
+    with optional_imports():
         import open_clip
 
     return open_clip.get_model_config(name.partition("/")[0])["embed_dim"]
@@ -59,7 +59,7 @@ def width(name: str) -> int:
 
 def pretrained_config(name: str) -> dict[str, Any]:
     """Return what open_clip knows of ARCHITECTURE/PRETRAINED. Raises: UserError where it has no such CLIP."""
-    with requires_extra("metrics"):
+    with optional_imports():
         import open_clip
 
     architecture, _, pretrained = name.partition("/")
@@ -69,7 +69,7 @@ def pretrained_config(name: str) -> dict[str, Any]:
 
 
 def _load(name: str) -> Any:
-    with requires_extra("metrics"):
+    with optional_imports():
         import open_clip
 
     if name == "embedded":

@@ -2,7 +2,7 @@
 
 import torch
 
-from latentmix.errors import requires_extra
+from latentmix.errors import optional_imports
 from latentmix.features.base import Encoder, Network, fetching, identity, lazy
 
 VERSION = 1
@@ -13,7 +13,7 @@ def frechet(device: torch.device) -> Network:
     """Return Inception-v3 as torchmetrics runs it; it resizes images to 299 px itself."""
 
     def load() -> Encoder:
-        with requires_extra("metrics"):
+        with optional_imports():
             from torchmetrics.image.fid import NoTrainInceptionV3
 
         file = "weights-inception-2015-12-05-6726825d.pth"

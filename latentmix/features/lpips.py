@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from latentmix.errors import requires_extra
+from latentmix.errors import optional_imports
 from latentmix.features.base import Encoder, Perceptual, fetching, identity, lazy
 
 VERSION = 1
@@ -14,7 +14,7 @@ def perceptual(name: str, device: torch.device) -> Perceptual:
     """Return LPIPS in one of its networks. torchmetrics has LPIPS' own weights, torchvision those of the network."""
 
     def load() -> Encoder:
-        with requires_extra("metrics"):
+        with optional_imports():
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):

@@ -20,22 +20,28 @@ from latentmix.commands.session import prepare
 from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 
-TECHNIQUES = {  # and the setting that leaves each of them out
-    "channels-last": "speed.channels_last=false",
-    "linear layers by oneDNN": "speed.onednn=false",
-    "the shared half of guidance": "speed.shared_half=false",
-    "prompts read once": "speed.prompts_once=false",
-    "flash attention": "speed.attention=math",
+TECHNIQUES = {  # the settings that turn each on, and off
+    "channels-last": ("speed.channels_last=true", "speed.channels_last=false"),
+    "linear layers by oneDNN": ("speed.onednn=true", "speed.onednn=false"),
+    "the shared prefix of guidance": ("speed.shared_prefix=true", "speed.shared_prefix=false"),
+    "flash attention": ("speed.attention=auto", "speed.attention=math"),
 }
 COMPILED = "speed.compile=true"
-NONE = list(TECHNIQUES.values())
+
+
+def only(*names: str) -> list[str]:
+    """Return the settings that turn these techniques on, and the others off."""
+    return [on if name in names else off for name, (on, off) in TECHNIQUES.items()]
+
+
 WAYS = {
-    "none": NONE,
-    **{f"{name} alone": [other for other in NONE if other != setting] for name, setting in TECHNIQUES.items()},
-    "compiled alone": [*NONE, COMPILED],
-    "all": [],
-    **{f"all but {name}": [setting] for name, setting in TECHNIQUES.items()},
-    "all, and compiled": [COMPILED],
+    "none": only(),
+    **{f"{name} alone": only(name) for name in TECHNIQUES},
+    "compiled alone": [*only(), COMPILED],
+    "the default": [],
+    "all": only(*TECHNIQUES),
+    **{f"all but {name}": only(*(other for other in TECHNIQUES if other != name)) for name in TECHNIQUES},
+    "all, and compiled": [*only(*TECHNIQUES), COMPILED],
 }
 _work: Callable[[], Tensor]  # in the process of each way
 _device: torch.device
