@@ -16,7 +16,7 @@ FLOORS = (
     "errors embedded",
     "rng settings profiling cache threads",
     "plugins weights images runner.tasks runner.claims runner.rates mixing.* metrics.*",
-    "mixing metrics sampling runner.prefetch runner.batch_size runner.console runner.status runner.process",
+    "mixing metrics sampling runner.prefetch runner.agreement runner.console runner.status runner.process",
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base features.base models.attention models.compile models.family models.linear models.shared_prefix",
     "data.protocol features.* models.loading",

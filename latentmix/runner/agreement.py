@@ -1,4 +1,4 @@
-"""The number of items per batch, which all workers of a run must agree on, since results depend on it (to rounding)."""
+"""Agreement on the number of items per batch, which all workers of a run must share, since results depend on it (to rounding)."""
 
 import json
 import time
