@@ -1,8 +1,8 @@
-"""Where the time of a command went: seconds by what they were spent on, for `--profile`.
+"""Where the time of a command goes: seconds by section, for `--profile`.
 
-Sections may lie within each other; the time of an inner one is its own and not the outer one's. Only the thread that
-takes the profile is timed; others work for it, and it waits for them. A GPU is waited for at the end of each section,
-which costs a little, and only while a profile is taken.
+Sections can be nested; the time of an inner one does not count for the outer one. Only the thread that takes the profile
+is timed: other threads work for it, and it waits for them. The end of each section waits for the GPU, which costs a
+little, and only while a profile is taken.
 """
 
 import sys
@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NETWORKS = ("diffusion", "VAE", "features", "text encoders")  # what all the rest is there for
-_profiles: list["Profile"] = []  # the one that is taken, if any
+NETWORKS = ("diffusion", "VAE", "features", "text encoders")  # sections in which a network works
+_profiles: list["Profile"] = []  # the one that is being taken, if any
 
 
 class Profile:
-    """`seconds` by section; what is in none is `other`."""
+    """`seconds` by section; time outside all sections is `other`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -29,22 +29,23 @@ class Profile:
 
     @property
     def in_networks(self) -> float:
-        """The share of the time that was spent in networks."""
+        """The share of the time in networks."""
         return sum(self.seconds.get(name, 0.0) for name in NETWORKS) / self.whole if self.whole else 0.0
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        self._pass()
+        """Within, time counts for this section."""
+        self._record()
         self._sections.append(name)
         try:
             yield
         finally:
-            _settle()
-            self._pass()
+            _wait_for_gpu()
+            self._record()
             self._sections.pop()
 
-    def _pass(self) -> None:
-        """The time since the last change of section goes to the one that is left."""
+    def _record(self) -> None:
+        """Add the time since the last call to the innermost section."""
         now = time.perf_counter()
         self.seconds[self._sections[-1]] = self.seconds.get(self._sections[-1], 0.0) + now - self._since
         self._since = now
@@ -52,28 +53,27 @@ class Profile:
 
 @contextmanager
 def profiled() -> Iterator[Profile]:
-    """Within, `spent` counts."""
+    """Within, take a profile."""
     profile = Profile()
     _profiles.append(profile)
     try:
         yield profile
     finally:
-        profile._pass()
+        profile._record()
         _profiles.remove(profile)
 
 
 @contextmanager
-def timed(on: str) -> Iterator[None]:
-    """Within, or in a function that is decorated by it, time counts as spent on this; free where none is asked for."""
+def timed(section: str) -> Iterator[None]:
+    """Within, or in a function that it decorates, time counts for a section. Does nothing if no profile is taken."""
     if not _profiles or _profiles[-1].thread != threading.get_ident():
         yield
         return
-    with _profiles[-1].section(on):
+    with _profiles[-1].section(section):
         yield
 
 
-def _settle() -> None:
-    """Wait for the GPU, where one is in use."""
-    torch = sys.modules.get("torch")  # which is not loaded for the sake of a clock
+def _wait_for_gpu() -> None:
+    torch = sys.modules.get("torch")  # not imported for this alone
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
