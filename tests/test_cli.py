@@ -4,6 +4,7 @@ beside them, and that whatever is wrong is said in one line."""
 import csv
 import json
 import math
+import os
 import resource
 import shlex
 import shutil
@@ -21,14 +22,15 @@ import pytest
 import torch
 import yaml
 from driver import Said, invoke
+from driver import rows as cached
 from PIL import Image
+from pipelines import FOLDER, SD, SIZE
 from safetensors.torch import load_file
 from scipy import stats
 
 from latentmix import cli
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
-from latentmix.embedded import embedded_folder
 from latentmix.experiment.draws import NOISE, Cell, subset
 from latentmix.experiment.experiment import Experiment
 from latentmix.metrics import METRICS
@@ -39,7 +41,7 @@ CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 CLASSES, NS, METHODS = ("star", "heart"), (2, 4), ("fix/0", "fix/chm")
 POOL, DRAWS, REFERENCE = 8, 6, 20
 STEPS = 4  # which divides 1000, as diffusers' scheduler wants it
-BASE = (
+SETTINGS = (
     "data.classes=[star,heart]",
     "n=[2,4]",
     "methods=[fix/0,fix/chm]",
@@ -49,6 +51,8 @@ BASE = (
     f"steps={STEPS}",
     "launch.threads=1",
 )
+BASE = (*SD, *SETTINGS)
+pytestmark = pytest.mark.usefixtures("random_pipelines")
 COMMANDS = (
     *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "status"),
     *("report", "bench", "doctor", "fetch", "cache", "check-inversion"),
@@ -86,7 +90,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.outputs / "tiny-shapes"
+        return self.outputs / "sd-shapes"
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -106,6 +110,11 @@ class Run:
             r for r in self.rows if (r["class"], r["n"], r["method"], r["metric"]) == (class_id, str(n), method, metric)
         )
         return row
+
+
+def pipeline_folder() -> Path:
+    """Return the folder of the pipeline that `BASE` runs."""
+    return Path(os.environ[FOLDER]) / "sd"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +188,7 @@ def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
     cells = [*product(map(str, NS), METHODS), ("0", "real")]
     wanted = sorted((c, *cell, metric) for c, cell, metric in product((*CLASSES, "all"), cells, metrics))
     assert sorted((r["class"], r["n"], r["method"], r["metric"]) for r in run.rows) == wanted
-    assert {(r["model"], r["data"], r["inversion"]) for r in run.rows} == {("tiny", "shapes", "ddim")}
+    assert {(r["model"], r["data"], r["inversion"]) for r in run.rows} == {("sd", "shapes", "ddim")}
 
 
 def test_values_lie_in_their_intervals_and_counts_are_right(run: Run) -> None:
@@ -242,17 +251,6 @@ def test_distances_image_by_image_average_to_the_table(run: Run) -> None:
 
 
 # The numbers by hand
-
-
-def cached(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """id -> row of a tensor, from the files of a folder of the cache, without its code."""
-    rows: dict[str, np.ndarray] = {}
-    for path in folder.glob("*.safetensors"):
-        content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        ids = json.loads(header["__metadata__"]["latentmix"])["about"]["ids"]
-        rows |= dict(zip(ids, load_file(path)[name].numpy().astype(np.float64), strict=True))
-    return rows
 
 
 def features(experiment: Experiment, cell: Cell, network: str) -> tuple[np.ndarray, np.ndarray]:
@@ -336,6 +334,20 @@ def test_methods_are_paired_with_fix_0(run: Run) -> None:
         assert row["count"] == a["count"]
 
 
+@pytest.mark.parametrize(
+    ("methods", "reference", "others"),
+    [("fix/chm,fix/0", "fix/0", {"fix/chm"}), ("nin/0,fix/chm,fix/0", "fix/0", {"nin/0", "fix/chm"})],
+)
+def test_fix_0_is_the_reference_wherever_it_stands(methods: str, reference: str, others: set[str], copy: Run) -> None:
+    few = ("metrics=[clip_distance]", "n=[2]", "keep=0", "overwrite=true")
+    done("sweep", *copy.arguments, f"methods=[{methods}]", *few)
+    rows = pairs_of(copy)
+    assert {(row["method"], row["reference"]) for row in rows} == {(other, reference) for other in others}
+    for row in rows:
+        a, b = (copy.row(row["class"], int(row["n"]), method, row["metric"]) for method in (row["method"], reference))
+        assert float(row["difference"]) == pytest.approx(float(a["value"]) - float(b["value"]), abs=1e-12)
+
+
 def test_pairs_by_hand(run: Run) -> None:
     """Student's paired interval of the distances image by image, and the share of draws in which fix/chm is nearer."""
     images = pq.read_table(run.folder / "images.parquet").to_pylist()
@@ -372,7 +384,7 @@ def test_random_latents_are_a_control(copy: Run) -> None:
     assert torch.equal(experiment.noise("star", [5])[0], z[5])
     assert not torch.equal(experiment.noise("heart", [5])[0], z[5])
     cell = Cell("star", 0, NOISE)
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(embedded_folder("tiny"), dtype=torch.float32)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(pipeline_folder(), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     image = pipeline(
@@ -386,7 +398,7 @@ def test_features_are_those_of_the_pictures_and_of_the_class(run: Run) -> None:
     experiment, cell = run.experiment, Cell("heart", 4, Method("fix", "chm"))
     with Image.open(experiment.layout.image_path(cell, 3)) as image:
         image_path = np.asarray(image)
-    real = Shapes().images("heart", 2)[1].pixels(64)
+    real = Shapes().images("heart", 2)[1].pixels(SIZE)
     for network in experiment.networks:
         made = cached(experiment.layout.features(cell, experiment.networks[network]).folder, "features")["000003"]
         of_real = cached(experiment.layout.references("heart", experiment.networks[network]).folder, "features")[
@@ -402,7 +414,7 @@ def test_a_picture_is_what_diffusers_makes_of_the_same_latents(run: Run) -> None
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    experiment, folder, draw = run.experiment, embedded_folder("tiny"), 2
+    experiment, folder, draw = run.experiment, pipeline_folder(), 2
     latents = cached(experiment.layout.latents("star").folder, "latents")
     chosen = np.stack([latents[f"star/{i}"] for i in subset(0, "star", draw, POOL)[:4]])
     mean = chosen.mean(0)
@@ -444,8 +456,8 @@ def test_stage_by_stage_gives_what_a_sweep_gives(run: Run, tmp_path: Path) -> No
     for command in ("invert", "mix", "generate", "evaluate"):
         done(command, *BASE, outputs)
     for name in ("metrics.csv", "pairs.csv", "images.parquet"):
-        assert (tmp_path / "tiny-shapes" / name).read_bytes() == (run.folder / name).read_bytes()
-    pictures = tmp_path / "tiny-shapes" / "images"
+        assert (tmp_path / "sd-shapes" / name).read_bytes() == (run.folder / name).read_bytes()
+    pictures = tmp_path / "sd-shapes" / "images"
     assert len(list(pictures.rglob("*.png"))) == IMAGES
     kept = run.experiment.layout.image_path(Cell("heart", 4, Method("fix", "chm")), 1)
     assert (pictures / "heart" / "fix-chm" / "N=004" / "000001.png").read_bytes() == kept.read_bytes()
@@ -552,7 +564,7 @@ def test_mix_with_weights(copy: Run) -> None:
         mixed = mix(z, weights, method)
         torch.testing.assert_close(load_file(latent)["latents"], mixed, rtol=0, atol=0)
         with Image.open(image_path) as image:
-            assert (image.mode, image.size) == ("RGB", (64, 64))
+            assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
             pictures.append(image.tobytes())
     assert pictures[0] != pictures[1]
 
@@ -639,7 +651,7 @@ def test_figures_that_do_not_exist(tmp_path: Path) -> None:
 )
 def test_mistakes_are_refused_in_one_line_before_any_work(wrong: tuple[str, ...], reason: str, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
-    assert reason in refusal("sweep", *BASE, f"outputs={outputs}", *wrong)
+    assert reason in refusal("sweep", *SETTINGS, f"outputs={outputs}", *wrong)
     assert not outputs.exists()
 
 
@@ -686,12 +698,14 @@ def test_nan_in_an_inversion_is_refused_and_not_kept(tmp_path: Path, monkeypatch
 
 
 def test_nan_in_a_generation_is_refused_and_not_kept(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = files(copy.outputs)
+    before = files(copy.outputs / "cache") | files(copy.folder)
     break_down(monkeypatch)
     said = invoke("sweep", *copy.arguments, "n=[3]", "methods=[nin/m]", "overwrite=true")
     assert said.code == 2
     assert "NaN or infinity came up in generating star, N = 3, nin/m" in said.err.splitlines()[-1]
-    assert files(copy.outputs) == before
+    after = files(copy.outputs / "cache") | files(copy.folder)
+    assert after.keys() == before.keys()
+    assert {name for name in before if after[name] != before[name]} <= {"cache.json"}  # the folders that a run uses
 
 
 # Folders of images
