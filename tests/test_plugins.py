@@ -65,7 +65,8 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(environment: dict[str, str], flat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("outputs")
     settings = [*SETTINGS, f"model.path={flat}", f"outputs={outputs}"]
-    commands = [["sweep", *settings], ["report", str(outputs / "run")]]
+    check = ["check-inversion", "damped", "model=flat", f"model.path={flat}"]
+    commands = [check, ["sweep", *settings], ["report", str(outputs / "run")]]
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(commands)], env=environment, capture_output=True, text=True, timeout=900
     )
