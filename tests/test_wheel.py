@@ -35,3 +35,4 @@ def test_wheel_works_outside_its_checkout(tmp_path: Path) -> None:
     for line in found.stdout.splitlines():
         assert Path(line).is_relative_to(site), line
     assert (site / "latentmix" / "embedded" / "clip" / "open_clip_model.safetensors").stat().st_size > 100_000
+    assert (site / "latentmix" / "embedded" / "architectures" / "sd15" / "model_index.json").is_file()
