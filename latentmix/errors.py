@@ -1,4 +1,4 @@
-"""The one exception that users see: a single line that says what is wrong and what to do."""
+"""The exceptions that users see: one line that says what is wrong and what to do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints it without a traceback and exits with `exit_code`."""
+    """An error that the user can correct. The command line prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 2
 
@@ -28,14 +28,14 @@ def retry_lost_rows(command: Callable[[], Result]) -> Result:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and `kill` send it, which is taken as Ctrl-C is."""
+    """SIGTERM, as schedulers and `kill` send it; it is handled like Ctrl-C."""
 
 
 STOPPED = "stopped; what is finished is kept, and the same command continues from there"
 
 
 class Interrupted(UserError):
-    """The user or the system stopped the work: `exit_code` is 128 and the signal's number, as a shell has it."""
+    """The user or the system stopped the work. `exit_code` is 128 plus the signal's number, as in a shell."""
 
     def __init__(self, text: str, stop: KeyboardInterrupt | None = None) -> None:
         super().__init__(text)
