@@ -165,7 +165,8 @@ def test_the_examples_are_made_of_keys_that_exist() -> None:
     for line in lines:
         name, command, *words = shlex.split(line)
         assert (name, command in COMMANDS) == ("latentmix", True)
-        compose([word for word in words if "=" in word and not word.startswith("-")])
+        preset = [f"inversion={words[0]}"] if command == "check-inversion" else []
+        compose(preset + [word for word in words if "=" in word and not word.startswith("-")])
 
 
 def test_without_a_command_the_help_appears() -> None:
