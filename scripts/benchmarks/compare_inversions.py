@@ -1,9 +1,9 @@
-"""Every inversion beside every way of mixing, on an embedded model: the tables of docs/inversions.md.
+"""Compare every inversion with every way of mixing, on an embedded model: the tables of docs/inversions.md.
 
     python scripts/benchmarks/compare_inversions.py --model tiny > tiny.md
 
-For each preset: the round trip of a pool of images (reconstruction.csv), the diagnosis of its latents (diagnosis.json)
-and a sweep at one N (metrics.csv), by the command line's own parts, so it resumes and shares their cache.
+For each preset, run `latentmix reconstruct`, `diagnose` and a `sweep` at one N, and collect numbers from their files
+(reconstruction.csv, diagnosis.json, metrics.csv). The script resumes like these commands, and shares their cache.
 """
 
 import argparse
@@ -23,7 +23,7 @@ METHODS = ("fix/0", "fix/m", "fix/chm", "fix/lp", "nin/chm", "lol/chm", "slerp/0
 
 
 def command(name: str, *overrides: str) -> None:
-    """A command of latentmix, its tables kept from standard output."""
+    """Run a command of latentmix without printing its tables."""
     sys.argv = ["latentmix", name, *overrides]
     with contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -34,7 +34,7 @@ def command(name: str, *overrides: str) -> None:
 
 
 def measured(preset: str, given: argparse.Namespace) -> tuple[list[str], dict[str, list[str]]]:
-    """A row of the first table, and of each metric's."""
+    """Return a row of the first table, and one of each metric's table."""
     name = f"inversions-{given.model}-{preset}"
     classes = f"data.classes=[{','.join(given.classes)}]"
     common = [f"model={given.model}", f"inversion={preset}", f"outputs={given.outputs}", f"name={name}", classes]
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as of latentmix, KEY=VALUE")
     given = parser.parse_args()
     results = [measured(preset, given) for preset in given.presets]
-    head = ["inversion", "evaluations", "back", "PSNR, dB", "latents' RMSE", "norm / √L"]
+    head = ["inversion", "NFE of inversion", "NFE of generation", "PSNR, dB", "latents' RMSE", "norm / √L"]
     print(table([*head, "channel bias² · 1000", "spatial bias² · 1000"], [first for first, _ in results]))
     for metric in given.metrics:
         print(f"`{metric}` at N = {given.n}:\n")

@@ -1,9 +1,9 @@
-"""A day's run in miniature: 100,000 mixed latents through `latentmix sweep` itself, its memory and open files watched.
+"""Watch the memory and open files of a long run: a `latentmix sweep` that generates from 100,000 mixed latents.
 
     python scripts/benchmarks/measure_day.py
 
-One step of `tiny` without guidance, so that it takes minutes instead of a day: every batch goes through what it goes
-through in a real run. A row for each tenth of the images, and one for what came after them: evaluating and drawing.
+The run takes one step of `tiny` without guidance, so it takes minutes instead of a day. Each batch still goes through all
+stages of a real run. Prints a row for each tenth of the images, and one for evaluating and drawing.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def generated(work: Path) -> int:
 
 
 def resident(process: int) -> float:
-    """MiB."""
+    """Return the resident memory of a process, in MiB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 

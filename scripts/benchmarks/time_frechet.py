@@ -1,10 +1,11 @@
-"""How long a Fréchet distance takes through the nuclear norm, and through scipy's square root of a matrix.
+"""Time the Fréchet distance by the nuclear norm, as latentmix computes it, and by scipy's matrix square root.
 
     python scripts/benchmarks/time_frechet.py
 
-On correlated Gaussian features of 2048 numbers, in turn, so that both see the same machine: 1000 generated against 1000
-real ones, whose covariances are singular, and by --full as many as make them regular, where both must agree. Prints the
-median of each, their ratio, and how far apart the values are.
+The input is 1000 generated and 1000 real feature vectors of 2048 correlated Gaussian numbers, whose covariances are
+singular. With --full, a second comparison has enough vectors for regular covariances, where both values must agree. The two
+are timed in turn, on the same machine. Prints the median time of each, their ratio, and the relative difference of the
+values.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from latentmix.metrics import frechet_distance
 
 
 def by_scipy(x: Tensor, y: Tensor) -> float:
-    """As pytorch-fid does, from covariances in float64."""
+    """Return the distance as pytorch-fid computes it, from covariances in float64."""
     a, b = (np.cov(f.numpy(), rowvar=False) for f in (x, y))
     apart = x.numpy().mean(0) - y.numpy().mean(0)
     return float(apart @ apart + np.trace(a) + np.trace(b) - 2 * np.trace(np.real(sqrtm(a @ b))))

@@ -1,9 +1,10 @@
-"""How long the paper's six methods take beside the matrix product that they share.
+"""Time the paper's six methods beside the matrix product that they share.
 
     python scripts/benchmarks/time_mixing.py
 
-1000 draws at each of seven N from a pool of 1300 latents of 4 × 64 × 64: W [7000, 1300] @ Z [1300, 16384], and
-`mixtures` of the same, in turn, so that both see the same machine. Prints the median of each and of their ratios.
+There are 1000 draws at each of seven N, from a pool of 1300 latents of 4 × 64 × 64. The product is W [7000, 1300] @
+Z [1300, 16384]; `mixtures` gets the same input. The two are timed in turn, on the same machine. Prints the median time of
+each, and the median of their ratios.
 """
 
 import argparse

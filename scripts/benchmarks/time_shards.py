@@ -1,4 +1,4 @@
-"""How long the same sweep takes by one worker and by several on this machine: the table of docs/scaling.md.
+"""Time the same sweep by one worker and by several on this machine: the table of docs/scaling.md.
 
 python scripts/benchmarks/time_shards.py [WORKERSxTHREADS]... [-- KEY=VALUE...]
 """
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def seconds(workers: str, threads: str, more: list[str]) -> float:
-    """From the command to its results, in a folder where nothing is done yet."""
+    """Return the time of the whole command, in a folder where nothing is done yet."""
     with tempfile.TemporaryDirectory() as outputs:
         where = [f"launch.workers={workers}", f"launch.threads={threads}", f"outputs={outputs}"]
         start = time.monotonic()

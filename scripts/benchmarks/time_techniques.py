@@ -1,8 +1,8 @@
-"""What each technique saves: images a second with none of them, with each alone, with all, and with all but each.
+"""Time each technique of docs/performance.md: none of them, each alone, all, all but each, and the default.
 
 python scripts/benchmarks/time_techniques.py [KEY=VALUE]... [--rounds N] [--cpu]
 
-Each way has a process of its own, and they take turns, so that all see the same machine; the best round counts.
+Each way has a process of its own. They take turns, on the same machine, and the best round counts.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def load_plain(settings: list[str]) -> None:
 
 
 def seconds(cpu: bool) -> float:
-    """By the clock on the wall, or of the CPU alone, which does not mind who else is at work."""
+    """Return the time of one batch: by the clock or, if `cpu`, CPU time, which other processes hardly affect."""
     start = time.process_time()
     took = benchmark._seconds(_work, _device)
     return time.process_time() - start if cpu else took
