@@ -20,6 +20,7 @@ from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
 from latentmix.inversion.fixed_point import FixedPointSettings
 from latentmix.mixing import Method
+from latentmix.models.pipeline import find
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]
@@ -599,3 +600,7 @@ def test_a_path_in_the_home_folder(key: str, more: list[str], quoted: str) -> No
             config = getattr(config, part)
         assert str(config) == str(Path(given).expanduser()) and "~" not in str(config)
     assert compose(["outputs='a~b'"]).outputs == Path("a~b")
+
+
+def test_an_embedded_model_is_found_whatever_its_name() -> None:
+    assert find(compose(["model.name=other"]).model) == find(compose([]).model)

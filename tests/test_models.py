@@ -453,7 +453,7 @@ def refusal(act: Callable[[], Any]) -> str:
 
 
 def at(path: Path) -> ModelConfig:
-    return replace(embedded_config(), embedded=False, path=str(path))
+    return replace(embedded_config(), embedded=None, path=str(path))
 
 
 def copied(folder: Path, place: Path) -> Path:
@@ -589,7 +589,7 @@ def test_more_steps_than_the_model_was_trained_on_are_refused(random_folder: Pat
 
 
 def test_a_model_that_is_nowhere_is_asked_for() -> None:
-    text = refusal(lambda: find(replace(embedded_config(), embedded=False, name="mine")))
+    text = refusal(lambda: find(replace(embedded_config(), embedded=None, name="mine")))
     assert "'mine'" in text
     assert "model.path=FOLDER" in text
 

@@ -438,7 +438,7 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def at(folder: Path, pickled: bool = False) -> ModelConfig:
-    return replace(compose([]).model, embedded=False, path=str(folder), pickled=pickled)
+    return replace(compose([]).model, embedded=None, path=str(folder), pickled=pickled)
 
 
 def used(config: ModelConfig) -> torch.Tensor:

@@ -20,8 +20,8 @@ def find(config: ModelConfig) -> Path:
     """
     if config.path is not None:
         return _checked(Path(config.path).expanduser(), config.pickled)
-    if config.embedded:
-        return _checked(embedded_folder(config.name))
+    if config.embedded is not None:
+        return _checked(embedded_folder(config.embedded))
     if config.hub is None:
         raise UserError(f"model {config.name!r} says neither path nor hub; give the folder with model.path=FOLDER")
     return _checked(_snapshot(config.hub, config.revision))

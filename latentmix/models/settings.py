@@ -24,7 +24,7 @@ class ModelConfig:
     hub: str | None = None
     revision: str | None = None
     architecture: str | None = None  # the published one that a dry run plans with while the files are not here
-    embedded: bool = False
+    embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
