@@ -7,19 +7,19 @@ UV := $(BIN)/uv
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 
-# glibc's malloc gives large blocks back to the system at every step, a third of the time on a CPU.
+# Otherwise glibc's malloc returns large blocks to the system at every step, which takes a third of the time on a CPU.
 export MALLOC_TRIM_THRESHOLD_ := 4000000000
 export MALLOC_MMAP_THRESHOLD_ := 4000000000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Another model than an experiment's own has a folder of its own.
+# With MODEL, results go to a folder of their own.
 NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 
-# Stable Diffusion takes its images from ImageNet on the hub, or from DATA=imagenet ARGS=data.path=DIR; figures 3 and 5
-# are of images that the model itself made.
+# Stable Diffusion uses ImageNet from the hub, or from a folder with DATA=imagenet ARGS=data.path=DIR. Figures 3 and 5 use
+# images that the model itself generates.
 DATA ?= $(if $(filter sd%,$(MODEL)),imagenet-hub)
 FIGURES := $(addprefix fig,1 2 3 4 5 6 7 8 9 10 11 12)
-# Figures of pictures need few images, so the stream from the hub may end early.
+# Figures of images need few real images, so the stream from the hub may end early.
 FEW = $(if $(filter imagenet-hub,$(DATA)),$(if $(filter fig7,$@),,data.limit=128))
 OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if $(DATA),data=$(DATA) $(FEW)))
 
@@ -29,34 +29,34 @@ OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if
 .NOTPARALLEL:
 .PHONY: help setup demo figures $(FIGURES) test test-slurm test-faults lint format typecheck lock clean always
 
-help: ## List these targets
+help: ## List the targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(READY) ## Make .venv with what requirements.lock says (the other targets do this when needed)
+setup: $(READY) ## Install the versions of requirements.lock into .venv (other targets do this when needed)
 
-demo: $(READY) ## Run the demo experiment; MODEL=x takes another model
+demo: $(READY) ## Run the demo experiment; MODEL=x uses another model
 	$(BIN)/latentmix sweep experiment=demo $(NAMED) $(ARGS)
 
-figures: $(FIGURES) ## Make every figure of the paper; MODEL=sd15 on Stable Diffusion 1.5 and 3.5
+figures: $(FIGURES) ## Make all figures of the paper; MODEL=sd15 uses Stable Diffusion 1.5 and 3.5
 
 $(FIGURES): $(READY) always
 	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
 
-fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo draws fig1, fig4 or fig7 of another experiment
+fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo makes fig1, fig4 or fig7 of the demo
 	@echo "there is no figure $@; there are $(FIGURES)" >&2; exit 2
 
-test: $(READY) ## Run the tests, but for the one on Slurm, in two processes; WORKERS=0 stays in one
+test: $(READY) ## Run all tests except the one on Slurm, in two processes; WORKERS=0 uses one
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slurm' -n $(or $(WORKERS),2) --dist loadfile $(ARGS)
 
-test-slurm: $(READY) ## Run the one on a Slurm of this machine alone; needs root, and installs Debian's slurm-wlm
+test-slurm: $(READY) ## Run the test on Slurm, on this machine alone; needs root, installs Debian's slurm-wlm
 	@[ "$$(id -u)" = 0 ] || { echo "make test-slurm starts Slurm's daemons, which needs root" >&2; exit 1; }
 	@{ command -v slurmctld && command -v slurmd && command -v sbatch; } >/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm >/dev/null; } || { \
 	  echo "make test-slurm could not install Slurm; install slurmctld, slurmd and sbatch, then run it again" >&2; exit 1; }
 	$(BIN)/pytest -m slurm tests/test_slurm.py $(ARGS)
 
-test-faults: $(READY) ## Kill 120 runs, fill disks, damage files; KILLS=x kills more, SEED=x repeats what a failure says
+test-faults: $(READY) ## Kill 120 runs, fill disks, damage files; KILLS=x kills more, SEED=x repeats a failed test
 	@seed=$${SEED:-$$(date +%s)}; echo "SEED=$$seed"; \
 	  LATENTMIX_KILLS=$${KILLS:-120} LATENTMIX_SEED=$$seed $(BIN)/pytest tests/test_faults.py $(ARGS)
 
@@ -64,22 +64,22 @@ lint: $(READY) ## Check style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: $(READY) ## Mend style where ruff can
+format: $(READY) ## Correct style where ruff can
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
 typecheck: $(READY) ## Check types
 	$(BIN)/mypy $(ARGS)
 
-lock: $(UV) ## Bring requirements.lock up to date with pyproject.toml; ARGS=--upgrade takes newer versions
+lock: $(UV) ## Update requirements.lock after a change of pyproject.toml; ARGS=--upgrade takes newer versions
 	$(UV) pip compile pyproject.toml --extra dev --no-emit-package latentmix --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --quiet -o requirements.lock $(ARGS)
 
-clean: ## Remove .venv and the tools' caches; outputs/ stays
+clean: ## Remove .venv and the caches of tools; outputs/ stays
 	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find latentmix scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
-# uv takes half an installed package for a whole one, so a set-up that was cut off begins again.
+# uv takes a half-installed package for a complete one, so an interrupted set-up starts again from nothing.
 ifneq ($(wildcard $(UNFINISHED)),)
 .PHONY: $(UV)
 endif
