@@ -285,7 +285,7 @@ KINDS = {
     "features of real images": "cache/references/*/*/*.safetensors",
     "features": "cache/cells/*/features-*/*.safetensors",
     "centroids": "cache/cells/*/centroids/*.safetensors",
-    "pictures": "cache/cells/*/pictures/*.png",
+    "pictures": "cache/cells/*/images/*.png",
 }
 
 
