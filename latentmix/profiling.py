@@ -1,8 +1,8 @@
 """Where the time of a command goes: seconds by section, for `--profile`.
 
-Sections can be nested; the time of an inner one does not count for the outer one. Only the thread that takes the profile
-is timed: other threads work for it, and it waits for them. The end of each section waits for the GPU, which costs a
-little, and only while a profile is taken.
+Sections can be nested; the time of an inner one does not count for the outer one. Only the thread that takes the
+profile is timed: other threads work for it, and it waits for them. The end of each section waits for the GPU, which
+costs a little, and only while a profile is taken.
 """
 
 import sys

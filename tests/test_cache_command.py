@@ -208,7 +208,14 @@ def test_no_cache(tmp_path: Path) -> None:
 
 def test_every_command_notes_all_that_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw_run", lambda *_: [])
-    few = ("data=synthetic", "data.classes=[star]", "data.reference=2", "n=[2]", "methods=[fix/0]", "controls=[noise]")
+    few: tuple[str, ...] = (
+        "data=synthetic",
+        "data.classes=[star]",
+        "data.reference=2",
+        "n=[2]",
+        "methods=[fix/0]",
+        "controls=[noise]",
+    )
     few += ("metrics=[fid,clip_score,diversity]", "pool=2", "draws=2", "keep=1", "steps=1", "batch=2")
     for command in ("generate", "sweep", "mix", "reconstruct", "probe"):
         assert invoke(command, *few, f"outputs={tmp_path}", f"name={command}").code == 0

@@ -24,7 +24,7 @@ from latentmix.commands import evaluate, generate, invert, mix, reconstruct
 from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.experiment import batch_size, sizes
+from latentmix.experiment import batch_size, disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
 from latentmix.experiment.stages import INVERT
@@ -212,7 +212,7 @@ def test_images_that_the_model_generates_wait_for_it(offline: list[str], empty_c
     assert fake_hub.states(sd15(*settings), invert.STAGES) == expected
     fake_hub.in_cache(fake_hub.pipeline(empty_caches / "pipeline"), SD15, fake_hub.REVISION)
     assert finding(sd15(*settings), "data").state == "ok"
-    assert sizes.synthetic_images(sd15(*settings)) == 6 * 2 * 512**2
+    assert disk_sizes.synthetic_images(sd15(*settings)) == 6 * 2 * 512**2
 
 
 # Disk space
@@ -249,7 +249,7 @@ def test_what_is_written_already_is_not_counted_again(monkeypatch: pytest.Monkey
         if write := task.compute(task.read()):
             write()
     written = sum(file.stat().st_size for file in (small.config.cache / "latents").rglob("*.safetensors"))
-    assert 1 <= written / sizes.latents(small) < 1.2
+    assert 1 <= written / disk_sizes.latents(small) < 1.2
     assert finding(small, "disk", invert.STAGES).state == "ok"
 
 

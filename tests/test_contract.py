@@ -14,7 +14,7 @@ from latentmix import sampling
 from latentmix.compose import compose
 from latentmix.inversion import INVERSIONS, ddim
 from latentmix.inversion.base import Inversion, InversionSettings, State, generate
-from latentmix.inversion.contract import CHECKS, Finding, Trial, check
+from latentmix.inversion.contract_check import CHECKS, Finding, Trial, check
 from latentmix.models.protocol import Conditioning, Model, predictor
 
 PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))

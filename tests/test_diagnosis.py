@@ -30,7 +30,7 @@ from latentmix.diagnosis import (
     terminal,
 )
 from latentmix.embedded import embedded_folder
-from latentmix.experiment.bias import sizes
+from latentmix.experiment.diagnosis import sizes
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
 from latentmix.mixing import mix

@@ -21,7 +21,7 @@ from latentmix.checks import downloads, require
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.commands import generate, invert
 from latentmix.errors import UserError
-from latentmix.experiment import sizes
+from latentmix.experiment import disk_sizes
 from latentmix.experiment.sweep import SWEEP
 from latentmix.models.pipeline import wanted_files
 
@@ -166,14 +166,14 @@ def test_dinov2_is_found_in_the_hubs_cache_and_in_a_folder(empty_caches: Path, o
     assert "hf download facebook/dinov2-large config.json model.safetensors" in found.advice[0]
     in_cache(folder_of(empty_caches / "files", *DINOV2_FILES), "facebook/dinov2-large")
     assert finding(large, "features").state == "ok"
-    assert sizes.features(large) == 4 * (1024 + 64) * 4
+    assert disk_sizes.features(large) == 4 * (1024 + 64) * 4
     assert finding(experiment("model.features=dinov2-vits14"), "features").state == "missing"
 
     folder_of(mine, *DINOV2_FILES)
     assert "holds no DINOv2" in text(experiment(f"model.features={mine}"), "features")
     (mine / "config.json").write_text(json.dumps({"model_type": "dinov2", "hidden_size": 12}))
     assert text(experiment(f"model.features={mine}"), "features") == f"DINOv2 (mine) is in {mine}"
-    assert sizes.features(experiment(f"model.features={mine}")) == 4 * (12 + 64) * 4
+    assert disk_sizes.features(experiment(f"model.features={mine}")) == 4 * (12 + 64) * 4
     assert not offline
 
 

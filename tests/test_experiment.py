@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentmix.compose import compose
-from latentmix.experiment.batches import padded
 from latentmix.experiment.draws import Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import padded
 from latentmix.features import Network
 from latentmix.mixing import Method
 from latentmix.runner.tasks import split

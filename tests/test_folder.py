@@ -10,9 +10,9 @@ from driver import invoke
 from PIL import Image, ImageFile
 
 from latentmix.data import checked as notes
-from latentmix.data import files, kept
-from latentmix.data.files import Rules
+from latentmix.data import decoded_images, image_files
 from latentmix.data.folder import Folder
+from latentmix.data.image_files import Rules
 from latentmix.errors import UserError
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
@@ -25,10 +25,10 @@ SKIPPED = "the next image is taken instead"
 def own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is known of images from other tests, and nothing gets into the user's cache."""
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
-    kept.KEPT.clear()
-    files.warn_once.cache_clear()
+    decoded_images.KEPT.clear()
+    image_files.warn_once.cache_clear()
     yield
-    kept.KEPT.clear()
+    decoded_images.KEPT.clear()
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_an_image_is_decoded_once_by_the_first_run_and_by_later_ones(hats: Path,
         save(hats / f"{blue}.png", (0, 0, blue))
     use(hats.parent)
     assert len(decoded) == 6
-    kept.KEPT.clear()  # as in another process
+    decoded_images.KEPT.clear()  # as in another process
     use(hats.parent)
     assert len(decoded) == 12
     Folder(hats.parent).images("hat")  # planned again, without a use
@@ -191,12 +191,12 @@ def test_what_has_no_room_is_decoded_again_and_the_same(
 ) -> None:
     for blue in range(6):
         save(hats / f"{blue}.png", (0, 0, blue))
-    monkeypatch.setattr(kept.KEPT, "budget", 3 * 4 * 64)
+    monkeypatch.setattr(decoded_images.KEPT, "budget", 3 * 4 * 64)
     first = first_blue(hats.parent)
     assert first == first_blue(hats.parent) == list(range(6))
     assert len(decoded) > 6
-    monkeypatch.setattr(kept.KEPT, "budget", 0)
-    kept.KEPT.clear()
+    monkeypatch.setattr(decoded_images.KEPT, "budget", 0)
+    decoded_images.KEPT.clear()
     assert first_blue(hats.parent) == first
 
 
@@ -211,7 +211,7 @@ def test_the_id_follows_the_bytes_and_a_change_is_noticed(hats: Path, monkeypatc
     assert (renamed.pixels(8) == RED).all()  # as it was checked, and is kept in memory
     (after,) = Folder(hats.parent).images("hat")
     assert after.id != before.id and (after.pixels(8) == BLUE).all()
-    kept.KEPT.clear()
+    decoded_images.KEPT.clear()
     assert "has changed since it was checked; bring it back" in refusal(lambda: renamed.pixels(8))
     (hats / "b.png").unlink()
     assert "can't be read any more: [Errno 2]" in refusal(lambda: renamed.pixels(8))

@@ -19,10 +19,10 @@ from PIL import Image
 
 from latentmix.cache import user_cache
 from latentmix.compose import compose
-from latentmix.data import Source, choose, files, imagenet_names, load_dataset
+from latentmix.data import Source, choose, image_files, imagenet_names, load_dataset
 from latentmix.data import checked as notes
-from latentmix.data.files import Rules
 from latentmix.data.folder import Folder
+from latentmix.data.image_files import Rules
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.imagenet_names import names, resolve, synsets, title
 from latentmix.data.shapes import SHAPES, Shapes
@@ -292,24 +292,24 @@ def test_what_a_kind_of_data_needs_is_asked_for(kind: str, needed: str) -> None:
 
 
 @pytest.fixture
-def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[files.Blob]:
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[image_files.Blob]:
     """The images that are checked by their content. What has been still for a moment is remembered."""
-    checked: list[files.Blob] = []
-    check = files._check
+    checked: list[image_files.Blob] = []
+    check = image_files._check
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(notes, "WORTHWHILE", 0)
     monkeypatch.setattr(notes, "SETTLED", -1e18)
 
-    def noted(blob: files.Blob, *more: Any) -> str:
+    def noted(blob: image_files.Blob, *more: Any) -> str:
         checked.append(blob)
         return check(blob, *more)
 
-    monkeypatch.setattr(files, "_check", noted)
+    monkeypatch.setattr(image_files, "_check", noted)
     return checked
 
 
 @pytest.mark.parametrize("layout", ["train/", "train/tars", "archive"])
-def test_whole_images_are_checked_once(tmp_path: Path, remembered: list[files.Blob], layout: str) -> None:
+def test_whole_images_are_checked_once(tmp_path: Path, remembered: list[image_files.Blob], layout: str) -> None:
     path = build(tmp_path, layout)
     first = [source.id for class_id in CLASSES for source in ImageNet(path).images(class_id)]
     assert len(remembered) == len(set(first)) == 6
@@ -319,7 +319,7 @@ def test_whole_images_are_checked_once(tmp_path: Path, remembered: list[files.Bl
     assert len(remembered) == 9
 
 
-def test_an_image_that_changed_is_checked_again(tmp_path: Path, remembered: list[files.Blob]) -> None:
+def test_an_image_that_changed_is_checked_again(tmp_path: Path, remembered: list[image_files.Blob]) -> None:
     path = build(tmp_path, "")
     file = path / FROG / f"{FROG}_60.JPEG"
     before = ImageNet(path).images(FROG)[0].id
@@ -345,7 +345,7 @@ def test_recent_changes_and_short_checks_leave_nothing_in_the_users_cache(
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_does_no_harm(
-    tmp_path: Path, remembered: list[files.Blob]
+    tmp_path: Path, remembered: list[image_files.Blob]
 ) -> None:
     path = build(tmp_path, "")
     ImageNet(path).images(FROG)

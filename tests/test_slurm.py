@@ -17,7 +17,7 @@ from latentmix.compose import compose
 from latentmix.config import result_settings
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import GENERATE, INVERT
-from latentmix.runner.agreement import BatchSize
+from latentmix.runner.batch_agreement import BatchSize
 from latentmix.runner.claims import LOST_AFTER, Claims
 from latentmix.runner.executor import Executor
 from latentmix.runner.status import workers

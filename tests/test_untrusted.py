@@ -29,9 +29,9 @@ from latentmix.cache import file_name
 from latentmix.commands.session import rates
 from latentmix.compose import compose
 from latentmix.data import choose
-from latentmix.data.files import Rules
 from latentmix.data.folder import Folder
 from latentmix.data.hub import Hub
+from latentmix.data.image_files import Rules
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.synthetic import Synthetic
 from latentmix.embedded import embedded_folder

@@ -26,8 +26,8 @@ from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.experiment import stages
 from latentmix.experiment.batch_size import shared_batch_size
-from latentmix.experiment.batches import Loaded
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import Loaded
 from latentmix.experiment.sweep import SWEEP
 from latentmix.runner import slurm
 from latentmix.runner.claims import Claims, Shard

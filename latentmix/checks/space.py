@@ -13,7 +13,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 from latentmix.models.pipeline import find, network_files
 from latentmix.threads import usable_cores
-from latentmix.weights import parameters
+from latentmix.weight_files import parameters
 
 
 def check_device(experiment: Experiment) -> Finding:

@@ -4,10 +4,10 @@ import torch
 
 from latentmix import checks
 from latentmix.commands import session
-from latentmix.experiment.batches import pixels
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import pixels
 from latentmix.experiment.stages import INVERT
-from latentmix.inversion.contract import Trial, check
+from latentmix.inversion.contract_check import Trial, check
 
 IMAGES = 3
 
@@ -29,5 +29,5 @@ def run(experiment: Experiment) -> bool:
     )
     findings = check(trial)
     for finding in findings:
-        session.say(f"{'ok' if finding.passed else 'broken':<8}{finding.name:<14}{finding.detail}")
+        session.say(f"{'ok' if finding.passed else 'broken':<8}{finding.name:<26}{finding.detail}")
     return all(finding.passed for finding in findings)

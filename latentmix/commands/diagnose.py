@@ -13,7 +13,7 @@ from rich.table import Table
 from latentmix.cache import write_json
 from latentmix.commands import session
 from latentmix.diagnosis import Diagnosis
-from latentmix.experiment.bias import diagnose_class
+from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
 from latentmix.figures.growth import draw_growth

@@ -10,8 +10,8 @@ from latentmix import checks
 from latentmix.cache import file_name, load_tensors, save_tensors
 from latentmix.commands import session
 from latentmix.errors import UserError
-from latentmix.experiment.batches import generate
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import generate
 from latentmix.experiment.stages import INVERT, MIX, SYNTHESIZE
 from latentmix.images import write_image
 from latentmix.mixing import Method, mix

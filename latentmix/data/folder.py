@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from latentmix.data.files import Blob, Rules, image_files, is_image, listing, sources, warn_once
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources, warn_once
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError

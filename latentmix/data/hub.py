@@ -15,8 +15,8 @@ from typing import Any
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.data import imagenet_names
 from latentmix.data.decode import suffix
-from latentmix.data.files import Blob, Rules, digest, is_image, listing, sources
 from latentmix.data.hub_errors import EXPORT, explain, is_local
+from latentmix.data.image_files import Blob, Rules, digest, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import Interrupted, UserError

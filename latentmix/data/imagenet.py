@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from latentmix.data import imagenet_names
-from latentmix.data.files import Blob, Rules, image_files, is_image, listing, sources
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, first_few
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError

@@ -9,7 +9,7 @@ import torch
 
 from latentmix.cache import key, read_json, write_json
 from latentmix.experiment.experiment import Experiment
-from latentmix.runner.agreement import BatchSize, agree
+from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
 
 MAX_BATCH = 256  # images; no device gets faster beyond

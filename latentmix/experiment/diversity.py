@@ -14,10 +14,10 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
-from latentmix.experiment import folders
-from latentmix.experiment.batches import Loaded, padded, pixels
+from latentmix.experiment import cache_folders
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import MAX_PAIRS, Experiment
+from latentmix.experiment.generation import Loaded, padded, pixels
 from latentmix.experiment.stages import StageType
 from latentmix.images import read_image
 from latentmix.runner.tasks import Stage
@@ -58,7 +58,7 @@ def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
     return stage
 
 
-COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}), folders=folders.references)
+COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}), folders=cache_folders.references)
 
 
 def real_pairs(experiment: Experiment, class_id: str) -> Pairs:

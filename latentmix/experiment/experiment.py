@@ -11,9 +11,9 @@ from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
+from latentmix.experiment.cache_keys import Layout, schedule_key
 from latentmix.experiment.draws import NOISE, Cell, mixed_cells, random_latents
 from latentmix.experiment.latents import PoolLatents
-from latentmix.experiment.layout import Layout, schedule_key
 from latentmix.features import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion

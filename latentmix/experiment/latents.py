@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from latentmix.experiment.layout import Layout
+from latentmix.experiment.cache_keys import Layout
 from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.profiling import timed

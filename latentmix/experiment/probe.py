@@ -14,11 +14,11 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
-from latentmix.experiment import folders, sizes
-from latentmix.experiment.batches import padded, refuse_nan
+from latentmix.experiment import cache_folders, disk_sizes
+from latentmix.experiment.cache_keys import schedule_key
 from latentmix.experiment.draws import draw_id, random_latents
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.layout import schedule_key
+from latentmix.experiment.generation import padded, refuse_nan
 from latentmix.experiment.stages import StageType
 from latentmix.inversion.base import cfg_factor
 from latentmix.models.protocol import predictor
@@ -100,8 +100,8 @@ def probe_stage(probe: Probe) -> StageType:
     """Return the stage that generates a probe's latents. Both rows of the figure start from them."""
     return StageType(
         lambda experiment, batch_size: _plan_probe(experiment, probe, batch_size),
-        writes=lambda experiment: sizes.probe(experiment, len(probe.items)),
-        folders=lambda experiment: [*folders.latents(experiment), kept(experiment, probe).folder],
+        writes=lambda experiment: disk_sizes.probe(experiment, len(probe.items)),
+        folders=lambda experiment: [*cache_folders.latents(experiment), kept(experiment, probe).folder],
     )
 
 

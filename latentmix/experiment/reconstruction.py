@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from latentmix.experiment import folders, sizes
-from latentmix.experiment.batches import Loaded, generate, loader, padded
+from latentmix.experiment import cache_folders, disk_sizes
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import Loaded, generate, loader, padded
 from latentmix.experiment.stages import StageType
 from latentmix.runner.tasks import Stage
 
@@ -51,7 +51,9 @@ def _reconstruct(experiment: Experiment, class_id: str, real: Loaded[str], size:
     experiment.layout.reconstructions(class_id).write(ids, rows)
 
 
-RECONSTRUCT = StageType(_plan_reconstruction, frozenset({"pool"}), sizes.reconstructions, folders.reconstructions)
+RECONSTRUCT = StageType(
+    _plan_reconstruction, frozenset({"pool"}), disk_sizes.reconstructions, cache_folders.reconstructions
+)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

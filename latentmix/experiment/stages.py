@@ -21,10 +21,10 @@ from torch import Tensor
 from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
-from latentmix.experiment import folders, sizes
-from latentmix.experiment.batches import Loaded, generate, generate_plainly, loader, padded, refuse_nan
+from latentmix.experiment import cache_folders, disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, uniform_weights
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
 from latentmix.features import Network
 from latentmix.images import is_image, read_image, save_images, write_pending
 from latentmix.inversion.base import State, cfg_factor
@@ -85,7 +85,7 @@ def _synthesize(experiment: Experiment, data: Synthetic, class_id: str, indices:
     return save_images(data.folder, [data.path(class_id, index) for index in indices], images)
 
 
-SYNTHESIZE = StageType(_plan_synthesis, writes=sizes.synthetic_images, folders=folders.synthetic_images)
+SYNTHESIZE = StageType(_plan_synthesis, writes=disk_sizes.synthetic_images, folders=cache_folders.synthetic_images)
 
 
 # Inversion
@@ -113,7 +113,7 @@ def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: in
     experiment.layout.latents(class_id).write(ids, rows)
 
 
-INVERT = StageType(_plan_inversion, frozenset({"pool"}), sizes.latents, folders.latents)
+INVERT = StageType(_plan_inversion, frozenset({"pool"}), disk_sizes.latents, cache_folders.latents)
 
 
 # Real images
@@ -138,7 +138,7 @@ def _measure_real(experiment: Experiment, class_id: str, images: Loaded[str], si
 
 
 MEASURE_REFERENCES = StageType(
-    _plan_references, frozenset({"references", "networks"}), sizes.reference_features, folders.references
+    _plan_references, frozenset({"references", "networks"}), disk_sizes.reference_features, cache_folders.references
 )
 
 
@@ -167,7 +167,7 @@ def mix_cell(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> State:
     return experiment.latents.mix(cell.class_id, weights.to(experiment.device), cell.method)
 
 
-MIX = StageType(_plan_mixing, frozenset({"pool"}), sizes.centroids, folders.cells)
+MIX = StageType(_plan_mixing, frozenset({"pool"}), disk_sizes.centroids, cache_folders.cells)
 
 
 # Generation
@@ -237,16 +237,16 @@ def generation(keep: int | None = None, copies: int = 1) -> StageType:
     return StageType(
         lambda experiment, batch_size: _plan_generation(experiment, batch_size, count(experiment), measure=False),
         frozenset({"pool"}),
-        lambda experiment: copies * sizes.images(experiment, count(experiment)),
-        folders.cells,
+        lambda experiment: copies * disk_sizes.images(experiment, count(experiment)),
+        cache_folders.cells,
     )
 
 
 GENERATE = StageType(
     lambda experiment, batch_size: _plan_generation(experiment, batch_size, experiment.images_kept, measure=True),
     frozenset({"pool", "networks"}),
-    lambda experiment: sizes.features(experiment) + sizes.images(experiment, experiment.images_kept),
-    folders.cells,
+    lambda experiment: disk_sizes.features(experiment) + disk_sizes.images(experiment, experiment.images_kept),
+    cache_folders.cells,
 )
 
 
@@ -283,8 +283,8 @@ def _measure_images(experiment: Experiment, cell: Cell, images: Loaded[int], siz
 MEASURE = StageType(
     lambda experiment, batch_size: _plan_measurement(experiment, batch_size, required=True),
     frozenset({"pool", "networks"}),
-    sizes.features,
-    folders.cells,
+    disk_sizes.features,
+    cache_folders.cells,
 )
 MEASURE_IF_COMPLETE = StageType(  # in a sweep, whose other stage generates and measures the rest
     lambda experiment, batch_size: _plan_measurement(experiment, batch_size, required=False),

@@ -20,7 +20,7 @@ from latentmix.features.base import Network, Perceptual
 from latentmix.features.dinov2 import DINOV2, dinov2_name
 from latentmix.features.embedded import Classifier, embedded_classifier
 from latentmix.features.lpips import LPIPS
-from latentmix.weights import read_config
+from latentmix.weight_files import read_config
 
 __all__ = [
     "DINOV2",

@@ -13,7 +13,7 @@ from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError, optional_imports
 from latentmix.features.base import Encoder, Network, fetching, identity
 from latentmix.profiling import timed
-from latentmix.weights import digest
+from latentmix.weight_files import digest
 
 VERSION = 1
 

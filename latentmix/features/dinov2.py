@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from latentmix.errors import UserError
 from latentmix.features.base import Encoder, Network, fetching, identity, lazy
-from latentmix.weights import digest, read_config, weight_files
+from latentmix.weight_files import digest, read_config, weight_files
 
 VERSION = 1
 DINOV2 = {  # name -> its repository on the hub, and the width of its features

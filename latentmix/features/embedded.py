@@ -14,7 +14,7 @@ from torch.nn import functional
 from latentmix.embedded import embedded_folder
 from latentmix.features.base import Network, Perceptual, identity
 from latentmix.metrics import activation_distances
-from latentmix.weights import digest
+from latentmix.weight_files import digest
 
 VERSION = 1
 

@@ -13,7 +13,7 @@ from latentmix.cache import write_atomic
 from latentmix.compose import compose
 from latentmix.config import Config
 from latentmix.errors import UserError
-from latentmix.experiment.bias import diagnose_class
+from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, decode, probe_stage
 from latentmix.experiment.stages import INVERT, SYNTHESIZE, StageType, generation

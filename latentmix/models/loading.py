@@ -9,7 +9,7 @@ import torch
 
 from latentmix.errors import UserError
 from latentmix.models.family import Family
-from latentmix.weights import STEMS, digest, weight_files
+from latentmix.weight_files import STEMS, digest, weight_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ENDINGS = ("", ".index.json")  # of a file of weights, and of an index of several

@@ -24,7 +24,7 @@ from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
-from latentmix.weights import read_config
+from latentmix.weight_files import read_config
 
 UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other noise levels than `sampling` does
     "use_dynamic_shifting",

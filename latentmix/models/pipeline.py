@@ -6,11 +6,11 @@ from typing import Any
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.families import FAMILIES
 from latentmix.models.family import Family
+from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import TOKENIZER_FILES, has, read_index
 from latentmix.models.settings import ModelConfig
-from latentmix.weights import check_whole, weight_files
+from latentmix.weight_files import check_whole, weight_files
 
 
 def find(config: ModelConfig) -> Path:

@@ -4,7 +4,7 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.families import FAMILIES
+from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig

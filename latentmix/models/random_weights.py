@@ -14,7 +14,7 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.families import FAMILIES
+from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import DTYPES, read_index
 from latentmix.models.placeholder import ARCHITECTURES, architectures
 

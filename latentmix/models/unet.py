@@ -24,7 +24,7 @@ from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
 from latentmix.models.vae import VAE, memory_format
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
-from latentmix.weights import read_config
+from latentmix.weight_files import read_config
 
 PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v}
 CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 at each step, which an inversion can't undo

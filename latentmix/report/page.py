@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from importlib import resources
 
-from latentmix.report import data, words
+from latentmix.report import data, wording
 from latentmix.report.contents import Contents
 
 
@@ -17,19 +17,19 @@ def render(contents: Contents) -> str:
         "script": _file("page.js"),
         "data": data.to_json(contents),
         "name": _escape(contents.config.name),
-        "question": _escape(words.QUESTION),
-        "subtitle": _escape(words.subtitle(contents)),
-        "summary": _summary(words.summary(contents)),
-        "settings": _list(words.settings(contents)),
+        "question": _escape(wording.QUESTION),
+        "subtitle": _escape(wording.subtitle(contents)),
+        "summary": _summary(wording.summary(contents)),
+        "settings": _list(wording.settings(contents)),
         "methods": _list([(method["name"], method["description"]) for method in data.methods(contents)]),
-        "environment": _list(words.environment(contents)),
+        "environment": _list(wording.environment(contents)),
         "repeat": _repeat(contents.arguments),
         "note": f'<p class="note">{_escape(contents.images.note)}</p>' if contents.images.note else "",
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
 
 
-def _summary(summary: words.Summary | None) -> str:
+def _summary(summary: wording.Summary | None) -> str:
     if summary is None:
         return ""
     rows = "".join(

@@ -8,7 +8,7 @@ import torch
 from latentmix.cache import key
 from latentmix.errors import STOPPED, Interrupted, UserError
 from latentmix.profiling import timed
-from latentmix.runner.agreement import BatchSize
+from latentmix.runner.batch_agreement import BatchSize
 from latentmix.runner.claims import Claims
 from latentmix.runner.console import StageBar, say, stage_bar
 from latentmix.runner.prefetch import Prefetcher

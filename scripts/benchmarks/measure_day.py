@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/measure_day.py
 
-The run takes one step of `tiny` without guidance, so it takes minutes instead of a day. Each batch still goes through all
-stages of a real run. Prints a row for each tenth of the images, and one for evaluating and drawing.
+The run takes one step of `tiny` without guidance, so it takes minutes instead of a day. Each batch still goes through
+all stages of a real run. Prints a row for each tenth of the images, and one for evaluating and drawing.
 """
 
 import argparse

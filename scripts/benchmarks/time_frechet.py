@@ -3,9 +3,9 @@
     python scripts/benchmarks/time_frechet.py
 
 The input is 1000 generated and 1000 real feature vectors of 2048 correlated Gaussian numbers, whose covariances are
-singular. With --full, a second comparison has enough vectors for regular covariances, where both values must agree. The two
-are timed in turn, on the same machine. Prints the median time of each, their ratio, and the relative difference of the
-values.
+singular. With --full, a second comparison has enough vectors for regular covariances, where both values must agree. The
+two are timed in turn, on the same machine. Prints the median time of each, their ratio, and the relative difference of
+the values.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python scripts/benchmarks/time_mixing.py
 
 There are 1000 draws at each of seven N, from a pool of 1300 latents of 4 × 64 × 64. The product is W [7000, 1300] @
-Z [1300, 16384]; `mixtures` gets the same input. The two are timed in turn, on the same machine. Prints the median time of
-each, and the median of their ratios.
+Z [1300, 16384]; `mixtures` gets the same input. The two are timed in turn, on the same machine. Prints the median time
+of each, and the median of their ratios.
 """
 
 import argparse

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentmix import weights
+from latentmix import weight_files as module
 from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
@@ -20,7 +20,7 @@ from latentmix.models import load_model
 from latentmix.models.loading import opened_files
 from latentmix.models.pipeline import family_of
 from latentmix.models.unet import UNetModel
-from latentmix.weights import digest, file_digest, weight_files
+from latentmix.weight_files import digest, file_digest, weight_files
 
 CPU = torch.device("cpu")
 LONG_AGO = 1_700_000_000
@@ -135,7 +135,7 @@ def test_names_and_boundaries_of_files_count(tmp_path: Path) -> None:
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(weights, "REMEMBERED", 1 << 20)
+    monkeypatch.setattr(module, "REMEMBERED", 1 << 20)
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(2 << 20))
     os.utime(file, (LONG_AGO, LONG_AGO))

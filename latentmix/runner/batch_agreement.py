@@ -1,4 +1,4 @@
-"""Agreement on the number of items per batch, which all workers of a run must share, since results depend on it (to rounding)."""
+"""How the workers of a run agree on the number of items per batch, since results depend on it (to rounding)."""
 
 import json
 import time

@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.checked import Checked
+from latentmix.data.check_notes import Checked
 from latentmix.data.decode import decode
-from latentmix.data.kept import KEPT, fit
+from latentmix.data.decoded_images import KEPT, fit
 from latentmix.data.protocol import Source, first_few
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
