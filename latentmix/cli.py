@@ -5,6 +5,7 @@ and the rest are imported inside commands, so that `--help` answers at once.
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -46,19 +47,21 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Changes to configs/config.yaml, in Hydra's syntax; quote those with brackets."
+        metavar="[KEY=VALUE]...", help="Settings to change, in Hydra's syntax; quote those with brackets. See configs/."
     ),
 ]
 OfFigure = Annotated[
-    str | None, typer.Option("--figure", help="Of fig1 to fig12 instead: what it needs of each model that it shows.")
+    str | None,
+    typer.Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-ClassName = Annotated[str | None, typer.Option("--class", help="Which class; the run's first by default.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ClassName = Annotated[str | None, typer.Option("--class", help="The class; by default the run's first one.")]
 
 
 def example(*lines: str) -> str:
-    """Return the end of a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"    {line}" for line in lines)
+    """Return the end of a command's help. Brackets are escaped where rich would take them for markup and drop them."""
+    escaped = (re.sub(r"\[(?=[a-z])", r"\\[", line) for line in lines)
+    return "Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped)
 
 
 @app.callback()
@@ -82,7 +85,7 @@ def options(
 
 @app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
 def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Invert images to latents at t = T, kept in the cache."""
+    """Invert images to latents at t = T, and keep these in the cache."""
     from latentmix.commands import invert
 
     invert.run(_experiment(overrides), dry_run)
@@ -96,11 +99,13 @@ def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 )
 def mix(
     overrides: Overrides = None,
-    weights: Annotated[str | None, typer.Option(help="Mix a class's first images with these, and render it.")] = None,
-    class_name: Annotated[str | None, typer.Option("--class", help="With --weights: which class.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights for one mixture of a class's first images.")] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="With --weights: the class; by default the run's first one.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Mix the latents of all draws, kept in the cache; or make one mixture with given weights, to look at."""
+    """Mix the latents of all draws, and keep the mixtures in the cache; or make one mixture, by --weights."""
     from latentmix.commands import mix
 
     experiment = _experiment(overrides)
@@ -138,14 +143,14 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 def sweep(
     overrides: Overrides = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Be the I-th of N workers at this run, I from 0.")
+        str | None, typer.Option(metavar="I/N", help="Be worker I of N that share this run; I starts at 0.")
     ] = None,
     dry_run: DryRun = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
     ] = False,
 ) -> None:
-    """Do all of it, over classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
+    """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
     from latentmix.commands import sweep
     from latentmix.runner.claims import Shard
 
@@ -167,7 +172,7 @@ def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
     )
 )
 def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Find what latents have in common, and how many can be mixed without mean adjustment: diagnosis.json, Fig. 4."""
+    """Measure what latents share, and how many can be mixed without mean adjustment: diagnosis.json, Fig. 4."""
     from latentmix.commands import diagnose
 
     _say_all(diagnose.run(_experiment(overrides), dry_run))
@@ -182,15 +187,17 @@ def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 )
 def probe(
     overrides: Overrides = None,
-    offsets: Annotated[str, typer.Option(help="How much, b; 0 is always among them.")] = "0,0.1,0.2,0.4,0.8",
-    channels: Annotated[str, typer.Option(help="The one that b is taken from, and the one it is added to.")] = "0,1",
-    region: Annotated[str, typer.Option(help="Where: at the top, bottom, left or right of the frame.")] = "top",
-    share: Annotated[float, typer.Option(help="How much of the frame the region takes.")] = 0.25,
+    offsets: Annotated[str, typer.Option(help="Offsets b; 0 is always included.")] = "0,0.1,0.2,0.4,0.8",
+    channels: Annotated[
+        str, typer.Option(help="Channels: b is subtracted from the first, added to the second.")
+    ] = "0,1",
+    region: Annotated[str, typer.Option(help="Side of the frame that is offset: top, bottom, left or right.")] = "top",
+    share: Annotated[float, typer.Option(help="Share of the frame that is offset.")] = 0.25,
     class_name: ClassName = None,
-    draws: Annotated[int, typer.Option(help="How many noises to start from; each gives a pair of rows.")] = 1,
+    draws: Annotated[int, typer.Option(help="Number of noises to start from; each is two rows of the figure.")] = 1,
     dry_run: DryRun = False,
 ) -> None:
-    """Offset a part of the latent, before diffusion and after it, and see what changes: probe.csv and Fig. 6."""
+    """Offset a part of the latent, before diffusion and after it, and measure what changes: probe.csv and Fig. 6."""
     from latentmix.commands import probe
     from latentmix.experiment.probe import parse
 
@@ -205,7 +212,7 @@ def probe(
     )
 )
 def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Invert images and generate from their latents: how close an inversion returns (reconstruction.csv, a picture)."""
+    """Invert images, generate from their latents, and measure how close the result is: reconstruction.csv, a figure."""
     from latentmix.commands import reconstruct
 
     _say_all(reconstruct.run(_experiment(overrides), dry_run))
@@ -239,7 +246,7 @@ def figure(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw a figure of the paper, from nothing or from what is there: PNG, PDF and a caption that says what was run."""
+    """Make a figure of the paper; run what is missing first. Write PNG, PDF and a caption that says what was run."""
     from latentmix.commands import figure
 
     _say_all(figure.run(name, overrides or [], sys.argv[1:], dry_run))
@@ -247,7 +254,7 @@ def figure(
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
 def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name in outputs/.")]) -> None:
-    """Show how far a run is and who works at it, from the files in its folder."""
+    """Show what of a run is done, running and left, and which workers are alive."""
     from latentmix.commands import status
 
     status.run(run)
@@ -282,7 +289,7 @@ def doctor(overrides: Overrides = None, figure: OfFigure = None) -> None:
 def bench(
     overrides: Overrides = None,
     repeat: Annotated[int, typer.Option(help="Times to measure each; the best counts.", min=1)] = 3,
-    random: Annotated[bool, typer.Option("--random", help="With random weights, of sd15 or sd35-medium.")] = False,
+    random: Annotated[bool, typer.Option("--random", help="Use random weights at full size; needs no files.")] = False,
 ) -> None:
     """Measure how fast images are generated, beside diffusers' own pipeline: images/s, TFLOP/s, memory (bench.json)."""
     from latentmix.commands import bench
@@ -314,9 +321,11 @@ def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
     )
 )
 def cache(
-    outputs: Annotated[str | None, typer.Option(help="The folder of all runs; as the configs say by default.")] = None,
-    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Remove what is older, as in 12h, 30d.")] = None,
-    run: Annotated[str | None, typer.Option(help="Remove what a run uses, unless another one uses it too.")] = None,
+    outputs: Annotated[str | None, typer.Option(help="The folder of all runs; by default that of the configs.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Remove what only this run uses.")] = None,
     unused: Annotated[bool, typer.Option("--unused", help="Remove what no run uses.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
     dry_run: DryRun = False,

@@ -60,7 +60,7 @@ def find_run(run: str) -> Path:
     if Path(run).name == run and (outputs / run).is_dir():
         return outputs / run
     done = sorted(path.parent.name for path in outputs.glob("*/done.json"))
-    raise UserError(f"there is no run {run!r}, by folder or by name; in {outputs} are {', '.join(done) or 'none'}")
+    raise UserError(f"there is no run {run!r}, as a folder or as a name; in {outputs} are {', '.join(done) or 'none'}")
 
 
 def config_folder() -> Path:
@@ -193,7 +193,7 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
     for override in overrides:
         key, equals, value = override.partition("=")
         if override.startswith("~") and key.lstrip("~") in _keys(presets):
-            return f"{key.lstrip('~')} is needed, and can't be taken away"
+            return f"{key.lstrip('~')} is needed and can't be removed"
         if not key or (not equals and not override.startswith("~")):
             return f"{override!r} is not KEY=VALUE"
         if isinstance(error, OverrideParseException) and error.override == override:

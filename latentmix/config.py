@@ -78,9 +78,9 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         if self.name == "local" and self.gpus and self.workers > 1:
-            raise ValueError("launch.gpus=N has a worker for each GPU; leave launch.workers, which is for a CPU")
+            raise ValueError("launch.gpus=N starts a worker for each GPU; leave out launch.workers, which is for a CPU")
         if self.name == "slurm" and self.gpus > 1:
-            raise ValueError("a shard works on one GPU; ask for more launch.shards, each with launch.gpus=1")
+            raise ValueError("a shard uses one GPU; set launch.gpus=1 and more launch.shards")
 
     @property
     def processes(self) -> int:
@@ -133,7 +133,9 @@ class Config:
         if max(self.n) > self.pool:
             raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
         if self.data.limit is not None and self.data.limit < self.pool:
-            raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise it")
+            raise ValueError(
+                f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise the limit"
+            )
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
 
@@ -144,7 +146,7 @@ class Config:
             if inversion != generation:
                 raise ValueError(
                     f"inversion={self.inversion.name} needs the same {setting} in both directions, not {inversion} and "
-                    f"{generation}; set {setting}=..., which both take, and leave inversion.{setting}"
+                    f"{generation}; set {setting}=..., which sets both, and leave out inversion.{setting}"
                 )
 
     @property

@@ -74,7 +74,7 @@ def check_whole(files: Sequence[Path]) -> None:
             else:
                 file.stat()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(f"{file} is missing or cut short; copy the folder again, whole") from error
+            raise UserError(f"{file} is missing or cut short; copy the whole folder again") from error
 
 
 def parameters(file: Path) -> int:

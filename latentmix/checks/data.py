@@ -29,8 +29,8 @@ def check_data(experiment: Experiment, images: bool, references: bool) -> Findin
     except UserError as error:
         return Finding("missing", "data", str(error))
     if experiment.data.from_model:
-        return Finding("ok", "data", f"{class_count(experiment)}, of which the model makes the images itself")
-    enough = "with images enough" if images else "of which only the names are used"
+        return Finding("ok", "data", f"{class_count(experiment)}; the model generates their images")
+    enough = "with enough images" if images else "of which only the names are needed"
     return Finding("ok", "data", f"{class_count(experiment)} of {experiment.config.data.name}, {enough}")
 
 
@@ -62,9 +62,10 @@ def _elsewhere(data: Dataset, images: bool) -> Finding:
     hub = str(data.repository())
     refusal = hub_refusal(hub, ".gitattributes", kind="dataset")
     if refusal is None:
-        text = f"{hub} is not all here yet; latentmix fetch gets what is wanted of it, or else the run does"
+        text = f"{hub} is not all here yet; latentmix fetch gets what is needed of it, otherwise the run does"
         return Finding("fetch", "data", f"{text}: {data.volume(images)}")
-    advice = f"On a machine that is online: latentmix fetch, as here; then copy its latentmix cache to {user_cache()}"
+    copy = f"copy its latentmix cache to {user_cache()}"
+    advice = f"On a machine that is online, run latentmix fetch with the same settings; then {copy}"
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
 
 

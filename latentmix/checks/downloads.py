@@ -55,7 +55,7 @@ def look(part: str, config: ModelConfig) -> Finding:
     if refusal := refusal or _no_room(size):
         return Finding("missing", part, f"{files.name} is not here, and {refusal}", files.advice)
     name = files.name if size is None else f"{files.name}, {readable_size(size)},"
-    return Finding("fetch", part, f"{name} is not here yet; latentmix fetch gets it, or else the run does")
+    return Finding("fetch", part, f"{name} is not here yet; latentmix fetch gets it, otherwise the run does")
 
 
 def download(files: Files) -> None:

@@ -27,7 +27,7 @@ from latentmix.runner.claims import is_at_work
 REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache that it uses
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
 UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
-OLD_RUN = "give its command again, and it will be known; or delete its folder"
+OLD_RUN = "give its command again, which notes it, or delete its folder"
 
 References = Mapping[str, set[Path] | None]  # the cache folders that each run uses; None if it has not noted them
 

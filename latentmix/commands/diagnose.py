@@ -20,8 +20,9 @@ from latentmix.figures.growth import draw_growth
 
 STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (
-    "mean: of which channel it is largest; corr.: of neighbours; bias²: in channels + in space; of z0: what the "
-    "terminal signal explains of the former; R²: of that channel's mean against √N; N: most without mean adjustment"
+    "mean: the largest of a channel (which); corr.: of neighbouring positions; bias²: of channel means + in space; "
+    "of z0: the share of the first that the terminal signal explains; R²: of that mean against √N; N: the most latents "
+    "to mix without mean adjustment"
 )
 
 
@@ -42,7 +43,7 @@ def verdict(diagnosis: Diagnosis) -> str:
     """Return in a sentence how many latents can be mixed without mean adjustment."""
     limit = diagnosis.limit
     if not any(diagnosis.resolved):
-        return f"{diagnosis.images} images show no bias in any channel's mean; nothing asks for mean adjustment"
+        return f"{diagnosis.images} images show no bias in any channel's mean; mean adjustment is not needed"
     if limit is None:
         return "the channels' means stay within what is random; mix any number of these without mean adjustment"
     return f"mix {'none' if limit < 2 else f'at most {limit}'} of these without mean adjustment"

@@ -99,6 +99,6 @@ def _refuse_to_overwrite(experiment: Experiment, file: Path, about: dict[str, An
     different = sorted(name for name in about if existing.get(name) != about[name])
     if different:
         raise UserError(
-            f"{file} was made by other settings of {' and '.join(different)}; choose another name=..., or replace it "
+            f"{file} was made with other settings of {' and '.join(different)}; choose another name=..., or replace it "
             "with overwrite=true"
         )

@@ -73,7 +73,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     known = rates(experiment)
     show_plan(planned, [known.estimate(stage, batch_size) for stage in planned])
     Console().print(
-        f"Images; nothing was done. Results would go to {experiment.config.folder}, and take about "
+        f"Numbers are images; nothing was done. Results would go to {experiment.config.folder}, and take about "
         f"{checks.disk_needed(experiment, stages)} with the cache.",
         soft_wrap=True,
     )

@@ -15,7 +15,9 @@ def run(name: str) -> None:
     folder = find_run(name)
     stages, members, console = progress(folder / "work"), workers(folder / "work"), Console()
     if not stages:
-        raise UserError(f"no stage of {folder} has been planned; is a run there, and has it begun?")
+        raise UserError(
+            f"no stage of a run has been planned in {folder}; check the name, or wait until the run has begun"
+        )
     console.print(f"{folder}: {_summary(folder, stages, members)}", soft_wrap=True, highlight=False)
     table = Table("images", "done", "running", "left")
     for stage in stages:
@@ -31,7 +33,7 @@ def _summary(folder: Path, stages: list[Progress], members: list[Worker]) -> str
     if alive:
         return f"{alive} at work" + (f", {len(members) - alive} lost" if alive < len(members) else "")
     if any(stage.running or stage.left for stage in stages):
-        return "stopped; what is left waits in a queue, or for the command that started it"
+        return "stopped; it continues when its queued jobs start, or when its command is given again"
     if all((folder / name).exists() for name in ("done.json", "metrics.csv")):
         return f"finished; the results are in {folder / 'metrics.csv'}"
     return "all images are done; the results are not written yet: give the command again, without --shard or launch="

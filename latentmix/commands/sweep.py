@@ -1,7 +1,7 @@
 """`latentmix sweep`: all stages of a run, by one or several workers, and then its results.
 
 A worker runs its own share of the tasks first, then whatever other workers have not begun. The first one that finds
-everything done writes the results. The config of several workers is frozen in the run's folder by whoever started them.
+everything done writes the results. For several workers, the config is first frozen in the run's folder.
 """
 
 import json
@@ -40,7 +40,7 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
     """Run a sweep as its config says: here, by several processes of this machine, or by Slurm jobs."""
     launch = config.launch
     if profile and (launch.name == "slurm" or launch.processes > 1):
-        raise UserError("--profile is of one process; leave launch= out")
+        raise UserError("--profile measures one process; leave out launch=")
     if dry_run:
         session.report_plan(session.prepare(config), SWEEP)
         return

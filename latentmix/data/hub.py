@@ -38,7 +38,9 @@ STRIDE = 500  # rows of the stream between two notes of how far it came
 def load(config: DataConfig) -> Dataset:
     """Return the data set that `data=hub data.hub=OWNER/NAME` describes."""
     if config.hub is None:
-        raise UserError("data=hub needs data.hub=OWNER/NAME, a data set of the Hugging Face hub, or a folder like one")
+        raise UserError(
+            "data=hub needs data.hub=OWNER/NAME, a data set of the Hugging Face hub, or a folder of the same layout"
+        )
     return Hub(config)
 
 
@@ -218,8 +220,8 @@ class Hub(Dataset):
             raise Interrupted(text, stop) from None
         except DiskFull as error:
             raise DiskFull(
-                f"the disk is full: {self._folder} takes no more; free some space, or set LATENTMIX_CACHE to a folder "
-                "with more, and give the same command again"
+                f"the disk is full: {self._folder} can't be written; free some space, or set LATENTMIX_CACHE to a "
+                "folder with more, and give the same command again"
             ) from error
         except UserError:
             raise

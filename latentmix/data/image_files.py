@@ -35,7 +35,7 @@ DROPPINGS = (
     "System Volume Information",
     "lost+found",
 )  # folders that others left
-AGAIN = "bring it back, or give the same command again to go on with the files as they are now"
+AGAIN = "restore it, or give the same command again to continue with the files as they are now"
 
 
 @dataclass(frozen=True)

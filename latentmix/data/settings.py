@@ -41,6 +41,6 @@ class DataConfig:
             raise ValueError("data.classes is empty; null takes all classes")
         for entry in self.classes or ():
             if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
-                raise ValueError("data.classes=random:K draws K classes, K a number from 1; it stands alone")
+                raise ValueError("data.classes=random:K draws K classes, where K is at least 1; it stands alone")
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")

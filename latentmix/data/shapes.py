@@ -244,7 +244,9 @@ class Shapes(Dataset):
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         class_id = self.resolve(class_id)
         if count is None or count > TRAINING_START:
-            raise UserError(f"the drawn shapes have no end; say how many of each class, up to {TRAINING_START}")
+            raise UserError(
+                f"the number of drawn shapes is unlimited; say how many of each class, up to {TRAINING_START}"
+            )
         return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
 
     def home(self) -> str:

@@ -24,7 +24,7 @@ def load(config: DataConfig) -> Dataset:
     if config.reference is None or not config.classes or RANDOM.match(config.classes[0]):
         raise UserError("data=synthetic needs names in data.classes, and a number of images in data.reference")
     if config.titles:
-        raise UserError("data=synthetic takes what prompts say from data.classes; leave data.titles")
+        raise UserError("data=synthetic uses data.classes in prompts; leave out data.titles")
     return Synthetic(config.classes)
 
 
@@ -52,7 +52,9 @@ class Synthetic(Dataset):
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         if count is None:
-            raise UserError("synthetic images have no end; say how many of each class with pool and data.reference")
+            raise UserError(
+                "the number of synthetic images is unlimited; say how many of each class with pool and data.reference"
+            )
         paths = [self.path(class_id, index) for index in range(count)]
         return [Source(f"{self.folder.name}/{class_id}/{path.stem}", partial(_pixels, path)) for path in paths]
 

@@ -18,7 +18,7 @@ def diagnose_class(experiment: Experiment, class_id: str) -> Diagnosis:
     """Return what the inverted latents of a class have in common; raise UserError if some or nearly all are missing."""
     pool, seed = experiment.config.pool, experiment.config.seed
     if pool < 2:
-        raise UserError(f"pool={pool} is too small to see what latents have in common; it takes 2, and better 100")
+        raise UserError(f"pool={pool} is too small to see what latents share; use at least 2 images, better 100")
     z = experiment.latents.pool(class_id).cpu()
     ids = [source.id for source in experiment.pool(class_id)]
     clean = experiment.layout.latents(class_id).gather(ids, "clean")

@@ -80,7 +80,9 @@ def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
         try:
             return torch.stack([read_image(paths[id_]) for id_ in ids])
         except OSError:
-            raise UserError(f"not all images of {cell} are there to be paired; latentmix sweep makes them") from None
+            raise UserError(
+                f"some images of {cell} that diversity compares are missing; latentmix sweep makes them"
+            ) from None
 
     return Pairs(str(cell), _neighbours(list(paths)), read, experiment.layout.distances(cell, experiment.perceptual))
 

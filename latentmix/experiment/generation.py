@@ -73,4 +73,4 @@ def padded(rows: Tensor, size: int) -> Tensor:
 def refuse_nan(z: Tensor, label: str) -> None:
     """Raise UserError for values that are not finite."""
     if not bool(z.isfinite().all()):
-        raise UserError(f"NaN or infinity came up in {label}; try model.precision=float32, and look at its inputs")
+        raise UserError(f"NaN or infinity came up in {label}; try model.precision=float32, and check its inputs")

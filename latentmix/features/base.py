@@ -49,7 +49,7 @@ def fetching(what: str, instead: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{what} are not at hand and could not be fetched ({type(error).__name__}); "
+            f"{what} are not here and could not be fetched ({type(error).__name__}); "
             f"fetch them on a machine that is online, or measure with {instead}"
         ) from error
 

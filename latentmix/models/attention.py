@@ -36,5 +36,5 @@ def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
     except RuntimeError as error:
         kind = str(dtype).removeprefix("torch.")
         raise UserError(
-            f"speed.attention={kernel} can't be had for {kind} on {device.type}; leave it auto, or take math"
+            f"speed.attention={kernel} can't be had for {kind} on {device.type}; use auto or math"
         ) from error

@@ -77,7 +77,7 @@ def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, *
     network, info = load_part(load, folder, output_loading_info=True, use_safetensors=safe, **options)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:3])
-        raise UserError(f"{folder} lacks the weights {names}; copy it again, whole")
+        raise UserError(f"{folder} lacks the weights {names}; copy the whole folder again")
     network.requires_grad_(False)
     if not onednn:
         return network

@@ -23,7 +23,7 @@ def find(config: ModelConfig) -> Path:
     if config.embedded is not None:
         return _checked(embedded_folder(config.embedded))
     if config.hub is None:
-        raise UserError(f"model {config.name!r} says neither path nor hub; give the folder with model.path=FOLDER")
+        raise UserError(f"model {config.name!r} has neither path nor hub; give the folder with model.path=FOLDER")
     return _checked(_snapshot(config.hub, config.revision))
 
 
@@ -127,7 +127,7 @@ def _checked(folder: Path, pickled: bool = False) -> Path:
 def _check_parts(folder: Path, index: dict[str, Any], family: Family, parts: Sequence[str]) -> None:
     for part in parts:
         if not any((folder / part).glob("*.json")):
-            raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the folder again, whole")
+            raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the whole folder again")
         if part not in family.networks:
             continue
         found = index.get(part)

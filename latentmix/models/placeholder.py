@@ -21,7 +21,7 @@ def placeholder(config: ModelConfig) -> Model:
     folder = ARCHITECTURES / str(config.architecture)
     if config.architecture is None or not folder.is_dir():
         raise UserError(
-            f"model {config.name!r} is not here; to plan without it, say what it is like with model.architecture=, "
+            f"model {config.name!r} is not here; to plan without it, set model.architecture= to "
             f"one of {', '.join(architectures())}"
         )
     family = FAMILIES[read_index(folder)["_class_name"]]

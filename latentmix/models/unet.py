@@ -42,7 +42,7 @@ class UNetModel:
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
         if self._scheduler.prediction_type not in PREDICTIONS:
             known = ", ".join(PREDICTIONS)
-            raise UserError(f"{folder} predicts {self._scheduler.prediction_type!r}; known are {known}")
+            raise UserError(f"{folder} predicts {self._scheduler.prediction_type!r}; latentmix knows {known}")
         stored = read_scheduler(folder)
         for setting in (s for s in CLIPPED if stored.get(s)):
             raise UserError(f"{folder / 'scheduler'} sets {setting}, which can't be inverted; set it to false there")

@@ -53,7 +53,7 @@ def run(launch: "LaunchConfig", work: Path, freeze: Callable[[int], Path]) -> No
     finally:
         _end(processes)
     if all(process.popen.returncode for process in processes):
-        raise UserError(f"no worker came to the end; {processes[0].name} said: {processes[0].last_line()}")
+        raise UserError(f"all workers failed; {processes[0].name} said last: {processes[0].last_line()}")
 
 
 def _gpus(launch: "LaunchConfig") -> list[str]:

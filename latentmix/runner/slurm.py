@@ -64,8 +64,8 @@ def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> It
     launch = config.launch
     if launch.timeout_min < MIN_TIMEOUT:
         raise UserError(
-            f"launch.timeout_min={launch.timeout_min} is too short: Slurm tells a job of its end two to three minutes "
-            f"before, and it leaves then; give it {MIN_TIMEOUT} minutes at least"
+            f"launch.timeout_min={launch.timeout_min} is too short: Slurm warns a job two to three minutes before its "
+            f"end, and the job stops then; give it {MIN_TIMEOUT} minutes at least"
         )
     frozen = freeze(launch.threads or launch.cpus).resolve()
     folder = frozen.parent / "slurm"  # shared by all jobs: submitit may create one of a job's own after it starts
