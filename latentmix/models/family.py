@@ -17,7 +17,7 @@ Build = Callable[[Path, ModelConfig, str, torch.device, SpeedConfig], Model]
 class Family:
     """All models that one pipeline class of diffusers can hold.
 
-    To add a family, write a file with a `Model` and a `Family`, and name it in `families.py` or by an entry point
+    To add a family, write a file with a `Model` and a `Family`, and name it in `family_table.py` or by an entry point
     `latentmix.models`.
     """
 
