@@ -36,7 +36,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file is a whole PNG, by its own checksums."""
+    """Return True if the file is a complete PNG, by its own checksums."""
     try:
         with Image.open(path) as image:
             image.verify()

@@ -34,7 +34,7 @@ class Profile:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Within, time counts for this section."""
+        """Count the time in this context for a section."""
         self._record()
         self._sections.append(name)
         try:
@@ -53,7 +53,7 @@ class Profile:
 
 @contextmanager
 def profiled() -> Iterator[Profile]:
-    """Within, take a profile."""
+    """Take a profile of this context."""
     profile = Profile()
     _profiles.append(profile)
     try:
@@ -65,7 +65,7 @@ def profiled() -> Iterator[Profile]:
 
 @contextmanager
 def timed(section: str) -> Iterator[None]:
-    """Within, or in a function that it decorates, time counts for a section. Does nothing if no profile is taken."""
+    """Count the time in a context, or in a decorated function, for a section. Does nothing if no profile is taken."""
     if not _profiles or _profiles[-1].thread != threading.get_ident():
         yield
         return

@@ -77,7 +77,7 @@ def invert(predict: Predict, z: Latents, schedule: Schedule) -> Latents:
 
 
 def generate(predict: Predict, z: Latents, schedule: Schedule) -> Latents:
-    """Latents at t = T -> clean latents."""
+    """Return clean latents from latents at t = T."""
     for interval in reversed(schedule):
         z = step(predict, z, interval.noisy, interval.clean, interval.timestep)
     return z

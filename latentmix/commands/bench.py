@@ -129,7 +129,7 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of large matrix products, the best of several; on a CPU by whichever library is the faster."""
+    """Return FLOP/s of large matrix products: the best of several and, on a CPU, of two libraries."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     ways = [lambda: a @ b]
@@ -192,7 +192,7 @@ def _run_plain(count: bool) -> _Run:
 
 
 def plain(batch: Batch) -> Callable[[], Tensor]:
-    """A few lines of diffusers, as its documentation has them."""
+    """Return a function that generates the batch by diffusers' own pipeline, as its documentation does."""
     import diffusers
 
     family = family_of(batch.folder)

@@ -179,7 +179,7 @@ def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bo
 
 
 def _require_notes(used_by: References, alive: Sequence[str], of_run: str | None, unused: bool) -> None:
-    """Raise UserError if what may be removed can't be told."""
+    """Raise UserError if it is unknown what may be removed."""
     if of_run is not None and of_run not in used_by:
         raise UserError(f"there is no run {of_run!r} in these outputs; there are {', '.join(used_by) or 'none'}")
     for name, folders in used_by.items():

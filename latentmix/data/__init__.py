@@ -42,7 +42,7 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
 
 
 def is_plain(text: str) -> bool:
-    """Whether text has neither control characters nor bytes that are not UTF-8."""
+    """Return True if text has no control characters and no bytes that are not UTF-8."""
     return not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
 
 

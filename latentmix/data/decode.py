@@ -101,5 +101,5 @@ def _without_metadata(content: bytes) -> bytes | None:
 
 
 def _is_whole(chunk: bytes) -> bool:
-    """Whether a PNG's chunk (kind, data, checksum) matches its checksum."""
+    """Return True if a PNG's chunk (kind, data, checksum) matches its checksum."""
     return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:])

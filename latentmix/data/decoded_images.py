@@ -29,7 +29,7 @@ class Kept:
         self._lock = Lock()
 
     def is_known(self, id_: str, max_megapixels: float) -> bool:
-        """Whether an image of these bytes was found whole under this limit before."""
+        """Return True if an image of these bytes was found whole under this limit before."""
         return (id_, max_megapixels) in self._known
 
     def add(self, id_: str, max_megapixels: float, picture: Image.Image) -> None:
@@ -76,5 +76,5 @@ def fit(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def _bytes(picture: Image.Image) -> int:
-    """What an RGB picture takes in memory: Pillow has four bytes for each pixel."""
+    """Return the bytes that an RGB picture takes in memory: Pillow uses four for each pixel."""
     return 4 * picture.width * picture.height

@@ -137,7 +137,7 @@ class Hub(Dataset):
         return labels
 
     def _is_kept(self, label: int) -> bool:
-        """Whether as many images as are wanted are kept, or all that exist."""
+        """Return True if all wanted images of a class are kept, or all that exist."""
         done = read_checked_json(self._class_folder(label) / COMPLETE)
         if not done or len(self._files(label)) < done["count"]:
             return False
@@ -240,7 +240,7 @@ class PlannedHub(Hub):
         """Fetch nothing."""
 
     def lacks(self, class_ids: Sequence[str]) -> bool:
-        """Whether images of these classes are not here."""
+        """Return True if images of these classes are not here."""
         return not all(self._is_kept(self._labels[class_id]) for class_id in class_ids)
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:

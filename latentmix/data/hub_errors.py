@@ -18,7 +18,7 @@ REFUSED = (401, 403)  # statuses of HTTP
 def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> UserError:
     """Return the error that a user sees for what a library raised about data set `name`, of the hub or in a folder.
 
-    Only a missing network, repository or permission makes it `NotFetched`; all else is told in the library's words.
+    Only a missing network, repository or permission makes it `NotFetched`; all else is reported in the library's words.
     `kept` is where images of the hub are kept, and `instead` says what other data set would do.
     """
     words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -45,7 +45,7 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
 
 
 def is_local(name: str) -> bool:
-    """Whether a data set is a folder of this machine: one that exists, or a path that can be nothing else."""
+    """Return True if a data set is a folder of this machine: it exists, or its name can only be a path."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
 
 

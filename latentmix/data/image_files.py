@@ -78,12 +78,12 @@ class Blob:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name has an image's suffix; hidden files are no images."""
+    """Return True if a file name has the suffix of an image and is not hidden."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
 def is_listed(name: str) -> bool:
-    """Whether an entry of a folder belongs to the data: not hidden, and not left there by an archive or a system."""
+    """Return True if an entry of a folder belongs to the data: not hidden, and not left by an archive or a system."""
     return not name.startswith(".") and name not in DROPPINGS
 
 

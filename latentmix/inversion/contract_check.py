@@ -87,7 +87,7 @@ def _round_trip(trial: Trial) -> Result:
 
 
 def _batch(trial: Trial) -> Result:
-    """An image gives the same alone as in a batch."""
+    """An image gives the same result alone as in a batch."""
     together = trial.invert()
     back = trial.generate(together)
     errors = {"generate": 0.0}

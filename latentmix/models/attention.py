@@ -19,7 +19,7 @@ KERNELS = {
 
 @contextmanager
 def attention(kernel: str) -> Iterator[None]:
-    """Within, attention runs by one of `KERNELS`; "auto" leaves the choice to torch."""
+    """Run attention by one of `KERNELS` in this context; "auto" leaves the choice to torch."""
     if kernel == "auto":
         yield
         return

@@ -46,9 +46,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
 
 @library.custom_op("latentmix::linear", mutates_args=())
 def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`product` for torch.compile, which takes the private operation for one of its own and its weights for constants.
+    """Return `product`, as an operation that torch.compile does not look into.
 
-    See `Linear.forward`.
+    It would treat the private operation as its own, and the weights as constants. See `Linear.forward`.
     """
     return product(x, weight, bias)
 

@@ -142,7 +142,7 @@ class MMDiTModel:
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:
-        """With the class's defaults for what the file leaves out."""
+        """The network's config, with the class's defaults for missing entries."""
         from diffusers import SD3Transformer2DModel
 
         return load_part(SD3Transformer2DModel.load_config, self.folder / "transformer")

@@ -23,7 +23,7 @@ class SharedPrefix:
 
     @contextmanager
     def on_one_half(self, active: bool) -> Iterator[None]:
-        """Within, if `active`, the two halves of each batch are taken to be equal."""
+        """If `active`, treat the two halves of each batch as equal in this context."""
         self._active = active
         try:
             yield

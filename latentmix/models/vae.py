@@ -25,7 +25,7 @@ class VAE:
     @timed("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> clean latents [B, C, h, w] in the diffusion network's scale: the posterior's mean."""
+        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean, scaled for the network."""
         pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=memory_format(self.speed))
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
@@ -63,7 +63,7 @@ class VAE:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """With the class's defaults for what the file leaves out."""
+        """The network's config, with the class's defaults for missing entries."""
         from diffusers import AutoencoderKL
 
         return load_part(AutoencoderKL.load_config, self.folder)
