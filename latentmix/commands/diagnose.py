@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from latentmix.cache import write_json
@@ -70,11 +71,11 @@ def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
     headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N")
     table = Table(*headings, title=f"latents at t = T of {experiment.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
-        table.add_row(experiment.title(class_id), *_row(diagnosis))
+        table.add_row(escape(experiment.title(class_id)), *_row(diagnosis))
     console = Console()
     console.print(table)
     for class_id, diagnosis in diagnoses.items():
-        console.print(f"{experiment.title(class_id)}: {verdict(diagnosis)}", highlight=False)
+        console.print(f"{experiment.title(class_id)}: {verdict(diagnosis)}", highlight=False, markup=False)
 
 
 def _row(diagnosis: Diagnosis) -> tuple[str, ...]:

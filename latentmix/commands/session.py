@@ -76,6 +76,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
         f"Numbers are images; nothing was done. Results would go to {experiment.config.folder}, and take about "
         f"{checks.disk_needed(experiment, stages)} with the cache.",
         soft_wrap=True,
+        markup=False,
     )
     for finding in findings:
         say(finding.line)

@@ -18,7 +18,7 @@ def run(name: str) -> None:
         raise UserError(
             f"no stage of a run has been planned in {folder}; check the name, or wait until the run has begun"
         )
-    console.print(f"{folder}: {_summary(folder, stages, members)}", soft_wrap=True, highlight=False)
+    console.print(f"{folder}: {_summary(folder, stages, members)}", soft_wrap=True, highlight=False, markup=False)
     table = Table("images", "done", "running", "left")
     for stage in stages:
         if stage.total:

@@ -133,8 +133,8 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
         title = f"{label}, average over classes ({'lower' if METRICS[name].lower else 'higher'} is better)"
         console.print(_averages(rows, title, experiment.config.n))
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
-        console.print(str(path), soft_wrap=True, highlight=False)
-    console.print(f"All of it on one page: latentmix report {folder}", soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"All of it on one page: latentmix report {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:

@@ -79,7 +79,7 @@ class Model(Sized, Protocol):
         """Return x0 and ε for latents [B, C, h, w] at a noise level, all in float32."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean, scaled for the network."""
+        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""

@@ -25,7 +25,7 @@ class VAE:
     @timed("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean, scaled for the network."""
+        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
         pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=memory_format(self.speed))
         means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()

@@ -53,7 +53,7 @@ def stage_bar(stage: Stage) -> Iterator[StageBar]:
 
 def say(text: str) -> None:
     """Print a line about the run to standard error."""
-    Console(stderr=True).print(text)
+    Console(stderr=True).print(text, markup=False)  # paths and classes may have brackets
 
 
 def show_plan(stages: Sequence[Stage], seconds: Iterable[float | None]) -> None:

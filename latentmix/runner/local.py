@@ -92,7 +92,9 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
             for process in processes:
                 if process.popen.poll() and process.name not in reported:
                     reported.add(process.name)
-                    console.print(f"{process.name} died: {process.last_line()} (its output is in {process.log})")
+                    console.print(
+                        f"{process.name} died: {process.last_line()} (its output is in {process.log})", markup=False
+                    )
             time.sleep(0.5)
 
 
