@@ -58,7 +58,8 @@ def results(outputs: Path) -> dict[str, bytes]:
 def assert_same(outputs: Path, whole: Path, but: str = "nothing") -> None:
     one, other = results(outputs), results(whole)
     names = {name for name in one.keys() | other.keys() if but not in name}
-    assert {name for name in names if one.get(name) != other.get(name)} == set()
+    differing = sorted(name for name in names if one.get(name) != other.get(name))
+    assert not differing, differing
 
 
 def rows(folder: Path, name: str) -> dict[str, np.ndarray]:

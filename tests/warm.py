@@ -128,8 +128,10 @@ def _do(commands: Sequence[Sequence[str]]) -> int:
 def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     """Log whatever happens, and let happen what is to."""
     from latentmix import figures
+    from latentmix.data import decoded_images
     from latentmix.experiment import probe, reconstruction, stages
 
+    decoded_images.KEPT.budget = 0  # as in a run over more images than memory holds: each use reads the file again
     if not order["figures"]:
         figures.draw_run = lambda experiment: []
     counts: dict[str, int] = {}
