@@ -9,7 +9,7 @@ import pytest
 from driver import invoke
 from PIL import Image, ImageFile
 
-from latentmix.data import checked as notes
+from latentmix.data import check_notes as notes
 from latentmix.data import decoded_images, image_files
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
@@ -212,7 +212,7 @@ def test_the_id_follows_the_bytes_and_a_change_is_noticed(hats: Path, monkeypatc
     (after,) = Folder(hats.parent).images("hat")
     assert after.id != before.id and (after.pixels(8) == BLUE).all()
     decoded_images.KEPT.clear()
-    assert "has changed since it was checked; bring it back" in refusal(lambda: renamed.pixels(8))
+    assert "has changed since it was checked; restore it" in refusal(lambda: renamed.pixels(8))
     (hats / "b.png").unlink()
     assert "can't be read any more: [Errno 2]" in refusal(lambda: renamed.pixels(8))
 

@@ -20,7 +20,7 @@ from PIL import Image
 from latentmix.cache import user_cache
 from latentmix.compose import compose
 from latentmix.data import Source, choose, image_files, imagenet_names, load_dataset
-from latentmix.data import checked as notes
+from latentmix.data import check_notes as notes
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
 from latentmix.data.imagenet import ImageNet
