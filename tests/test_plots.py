@@ -73,7 +73,7 @@ def intervals(axes: Axes) -> dict[str, list[tuple[float, float, float]]]:
 def test_every_metric_has_a_panel_with_its_label() -> None:
     assert list(panels(invented_results())) == [
         "Fréchet distance\n(embedded classifier)",
-        "Cosine distance\n(embedded classifier)",
+        "Cosine distance\n(embedded CLIP)",
         "sharpness_other",
     ]
 
@@ -204,7 +204,7 @@ def test_more_unknown_names_than_spare_styles_are_drawn_all_the_same() -> None:
         ("fid", "FID", "lower"),
         ("fd_embedded", "Fréchet distance (embedded classifier)", "lower"),
         ("fd_infinity_embedded", "FD∞ (embedded classifier)", "lower"),
-        ("clip_distance_embedded", "Cosine distance (embedded classifier)", "lower"),
+        ("clip_distance_embedded", "Cosine distance (embedded CLIP)", "lower"),
         ("clip_distance_ViT-L-14/openai", "Cosine distance (CLIP ViT-L-14/openai)", "lower"),
         ("clip_distance_raw_ViT-L-14/openai", "Cosine distance, raw mean (CLIP ViT-L-14/openai)", "lower"),
         ("coverage_inception", "Coverage (Inception)", "higher"),

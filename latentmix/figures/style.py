@@ -170,7 +170,9 @@ def metric_label(column: str) -> MetricLabel:
     metric = titles[name]
     network = column[len(name) + 1 :]
     in_words = NETWORKS.get(network, network)
-    if metric.network == "clip" and network != "embedded" and "CLIP" not in metric.label:
+    if metric.network == "clip" and network == "embedded":
+        in_words = "embedded CLIP"
+    elif metric.network == "clip" and "CLIP" not in metric.label:
         in_words = f"CLIP {in_words}"
     better = "" if metric.better == "nearer" else metric.better
     return MetricLabel(column, metric.label, in_words if network else "", better, metric.plotted)
