@@ -1,7 +1,7 @@
 """Inversions against closed forms, against plain loops of their definitions, and on both embedded models."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -494,19 +494,7 @@ def test_ddim500_goes_both_ways_without_guidance_and_in_float32() -> None:
     ("float32", "precision", "expected"),
     [((), "auto", "float16"), (("unet",), "auto", "float32"), (("unet",), "float16", "float16")],
 )
-def test_some_inversions_keep_a_network_in_float32(
-    float32: tuple[str, ...], precision: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from latentmix import models
-    from latentmix.models import unet
+def test_some_inversions_keep_a_network_in_float32(float32: tuple[str, ...], precision: str, expected: str) -> None:
+    from latentmix.models.unet import FAMILY
 
-    made: list[str] = []
-    real: Callable[..., Any] = unet.UNetModel
-
-    def noticed(folder: Path, precision: str, device: torch.device, _: bool) -> Any:
-        made.append("float16" if precision == "auto" else precision)  # what auto is on a GPU
-        return real(folder, "float32", CPU)
-
-    monkeypatch.setattr(unet, "UNetModel", noticed)
-    models.load_model(compose([f"model.precision={precision}"]).model, CPU, float32)
-    assert made == [expected]
+    assert FAMILY.precision(precision, torch.device("cuda"), float32) == expected

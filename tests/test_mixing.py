@@ -592,8 +592,8 @@ def test_a_cut_off_is_part_of_the_name(text: str) -> None:
     [
         ("adain/chm", "adain sets the mean of each channel itself; write adain/0"),
         ("adain/lp0.5", "adain sets the mean of each channel itself; write adain/0"),
-        ("nao/lp", "nao seeks the norm of whole noise"),
-        ("nao/lp2", "nao seeks the norm of whole noise"),
+        ("nao/lp", "nao seeks the norm of white noise"),
+        ("nao/lp2", "nao seeks the norm of white noise"),
     ],
 )
 def test_combinations_without_sense_are_refused_with_a_reason(text: str, reason: str) -> None:

@@ -214,8 +214,12 @@ class Claims:
         """Write the heartbeat. Errors are ignored: a full disk stops the task itself, with a message."""
         self._beats += 1
         about: dict[str, Any] = {"shard": str(self.shard), "doing": self.doing, "beats": self._beats}
-        with suppress(OSError):  # written in place: a torn heartbeat differs from the last one too
-            self._heartbeat_file(self.name).write_text(json.dumps(about))
+        text = (
+            json.dumps(about).ljust(500).encode()
+        )  # of equal length, and written at once, so readers see no half of it
+        with suppress(OSError), self._heartbeat_file(self.name).open("r+b" if self._beats > 1 else "wb") as file:
+            file.write(text)
+            file.truncate()
 
     def _beat_until_stopped(self) -> None:
         while not self._stop.wait(HEARTBEAT):
