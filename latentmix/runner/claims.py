@@ -214,10 +214,9 @@ class Claims:
         """Write the heartbeat. Errors are ignored: a full disk stops the task itself, with a message."""
         self._beats += 1
         about: dict[str, Any] = {"shard": str(self.shard), "doing": self.doing, "beats": self._beats}
-        text = (
-            json.dumps(about).ljust(500).encode()
-        )  # of equal length, and written at once, so readers see no half of it
-        with suppress(OSError), self._heartbeat_file(self.name).open("r+b" if self._beats > 1 else "wb") as file:
+        text = json.dumps(about).ljust(500).encode()  # always as long, in one write: no reader sees half of it
+        path = self._heartbeat_file(self.name)
+        with suppress(OSError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
             file.write(text)
             file.truncate()
 
