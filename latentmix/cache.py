@@ -13,14 +13,14 @@ import re
 import secrets
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -75,11 +75,10 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:
         _unlink(part)
-        raise explain_write_error(path, error) from error
-    except BaseException:
-        _unlink(part)
+        if isinstance(error, OSError):
+            raise explain_write_error(path, error) from error
         raise
 
 
@@ -154,31 +153,6 @@ def read_checked_json(path: Path) -> dict[str, Any]:
 
 # Tensor files: safetensors with a checksum of each tensor, and one of the header
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-class OldFormat(ValueError):
-    """A file of an older version, which had one checksum of all tensors together."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    about: dict[str, Any]
-    checksums: dict[str, str]  # of each tensor
-    layout: dict[str, Any]  # of each tensor: dtype, shape, data_offsets
-    start: int  # the byte that offsets are counted from
-
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a safetensors file whose header holds `about` (JSON), a checksum of each tensor, and one of itself."""
@@ -196,10 +170,13 @@ def load_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[s
 
     Raises ValueError if the header or a tensor that is read is not exactly what was written.
     """
-    with path.open("rb") as file:
-        header = _read_header(path, file)
-        wanted = header.layout if names is None else [name for name in names if name in header.layout]
-        return {name: _read_tensor(path, file, header, name) for name in wanted}, header.about
+    with _opened(path) as (file, own):
+        checksums = own["checksums"]
+        wanted = checksums if names is None else [name for name in names if name in checksums]
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    if any(checksums[name] != _checksum(name, tensor) for name, tensor in tensors.items()):
+        raise ValueError(f"{path} does not match its checksum")
+    return tensors, own["about"]
 
 
 @timed("reading")
@@ -208,49 +185,22 @@ def read_about(path: Path) -> dict[str, Any]:
 
     Raises ValueError if the header is damaged, or the file does not have the size that it promises.
     """
-    with path.open("rb") as file:
-        return _read_header(path, file).about
+    with _opened(path) as (_, own):
+        return own["about"]
 
 
-def _read_header(path: Path, file: BinaryIO) -> _Header:
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a tensor file; yield safetensors' view of it, and what its header holds. Raises ValueError if damaged."""
+    path.open("rb").close()  # raises OSError where it can't be read, which safetensors would not tell from damage
     try:
-        layout = json.loads(file.read(length if length <= size else 0))
-        own = json.loads(layout.pop("__metadata__")["latentmix"])
-        if "checksums" not in own and "sha256" in own:
-            raise OldFormat(f"{path} has an old format")
-        header = _Header(own["about"], own["checksums"], layout, 8 + length)
-        end = max((entry["data_offsets"][1] for entry in layout.values()), default=0)
-        checksum = own["header"]
-    except OldFormat:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path} is not a file of this cache") from error
-    if checksum != key([header.about, header.checksums]) or header.checksums.keys() != layout.keys():
-        raise ValueError(f"{path} does not match its checksum")
-    if header.start + end != size:
-        raise ValueError(f"{path} does not have the size that its header promises")
-    return header
-
-
-def _read_tensor(path: Path, file: BinaryIO, header: _Header, name: str) -> Tensor:
-    try:
-        entry = header.layout[name]
-        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if not 0 <= begin <= end:
-            raise ValueError("offsets out of order")
-        content = bytearray(end - begin)
-        file.seek(header.start + begin)
-        if file.readinto(content) != len(content):  # type: ignore[attr-defined]
-            raise ValueError("cut short")
-        tensor = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-        tensor = tensor.reshape(shape)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a file of this cache") from error
-    if header.checksums[name] != _checksum(name, tensor):
-        raise ValueError(f"{path} does not match its checksum")
-    return tensor
+        with safe_open(path, "pt") as file:
+            own = json.loads(file.metadata()["latentmix"])
+            if own["header"] != key([own["about"], own["checksums"]]) or own["checksums"].keys() != set(file.keys()):
+                raise ValueError("not its checksum")
+            yield file, own
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of this cache") from error
 
 
 def _checksum(name: str, tensor: Tensor) -> str:
@@ -262,8 +212,7 @@ def _checksum(name: str, tensor: Tensor) -> str:
 # The cache of tensors
 
 Stamp = tuple[int, int, int]  # size, time of change in ns, inode: a file that keeps them keeps its header
-_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file whose header this process has read
-_damaged: set[tuple[Path, Stamp]] = set()  # files in which this process has found a damaged tensor
+_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file that this process has read; none if damaged
 
 
 @cache
@@ -366,17 +315,15 @@ def _ids(path: Path) -> tuple[str, ...]:
         ids: tuple[str, ...] = ()
         try:
             ids = tuple(sys.intern(id_) for id_ in read_about(path).get("ids", ()))
-        except OldFormat:
-            pass
         except ValueError as error:
             _warn_once(f"{error}; it counts as missing and is made again")
         _listed[path] = stamp, ids
-    return () if (path, stamp) in _damaged else _listed[path][1]
+    return _listed[path][1]
 
 
 def _remove_damaged(path: Path, stamp: Stamp, reason: str) -> None:
     """Remove a file in which a damaged tensor was found, unless it has been replaced since it was listed."""
-    _damaged.add((path, stamp))  # it may be impossible to remove
+    _listed[path] = stamp, ()  # it may be impossible to remove
     _warn_once(f"{reason}; it counts as missing and is made again")
     with suppress(OSError):
         if _stamp(path) == stamp:

@@ -12,11 +12,11 @@ import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CGROUPS = Path("/sys/fs/cgroup")
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: by its affinity and its cgroup's CPU quota, at least 1.
+    """Return how many cores this process may use: by its affinity and its container's CPU quota, at least 1.
 
     `os.cpu_count` counts all of the machine's, of which a container or a Slurm job may have few.
     """
@@ -33,18 +33,10 @@ def on_all_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> lis
         return list(threads.map(work, items))
 
 
-def _quota(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
-    """Return the least CPU quota, in cores, of this process's cgroup (version 2) and those above it; inf for none."""
-    with suppress(OSError, ValueError, IndexError):
-        path = next(line for line in own.read_text().splitlines() if line.startswith("0::"))[len("0::/") :]
-        folders = [root / path, *(root / path).parents]
-        return min((_cores(folder / "cpu.max") for folder in folders if folder.is_relative_to(root)), default=math.inf)
-    return math.inf
-
-
-def _cores(file: Path) -> float:
-    """Return the quota that a `cpu.max` file states ("200000 100000" is 2 cores); inf for none, or without a file."""
+def _quota() -> float:
+    """Return the CPU quota, in cores, of this process's container (cgroup version 2); inf for none."""
     with suppress(OSError, ValueError):
-        quota, period = file.read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
+        quota, period = CPU_MAX.read_text().split()  # such as "200000 100000", which is 2 cores
+        if quota != "max":
+            return int(quota) / int(period)
     return math.inf

@@ -8,21 +8,12 @@ import io
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {".jpg": JpegImageFile, ".png": PngImageFile, ".webp": WebPImageFile}
-TURNS = {  # Exif's orientation -> what makes a picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
@@ -65,17 +56,12 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
         if megapixels > max_megapixels:
             raise OSError(f"it has {megapixels:.4g} megapixels, more than data.max_megapixels={max_megapixels:g}")
         opened.load()
-        picture, unreadable = _upright(opened)
-        return _rgb(picture), unreadable
-
-
-def _upright(picture: Image.Image) -> tuple[Image.Image, str | None]:
-    """Turn a picture as its Exif says, if that can be read."""
-    try:
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # what Pillow raises for bytes that are no Exif: SyntaxError, struct.error, OSError, TypeError...
-        return picture, "Exif"
-    return (picture if turn is None else picture.transpose(turn)), None
+        unreadable = None
+        try:
+            ImageOps.exif_transpose(opened, in_place=True)
+        except Exception:  # for bytes that are no Exif, Pillow raises SyntaxError, struct.error, OSError, TypeError...
+            unreadable = "Exif"
+        return _rgb(opened), unreadable
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

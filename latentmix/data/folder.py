@@ -1,18 +1,16 @@
 """data=folder: a folder of class folders, DIR/<class>/**/*.jpg (or png, webp)."""
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources, warn_once
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources, warn_once
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 
 LAYOUT = "DIR/<class>/*.jpg"
-Result = TypeVar("Result")
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
@@ -39,7 +37,8 @@ class Folder(Dataset):
 
         Raises UserError if there are none, and if the folders look like a level above the classes.
         """
-        names = [name for name, folder in self._folders.items() if _has_image(folder)]
+        with _listed():
+            names = [name for name, folder in self._folders.items() if any(image_files(folder))]
         if not names:
             raise UserError(f"no class folder in {self.path} has images; expected {LAYOUT}")
         self._refuse_splits(names)
@@ -56,8 +55,9 @@ class Folder(Dataset):
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
-        files = _reading(lambda folder: list(image_files(folder)), self._folder(class_id))
-        return sources(map(Blob, files), count, self.rules, f"class {class_id!r} in {self.path}")
+        with _listed():
+            blobs = [Blob(file) for file in image_files(self._folder(class_id))]
+        return sources(blobs, count, self.rules, f"class {class_id!r} in {self.path}")
 
     def home(self) -> str:
         return f"are in {self.path}"
@@ -65,7 +65,7 @@ class Folder(Dataset):
     @cached_property
     def _folders(self) -> dict[str, Path]:
         """Class -> its folder, in the order of names. Raises UserError if there are none."""
-        entries, path = _reading(listing, self.path), self.path.absolute()
+        entries, path = _entries(self.path), self.path.absolute()
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):
             raise UserError(
@@ -84,7 +84,8 @@ class Folder(Dataset):
 
     def _refuse_splits(self, names: list[str]) -> None:
         """Raise UserError if the folders are splits, such as train and val, with class folders in them."""
-        if all(name.lower() in SPLITS for name in names) and any(_subfolders(self._folders[name]) for name in names):
+        inside = (entry for name in names for entry in _entries(self._folders[name]))
+        if all(name.lower() in SPLITS for name in names) and any(entry.is_dir() for entry in inside):
             split = next((name for name in names if name.lower().startswith("train")), names[0])
             raise UserError(
                 f"{self.path} has splits ({', '.join(names)}) in place of classes; give data.path={self.path / split}"
@@ -92,8 +93,11 @@ class Folder(Dataset):
 
     def _refuse_wrapper(self, folder: Path) -> None:
         """Raise UserError if the only class may be a folder around the classes, as unpacked archives have it."""
-        inside = _subfolders(folder)
-        if _direct_images(folder) or not (len(inside) > 1 or any(name.lower() in SPLITS for name in inside)):
+        entries = _entries(folder)
+        inside = [entry.name for entry in entries if entry.is_dir()]
+        if any(is_image(entry.name) for entry in entries):
+            return
+        if len(inside) < 2 and not any(name.lower() in SPLITS for name in inside):
             return
         raise UserError(
             f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give data.path={folder} "
@@ -101,24 +105,10 @@ class Folder(Dataset):
         )
 
 
-def _reading(read: Callable[[Path], Result], folder: Path) -> Result:
-    """Return what `read` makes of a folder. Raises UserError if it cannot be listed."""
-    try:
-        return read(folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot list {error.filename or folder}: {reason}; give a folder of class folders, {LAYOUT}"
-        ) from error
+def _listed() -> AbstractContextManager[None]:
+    return listing_errors(f"give a folder of class folders, {LAYOUT}")
 
 
-def _has_image(folder: Path) -> bool:
-    return _reading(lambda f: next(image_files(f), None), folder) is not None
-
-
-def _direct_images(folder: Path) -> list[str]:
-    return [entry.name for entry in _reading(listing, folder) if is_image(entry.name)]
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _reading(listing, folder) if entry.is_dir()]
+def _entries(folder: Path) -> list[Path]:
+    with _listed():
+        return listing(folder)

@@ -7,6 +7,7 @@ decoded picture is kept for its use as far as `KEPT` has room, and later runs re
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -16,10 +17,11 @@ from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from latentmix.data.check_notes import Checked
 from latentmix.data.decode import decode
-from latentmix.data.decoded_images import KEPT, fit
+from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Source, first_few
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
@@ -28,13 +30,8 @@ from latentmix.threads import on_all_threads
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LARGEST = 1 << 30  # bytes of an image file
 BLOCK = 64  # images that are checked at a time, on all threads
-DROPPINGS = (
-    "__MACOSX",
-    "@eaDir",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "lost+found",
-)  # folders that others left
+# Folders that others left.
+DROPPINGS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 AGAIN = "restore it, or give the same command again to continue with the files as they are now"
 
 
@@ -85,6 +82,15 @@ def is_image(name: str) -> bool:
 def is_listed(name: str) -> bool:
     """Return True if an entry of a folder belongs to the data: not hidden, and not left by an archive or a system."""
     return not name.startswith(".") and name not in DROPPINGS
+
+
+@contextmanager
+def listing_errors(advice: str) -> Iterator[None]:
+    """Raise UserError, which ends with `advice`, where a folder can't be listed within."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot list {error.filename}: {error.strerror or error}; {advice}") from error
 
 
 def listing(folder: Path) -> list[Path]:
@@ -159,7 +165,7 @@ def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
     id_ = digest(content)
     if blob.digest not in ("", id_):
         raise ValueError("its bytes are not those that were fetched")
-    if not KEPT.is_known(id_, max_megapixels):
+    if not KEPT.is_whole(id_, max_megapixels):
         picture, unreadable = decode(content, max_megapixels)
         KEPT.add(id_, max_megapixels, picture)
         if unreadable:
@@ -177,17 +183,21 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int) -> np.ndarra
 
     Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
     """
-    if (kept := KEPT.square(id_, size)) is not None:
-        return kept
+    picture = KEPT.get(id_)
+    if picture is None:
+        picture = _read_again(blob, id_, max_megapixels)
+        KEPT.add(id_, max_megapixels, picture)
+    return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
+
+
+def _read_again(blob: Blob, id_: str, max_megapixels: float) -> Image.Image:
     try:
         content = blob.read()
     except OSError as error:
         raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
     if digest(content) != id_:
         raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
-    square = fit(decode(content, max_megapixels)[0], size)
-    KEPT.add_square(id_, square)
-    return square
+    return decode(content, max_megapixels)[0]
 
 
 def _reason(error: Exception) -> str:

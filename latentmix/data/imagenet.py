@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from latentmix.data import imagenet_names
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources
 from latentmix.data.protocol import Dataset, Source, first_few
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -48,7 +48,8 @@ class ImageNet(Dataset):
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
         place = self._places[self._present(class_id)]
-        blobs = _members(place) if place.file.is_file() else [Blob(file) for file in _files(place.file)]
+        with listing_errors("mend its permissions"):
+            blobs = _members(place) if place.file.is_file() else list(map(Blob, image_files(place.file)))
         usable = [blob for blob in blobs if is_image(blob.name)]
         return sources(usable, count, self.rules, f"class {class_id} ({self.title(class_id)}) in {place}")
 
@@ -64,7 +65,8 @@ class ImageNet(Dataset):
     @cached_property
     def _places(self) -> dict[str, Blob]:
         """WordNet id -> the folder or tar of its images, sorted."""
-        found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
+        with listing_errors(f"expected {LAYOUT}"):
+            found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
         classes = {match[1]: blob for blob in found if (match := CLASS.fullmatch(blob.name))}
         places = {class_id: classes[class_id] for class_id in imagenet_names.names() if class_id in classes}
         if not places:
@@ -79,23 +81,9 @@ def _search(path: Path) -> list[Blob]:
     """
     roots = [path, *(path / root for root in ROOTS[1:] if (path / root).is_dir())]
     for root in roots:
-        if classes := [Blob(entry) for entry in _listing(root) if CLASS.fullmatch(entry.name)]:
+        if classes := [Blob(entry) for entry in listing(root) if CLASS.fullmatch(entry.name)]:
             return classes
     return next((_members(Blob(root / ARCHIVE)) for root in roots if (root / ARCHIVE).is_file()), [])
-
-
-def _listing(folder: Path) -> list[Path]:
-    try:
-        return listing(folder)
-    except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror or error}; expected {LAYOUT}") from error
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return list(image_files(folder))
-    except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror or error}; mend its permissions") from error
 
 
 def _members(archive: Blob) -> list[Blob]:
@@ -106,9 +94,8 @@ def _members(archive: Blob) -> list[Blob]:
     try:
         with archive.file.open("rb") as opened:
             opened.seek(archive.offset)
-            with tarfile.open(
-                fileobj=opened, mode="r:"
-            ) as tar:  # its offsets count from the start of the outermost tar
+            with tarfile.open(fileobj=opened, mode="r:") as tar:
+                # Offsets count from the start of the outermost tar.
                 files = [Blob(archive.file, m.offset_data, m.size, m.name) for m in _forward(tar) if m.isfile()]
     except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
         raise UserError(f"{archive} is no tar or a damaged one ({error}); get it again") from error

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from latentmix.errors import UserError
-from latentmix.features import clip, dinov2, embedded, inception, lpips
+from latentmix.features import dinov2, embedded, inception, lpips
 from latentmix.features.base import Network, Perceptual
+from latentmix.features.clip import clip_network, clip_width
 from latentmix.features.dinov2 import DINOV2, dinov2_name
 from latentmix.features.embedded import Classifier, embedded_classifier
 from latentmix.features.lpips import LPIPS
@@ -82,25 +83,12 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
     return PERCEPTUAL[name](device)
 
 
-def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
-    """Return a CLIP, `embedded` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
-
-    Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
-    """
-    return clip.network(name, device, texts)
-
-
 def frechet_width(name: str) -> int:
     """Return the number of features of a network of the Fréchet distance; no weights are read."""
     widths = {"embedded": Classifier.WIDTH, "inception": inception.WIDTH} | {n: w for n, (_, w) in DINOV2.items()}
     if dinov2_name(name) in widths:
         return widths[dinov2_name(name)]
     return read_config(_folder(name))["hidden_size"]
-
-
-def clip_width(name: str) -> int:
-    """Return the number of features of a CLIP; no weights are read."""
-    return clip.width(name)
 
 
 def dinov2_folder(name: str) -> Path | None:

@@ -18,8 +18,8 @@ from latentmix.weight_files import digest
 VERSION = 1
 
 
-def network(name: str, device: torch.device, texts: bool) -> Network:
-    """Return a CLIP by name, `embedded` or ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
+def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
+    """Return a CLIP, `embedded` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
 
     Its weights, and the tokenizer if `texts`, are loaded at the first use.
     Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
@@ -47,8 +47,8 @@ def _identity(name: str) -> dict[str, str]:
     return identity(VERSION, clip=name, weights=digest(folder, folder.iterdir()))
 
 
-def width(name: str) -> int:
-    """Return the number of a CLIP's features; no weights are read."""
+def clip_width(name: str) -> int:
+    """Return the number of features of a CLIP; no weights are read."""
     if name == "embedded":
         return json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
     with optional_imports():

@@ -10,7 +10,7 @@ import sys
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, library, nn
+from torch import Tensor, nn
 
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 Network = TypeVar("Network", bound=nn.Module)
@@ -44,20 +44,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
     return out
 
 
-@library.custom_op("latentmix::linear", mutates_args=())
-def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `product`, as an operation that torch.compile does not look into.
-
-    It would treat the private operation as its own, and the weights as constants. See `Linear.forward`.
-    """
-    return product(x, weight, bias)
-
-
-@_opaque.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], len(weight))
-
-
 def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
     return 2 * math.prod(x) * weight[0]
 
@@ -70,8 +56,6 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not _supported(x):
             return super().forward(x)
-        if torch.compiler.is_compiling():
-            return _opaque(x, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return product(x, self.weight, self.bias)
         return Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
@@ -95,7 +79,7 @@ def _geglu() -> dict[type, type]:
     class FusedGEGLU(GEGLU):
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             layer = self.proj
-            if not _supported(x) or torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.bias is None:
+            if not _supported(x) or torch.is_grad_enabled() or layer.bias is None:
                 return super().forward(x, *args, **kwargs)
             (value, gate), (value_bias, gate_bias) = layer.weight.chunk(2), layer.bias.chunk(2)
             return product(x, value, value_bias).mul_(product(x, gate, gate_bias, "gelu", "none"))
@@ -104,4 +88,5 @@ def _geglu() -> dict[type, type]:
 
 
 def _supported(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu"
+    """Return True on a CPU in float32, unless torch compiles the network: then it chooses kernels itself."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
