@@ -212,7 +212,8 @@ def _checksum(name: str, tensor: Tensor) -> str:
 # The cache of tensors
 
 Stamp = tuple[int, int, int]  # size, time of change in ns, inode: a file that keeps them keeps its header
-_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file that this process has read; none if damaged
+# The ids in each file whose header this process has read; none if the file proved damaged.
+_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}
 
 
 @cache

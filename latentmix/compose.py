@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections import ChainMap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,12 @@ class Presets:
 
     def read(self, group: str, option: str) -> Preset:
         """Return what a preset says, and what the presets say that it builds on; its `name` is never one of theirs."""
-        plain = self._file(group, option)
-        inherited: Preset = {}
-        for base in self._bases(group, plain):
-            inherited |= self.read(group, base)
-        return inherited | {"name": option} | plain
+        own, *inherited = self._lineage(group, option)
+        return dict(ChainMap(own, {"name": option}, *inherited))
 
     def names(self, group: str, option: str) -> list[str | None]:
         """Return the names that Hydra may give a preset: its own and those of presets that it builds on, or None."""
-        plain = self._file(group, option)
-        inherited = [name for base in self._bases(group, plain) for name in self.names(group, base)]
-        return [plain.get("name"), *inherited]
+        return [preset.get("name") for preset in self._lineage(group, option)]
 
     def owners(self, group: str, setting: str) -> list[str]:
         """Return the presets of a group that have a setting."""
@@ -112,14 +108,14 @@ class Presets:
         quoted = ("'file://" + str(folder).replace("'", r"\'") + "'" for folder in self.dirs)
         return [f"hydra.searchpath=[{','.join(quoted)}]"] if self.dirs else []
 
-    def _file(self, group: str, option: str) -> Preset:
+    def _lineage(self, group: str, option: str) -> list[Preset]:
+        """Return a preset and those that it builds on, the nearest first."""
         import yaml
 
         files = (folder / group / f"{option}.yaml" for folder in (config_folder(), *self.dirs))
-        return yaml.safe_load(next(file for file in files if file.is_file()).read_text()) or {}
-
-    def _bases(self, group: str, plain: Preset) -> list[str]:
-        return [entry for entry in plain.get("defaults", []) if entry in self.options(group)]
+        own = yaml.safe_load(next(file for file in files if file.is_file()).read_text()) or {}
+        bases = [entry for entry in reversed(own.get("defaults", [])) if entry in self.options(group)]
+        return [own, *(preset for base in bases for preset in self._lineage(group, base))]
 
 
 def _composed(overrides: Sequence[str], presets: Presets) -> Preset:

@@ -55,20 +55,14 @@ EXTRAS = {  # import name of a package that is not in the base install -> the ex
 }
 
 
-def missing_extra(error: ModuleNotFoundError) -> UserError | None:
-    """Return the line that says which extra to install; None where the package is in none."""
-    name = str(error.name).partition(".")[0]
-    if name not in EXTRAS:
-        return None
-    return UserError(f"this needs {name}, which is not installed: pip install 'latentmix[{EXTRAS[name]}]'")
-
-
 @contextmanager
 def optional_imports() -> Iterator[None]:
     """Raise UserError, which names the extra to install, where a package that is imported within is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if (refusal := missing_extra(error)) is None:
+        name = str(error.name).partition(".")[0]
+        if name not in EXTRAS:
             raise
-        raise refusal from error
+        text = f"this needs {name}, which is not installed: pip install 'latentmix[{EXTRAS[name]}]'"
+        raise UserError(text) from error

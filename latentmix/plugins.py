@@ -14,19 +14,16 @@ from latentmix.errors import UserError
 T = TypeVar("T")
 
 
-def table(group: str, builtin: Mapping[str, T], kind: type | None = None) -> Mapping[str, T]:
-    """Return the built-in entries and those of the entry points `latentmix.<group>`, by name.
+class Table(Mapping[str, T]):
+    """The built-in entries and those of the entry points `latentmix.<group>`, by name.
 
     Installed packages are searched when a name is not built in, or when the table is listed. An entry is imported when
     it is looked up, and must be an instance of `kind` if that is given. A built-in name can't be replaced.
 
     Raises: UserError at the look-up of an entry that can't be imported or is no `kind`.
     """
-    return _Table(group, builtin, kind)
 
-
-class _Table(Mapping[str, T]):
-    def __init__(self, group: str, builtin: Mapping[str, T], kind: type | None) -> None:
+    def __init__(self, group: str, builtin: Mapping[str, T], kind: type | None = None) -> None:
         self._group = f"latentmix.{group}"
         self._builtin = builtin
         self._kind = kind
@@ -66,7 +63,8 @@ class _Table(Mapping[str, T]):
         try:
             loaded = entry.load()
         except Exception as error:  # of the package's own code
-            raise UserError(f"{_describe(entry)} can't be imported: {type(error).__name__}: {_line(error)}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{_describe(entry)} can't be imported: {type(error).__name__}: {reason}") from error
         if self._kind is not None and not isinstance(loaded, self._kind):
             raise UserError(f"{_describe(entry)} is a {type(loaded).__name__}; it must be a {self._kind.__name__}")
         return loaded
@@ -75,7 +73,3 @@ class _Table(Mapping[str, T]):
 def _describe(entry: EntryPoint) -> str:
     package = f" of the package {entry.dist.name}" if entry.dist else ""
     return f"{entry.group.removeprefix('latentmix.')} entry point {entry.name} = {entry.value}{package}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -4,12 +4,12 @@ Runs share the cache, so each run notes which of its folders it uses: when it st
 folder is kept or removed as a whole. What a run uses whose workers are alive is never removed.
 """
 
-import os
+import math
 import re
 import shutil
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def list_entries(outputs: Path) -> list[Entry]:
 
 
 def _entry(path: Path, kind: str, used_by: References, models: Mapping[str, str]) -> Entry:
-    files = [file.stat() for root, _, names in os.walk(path) for name in names if (file := Path(root, name)).exists()]
+    files = [file.stat() for file in path.rglob("*") if file.is_file()]
     runs = tuple(name for name, folders in used_by.items() if _uses(folders or set(), path))
     outputs = path.parents[3 if kind in PER_CLASS else 2]
     notes = [(outputs / name / REFERENCES).stat() for name in runs]
@@ -127,24 +127,20 @@ def _models(outputs: Path) -> dict[str, str]:
 def _describe(path: Path, kind: str, models: Mapping[str, str]) -> str:
     """Return model or network, inversion, class or prompt, and method, as far as identity.json tells."""
     notes = [*path.glob("identity.json"), *sorted(path.glob("*/identity.json"))]
-    identity = read_json(notes[0]) if notes else {}
-    model, method = _find(identity, "model"), _find(identity, "method")
+    found = _flat(read_json(notes[0])) if notes else {}
+    model, method = found.get("model"), found.get("method")
     name = models.get(key(model), str(model.get("weights", "?"))) if isinstance(model, dict) else None
-    network = next((found for part in ("features", "clip", "perceptual") if (found := _find(identity, part))), None)
-    class_id = path.name if kind in PER_CLASS else _find(identity, "class") or _find(identity, "prompt")
+    network = found.get("features") or found.get("clip") or found.get("perceptual")
+    class_id = path.name if kind in PER_CLASS else found.get("class") or found.get("prompt")
     if isinstance(method, dict):
         method = method.get("method")
-    parts = (name or network, _find(identity, "kind"), class_id, method or _find(identity, "control"))
+    parts = (name or network, found.get("kind"), class_id, method or found.get("control"))
     return ", ".join(str(part) for part in parts if part)
 
 
-def _find(identity: Any, name: str) -> Any:
-    """Return the value of `name` in an identity, or in an identity inside it."""
-    if not isinstance(identity, dict):
-        return None
-    if name in identity:
-        return identity[name]
-    return next((found for inner in identity.values() if (found := _find(inner, name)) is not None), None)
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of an identity and of those inside it, where the outer ones come first."""
+    return dict(ChainMap(identity, *(_flat(inner) for inner in identity.values() if isinstance(inner, dict))))
 
 
 # Selection
@@ -158,20 +154,16 @@ def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bo
     used_by = references(outputs)
     alive = [name for name in used_by if is_at_work(outputs / name / "work")]
     _require_notes(used_by, alive, of_run, unused)
-    chosen = list_entries(outputs)
-    if older_than is not None:
-        limit = time.time() - _seconds(older_than)
-        chosen = [entry for entry in chosen if entry.used < limit]
-    if unused:
-        chosen = [entry for entry in chosen if not entry.runs]
-    if of_run is not None:
-        chosen = [entry for entry in chosen if of_run in entry.runs]
+    limit = math.inf if older_than is None else time.time() - _seconds(older_than)
+    chosen = [
+        entry
+        for entry in list_entries(outputs)
+        if entry.used < limit and not (unused and entry.runs) and (of_run is None or of_run in entry.runs)
+    ]
+    others = [] if of_run is None else [name for name in used_by if name != of_run]
     notes = []
-    for others, why in (
-        ([] if of_run is None else [name for name in used_by if name != of_run], "which other runs use too"),
-        (alive, "which runs use that are at work"),
-    ):
-        kept = [entry for entry in chosen if any(_uses(used_by[name] or set(), entry.path) for name in others)]
+    for runs, why in ((others, "which other runs use too"), (alive, "which runs use that are at work")):
+        kept = [entry for entry in chosen if not set(runs).isdisjoint(entry.runs)]
         chosen = [entry for entry in chosen if entry not in kept]
         if kept:
             notes.append(f"kept: {_total(kept)}, {why}")
@@ -226,10 +218,8 @@ def _show(entries: Sequence[Entry]) -> None:
         groups[entry.kind, entry.what, ", ".join(entry.runs)].append(entry)
     table, now = Table("kind", "what", "folders", "size", "last used", "by runs"), time.time()
     for (kind, what, runs), group in sorted(groups.items()):
-        age = _age(now - max(entry.used for entry in group))
-        table.add_row(
-            kind, what, f"{len(group):,}", readable_size(sum(entry.size for entry in group)), age, runs or "-"
-        )
+        size, age = readable_size(sum(entry.size for entry in group)), _age(now - max(entry.used for entry in group))
+        table.add_row(kind, what, f"{len(group):,}", size, age, runs or "-")
     Console().print(table)
     sizes: Counter[str] = Counter()
     for entry in entries:

@@ -1,10 +1,9 @@
 """Notes in the user's cache of which images were found whole, so that later runs need not decode them to check them."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from latentmix.cache import key, read_checked_json, user_cache, write_checked_json
 from latentmix.errors import UserError
@@ -12,42 +11,37 @@ from latentmix.errors import UserError
 WORTHWHILE = 0.25  # seconds of checking, summed over threads; less is not worth a file
 SETTLED = 2e9  # ns since its last change, after which a file cannot change again within the same tick of its clock
 
+CheckedId = Callable[[Path, int, Callable[[], str]], str]
 
-class Checked:
-    """The note on one class's images, as a context: read at its start, written at its end if that saves time later.
 
-    `name` says which class and which rules. An id counts while its file has the size and the times of change that it
-    had when it was checked.
+@contextmanager
+def checked_ids(name: str) -> Iterator[CheckedId]:
+    """Read the note on one class's images; write it at the end of the context if that saves time later.
+
+    `name` says which class and which rules. Yield a function of a file, an offset in it and `compute`, which threads
+    may share. It returns the id of the image that begins there: as noted or, if the file's size or times of change are
+    not as they were, as computed. It raises OSError for a missing file, and whatever `compute` raises.
     """
+    note = user_cache() / "checked" / f"{key(name)}.json"
+    known = read_checked_json(note)
+    new: dict[str, list] = {}
+    seconds: list[float] = []
 
-    def __init__(self, name: str) -> None:
-        self.note = user_cache() / "checked" / f"{key(name)}.json"
-        self.known: dict[str, list] = {}
-        self.new: dict[str, list] = {}
-        self.seconds: list[float] = []
-
-    def __enter__(self) -> "Checked":
-        self.known = read_checked_json(self.note)
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.new and sum(self.seconds) >= WORTHWHILE:
-            with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
-                write_checked_json(self.note, self.known | self.new)
-
-    def id(self, file: Path, offset: int, compute: Callable[[], str]) -> str:
-        """Return the id of the image at `offset` in a file: as noted or, if the file has changed since, as computed.
-
-        Threads may call it at the same time. Raises OSError for a file that is missing, and whatever `compute` raises.
-        """
-        status, name = file.stat(), f"{file}:{offset}"
+    def checked_id(file: Path, offset: int, compute: Callable[[], str]) -> str:
+        status, place = file.stat(), f"{file}:{offset}"
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        known = self.known.get(name)
-        if known is not None and known[:-1] == stamp:
-            return known[-1]
+        if place in known and known[place][:-1] == stamp:
+            return known[place][-1]
         start = time.monotonic()
         computed = compute()
-        self.seconds.append(time.monotonic() - start)
+        seconds.append(time.monotonic() - start)
         if time.time_ns() - max(stamp[1:]) > SETTLED:
-            self.new[name] = [*stamp, computed]
+            new[place] = [*stamp, computed]
         return computed
+
+    try:
+        yield checked_id
+    finally:
+        if new and sum(seconds) >= WORTHWHILE:
+            with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
+                write_checked_json(note, known | new)

@@ -171,9 +171,9 @@ class Hub(Dataset):
         """Keep the wanted images of these labels."""
         limit, rows = self.config.limit, self._open()
         total = None if limit is None else limit * len(labels)
-        mark = _Mark(self._folder / "progress.json", {"labels": sorted(labels), "limit": limit})
+        note, wanted = self._folder / "progress.json", {"labels": sorted(labels), "limit": limit}
         with self._explained(), _progress(self._name, total) as show:
-            kept, start = mark.resume(rows)
+            kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
                 label = example[self.config.label]
                 if label in labels and kept[label] != limit:
@@ -182,13 +182,14 @@ class Hub(Dataset):
                     if kept.total() == total:
                         break
                 if (row + 1) % STRIDE == 0:
-                    mark.write(rows, kept, row + 1)
+                    progress = {"wanted": wanted, "state": rows.state_dict(), "kept": kept, "row": row + 1}
+                    write_checked_json(note, progress)
                     show(kept.total(), row + 1)
             else:
                 limit = None  # there are no more
             for label in labels:
                 write_checked_json(self._class_folder(label) / COMPLETE, {"limit": limit, "count": kept[label]})
-            mark.file.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
 
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
         """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
@@ -270,23 +271,16 @@ def _not_here(name: str, _: int) -> Any:
     raise UserError(f"the images of {name} are not here; latentmix fetch gets them")
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A note of how far a stream came, so that the next run need not start from its first row."""
+def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int], int]:
+    """Move a stream to where the last run noted that it was; return the images kept of each label, and the next row.
 
-    file: Path
-    wanted: dict[str, Any]  # the note of a stream for anything else does not count
-
-    def resume(self, rows: Any) -> tuple[Counter[int], int]:
-        """Move the stream to where it was; return the images kept of each label by then, and the next row."""
-        mark = read_checked_json(self.file)
-        if mark.get("wanted") != self.wanted:
-            return Counter(), 0
-        rows.load_state_dict(mark["state"])
-        return Counter({int(label): count for label, count in mark["kept"].items()}), mark["row"]
-
-    def write(self, rows: Any, kept: Counter[int], row: int) -> None:
-        write_checked_json(self.file, {"wanted": self.wanted, "state": rows.state_dict(), "kept": kept, "row": row})
+    The note of a stream for anything else does not count.
+    """
+    progress = read_checked_json(note)
+    if progress.get("wanted") != wanted:
+        return Counter(), 0
+    rows.load_state_dict(progress["state"])
+    return Counter({int(label): count for label, count in progress["kept"].items()}), progress["row"]
 
 
 @contextmanager

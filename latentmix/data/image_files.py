@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from latentmix.data.check_notes import Checked
+from latentmix.data.check_notes import CheckedId, checked_ids
 from latentmix.data.decode import decode
 from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Source, first_few
@@ -129,8 +129,8 @@ def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) 
     notes: list[str] = []
     remaining = iter(blobs)
     first = f"{blobs[0].file.absolute()} {blobs[0].offset}" if blobs else "none"
-    with Checked(f"{first} {rules.max_megapixels:g}") as checked:
-        check = partial(_source, rules=rules, checked=checked, notes=notes)
+    with checked_ids(f"{first} {rules.max_megapixels:g}") as checked_id:
+        check = partial(_source, rules=rules, checked_id=checked_id, notes=notes)
         while block := list(islice(remaining, BLOCK if count is None else min(BLOCK, count - len(found)))):
             found += filter(None, on_all_threads(check, block))
     if notes:
@@ -146,10 +146,10 @@ def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) 
     )
 
 
-def _source(blob: Blob, rules: Rules, checked: Checked, notes: list[str]) -> Source | None:
+def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -> Source | None:
     """Return the image, or None if it cannot be used and is to be skipped."""
     try:
-        id_ = checked.id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
+        id_ = checked_id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
         return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels))
     except Exception as error:  # Pillow raises nearly anything for damaged files: OSError, SyntaxError, struct.error...
         problem = f"{blob} cannot be used: {_reason(error)}"

@@ -34,6 +34,11 @@ def has(folder: Path, part: str) -> bool:
     return read_index(folder).get(part, [None])[0] is not None
 
 
+def present_parts(folder: Path, family: Family) -> list[str]:
+    """Return the parts that a pipeline of a family was saved with."""
+    return [part for part in family.parts if part not in family.optional or has(folder, part)]
+
+
 def read_scheduler(folder: Path) -> dict[str, Any]:
     """Return a pipeline's scheduler_config.json."""
     return dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
@@ -42,9 +47,7 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
 def opened_files(folder: Path, family: Family) -> list[Path]:
     """Return the files of a pipeline folder that a model is read from, and no others."""
     files = [folder / "model_index.json"]
-    for part in family.parts:
-        if part in family.optional and not has(folder, part):
-            continue
+    for part in present_parts(folder, family):
         if part in family.networks:
             files += [folder / part / "config.json", *weight_files(folder / part, family.library(part), pickled=True)]
         elif part == "scheduler":

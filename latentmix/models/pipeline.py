@@ -1,6 +1,5 @@
 """Pipeline folders in diffusers' layout: where a model's folder is, and whether latentmix can read it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models.family import Family
 from latentmix.models.family_table import FAMILIES
-from latentmix.models.loading import TOKENIZER_FILES, has, read_index
+from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_index
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import check_whole, weight_files
 
@@ -35,7 +34,7 @@ def family_of(folder: Path) -> Family:
 def network_files(folder: Path, pickled: bool = True) -> dict[str, list[Path]]:
     """Return the files of weights of each network of a pipeline."""
     family = family_of(folder)
-    parts = [part for part in family.networks if part not in family.optional or has(folder, part)]
+    parts = [part for part in present_parts(folder, family) if part in family.networks]
     return {part: weight_files(folder / part, family.library(part), pickled) for part in parts}
 
 
@@ -118,14 +117,7 @@ def _checked(folder: Path, pickled: bool = False) -> Path:
     if name not in FAMILIES:
         raise UserError(f"{folder} holds a {name}; only folders of {' and '.join(FAMILIES)} can be read")
     family = FAMILIES[name]
-    parts = [part for part in family.parts if part not in family.optional or has(folder, part)]
-    _check_parts(folder, index, family, parts)
-    network_files(folder, pickled)
-    return folder
-
-
-def _check_parts(folder: Path, index: dict[str, Any], family: Family, parts: Sequence[str]) -> None:
-    for part in parts:
+    for part in present_parts(folder, family):
         if not any((folder / part).glob("*.json")):
             raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the whole folder again")
         if part not in family.networks:
@@ -135,3 +127,5 @@ def _check_parts(folder: Path, index: dict[str, Any], family: Family, parts: Seq
             raise UserError(
                 f"{folder / 'model_index.json'} asks for {part}={found}, which is not known here, and not run"
             )
+    network_files(folder, pickled)
+    return folder
