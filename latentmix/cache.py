@@ -12,10 +12,8 @@ import os
 import re
 import secrets
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from latentmix.errors import RowsLost, UserError
+from latentmix.errors import RowsLost, UserError, warn_once
 from latentmix.profiling import timed
 
 PART = ".part"  # suffix of the hidden name under which a file is written; this takes seconds at most
@@ -191,8 +189,16 @@ def read_about(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Open a tensor file; yield safetensors' view of it, and what its header holds. Raises ValueError if damaged."""
-    path.open("rb").close()  # raises OSError where it can't be read, which safetensors would not tell from damage
+    """Open a tensor file; yield safetensors' view of it, and what its header holds.
+
+    Raises ValueError if it is damaged, UserError if it can't be read, and FileNotFoundError if it is gone.
+    """
+    try:
+        path.open("rb").close()  # safetensors does not tell whether a file is damaged or can't be read
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     try:
         with safe_open(path, "pt") as file:
             own = json.loads(file.metadata()["latentmix"])
@@ -212,13 +218,8 @@ def _checksum(name: str, tensor: Tensor) -> str:
 # The cache of tensors
 
 Stamp = tuple[int, int, int]  # size, time of change in ns, inode: a file that keeps them keeps its header
-# The ids in each file whose header this process has read; none if the file proved damaged.
-_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}
-
-
-@cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+_listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file whose header this process has read
+_damaged: set[tuple[Path, Stamp]] = set()  # files in which this process has found a damaged tensor
 
 
 class TensorCache:
@@ -276,13 +277,10 @@ class TensorCache:
         """Return the ids in each file that is not known to be damaged."""
         files = {}
         for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                files[path] = _ids(path)
-            except FileNotFoundError:  # removed meanwhile
-                continue
-            except OSError as error:
-                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
-        return {path: ids for path, ids in files.items() if ids}
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if ids := _ids(path):
+                    files[path] = ids
+        return files
 
     def _load(self, paths: Iterable[Path], names: Iterable[str] | None = None) -> dict[Path, dict[str, Tensor]]:
         """Return the tensors of each file. Removes the damaged ones and raises RowsLost."""
@@ -296,8 +294,6 @@ class TensorCache:
             except ValueError as error:
                 lost.append(str(error))
                 _remove_damaged(path, stamp, str(error))
-            except OSError as error:
-                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
         if lost:
             raise RowsLost(f"{lost[0]}; give the same command again to make it")
         return loaded
@@ -317,15 +313,15 @@ def _ids(path: Path) -> tuple[str, ...]:
         try:
             ids = tuple(sys.intern(id_) for id_ in read_about(path).get("ids", ()))
         except ValueError as error:
-            _warn_once(f"{error}; it counts as missing and is made again")
+            warn_once(f"{error}; it counts as missing and is made again")
         _listed[path] = stamp, ids
-    return _listed[path][1]
+    return () if (path, stamp) in _damaged else _listed[path][1]
 
 
 def _remove_damaged(path: Path, stamp: Stamp, reason: str) -> None:
     """Remove a file in which a damaged tensor was found, unless it has been replaced since it was listed."""
-    _listed[path] = stamp, ()  # it may be impossible to remove
-    _warn_once(f"{reason}; it counts as missing and is made again")
+    _damaged.add((path, stamp))  # it may be impossible to remove
+    warn_once(f"{reason}; it counts as missing and is made again")
     with suppress(OSError):
         if _stamp(path) == stamp:
             path.unlink()

@@ -1,7 +1,9 @@
 """The exceptions that users see: one line that says what is wrong and what to do."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TypeVar
 
 
@@ -29,6 +31,12 @@ def retry_lost_rows(command: Callable[[], Result]) -> Result:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as schedulers and `kill` send it; it is handled like Ctrl-C."""
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Warn once in a process; Python's own filters may forget."""
+    warnings.warn(text, stacklevel=3)
 
 
 STOPPED = "stopped; what is finished is kept, and the same command continues from there"

@@ -10,10 +10,10 @@ from driver import invoke
 from PIL import Image, ImageFile
 
 from latentmix.data import check_notes as notes
-from latentmix.data import decoded_images, image_files
+from latentmix.data import decoded_images
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
@@ -26,7 +26,7 @@ def own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Nothing is known of images from other tests, and nothing gets into the user's cache."""
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
     decoded_images.KEPT.clear()
-    image_files.warn_once.cache_clear()
+    warn_once.cache_clear()
     yield
     decoded_images.KEPT.clear()
 

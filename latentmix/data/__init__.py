@@ -8,12 +8,12 @@ from latentmix.data import folder, hub, imagenet, shapes, synthetic
 from latentmix.data.protocol import Dataset, NotFetched, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
-from latentmix.plugins import Table
+from latentmix.plugins import table
 
 __all__ = ["DATASETS", "Dataset", "NotFetched", "Source", "choose", "is_plain", "load_dataset"]
 
 # data.kind -> the function that makes a data set of its settings.
-DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = Table(
+DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = table(
     "datasets",
     {
         "shapes": shapes.load,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources, warn_once
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
 from latentmix.data.settings import DataConfig
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 
 LAYOUT = "DIR/<class>/*.jpg"
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")

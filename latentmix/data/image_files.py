@@ -5,11 +5,10 @@ decoded picture is kept for its use as far as `KEPT` has room, and later runs re
 """
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from latentmix.data.decode import decode
 from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Source, first_few
 from latentmix.data.settings import MAX_MEGAPIXELS
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.threads import on_all_threads
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -202,9 +201,3 @@ def _read_again(blob: Blob, id_: str, max_megapixels: float) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-@cache
-def warn_once(text: str) -> None:
-    """Warn once in a process, though a class's images are asked for several times; Python's own filters may forget."""
-    warnings.warn(text, stacklevel=2)

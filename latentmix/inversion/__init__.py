@@ -9,9 +9,9 @@ from latentmix.inversion.fixed_point import FIXED_POINT
 from latentmix.inversion.midpoint import MIDPOINT
 from latentmix.inversion.null_text import NULL_TEXT
 from latentmix.inversion.renoise import RENOISE
-from latentmix.plugins import Table
+from latentmix.plugins import table
 
-INVERSIONS: Mapping[str, Inversion] = Table(
+INVERSIONS: Mapping[str, Inversion] = table(
     "inversions",
     {
         "ddim": DDIM,

@@ -21,7 +21,7 @@ from latentmix.metrics.distances import (
 )
 from latentmix.metrics.intervals import Comparison, Estimate, Sample, jackknifed, mean, mean_interval, paired
 from latentmix.metrics.neighbours import coverage, density, precision, recall
-from latentmix.plugins import Table
+from latentmix.plugins import table
 
 __all__ = [
     "METRICS",
@@ -98,7 +98,7 @@ def _by_row(contributions: Callable[..., Tensor], **options: bool) -> Callable[[
 
 _Unplotted = partial(Metric, plotted=False)
 
-METRICS: Mapping[str, Metric] = Table(
+METRICS: Mapping[str, Metric] = table(
     "metrics",
     {
         "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance")),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentmix.mixing.iterative import Latents
-from latentmix.plugins import Table
+from latentmix.plugins import table
 
 Means = Float[Tensor, "_ _ _ _"]  # [N, C, H, W], with 1 for each dimension that d is constant along
 
@@ -37,7 +37,7 @@ def low_pass(z: Latents, cutoff: float) -> Latents:
     return torch.fft.irfft2(torch.fft.rfft2(z) * gain, s=(height, width))
 
 
-MEANS: Mapping[str, Mean] = Table(
+MEANS: Mapping[str, Mean] = table(
     "means",
     {
         "0": Mean(lambda z: z.new_zeros(len(z), 1, 1, 1), "nothing split off"),

@@ -4,4 +4,4 @@ from latentmix import plugins
 from latentmix.models import mmdit, unet
 from latentmix.models.family import Family
 
-FAMILIES = plugins.Table("models", {family.pipeline: family for family in (unet.FAMILY, mmdit.FAMILY)}, Family)
+FAMILIES = plugins.table("models", {family.pipeline: family for family in (unet.FAMILY, mmdit.FAMILY)}, Family)
