@@ -117,18 +117,16 @@ def file_digest(file: Path) -> str:
         if path.parent.name == "blobs" and SHA256.fullmatch(path.name):
             return path.name
         status = path.stat()
-        if status.st_size < REMEMBERED:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
         stamp = {"path": str(path), "size": status.st_size, "mtime": status.st_mtime_ns, "inode": status.st_ino}
         note = user_cache() / "digests" / f"{key(str(path))}.json"
-        known = read_checked_json(note)
+        known = read_checked_json(note) if status.st_size >= REMEMBERED else {}
         if (sha256 := known.pop("content", None)) and known == stamp:
             return str(sha256)
         with path.open("rb") as opened:
             computed = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror or error}") from error
-    if time.time_ns() - status.st_mtime_ns > SETTLED:
+    if status.st_size >= REMEMBERED and time.time_ns() - status.st_mtime_ns > SETTLED:
         with suppress(UserError):  # a cache that can't be written costs time, no more
             write_checked_json(note, stamp | {"content": computed})
     return computed
