@@ -224,8 +224,8 @@ def _show(entries: Sequence[Entry]) -> None:
     sizes: Counter[str] = Counter()
     for entry in entries:
         sizes[entry.kind] += entry.size
-    for kind, size in sizes.most_common():
-        _say(f"{kind}: {readable_size(size)}")
+    for kind, total in sizes.most_common():
+        _say(f"{kind}: {readable_size(total)}")
     _say(f"in all: {_total(entries)}")
 
 

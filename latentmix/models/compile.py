@@ -19,7 +19,14 @@ def compiled(network: Any) -> Any:
 
     Raises: UserError where nothing can be compiled.
     """
-    device = network.device
+    check(network.device)
+    torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it, torch runs plain kernels
+    network.compile(dynamic=False)
+    return network
+
+
+def check(device: torch.device) -> None:
+    """Raise UserError where nothing can be compiled for a device, for example without a compiler. Takes seconds."""
     try:
         torch.compile(_trial)(torch.zeros(8, device=device))
     except Exception as error:  # of dynamo, of inductor, of Triton, of the system
@@ -28,9 +35,6 @@ def compiled(network: Any) -> Any:
         raise UserError(
             f"speed.compile=true needs {needed} and Python's headers ({reason}); install them, or leave it out"
         ) from error
-    torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it, torch runs plain kernels
-    network.compile(dynamic=False)
-    return network
 
 
 def _trial(x: Tensor) -> Tensor:
