@@ -445,7 +445,7 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
 
 
 def examples(encoder: Any, words: Any, setting: Setting, views: int = 1) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """What draws a training batch: posterior samples [B, C, 8, 8] and the ids of their prompts.
+    """Return a function that draws a training batch: posterior samples [B, C, 8, 8] and the ids of their prompts.
 
     Three quarters of the prompts name the class alone, as experiments do, and one in ten is empty, for guidance.
     """
@@ -502,7 +502,7 @@ def varied(x: Tensor) -> Tensor:
 
 
 def attributes() -> Tensor:
-    """Of every training image, in their order: class, colour of the ground, colour of the first shape, number of
+    """Return, for every training image in order: class, colour of the ground, colour of the first shape, number of
     shapes; as numbers from 0 up, [20000, 4]."""
     scenes = [shapes.scene(name, shapes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
     cond = [(s.ground.name(), s.shapes[0].colour.name(), len(s.shapes)) for s in scenes]
@@ -630,7 +630,7 @@ class Gate:
 
 @torch.no_grad()
 def gates(setting: Setting) -> None:
-    """What the embedded world has to show before anybody uses it."""
+    """Measure what the embedded world has to show before anybody uses it."""
     from latentmix.features import embedded_classifier
 
     network = embedded_classifier(setting.to / "classifier").to(setting.device)

@@ -115,7 +115,7 @@ def _guidance(trial: Trial) -> Result:
 
 
 def _determinism(trial: Trial) -> Result:
-    """The same input gives the same output, whatever random numbers were drawn before; the input stays as it was."""
+    """Check that the same input gives the same output, whatever random numbers were drawn, and stays as it was."""
     clean = trial.clean.clone()
     cond = replace(trial.prompt, guidance=trial.settings.guidance)
     first = trial.inversion.invert(trial.model, clean, trial.schedule, cond, trial.settings)

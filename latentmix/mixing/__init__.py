@@ -64,7 +64,7 @@ class Method:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What mixtures depend on, besides the latents and the weights."""
+        """Return what mixtures depend on, besides the latents and the weights."""
         return {"method": str(self), "versions": [NORMS[self.norm].version, find_mean(self.mean).version]}
 
 
