@@ -6,6 +6,7 @@ eq. 12 of Song et al., with η = 0; Euler's step for rectified flow). The timest
 interval's noisy end, in both directions.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,22 @@ def move(z: Latents, current: Level, target: Level, x0: Latents, eps: Latents) -
     written once, on this line. With a prediction at `z` itself this equals `step`.
     """
     return target.scale * (z / current.scale + (target.s - current.s) * (eps - x0))
+
+
+def move_by_noise(z: Latents, current: Level, target: Level, x0: Latents, eps: Latents) -> Latents:
+    """Return `z` at the target level, moved by ε, which may have been predicted elsewhere; `x0` is not used.
+
+    x0 is then that of `z` and ε. With a prediction at `z` itself this equals `step`. At a level without signal (α = 0
+    up to rounding), such as the noisy end of a rectified flow, `z` and ε do not determine x0, so there this is `move`.
+    """
+    if min(current.alpha, target.alpha) < 1e-4:
+        return move(z, current, target, x0, eps)
+    return target.alpha / current.alpha * (z - current.sigma * eps) + target.sigma * eps
+
+
+def is_flow(*levels: Level) -> bool:
+    """Return whether levels are of a rectified flow, α + σ = 1. Diffusion has α² + σ² = 1."""
+    return all(math.isclose(level.scale, 1) for level in levels)
 
 
 def trajectory(predict: Predict, z: Latents, schedule: Schedule) -> Iterator[Latents]:

@@ -23,7 +23,17 @@ from latentmix.inversion import INVERSIONS, fixed_point, renoise
 from latentmix.inversion.base import State
 from latentmix.models import load_model
 from latentmix.models.protocol import Conditioning, Model, Text, predictor
-from latentmix.sampling import Level, Schedule, discrete_schedule, flow_schedule, flow_sigmas, move, step, timesteps
+from latentmix.sampling import (
+    Level,
+    Schedule,
+    discrete_schedule,
+    flow_schedule,
+    flow_sigmas,
+    move,
+    move_by_noise,
+    step,
+    timesteps,
+)
 
 PRESETS = sorted(path.stem for path in Path(__file__).parents[1].joinpath("configs", "inversion").glob("*.yaml"))
 CPU = torch.device("cpu")
@@ -141,7 +151,7 @@ def test_the_midpoint_rule_tells_the_network_the_time_at_which_z_is(family: str)
     there_and_back(oracle, "midpoint", schedule)
     own = {interval.noisy.s: interval.timestep for interval in schedule} | {schedule[0].clean.s: 0}
     assert len(oracle.timesteps) == 16
-    assert all(timestep == own[s] for s, timestep in oracle.timesteps)
+    assert all(timestep == (1000 * s if family == "flow" else own[s]) for s, timestep in oracle.timesteps)
 
 
 # Solving a step for its noisy end.
@@ -177,7 +187,7 @@ def test_an_image_that_is_near_enough_is_left_alone_whatever_its_company() -> No
 
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_renoise_by_its_definition(family: str) -> None:
-    """The mean of the last estimates, each moved by the velocity at the one before."""
+    """The mean of the last estimates, each moved by the ε at the one before."""
     schedule, z0 = ladders(6)[family], 0.5 + noise(2, 4, 8, 8)
     oracle: Any = Oracle()
     z = z0
@@ -186,7 +196,7 @@ def test_renoise_by_its_definition(family: str) -> None:
         at = clean, interval.clean
         for _ in range(5):
             x0, eps = oracle.predict(*at, interval.timestep, ALONE)
-            estimates.append(move(clean, interval.clean, interval.noisy, x0, eps))
+            estimates.append(move_by_noise(clean, interval.clean, interval.noisy, x0, eps))
             at = estimates[-1], interval.noisy
         z = torch.stack(estimates[-3:]).mean(0)
     made = renoise.invert(oracle, z0, schedule, ALONE, settings("renoise", iterations=4, averaged=3))["latents"]
@@ -225,7 +235,7 @@ def test_regularisation_lowers_the_bias_of_inverted_latents() -> None:
 @pytest.mark.parametrize("family", ["discrete", "flow"])
 def test_edict_returns_exactly(family: str, coupling: float) -> None:
     state, back, z0 = there_and_back(Oracle(), "exact", ladders(51)[family], coupling=coupling)
-    assert away(back, z0) < 1e-12
+    assert away(back, z0) < 1e-11
     assert not torch.equal(state["latents"], state["partner"])
 
 
@@ -296,7 +306,7 @@ def test_the_ways_back_on_a_trained_model(world: World) -> None:
     assert world.error("renoise", iterations=6, averaged=2) < plain / 5
     assert world.error("midpoint", steps=5) < plain  # at the same cost
     assert world.error("midpoint", steps=20) < world.error("midpoint", steps=10) / 2
-    assert world.error("exact", steps=50, coupling=0.97) < 1e-5
+    assert world.error("exact", steps=50) < 1e-4
 
 
 def test_null_text_returns_under_guidance(world: World) -> None:

@@ -1,8 +1,11 @@
 """EDICT (Wallace et al., "Exact diffusion inversion via coupled transformations"): two latents that take turns.
 
-Each is moved by a velocity predicted at the other, which can be predicted again on the way back, so generation undoes
-inversion up to rounding. After each step the two are averaged by the factor `coupling`, or they would drift apart; this
-is undone too. The order of the two alternates between steps.
+Each is moved by the ε that is predicted at the other. This ε can be predicted again on the way back, so generation
+undoes inversion up to rounding. After each step of generation the two are averaged by the factor `coupling`, or they
+would drift apart; inversion undoes the averaging. The order of the two alternates between steps.
+
+This holds for rectified flows too. Only in their noisiest step, whose end has no signal, a latent is moved by the
+partner's velocity (`move_by_noise`).
 """
 
 from typing import Annotated
@@ -14,13 +17,13 @@ from torch import Tensor
 
 from latentmix.inversion.base import Inversion, InversionSettings, State, cfg_factor
 from latentmix.models.protocol import Conditioning, Model
-from latentmix.sampling import Schedule, move
+from latentmix.sampling import Schedule, move_by_noise
 from latentmix.settings import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
 class ExactSettings(InversionSettings):
-    coupling: Annotated[float, Field(gt=0.5, le=1)] = 0.97  # weight p of the averaging; 1 leaves it out
+    coupling: Annotated[float, Field(gt=0.5, le=1)] = 0.93  # weight p of the averaging; 1 leaves it out
 
 
 @torch.no_grad()
@@ -32,8 +35,10 @@ def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, set
             x, y = y, x
         y = (y - (1 - p) * x) / p
         x = (x - (1 - p) * y) / p
-        y = move(y, interval.clean, interval.noisy, *model.predict(x, interval.clean, interval.timestep, cond))
-        x = move(x, interval.clean, interval.noisy, *model.predict(y, interval.noisy, interval.timestep, cond))
+        x0, eps = model.predict(x, interval.clean, interval.timestep, cond)
+        y = move_by_noise(y, interval.clean, interval.noisy, x0, eps)
+        x0, eps = model.predict(y, interval.noisy, interval.timestep, cond)
+        x = move_by_noise(x, interval.clean, interval.noisy, x0, eps)
         if index % 2:
             x, y = y, x
     return {"latents": x, "partner": y}
@@ -46,8 +51,10 @@ def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning,
     for index, interval in reversed(list(enumerate(schedule))):
         if index % 2:
             x, y = y, x
-        x = move(x, interval.noisy, interval.clean, *model.predict(y, interval.noisy, interval.timestep, cond))
-        y = move(y, interval.noisy, interval.clean, *model.predict(x, interval.clean, interval.timestep, cond))
+        x0, eps = model.predict(y, interval.noisy, interval.timestep, cond)
+        x = move_by_noise(x, interval.noisy, interval.clean, x0, eps)
+        x0, eps = model.predict(x, interval.clean, interval.timestep, cond)
+        y = move_by_noise(y, interval.noisy, interval.clean, x0, eps)
         x = p * x + (1 - p) * y
         y = p * y + (1 - p) * x
         if index % 2:
@@ -59,6 +66,7 @@ EXACT = Inversion(
     invert,
     generate,
     ExactSettings,
+    version=2,  # 1 moved a latent by its partner's velocity, that is, by its x0 too
     extras={"partner": None},
     extra_numbers=lambda settings, latent, text: latent,
     paired=("steps", "spacing"),

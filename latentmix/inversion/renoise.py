@@ -1,7 +1,7 @@
 """ReNoise (Garibi et al., "ReNoise: Real image inversion through iterative noising"): averaged fixed-point estimates.
 
-As in `fixed_point`, the velocity of a step is predicted at the last estimate of its noisy end. The last few predictions
-are averaged, and ε can be regularised towards the statistics of white noise.
+As in `fixed_point`, the ε of a step is predicted at the last estimate of its noisy end. The last few predictions are
+averaged, and ε can be regularised towards the statistics of white noise.
 """
 
 from typing import Annotated
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentmix.inversion.base import Inversion, InversionSettings, State, cfg_factor
 from latentmix.models.protocol import Conditioning, Model
-from latentmix.sampling import Interval, Schedule, move
+from latentmix.sampling import Interval, Schedule, move_by_noise
 from latentmix.settings import STRICT, Positive
 
 
@@ -41,13 +41,13 @@ def _renoised(model: Model, clean: Tensor, interval: Interval, cond: Conditionin
     x0, eps = model.predict(clean, interval.clean, interval.timestep, cond)
     predictions = []
     for _ in range(settings.iterations):
-        z = move(clean, interval.clean, interval.noisy, x0, eps)
+        z = move_by_noise(clean, interval.clean, interval.noisy, x0, eps)
         x0, eps = model.predict(z, interval.noisy, interval.timestep, cond)
         predictions.append((x0, eps))
     x0, eps = (torch.stack(last).mean(0) for last in zip(*predictions[-settings.averaged :], strict=True))
     if settings.regularisation:
         eps = eps - settings.regularisation * torch.func.grad(_deviation)(eps)
-    return move(clean, interval.clean, interval.noisy, x0, eps)
+    return move_by_noise(clean, interval.clean, interval.noisy, x0, eps)
 
 
 def _deviation(eps: Tensor) -> Tensor:
@@ -68,5 +68,6 @@ def _deviation(eps: Tensor) -> Tensor:
 RENOISE = Inversion(
     invert,
     settings=RenoiseSettings,
+    version=2,  # 1 iterated the velocity, which converges more slowly
     nfe=lambda settings: (1 + settings.iterations) * cfg_factor(settings.guidance),
 )
