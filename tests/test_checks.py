@@ -138,6 +138,20 @@ def test_too_few_images_to_compare_with_stop_only_what_compares(tmp_path: Path) 
     assert finding(few, "data", invert.STAGES).state == "ok"
 
 
+@pytest.mark.parametrize(
+    ("metrics", "draws", "warned"),
+    [("fid_infinity", 639, True), ("fid_infinity", 640, False), ("fid", 20, False)],
+)
+def test_fid_infinity_of_too_few_draws_is_warned_of(metrics: str, draws: int, warned: bool) -> None:
+    """The embedded features have 64 numbers, and the smallest of ten parts must have as many draws."""
+    asked = experiment(f"metrics=[{metrics}]", f"draws={draws}")
+    found = doubts(asked)
+    assert len(found) == warned
+    if warned:
+        assert "parts of 63 to 639 draws" in found[0] and "take draws=640" in found[0]
+    assert not [found for found in examine(asked, invert.STAGES) if found.part == "meaning"]
+
+
 def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: Path, snapshot: Path) -> None:
     photographs = imagenet(tmp_path / "images", "n01443537")
     assert doubts(experiment()) == []

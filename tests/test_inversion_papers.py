@@ -12,7 +12,7 @@ from analytic import TwoPeaks, clean_latents, text
 from torch import Tensor
 
 from latentmix.inversion import INVERSIONS, fixed_point, renoise
-from latentmix.models.protocol import Conditioning
+from latentmix.models.protocol import Conditioning, predictor
 from latentmix.sampling import Level, Schedule, flow_schedule, flow_sigmas, move, move_by_noise, step
 
 
@@ -107,7 +107,7 @@ def test_fixed_point_iterates_noise(iterations: int) -> None:
         for _ in range(1 + iterations):
             eps = model.predict(z, level, interval.timestep, cond)[1]
             if level is interval.clean:  # DDIM's step is the first estimate; it takes x0 from the network too
-                z = step(lambda *at: model.predict(*at, cond), z, interval.clean, interval.noisy, interval.timestep)
+                z = step(predictor(model, cond), z, interval.clean, interval.noisy, interval.timestep)  # type: ignore[arg-type]
             else:
                 x0 = (clean - interval.clean.sigma * eps) / interval.clean.alpha
                 z = interval.noisy.alpha * x0 + interval.noisy.sigma * eps

@@ -530,6 +530,8 @@ def beside(metric: Metric, y: Tensor) -> Tensor:
 
 
 def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
+    from scipy import stats
+
     x, real = features(30, 6, 1), features(40, 6, 1)
     for name, metric in METRICS.items():
         y = beside(metric, real)
@@ -537,7 +539,14 @@ def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
         estimate = sample.interval()
         assert estimate.count == 30 and few.count == 2
         assert math.isfinite(estimate.value), name
-        assert estimate.low <= estimate.value <= estimate.high or name == "fid_infinity"
+        if name == "fid_infinity":
+            assert math.isnan(estimate.low) and math.isnan(estimate.high)
+        else:
+            parts = sample.parts.numpy()
+            assert len(parts) in (15, 30), name  # groups of the jackknife, or images
+            width = 2 * stats.t.ppf(0.975, len(parts) - 1) * stats.sem(parts)
+            assert estimate.high - estimate.low == pytest.approx(width, rel=1e-9), name
+            assert (estimate.high + estimate.low) / 2 == pytest.approx(estimate.value, abs=1e-12), name
         if sample.by_row:
             assert sample.value == sample.parts.mean().item()
         assert metric.sample(x.float(), y.float()).value == pytest.approx(sample.value, rel=1e-4, abs=1e-5)

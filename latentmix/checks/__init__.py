@@ -13,10 +13,13 @@ from latentmix.checks.data import check_data, doubts, offline
 from latentmix.checks.downloads import local_pipeline, look, on_hub
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.checks.space import bytes_written, check_device, check_disk, check_memory
+from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
+from latentmix.features import frechet_width
+from latentmix.metrics.distances import PARTS
 from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder
 
@@ -54,7 +57,20 @@ def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding
         space = [check_memory(experiment), check_disk(experiment, stages)]
     else:
         space = [_check_disk_beforehand(Experiment(config), stages)]
-    return [device, model, data, *warned, *networks, *space]
+    extrapolated = _check_extrapolation(config) if "networks" in needed else []
+    return [device, model, data, *warned, *extrapolated, *networks, *space]
+
+
+def _check_extrapolation(config: Config) -> list[Finding]:
+    """Return a warning if `fid_infinity` is asked for with fewer draws in a part than features have numbers."""
+    width, smallest = frechet_width(config.model.features), config.draws // PARTS
+    if "fid_infinity" not in config.metrics or smallest >= width:
+        return []
+    text = (
+        f"fid_infinity is no better than fid here: it extrapolates from parts of {smallest} to {config.draws} draws, "
+        f"and needs at least {width}, the length of the features, in each; take draws={PARTS * width}, or fid or kid"
+    )
+    return [Finding("warning", "meaning", text)]
 
 
 def require(experiment: Experiment, stages: Sequence[StageType]) -> None:

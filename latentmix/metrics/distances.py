@@ -35,16 +35,20 @@ def frechet_distance(x: Features, y: Float[Tensor, "m _"]) -> float:
     return ((mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * overlap).item()
 
 
-def frechet_infinity(x: Features, y: Others, parts: int = 10) -> float:
+PARTS = 10  # of an extrapolation
+
+
+def frechet_infinity(x: Features, y: Others, parts: int = PARTS) -> float:
     """Return FID∞ (Chong & Forsyth), the limit of the Fréchet distance as the number of generated images grows.
 
-    The bias of the distance is linear in 1/n if n is well above D. The distance of n, n/2, … n/`parts` rows of x to all
-    of y is extrapolated to 1/n = 0. The bias that comes from m is not removed. NaN for fewer than four rows.
+    The bias of the distance is linear in 1/n if n is well above D. With parts smaller than D, the result is no better
+    than the plain distance. The distance of n, n/2, … n/`parts` rows of x to all of y is extrapolated to 1/n = 0. The
+    bias that comes from m is not removed. NaN for fewer than four rows.
     """
     return extrapolated(partial(frechet_distance, y=y), x, parts)
 
 
-def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int = 10) -> float:
+def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int = PARTS) -> float:
     """Fit a line to a statistic of n, n/2, … n/`parts` rows by least squares, and return its value at 1/n = 0.
 
     Each value is the average over the disjoint samples of its size, where the original draws one sample at random. So

@@ -3,8 +3,8 @@
 x [n, D] are features of generated images, y [m, D] those of real ones. Values depend on n, m and k, so only values with
 the same three can be compared. k is at most the number of other rows.
 
-A ball includes its surface, as in improved precision. prdc, the code of density and coverage, leaves the surface out; the
-values differ only where features repeat, such as those of duplicate images.
+A ball includes its surface, as in improved precision. prdc, the code of density and coverage, leaves the surface out;
+the values differ only where features repeat, such as those of duplicate images.
 """
 
 import torch
