@@ -47,6 +47,10 @@ def load_dataset(config: DataConfig) -> Dataset:
         from latentmix.data.shapes import Shapes
 
         return Shapes()
+    if config.name == "things":
+        from latentmix.data.things import Things
+
+        return Things()
     if config.name == "imagenet":
         from latentmix.data.imagenet import ImageNet
 

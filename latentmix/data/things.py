@@ -209,7 +209,7 @@ def _light(distance: Array, bevel: float) -> tuple[Array, Array]:
 
 
 def pink(rng: np.random.Generator, channels: int) -> Array:
-    """Return noise whose amplitude falls as 1/f^EXPONENT, each channel of zero mean and unit std: [channels, 128, 128]."""
+    """Return noise [channels, 128, 128] whose amplitude falls as 1/f^EXPONENT, of zero mean and unit std each."""
     spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32))
     noise = np.fft.irfft2(spectrum * _FALL, s=(SIZE, SIZE))
     return noise / noise.std(axis=(1, 2), keepdims=True)

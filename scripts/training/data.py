@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,11 @@ def draw_images(path: Path, per_class: int, workers: int) -> None:
     drawn = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
     chunks = [(n, s, min(s + CHUNK, per_class)) for n in range(len(CLASSES)) for s in range(0, per_class, CHUNK)]
     workers = workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for (n, first, last), images in zip(chunks, pool.map(_draw, chunks), strict=True):
+    with ExitStack() as stack:
+        each = map
+        if workers > 1:
+            each = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))).map
+        for (n, first, last), images in zip(chunks, each(_draw, chunks), strict=True):
             drawn[n * per_class + first : n * per_class + last] = images
     drawn.flush()
     part.replace(path)

@@ -27,9 +27,10 @@ class Gate:
     high: float = math.inf
 
     def __str__(self) -> str:
-        bounds = [f"at least {self.low:g}"] * (self.low > -math.inf) + [f"at most {self.high:g}"] * (self.high < math.inf)
+        low = [f"at least {self.low:g}"] if self.low > -math.inf else []
+        high = [f"at most {self.high:g}"] if self.high < math.inf else []
         passed = "pass" if self.low <= self.value <= self.high else "FAIL"
-        return f"{passed}  {self.name}: {self.value:.4g} ({' and '.join(bounds) or 'no bound'})"
+        return f"{passed}  {self.name}: {self.value:.4g} ({' and '.join(low + high) or 'no bound'})"
 
     def plain(self) -> dict[str, Any]:
         bounds = {k: v for k, v in (("low", self.low), ("high", self.high)) if abs(v) < math.inf}
@@ -90,7 +91,10 @@ class Bench:
 
     @cached_property
     def inverted(self) -> dict[str, Tensor]:
-        return {n: self._in_parts(lambda z, n=n: self.subject.invert(z, n, self.steps), z) for n, z in self.clean.items()}
+        def invert(name: str, clean: Tensor) -> Tensor:
+            return self._in_parts(lambda z: self.subject.invert(z, name, self.steps), clean)
+
+        return {name: invert(name, clean) for name, clean in self.clean.items()}
 
     def gates(self, psnr: float) -> Iterator[Gate]:
         yield Gate("VAE, PSNR in dB", self.psnr(), low=psnr)

@@ -82,7 +82,7 @@ class _Trained:
             self.optimisers.append(muon)
 
     def step(self, loss: Tensor, step: int, share: float) -> None:
-        """Take one step. `share` of the round (0 to 1) is over: the learning rate is a cosine of it, after a warm-up."""
+        """Take one step, `share` of the round (0 to 1) being over: after a warm-up, the rate falls as a cosine of it."""
         for optimiser, factor in zip(self.optimisers, (1, 2), strict=False):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:

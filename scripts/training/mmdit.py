@@ -26,7 +26,7 @@ def transformer(run: Run) -> None:
     texts = [text_encoder(CLIPTextModelWithProjection, words, WIDTH, layers=3) for _ in range(2)]
     network = mmdit(run)
     places = (folder / "text_encoder", folder / "text_encoder_2", folder / "transformer")
-    known = all([load(each, place) for each, place in zip((*texts, network), places, strict=True)])
+    known = min(load(each, place) for each, place in zip((*texts, network), places, strict=True))
     for each in (network, *texts):
         each.to(run.device)
     if run.device.type == "cpu":

@@ -15,7 +15,7 @@ LONGEST = 24  # tokens of a prompt, with its start and its end
 def vocabulary() -> list[str]:
     """Return all words that occur in prompts."""
     plurals = [f"{name}s" for name in things.CLASSES]
-    plain = "a an photo of on ground dark pale".split()
+    plain = ["a", "an", "photo", "of", "on", "ground", "dark", "pale"]
     return sorted({*plain, *things.HUES, *things.COUNTS.values(), *things.CLASSES, *plurals})
 
 

@@ -91,7 +91,8 @@ class Unused:
     A direction that the autoencoder leaves unused holds less variance than the least noise of the schedule, so that no
     inversion takes it to variance 1. Since the images are alike everywhere in the plane, so are the latents, and their
     principal directions are mixtures of channels at one spatial frequency. Their covariances are averaged over about
-    the last `MEMORY` images; the gradient is that of the logarithm of the variance, for directions below the floor alone.
+    the last `MEMORY` images; the gradient is that of the logarithm of the variance, for directions below the floor
+    alone.
     """
 
     def __init__(self, channels: int, side: int, device: torch.device):
@@ -131,9 +132,8 @@ class Unused:
 @torch.no_grad()
 def set_scale(network: Any, images: Tensor) -> None:
     """Write the scale of the latents into the configuration; also the shift, if there are 16 channels."""
-    sample = torch.cat(
-        [network.encode(data.to_network(part)).latent_dist.sample() for part in images[:: max(1, len(images) // 500)].split(50)]
-    )
+    some = images[:: max(1, len(images) // 500)].split(50)
+    sample = torch.cat([network.encode(data.to_network(part)).latent_dist.sample() for part in some])
     network.register_to_config(scaling_factor=round(1 / sample.std().item(), 5))
     if sample.shape[1] > 4:
         network.register_to_config(shift_factor=round(sample.mean().item(), 5))

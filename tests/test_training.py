@@ -1,0 +1,44 @@
+"""The training of the embedded networks, with settings that are as small as they can be: that it runs, and resumes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("vae", "vae_sd3", "clip", "classifier", "unet", "transformer")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Every stage, then two of them again; the gates; and what was printed."""
+    folder = tmp_path_factory.mktemp("training")
+    command = [sys.executable, "-m", "scripts.training", "--settings", "smoke", "--device", "cpu"]
+    command += ["--work", str(folder / "work"), "--to", str(folder / "weights")]
+    command += ["images", *STAGES, "unet", "vae", "spectrum", "gates_tiny", "gates_sd3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "weights", done.stdout
+
+
+@pytest.mark.slow
+def test_every_stage_writes_its_networks_and_is_not_repeated(trained: tuple[Path, str]) -> None:
+    weights, printed = trained
+    for stage in STAGES:
+        assert len(json.loads((weights / "rounds" / f"{stage}.json").read_text())) == 1
+        assert printed.count(f"{stage}: step 2, 100%") == 1
+    for written in ("tiny/unet", "tiny/vae", "tiny-sd3/transformer", "tiny-sd3/text_encoder_2"):
+        assert list((weights / written).glob("*.safetensors"))
+    assert (weights / "classifier" / "model.safetensors").exists()
+    assert (weights / "clip" / "open_clip_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_gates_are_measured_for_both_pipelines(trained: tuple[Path, str]) -> None:
+    for name in ("tiny", "tiny-sd3"):
+        found = json.loads((trained[0] / f"gates-{name}.json").read_text())["gates"]
+        assert len(found) == 10
+        assert all("value" in gate for gate in found)
+    assert json.loads((trained[0] / "spectrum-tiny.json").read_text())["directions"] == 1024
