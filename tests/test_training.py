@@ -1,11 +1,13 @@
 """The training of the embedded networks, with settings that are as small as they can be: that it runs, and resumes."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("vae", "vae_sd3", "clip", "classifier", "unet", "transformer")
@@ -42,3 +44,29 @@ def test_the_gates_are_measured_for_both_pipelines(trained: tuple[Path, str]) ->
         assert len(found) == 10
         assert all("value" in gate for gate in found)
     assert json.loads((trained[0] / "spectrum-tiny.json").read_text())["directions"] == 1024
+
+
+def test_unused_directions_are_found_and_pushed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 channels, the last repeats the first with a little noise: a quarter of the directions is hardly used."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    unused = importlib.import_module("scripts.training.vae").Unused(4, 8, torch.device("cpu"))
+    torch.manual_seed(0)
+    own = torch.tensor(0.1, requires_grad=True)
+    for _ in range(200):
+        z = torch.randn(8, 4, 8, 8)
+        push, short = unused(torch.cat([z[:, :3], z[:, :1] + own * z[:, 3:]], dim=1))
+    expected = torch.log(torch.tensor(0.1 / (0.1**2 / 2))) / 4  # the variance is that of own * z / √2, roughly
+    assert short.item() == pytest.approx(expected.item(), rel=0.15)
+    push.backward()
+    assert own.grad is not None
+    assert own.grad < 0  # so a step against the gradient adds variance
+
+
+def test_directions_in_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    unused = importlib.import_module("scripts.training.vae").Unused(4, 8, torch.device("cpu"))
+    torch.manual_seed(0)
+    for _ in range(200):
+        push, short = unused(torch.randn(8, 4, 8, 8))
+    assert push.item() == 0
+    assert short.item() == 0

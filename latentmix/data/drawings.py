@@ -66,7 +66,7 @@ def polygon(points: Sequence[tuple[float, float]], corner: float = 0.04) -> Dist
     """Return the distance to a polygon, grown by `corner`, which rounds its corners."""
 
     def distance(x: Array, y: Array) -> Array:
-        square, sign = np.full(np.broadcast(x, y).shape, np.inf), 1.0
+        square, sign = np.full(np.broadcast(x, y).shape, np.inf), np.ones(1)
         for (ax, ay), (bx, by) in zip(points, [*points[1:], points[0]], strict=True):
             dx, dy, px, py = bx - ax, by - ay, x - ax, y - ay
             along = ((px * dx + py * dy) / (dx * dx + dy * dy)).clip(0, 1)

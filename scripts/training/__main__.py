@@ -20,16 +20,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STAGES = {  # in the order in which they need each other, and the function of each
-    "images": "data.training_images",
+    "images": "data.images",
     "vae": "vae.vae",
     "vae_sd3": "vae.vae_sd3",
+    "spectrum": "spectrum.spectrum",
     "clip": "clip.clip",
     "classifier": "classifier.classifier",
     "unet": "unet.unet",
     "transformer": "mmdit.transformer",
     "gates_tiny": "gates.gates_tiny",
     "gates_sd3": "gates.gates_sd3",
-    "spectrum": "spectrum.spectrum",
 }
 GRACE = 15.0  # seconds after its deadline at which a stage is ended
 
@@ -51,8 +51,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = [stage for stage in STAGES if stage != "spectrum"]
-    parser.add_argument("stages", nargs="*", default=default, metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--minutes", type=float, help="time limit for all stages together, which run side by side")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "train", help="drawn images and checkpoints")
     parser.add_argument("--to", type=Path, default=HERE / "weights", help="where weights are written, and go on from")

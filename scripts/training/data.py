@@ -2,10 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,44 +20,67 @@ HELD_OUT = things.TRAINING_START // 2  # images from here on are neither trained
 CHUNK = 100
 
 
+def images(run: Run) -> None:
+    """Draw the images that training and gates use, unless they are drawn already."""
+    training_images(run)
+    held_out_images(run)
+
+
 def training_images(run: Run) -> Tensor:
     """Return the training images, uint8 [N, 3, 128, 128] in channels-last memory, class after class.
 
     They are drawn once, then read from `run.work`. On a GPU they lie in its memory.
     """
-    path = run.work / f"images-{run.settings.per_class}.npy"
+    return _images(run, f"images-{run.settings.per_class}", things.TRAINING_START, run.settings.per_class)
+
+
+def held_out_images(run: Run) -> dict[str, Tensor]:
+    """Return images of each class that no network was trained on: uint8 [gate_pool, 3, 128, 128]."""
+    count = run.settings.gate_pool
+    return dict(zip(CLASSES, _images(run, f"held-out-{count}", HELD_OUT, count).split(count), strict=True))
+
+
+def _images(run: Run, name: str, start: int, per_class: int) -> Tensor:
+    """Return images `start`, `start` + 1, ... of every class from a file in `run.work`, which is drawn if missing."""
+    path = run.work / f"{name}.npy"
     if not path.exists():
-        draw_images(path, run.settings.per_class, run.settings.workers)
+        part = path.with_suffix(".part.npy")
+        shape = (len(CLASSES), per_class, SIZE, SIZE, 3)
+        file = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        chunks = [
+            _Chunk(k, start, i, min(i + CHUNK, per_class))
+            for k in range(len(CLASSES))
+            for i in range(0, per_class, CHUNK)
+        ]
+        for chunk, drawn in zip(chunks, _in_processes(run.settings.workers, chunks), strict=True):
+            file[chunk.kind, chunk.first : chunk.last] = drawn
+        file.flush()
+        part.replace(path)
     drawn = torch.from_numpy(np.load(path, mmap_mode="c"))
-    return drawn.to(run.device).permute(0, 3, 1, 2)
+    return drawn.view(-1, SIZE, SIZE, 3).to(run.device).permute(0, 3, 1, 2)
 
 
-def draw_images(path: Path, per_class: int, workers: int) -> None:
-    """Draw all training images into a file, uint8 [N, 128, 128, 3], in several processes."""
-    part = path.with_suffix(".part.npy")
-    shape = (len(CLASSES) * per_class, SIZE, SIZE, 3)
-    drawn = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-    chunks = [(n, s, min(s + CHUNK, per_class)) for n in range(len(CLASSES)) for s in range(0, per_class, CHUNK)]
+class _Chunk(NamedTuple):
+    """Images of one class that one process draws together."""
+
+    kind: int
+    start: int
+    first: int
+    last: int
+
+
+def _in_processes(workers: int, chunks: Sequence[_Chunk]) -> Iterator[np.ndarray]:
+    """Yield the images of each chunk. 0 workers are one for each core."""
     workers = workers or len(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        each = map
-        if workers > 1:
-            each = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))).map
-        for (n, first, last), images in zip(chunks, each(_draw, chunks), strict=True):
-            drawn[n * per_class + first : n * per_class + last] = images
-    drawn.flush()
-    part.replace(path)
+    if workers == 1:
+        yield from map(_draw, chunks)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_draw, chunks)
 
 
-def _draw(chunk: tuple[int, int, int]) -> np.ndarray:
-    kind, first, last = chunk
-    return np.stack([things.draw(CLASSES[kind], things.TRAINING_START + i) for i in range(first, last)])
-
-
-def held_out(name: str, count: int) -> Tensor:
-    """Return images of a class that no network was trained on: uint8 [count, 3, 128, 128]."""
-    drawn = np.stack([things.draw(name, HELD_OUT + i) for i in range(count)])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2)
+def _draw(chunk: _Chunk) -> np.ndarray:
+    return np.stack([things.draw(CLASSES[chunk.kind], chunk.start + i) for i in range(chunk.first, chunk.last)])
 
 
 def scenes(run: Run) -> Iterator[tuple[str, int]]:

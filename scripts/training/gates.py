@@ -83,7 +83,7 @@ class Bench:
 
     @cached_property
     def images(self) -> dict[str, Tensor]:
-        return {name: data.held_out(name, self.pool) for name in data.CLASSES}
+        return data.held_out_images(self.run)
 
     @cached_property
     def clean(self) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class Bench:
         yield Gate("norm of inverted latents over √L, 50 steps", norm, low=0.97, high=1.03)
         yield Gate("round trip, 50 steps at guidance 1, RMSE per std", error, high=0.05)
         yield Gate("R² of the channel means of fix/0 centroids against √N", self.growth(), low=0.97)
-        largest = self.sizes[-1]
+        largest = self.sizes[0]
         flat, chm, noise = (_mean(self.frechet(method, largest)) for method in ("fix/0", "fix/chm", "noise"))
         yield Gate(f"Fréchet distance at N = {largest}, fix/chm", chm)
         yield Gate(f"Fréchet distance at N = {largest}, fix/0 over fix/chm", flat / chm, low=2.5)
@@ -116,7 +116,7 @@ class Bench:
     def psnr(self) -> float:
         errors = []
         for name, images in self.images.items():
-            back = self._in_parts(self.subject.decode, self.clean[name]).cpu()
+            back = self._in_parts(self.subject.decode, self.clean[name])
             errors.append(((back.float() - images.float()) / 255).square().mean().item())
         return -10 * math.log10(_mean(errors))
 
@@ -146,7 +146,7 @@ class Bench:
 
     def growth(self) -> float:
         """Return R² of a fit of √N to the channel means of `fix/0` centroids, averaged over classes."""
-        sizes, fits = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= self.sizes[-1]], []
+        sizes, fits = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= self.sizes[0]], []
         for z in self.inverted.values():
             means = torch.stack([self._centroids(z, n, "fix/0").mean((0, 2, 3)) for n in sizes])  # [N, C]
             root = torch.tensor(sizes).sqrt().to(means)[:, None]

@@ -41,7 +41,9 @@ def rounds(
     before = sum(each["steps"] for each in done)
     for steps, peak in todo:
         started = time.time()
-        taken = _round(run, name, _Trained(modules, matrices, peak, stage.decay), losses, before, steps)
+        checkpoint = run.work / f"{'-'.join(filter(None, (name, base)))}-{before}-{steps}.ckpt"
+        one = _Round(run, name, before, steps, checkpoint)
+        taken = one(_Trained(modules, matrices, peak, stage.decay), losses)
         before += taken
         yield before
         done.append(
@@ -82,7 +84,7 @@ class _Trained:
             self.optimisers.append(muon)
 
     def step(self, loss: Tensor, step: int, share: float) -> None:
-        """Take one step, `share` of the round (0 to 1) being over: after a warm-up, the rate falls as a cosine of it."""
+        """Take one step, `share` of the round (0 to 1) being over, of which the rate is a cosine after a warm-up."""
         for optimiser, factor in zip(self.optimisers, (1, 2), strict=False):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -111,29 +113,46 @@ class _Trained:
             p.data.copy_(average)
 
 
-def _round(run: Run, name: str, trained: _Trained, losses: Losses, before: int, steps: int) -> int:
-    """Run one round and return its number of steps. Every step draws its batch and noise from a seed of its own."""
-    checkpoint, first = run.work / f"{name}-{before}-{steps}.ckpt", 0
-    if checkpoint.exists() and run.deadline is None:
-        saved = torch.load(checkpoint, map_location=run.device, weights_only=True)
+@dataclass(frozen=True)
+class _Round:
+    """One round of a stage: its steps, those of earlier rounds, and where it is kept in case that it is stopped."""
+
+    run: Run
+    name: str
+    before: int
+    steps: int
+    checkpoint: Path
+
+    def __call__(self, trained: _Trained, losses: Losses) -> int:
+        """Train and return the number of steps. Every step draws its batch and noise from a seed of its own."""
+        step = self._resume(trained)
+        limit = _Limit(self.run.deadline, self.steps)
+        report = _Report(self.name, limit)
+        while (share := limit.share(step)) < 1:
+            torch.manual_seed(SEED * 1_000_003 + self.before + step)
+            with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.run.settings.half):
+                values = losses()
+            trained.step(next(iter(values.values())), step, share)
+            step += 1
+            report(step, values)
+            if step % CHECKPOINT_STEPS == 0 or step == self.steps:
+                self._keep(trained, step)
+        trained.finish()
+        return step
+
+    def _resume(self, trained: _Trained) -> int:
+        """Load what a stopped run kept, and return its number of steps."""
+        if self.run.deadline is not None or not self.checkpoint.exists():
+            return 0
+        saved = torch.load(self.checkpoint, map_location=self.run.device, weights_only=True)
         trained.load(saved)
-        first = saved["step"]
-    limit = _Limit(run.deadline, steps)
-    report = _Report(name, limit)
-    step = first
-    while (share := limit.share(step)) < 1:
-        torch.manual_seed(SEED * 1_000_003 + before + step)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.half):
-            values = losses()
-        trained.step(next(iter(values.values())), step, share)
-        step += 1
-        report(step, values)
-        if run.deadline is None and (step % CHECKPOINT_STEPS == 0 or step == steps):
-            part = checkpoint.with_suffix(".part")
+        return int(saved["step"])
+
+    def _keep(self, trained: _Trained, step: int) -> None:
+        if self.run.deadline is None:
+            part = self.checkpoint.with_suffix(".part")
             torch.save({**trained.state(), "step": step}, part)
-            part.replace(checkpoint)
-    trained.finish()
-    return step
+            part.replace(self.checkpoint)
 
 
 @dataclass
@@ -169,6 +188,8 @@ class _Report:
         if step % REPORT_STEPS and step != self.limit.steps:
             return
         rate, share = self.steps / (time.time() - self.began), self.limit.share(step)
+        if not all(value.isfinite() for value in self.sums.values()):
+            raise RuntimeError(f"{self.name}: a loss is not finite after step {step}")
         means = ", ".join(f"{key} {(value / self.steps).item():.4f}" for key, value in self.sums.items())
         print(f"{self.name}: step {step}, {share:.0%}, {means}, {rate:.2f} steps/s", flush=True)
         self.began, self.steps, self.sums = time.time(), 0, {}

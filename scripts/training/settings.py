@@ -38,7 +38,7 @@ class Settings:
     mmdit_layers: int
     gate_pool: int  # held-out images of each class
     gate_draws: int  # mixtures of each class, size and method
-    gate_sizes: tuple[int, ...]  # N at which methods are compared; the last also for the growth of the bias
+    gate_sizes: tuple[int, ...]  # N at which methods are compared, the largest first
     gate_steps: int  # of generation and of the inversion of what is mixed
     gate_batch: int
     stages: dict[str, Stage]
@@ -49,7 +49,7 @@ PHASES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.06, ("images",)),
     (0.38, ("vae", "vae_sd3", "clip")),
     (0.42, ("unet", "transformer", "classifier")),
-    (0.14, ("gates_tiny", "gates_sd3")),
+    (0.14, ("gates_tiny", "gates_sd3", "spectrum")),
 )
 
 CPU = Settings(
@@ -64,7 +64,7 @@ CPU = Settings(
     mmdit_layers=6,
     gate_pool=256,
     gate_draws=128,
-    gate_sizes=(2, 8, 64),
+    gate_sizes=(64, 8, 2),
     gate_steps=20,
     gate_batch=64,
     stages={
@@ -82,11 +82,11 @@ GPU = replace(
     half=True,
     per_class=4000,
     unet_views=2,
-    softened=4000,
+    softened=2000,
     workers=0,
     mmdit_patch=1,
     gate_pool=512,
-    gate_sizes=(2, 4, 8, 16, 32, 64),
+    gate_sizes=(64, 8, 4, 2, 16, 32),
     gate_batch=512,
     stages={
         "vae": Stage(32, ((10000, 2e-3),), 0.998),

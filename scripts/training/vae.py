@@ -91,8 +91,8 @@ class Unused:
     A direction that the autoencoder leaves unused holds less variance than the least noise of the schedule, so that no
     inversion takes it to variance 1. Since the images are alike everywhere in the plane, so are the latents, and their
     principal directions are mixtures of channels at one spatial frequency. Their covariances are averaged over about
-    the last `MEMORY` images; the gradient is that of the logarithm of the variance, for directions below the floor
-    alone.
+    the last `MEMORY` images; until there are so many, there is no penalty. The gradient is that of the logarithm of the
+    variance, for directions below the floor alone.
     """
 
     def __init__(self, channels: int, side: int, device: torch.device):
@@ -114,6 +114,7 @@ class Unused:
             along = torch.einsum("bchw,hwck->bhwk", spectrum, self.directions.conj())
             now = (along.real**2 + along.imag**2).mean(0)
             low = (math.log(FLOOR) - (self.variances.clamp(min=0) + 1e-4).log()).relu()
+            low *= self.kept < math.exp(-1)  # too few images show all directions as short
             weight = (low > 0) * self.count[None, :, None] / (self.variances.clamp(min=0) + 1e-4)
             return -(weight * now).sum() / self.total, (low * self.count[None, :, None]).sum() / self.total
 
