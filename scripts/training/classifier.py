@@ -1,6 +1,7 @@
 """The classifier, whose 64 pooled activations are the features of `fd_embedded`."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def classifier(run: Run) -> None:
     images, known = data.training_images(run), data.attributes(run)
     soft, every = reconstructions(run, images)
     network, heads = package.classifier(len(data.CLASSES)), nn.ModuleList()
+    finished = load(network, run.weights / "classifier")
     heads.extend(nn.Linear(network.WIDTH, int(column.max()) + 1) for column in known[:, 1:].T)
     network, heads = network.to(run.device, memory_format=torch.channels_last), heads.to(run.device)
     criterion, batch = nn.CrossEntropyLoss(label_smoothing=0.05), run.settings.stages["classifier"].batch
@@ -35,9 +37,9 @@ def classifier(run: Run) -> None:
         wrong = (network.head(features.detach()).argmax(1) != targets[0]).float().mean()
         return {"loss": first + 0.5 * sum(others), "wrong": wrong}
 
-    for _ in rounds(run, "classifier", [network, heads], losses, known=False):
+    for _ in rounds(run, "classifier", [network, heads], losses, known=finished):
         refresh_statistics(losses)
-        save(network, run)
+        save(network, run.weights / "classifier")
 
 
 def varied(x: Tensor) -> Tensor:
@@ -70,11 +72,20 @@ def refresh_statistics(losses: Any, batches: int = 100) -> None:
         losses()
 
 
-def save(network: Any, run: Run) -> None:
+def load(network: nn.Module, folder: Path) -> bool:
+    """Load what an earlier run wrote, if there is any."""
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    if path.exists():
+        network.load_state_dict(load_file(path))
+    return path.exists()
+
+
+def save(network: nn.Module, folder: Path) -> None:
     """Write the classifier in float16, without the heads that only training uses."""
     from safetensors.torch import save_file
 
-    folder = run.weights / "classifier"
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in network.state_dict().items()}
     save_file(state, folder / "model.safetensors")

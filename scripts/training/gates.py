@@ -98,7 +98,7 @@ class Bench:
 
     def gates(self, psnr: float) -> Iterator[Gate]:
         yield Gate("VAE, PSNR in dB", self.psnr(), low=psnr)
-        yield Gate("real images classified right", self.right(lambda name: self.images[name]), low=0.985)
+        yield Gate("real images classified right", self.right(self.images), low=0.985)
         yield Gate("images from noise classified right", self.right(self.from_noise), low=0.95)
         norm, error = self.norm_and_round_trip()
         yield Gate("norm of inverted latents over √L, 50 steps", norm, low=0.97, high=1.03)
@@ -120,19 +120,20 @@ class Bench:
             errors.append(((back.float() - images.float()) / 255).square().mean().item())
         return -10 * math.log10(_mean(errors))
 
-    def right(self, images: Callable[[str], Tensor]) -> float:
+    def right(self, images: dict[str, Tensor]) -> float:
         """Return the share of images that the classifier puts into their class."""
         rights = []
         for number, name in enumerate(data.CLASSES):
-            guesses = self._in_parts(lambda x: self.network(data.to_network(x)).argmax(1), images(name))
+            guesses = self._in_parts(lambda x: self.network(data.to_network(x)).argmax(1), images[name])
             rights.append((guesses == number).float().mean().item())
         return _mean(rights)
 
-    def from_noise(self, name: str) -> Tensor:
-        """Return images of a class from `draws` random latents."""
-        shape = self.clean[name].shape[1:]
-        rng = torch.Generator().manual_seed(SEED + data.CLASSES.index(name))
-        return self._generated(torch.randn(self.draws, *shape, generator=rng).to(self.run.device), name)
+    @cached_property
+    def from_noise(self) -> dict[str, Tensor]:
+        """Images of each class from `draws` random latents."""
+        shape, rng = self.clean[data.CLASSES[0]].shape[1:], torch.Generator().manual_seed(SEED)
+        noise = {name: torch.randn(self.draws, *shape, generator=rng) for name in data.CLASSES}
+        return {name: self._generated(z, name) for name, z in noise.items()}
 
     def norm_and_round_trip(self) -> tuple[float, float]:
         norms, errors = [], []
@@ -162,7 +163,7 @@ class Bench:
         distances = []
         for name in data.CLASSES:
             if method == "noise":
-                made = self.from_noise(name)
+                made = self.from_noise[name]
             else:
                 made = self._generated(self._centroids(self.inverted[name], size, method), name)
             distances.append(package.frechet_distance(self._features(made), self._real(name)))
