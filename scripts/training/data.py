@@ -56,8 +56,8 @@ def _images(run: Run, name: str, start: int, per_class: int) -> Tensor:
             file[chunk.kind, chunk.first : chunk.last] = drawn
         file.flush()
         part.replace(path)
-    drawn = torch.from_numpy(np.load(path, mmap_mode="c"))
-    return drawn.view(-1, SIZE, SIZE, 3).to(run.device).permute(0, 3, 1, 2)
+    whole = torch.from_numpy(np.load(path, mmap_mode="c"))
+    return whole.view(-1, SIZE, SIZE, 3).to(run.device).permute(0, 3, 1, 2)
 
 
 class _Chunk(NamedTuple):

@@ -55,7 +55,7 @@ def denoiser() -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=8,
+        attention_head_dim=(2, 4, 5),  # heads of 32 numbers, whatever the name says
         norm_num_groups=16,
         layers_per_block=1,
     )

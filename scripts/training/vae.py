@@ -13,7 +13,8 @@ from .saving import load, write_network
 from .settings import SEED, Run
 
 FLOOR = 0.1  # least variance that a direction of the latents should have, where their mean variance is 1
-MEMORY = 400  # images over which variances of directions are averaged
+MEMORY = 64  # images over which variances of directions are averaged
+BATCH_SHARE = 0.25  # of the batch's own variances in those that are to be raised
 
 
 def vae(run: Run) -> None:
@@ -42,9 +43,9 @@ def _train(run: Run, name: str, folder: Path, channels: int) -> None:
         error = network.decode(posterior.sample()).sample.float() - x
         mean, var, logvar = (t.float() for t in (posterior.mean, posterior.var, posterior.logvar))
         divergence = 0.5 * (mean**2 + var - 1 - logvar).mean()
-        push, short = unused(mean)
+        short = unused(mean)
         square = error.square().mean()
-        total = square + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.05 * push
+        total = square + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.2 * short
         return {"loss": total, "psnr": -10 * (square / 4).log10(), "short": short, "kl": divergence}
 
     for _ in rounds(run, name, [network], losses, known=known):
@@ -86,48 +87,45 @@ def _borrow(network: Any, folder: Path) -> None:
 
 
 class Unused:
-    """A penalty on directions of the latents that fall short of `FLOOR`.
+    """How far directions of the latents fall short of the variance `FLOOR`: the mean over all directions, in nats.
 
     A direction that the autoencoder leaves unused holds less variance than the least noise of the schedule, so that no
     inversion takes it to variance 1. Since the images are alike everywhere in the plane, so are the latents, and their
-    principal directions are mixtures of channels at one spatial frequency. Their covariances are averaged over about
-    the last `MEMORY` images; until there are so many, there is no penalty. The gradient is that of the logarithm of the
-    variance, for directions below the floor alone.
+    principal directions are mixtures of channels at one spatial frequency. Covariances of the channels are averaged
+    over about the last `MEMORY` images and over neighbouring frequencies. The variances that are returned to be raised
+    are those of the batch and of earlier ones together, so that a direction is let go as soon as it is in use.
     """
 
     def __init__(self, channels: int, side: int, device: torch.device):
-        self.steps, self.kept = 0, 1.0
+        self.steps, self.old = 0, 1.0
         self.mean = torch.zeros(channels, side, side, device=device)
-        self.covariance = torch.zeros(side, side // 2 + 1, channels, channels, dtype=torch.complex64, device=device)
-        self.count = torch.full((side // 2 + 1,), 2.0, device=device)  # of directions, real and imaginary part
-        self.count[0] = self.count[-1] = 1
-        self.total = channels * side * side
+        self.covariance = torch.zeros(side, side, channels, channels, dtype=torch.complex64, device=device)
 
-    def __call__(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the penalty on posterior means [B, C, H, W], and the mean shortfall in nats over all directions."""
+    def __call__(self, mean: Tensor) -> Tensor:
+        """Return the shortfall of posterior means [B, C, H, W]; 0 until `MEMORY` images are seen."""
         with torch.autocast(mean.device.type, enabled=False):
             scaled = mean / mean.var().sqrt()
-            spectrum = torch.fft.rfft2(scaled - self.mean, norm="ortho")
+            spectrum = torch.fft.fft2(scaled - self.mean, norm="ortho")
             self._remember(scaled.detach(), spectrum.detach())
-            if self.steps % 10 == 1:
-                self.variances, self.directions = torch.linalg.eigh(self._unbiased())
+            if self.steps % 4 == 1:
+                self.variances, self.directions = torch.linalg.eigh(self._smooth())
             along = torch.einsum("bchw,hwck->bhwk", spectrum, self.directions.conj())
             now = (along.real**2 + along.imag**2).mean(0)
-            low = (math.log(FLOOR) - (self.variances.clamp(min=0) + 1e-4).log()).relu()
-            low *= self.kept < math.exp(-1)  # too few images show all directions as short
-            weight = (low > 0) * self.count[None, :, None] / (self.variances.clamp(min=0) + 1e-4)
-            return -(weight * now).sum() / self.total, (low * self.count[None, :, None]).sum() / self.total
+            variances = (1 - BATCH_SHARE) * self.variances.clamp(min=0) + BATCH_SHARE * now
+            short = (math.log(FLOOR) - (variances + FLOOR / 100).log()).relu().mean()
+            return short * (self.old < math.exp(-1))
 
     def _remember(self, scaled: Tensor, spectrum: Tensor) -> None:
         now = torch.einsum("bchw,bdhw->hwcd", spectrum, spectrum.conj()) / len(spectrum)
-        self.steps += 1
-        new = min(0.1, len(spectrum) / MEMORY)
+        new = min(0.25, len(spectrum) / MEMORY)
+        self.steps, self.old = self.steps + 1, self.old * (1 - new)
         self.covariance.lerp_(now, new)
-        self.kept *= 1 - new
-        self.mean.lerp_(scaled.mean(0), max(1 / self.steps, new / 10))
+        self.mean.lerp_(scaled.mean(0), max(1 / self.steps, new / 100))
 
-    def _unbiased(self) -> Tensor:
-        return self.covariance / (1 - self.kept)
+    def _smooth(self) -> Tensor:
+        """Return the covariances, averaged over 3 × 3 frequencies."""
+        shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        return sum(self.covariance.roll(shift, (0, 1)) for shift in shifts) / (9 * (1 - self.old))
 
 
 @torch.no_grad()
