@@ -210,7 +210,7 @@ def _light(distance: Array, bevel: float) -> tuple[Array, Array]:
 
 def pink(rng: np.random.Generator, channels: int) -> Array:
     """Return noise [channels, 128, 128] whose amplitude falls as 1/f^EXPONENT, of zero mean and unit std each."""
-    spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32))
+    spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32).astype(float))
     noise = np.fft.irfft2(spectrum * _FALL, s=(SIZE, SIZE))
     return noise / noise.std(axis=(1, 2), keepdims=True)
 
@@ -218,7 +218,7 @@ def pink(rng: np.random.Generator, channels: int) -> Array:
 def _fall() -> Array:
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     frequency[0, 0] = np.inf  # no constant part
-    return (frequency**-EXPONENT).astype(np.float32)
+    return frequency**-EXPONENT
 
 
 _FALL = _fall()

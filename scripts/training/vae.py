@@ -125,7 +125,8 @@ class Unused:
     def _smooth(self) -> Tensor:
         """Return the covariances, averaged over 3 × 3 frequencies."""
         shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        return sum(self.covariance.roll(shift, (0, 1)) for shift in shifts) / (9 * (1 - self.old))
+        moved = torch.stack([self.covariance.roll(shift, (0, 1)) for shift in shifts])
+        return moved.mean(0) / (1 - self.old)
 
 
 @torch.no_grad()
