@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from . import data, package
 from .latents import encode, read_vae
 from .loop import rounds
+from .muon import matrices
 from .settings import SEED, Run
 
 
@@ -37,7 +38,7 @@ def classifier(run: Run) -> None:
         wrong = (network.head(features.detach()).argmax(1) != targets[0]).float().mean()
         return {"loss": first + 0.5 * sum(others), "wrong": wrong}
 
-    for _ in rounds(run, "classifier", [network, heads], losses, known=finished):
+    for _ in rounds(run, "classifier", [network, heads], losses, matrices(network.body), known=finished):
         refresh_statistics(losses)
         save(network, run.weights / "classifier")
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .muon import Muon
 from .settings import SEED, Run
 
 Losses = Callable[[], dict[str, Tensor]]  # what is minimised comes first; the others are reported
 ROUNDS = "rounds"  # folder of the list of finished rounds, beside the weights
 CHECKPOINT_STEPS = 250
-REPORT_STEPS = 100
+REPORT_STEPS = 50
 EXPORT_SECONDS = 6.0  # kept for writing the weights before the deadline
 
 
@@ -25,15 +26,15 @@ def rounds(
     name: str,
     modules: Sequence[nn.Module],
     losses: Losses,
-    matrices: Sequence[nn.Parameter] = (),
+    by_muon: Sequence[nn.Parameter] = (),
     base: str = "",
     known: bool = True,
 ) -> Iterator[int]:
     """Train `modules` round by round. After each round they hold the averaged weights, and the caller exports them.
 
     Rounds that were finished on the same `base` (the autoencoder, for networks of latents) are not repeated, unless the
-    weights that they left are not `known`. `matrices` are updated by Muon, all other parameters by AdamW. With a
-    deadline there is one round, whose learning rate falls with the time that has passed.
+    weights that they left are not `known`. `by_muon` are updated by Muon at twice the learning rate, all other
+    parameters by AdamW. With a deadline there is one round, whose learning rate falls with the time that has passed.
     """
     stage = run.settings.stages[name]
     done = [each for each in history(run.weights, name) if known and each["base"] == base]
@@ -43,7 +44,7 @@ def rounds(
         started = time.time()
         checkpoint = run.work / f"{'-'.join(filter(None, (name, base)))}-{before}-{steps}.ckpt"
         one = _Round(run, name, before, steps, checkpoint)
-        taken = one(_Trained(modules, matrices, peak, stage.decay), losses)
+        taken = one(_Trained(modules, by_muon, peak, stage.decay), losses)
         before += taken
         yield before
         done.append(
@@ -70,18 +71,17 @@ def history(folder: Path, name: str) -> list[dict[str, Any]]:
 class _Trained:
     """Parameters with their optimisers and their running average."""
 
-    def __init__(self, modules: Sequence[nn.Module], matrices: Sequence[nn.Parameter], peak: float, decay: float):
+    def __init__(self, modules: Sequence[nn.Module], by_muon: Sequence[nn.Parameter], peak: float, decay: float):
         self.parameters = [p for module in modules for p in module.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
         self.peak, self.decay = peak, decay
-        by_muon = {id(p) for p in matrices}
-        others = [p for p in self.parameters if id(p) not in by_muon]
+        chosen = {id(p) for p in by_muon}
+        others = [p for p in self.parameters if id(p) not in chosen]
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=others[0].is_cuda)
         ]
-        if matrices:
-            muon = torch.optim.Muon(matrices, lr=2 * peak, weight_decay=1e-3, adjust_lr_fn="match_rms_adamw")
-            self.optimisers.append(muon)
+        if by_muon:
+            self.optimisers.append(Muon(by_muon, lr=2 * peak))
 
     def step(self, loss: Tensor, step: int, share: float) -> None:
         """Take one step, `share` of the round (0 to 1) being over, of which the rate is a cosine after a warm-up."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from . import package
 from .latents import examples, read_vae, vae_digest
 from .loop import rounds
+from .muon import matrices
 from .saving import float16, load, write_pipeline
 from .settings import SEED, Run
 from .text import text_encoder, tokenizer
@@ -46,8 +47,8 @@ def transformer(run: Run) -> None:
         predicted = predict(z, states, pooled, 1000 * sigma).sample
         return {"loss": (predicted.float() - (eps - z0)).square().mean()}
 
-    matrices = [p for p in network.transformer_blocks.parameters() if p.ndim == 2]
-    for _ in rounds(run, "transformer", [network, *texts], losses, matrices, base=digest, known=known):
+    updated = matrices(network.transformer_blocks)
+    for _ in rounds(run, "transformer", [network, *texts], losses, updated, base=digest, known=known):
         write_pipeline(stable_diffusion_3(encoder, texts, words, network), folder)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from . import package
 from .latents import examples, read_vae, vae_digest
 from .loop import rounds
+from .muon import matrices
 from .saving import float16, load, write_pipeline
 from .settings import SEED, Run
 from .text import text_encoder, tokenizer
@@ -41,7 +42,7 @@ def unet(run: Run) -> None:
         predicted = predict(z, t, text(ids).last_hidden_state).sample
         return {"loss": (predicted.float() - eps).square().mean()}
 
-    for _ in rounds(run, "unet", [network, text], losses, base=digest, known=known):
+    for _ in rounds(run, "unet", [network, text], losses, matrices(network), base=digest, known=known):
         write_pipeline(stable_diffusion(encoder, text, words, network, scheduler), folder)
 
 

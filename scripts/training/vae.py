@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import data
 from .loop import rounds
+from .muon import matrices
 from .saving import load, write_network
 from .settings import SEED, Run
 
@@ -48,7 +49,7 @@ def _train(run: Run, name: str, folder: Path, channels: int) -> None:
         total = square + 0.2 * error.abs().mean() + 5e-5 * divergence + 0.2 * short
         return {"loss": total, "psnr": -10 * (square / 4).log10(), "short": short, "kl": divergence}
 
-    for _ in rounds(run, name, [network], losses, known=known):
+    for _ in rounds(run, name, [network], losses, matrices(network), known=known):
         set_scale(network, images)
         write_network(network, run.weights / folder)
 
