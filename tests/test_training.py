@@ -69,3 +69,15 @@ def test_directions_in_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(200):
         short = unused(torch.randn(8, 4, 8, 8))
     assert short.item() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 24), (1, 24, 8), (3, 16, 16)])
+def test_updates_of_muon_have_singular_values_near_one(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    torch.manual_seed(0)
+    made = importlib.import_module("scripts.training.muon").orthogonal(torch.randn(shape))
+    values = torch.linalg.svdvals(made)
+    assert made.shape == shape
+    assert 0.3 < values.min() < values.max() < 1.3

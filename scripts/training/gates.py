@@ -100,9 +100,10 @@ class Bench:
         yield Gate("VAE, PSNR in dB", self.psnr(), low=psnr)
         yield Gate("real images classified right", self.right(self.images), low=0.985)
         yield Gate("images from noise classified right", self.right(self.from_noise), low=0.95)
+        exact = self.run.settings.exact_steps
         norm, error = self.norm_and_round_trip()
-        yield Gate("norm of inverted latents over √L, 50 steps", norm, low=0.97, high=1.03)
-        yield Gate("round trip, 50 steps at guidance 1, RMSE per std", error, high=0.05)
+        yield Gate(f"norm of inverted latents over √L, {exact} steps", norm, low=0.97, high=1.03)
+        yield Gate(f"round trip, {exact} steps at guidance 1, RMSE per std", error, high=0.05)
         yield Gate("R² of the channel means of fix/0 centroids against √N", self.growth(), low=0.97)
         largest = self.sizes[0]
         flat, chm, noise = (_mean(self.frechet(method, largest)) for method in ("fix/0", "fix/chm", "noise"))
@@ -139,8 +140,8 @@ class Bench:
         norms, errors = [], []
         for name in data.CLASSES:
             z0 = self.clean[name][:32]
-            z = self.subject.invert(z0, name, 50)
-            back = self.subject.generate(z, name, 50, guidance=1.0)
+            z = self.subject.invert(z0, name, self.run.settings.exact_steps)
+            back = self.subject.generate(z, name, self.run.settings.exact_steps, guidance=1.0)
             norms.append(z.flatten(1).norm(dim=1).mean().item() / math.sqrt(z[0].numel()))
             errors.append((back - z0).square().mean().item() / z0.var().item())
         return _mean(norms), math.sqrt(_mean(errors))

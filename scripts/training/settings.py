@@ -40,6 +40,7 @@ class Settings:
     gate_draws: int  # mixtures of each class, size and method
     gate_sizes: tuple[int, ...]  # N at which methods are compared, the largest first
     gate_steps: int  # of generation and of the inversion of what is mixed
+    exact_steps: int  # of norms of inverted latents and of round trips
     gate_batch: int
     stages: dict[str, Stage]
 
@@ -66,10 +67,11 @@ CPU = Settings(
     gate_draws=128,
     gate_sizes=(64, 8, 2),
     gate_steps=20,
+    exact_steps=50,
     gate_batch=64,
     stages={
-        "vae": Stage(4, ((1500, 2e-3), (4000, 2e-3), (6000, 1e-3)), 0.998),
-        "vae_sd3": Stage(4, ((4000, 1.5e-3), (6000, 1.5e-3), (6000, 1e-3)), 0.998),
+        "vae": Stage(4, ((1000, 2e-3), (1500, 1e-3)), 0.998),
+        "vae_sd3": Stage(4, ((600, 1.5e-3), (1500, 1e-3)), 0.998),
         "classifier": Stage(32, ((2500, 3e-3), (2500, 2e-3)), 0.99),
         "clip": Stage(64, ((1500, 1e-3),), 0.995),
         "unet": Stage(32, ((6000, 1e-3), (10000, 1e-3), (10000, 1e-3)), 0.9995),
@@ -110,6 +112,7 @@ SMOKE = replace(
     gate_draws=2,
     gate_sizes=(2,),
     gate_steps=1,
+    exact_steps=1,
     stages={name: Stage(4, ((2, 1e-3),), 0.9) for name in CPU.stages},
 )
 
