@@ -17,7 +17,7 @@ from .settings import SEED, Run
 Losses = Callable[[], dict[str, Tensor]]  # what is minimised comes first; the others are reported
 ROUNDS = "rounds"  # folder of the list of finished rounds, beside the weights
 CHECKPOINT_STEPS = 250
-REPORT_STEPS = 50
+REPORT_SECONDS = 20.0
 EXPORT_SECONDS = 6.0  # kept for writing the weights before the deadline
 
 
@@ -183,9 +183,10 @@ class _Report:
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0) + value.detach()
         self.steps += 1
-        if step % 20 == 0:  # so that the host is never far ahead of the device, and its clock tells the truth
-            next(iter(self.sums.values())).item()
-        if step % REPORT_STEPS and step != self.limit.steps:
+        if step % 10 and step != self.limit.steps:
+            return
+        next(iter(self.sums.values())).item()  # so that the host is never far ahead, and its clock tells the truth
+        if time.time() - self.began < REPORT_SECONDS and step != self.limit.steps:
             return
         rate, share = self.steps / (time.time() - self.began), self.limit.share(step)
         if not all(value.isfinite() for value in self.sums.values()):
