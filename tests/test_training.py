@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -49,14 +50,15 @@ def test_the_gates_are_measured_for_both_pipelines(trained: tuple[Path, str]) ->
 def test_unused_directions_are_found_and_pushed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 4 channels, the last repeats the first with a little noise: a quarter of the directions is hardly used."""
     monkeypatch.syspath_prepend(str(ROOT))
-    unused = importlib.import_module("scripts.training.vae").Unused(4, 8, torch.device("cpu"))
+    vae = importlib.import_module("scripts.training.vae")
+    unused = vae.Unused(4, 8, torch.device("cpu"))
     torch.manual_seed(0)
     own = torch.tensor(0.1, requires_grad=True)
     for _ in range(200):
         z = torch.randn(8, 4, 8, 8)
         short = unused(torch.cat([z[:, :3], z[:, :1] + own * z[:, 3:]], dim=1))
-    expected = torch.log(torch.tensor(0.1 / (0.1**2 / 2))) / 4  # the variance is that of own * z / √2, roughly
-    assert short.item() == pytest.approx(expected.item(), rel=0.15)
+    expected = math.log(vae.FLOOR / (0.1**2 / 2)) / 4  # the variance is that of own * z / √2, roughly
+    assert short.item() == pytest.approx(expected, rel=0.15)
     short.backward()
     assert own.grad is not None
     assert own.grad < 0  # so a step against the gradient adds variance

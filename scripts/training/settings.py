@@ -48,8 +48,8 @@ class Settings:
 # With a time limit: the stages of a phase run side by side, and each phase takes its share of the time.
 PHASES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.06, ("images",)),
-    (0.38, ("vae", "vae_sd3", "clip")),
-    (0.42, ("unet", "transformer", "classifier")),
+    (0.30, ("vae", "vae_sd3", "clip")),
+    (0.50, ("unet", "transformer", "classifier")),
     (0.14, ("gates_tiny", "gates_sd3", "spectrum")),
 )
 
@@ -70,8 +70,8 @@ CPU = Settings(
     exact_steps=50,
     gate_batch=64,
     stages={
-        "vae": Stage(4, ((1000, 2e-3), (1500, 1e-3)), 0.998),
-        "vae_sd3": Stage(4, ((600, 1.5e-3), (1500, 1e-3)), 0.998),
+        "vae": Stage(4, ((1000, 2e-3), (700, 1e-3)), 0.998),
+        "vae_sd3": Stage(4, ((700, 1.5e-3),), 0.998),
         "classifier": Stage(32, ((1500, 3e-3), (1500, 2e-3)), 0.99),
         "clip": Stage(64, ((1500, 1e-3),), 0.995),
         "unet": Stage(32, ((3000, 1e-3), (6000, 1e-3), (6000, 1e-3)), 0.999),

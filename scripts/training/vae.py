@@ -13,7 +13,7 @@ from .muon import matrices
 from .saving import load, write_network
 from .settings import SEED, Run
 
-FLOOR = 0.1  # least variance that a direction of the latents should have, where their mean variance is 1
+FLOOR = 0.2  # least variance that a direction of the latents should have, where their mean variance is 1
 MEMORY = 64  # images over which variances of directions are averaged
 BATCH_SHARE = 0.25  # of the batch's own variances in those that are to be raised
 
