@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import data, package
 from .latents import encode, read_vae
-from .loop import rounds
+from .loop import Losses, rounds
 from .muon import matrices
 from .settings import SEED, Run
 
@@ -39,7 +38,7 @@ def classifier(run: Run) -> None:
         return {"loss": first + 0.5 * sum(others), "wrong": wrong}
 
     for _ in rounds(run, "classifier", [network, heads], losses, matrices(network.body), known=finished):
-        refresh_statistics(losses)
+        refresh_statistics(losses, run.settings.statistics_batches)
         save(network, run.weights / "classifier")
 
 
@@ -67,7 +66,7 @@ def reconstructions(run: Run, images: Tensor) -> tuple[Tensor, int]:
 
 
 @torch.no_grad()
-def refresh_statistics(losses: Any, batches: int = 100) -> None:
+def refresh_statistics(losses: Losses, batches: int) -> None:
     """Compute the statistics of batch normalisation again, since averaged weights have statistics of their own."""
     for _ in range(batches):
         losses()

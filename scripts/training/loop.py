@@ -26,7 +26,7 @@ def rounds(
     name: str,
     modules: Sequence[nn.Module],
     losses: Losses,
-    by_muon: Sequence[nn.Parameter] = (),
+    by_muon: Sequence[Tensor] = (),
     base: str = "",
     known: bool = True,
 ) -> Iterator[int]:
@@ -71,7 +71,7 @@ def history(folder: Path, name: str) -> list[dict[str, Any]]:
 class _Trained:
     """Parameters with their optimisers and their running average."""
 
-    def __init__(self, modules: Sequence[nn.Module], by_muon: Sequence[nn.Parameter], peak: float, decay: float):
+    def __init__(self, modules: Sequence[nn.Module], by_muon: Sequence[Tensor], peak: float, decay: float):
         self.parameters = [p for module in modules for p in module.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
         self.peak, self.decay = peak, decay

@@ -17,23 +17,26 @@ class Muon(torch.optim.Optimizer):
     typical one of AdamW's (Liu et al., 2025), so learning rates carry over.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 1e-3):
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, decay: float = 1e-3):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for parameters in alike.values():
                 self._update(parameters, group)
 
-    def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update parameters of one shape."""
-        gradients = [p.grad for p in parameters]
-        kept = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        kept = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(kept, gradients, 1 - group["momentum"])
         steps = torch.stack(torch._foreach_lerp(gradients, kept, group["momentum"])).flatten(2)
         scale = 0.2 * math.sqrt(max(steps.shape[1:]))
@@ -43,7 +46,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
 
-def matrices(*modules: nn.Module) -> list[nn.Parameter]:
+def matrices(*modules: nn.Module) -> list[Tensor]:
     """Return what Muon suits best: weights of linear layers and kernels that have at least 16 inputs and outputs."""
     layers = [m for module in modules for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [layer.weight for layer in layers if min(layer.weight.shape[:2]) >= 16]

@@ -32,6 +32,7 @@ class Settings:
     unet_views: int  # of each training image, as latents
     mmdit_views: int  # more, since no convolution tells an MMDiT that the plane is alike everywhere
     softened: int  # images of each class that the classifier also sees through the autoencoder
+    statistics_batches: int  # of the classifier's batch normalisation, once its weights are averaged
     workers: int  # processes that draw images; 0 is one for each core
     mmdit_patch: int
     mmdit_width: int
@@ -59,6 +60,7 @@ CPU = Settings(
     unet_views=1,
     mmdit_views=4,
     softened=500,
+    statistics_batches=100,
     workers=1,
     mmdit_patch=2,
     mmdit_width=160,
@@ -70,8 +72,8 @@ CPU = Settings(
     exact_steps=50,
     gate_batch=64,
     stages={
-        "vae": Stage(4, ((1000, 2e-3), (700, 1e-3)), 0.998),
-        "vae_sd3": Stage(4, ((700, 1.5e-3),), 0.998),
+        "vae": Stage(4, ((1000, 2e-3), (500, 1e-3)), 0.998),
+        "vae_sd3": Stage(4, ((450, 1.5e-3),), 0.998),
         "classifier": Stage(32, ((1500, 3e-3), (1500, 2e-3)), 0.99),
         "clip": Stage(64, ((1500, 1e-3),), 0.995),
         "unet": Stage(32, ((3000, 1e-3), (6000, 1e-3), (6000, 1e-3)), 0.999),
@@ -106,6 +108,7 @@ SMOKE = replace(
     per_class=4,
     mmdit_views=2,
     softened=4,
+    statistics_batches=2,
     mmdit_width=64,
     mmdit_layers=1,
     gate_pool=4,
