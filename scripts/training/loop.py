@@ -41,22 +41,13 @@ def rounds(
     todo = list(stage.rounds[:1]) if run.deadline is not None else list(stage.rounds[len(done) :])
     before = sum(each["steps"] for each in done)
     for steps, peak in todo:
-        started = time.time()
         checkpoint = run.work / f"{'-'.join(filter(None, (name, base)))}-{before}-{steps}.ckpt"
         one = _Round(run, name, before, steps, checkpoint)
         taken = one(_Trained(modules, by_muon, peak, stage.decay), losses)
         before += taken
         yield before
-        done.append(
-            {
-                "base": base,
-                "steps": taken,
-                "batch": stage.batch,
-                "rate": peak,
-                "device": run.device.type,
-                "minutes": round((time.time() - started) / 60, 1),
-            }
-        )
+        about = {"base": base, "steps": taken, "batch": stage.batch, "rate": peak, "device": run.device.type}
+        done.append(about)
         log = run.weights / ROUNDS / f"{name}.json"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(json.dumps(done, indent=2) + "\n")
