@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
-from latentmix.data import folder, hub, imagenet, shapes, synthetic
+from latentmix.data import folder, hub, imagenet, shapes, synthetic, things
 from latentmix.data.protocol import Dataset, NotFetched, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
@@ -17,6 +17,7 @@ DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = table(
     "datasets",
     {
         "shapes": shapes.load,
+        "things": things.load,
         "folder": folder.load,
         "imagenet": imagenet.load,
         "hub": hub.load,

@@ -1,0 +1,260 @@
+"""The embedded data set at 128 px: ten everyday objects, drawn with light and soft shadows.
+
+Its images have the statistics that the paper's effect depends on, as photographs do: 1/f ("pink") texture over the
+whole frame, a palette for each class in the ground, one to three objects anywhere, and fine grain. The plane repeats:
+what leaves the frame on one side enters on the other. So a class's mean image is one flat colour, and all that its
+latents have in common is a colour.
+
+An image depends on (class, index) alone. Indices from `TRAINING_START` on are those that the embedded networks were
+trained on; experiments stay below it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from latentmix.data.drawings import OBJECTS, Part
+from latentmix.data.protocol import Dataset, Source
+from latentmix.data.settings import DataConfig
+from latentmix.errors import UserError
+
+Array = np.ndarray
+SIZE = 128  # pixels, square
+TRAINING_START = 1_000_000
+GRAIN = 0.015  # standard deviation of the grain, in units where white is 1
+EXPONENT = 1.3  # of the texture, whose amplitude falls as 1/f^EXPONENT
+LIGHT = np.array([-0.48, -0.6, 0.64])  # unit vector towards the light: from the left, from above, from the viewer
+HUES = {
+    "red": 0.0,
+    "orange": 1 / 12,
+    "yellow": 1 / 6,
+    "green": 1 / 3,
+    "cyan": 1 / 2,
+    "blue": 2 / 3,
+    "purple": 0.77,
+    "pink": 0.89,
+}
+COUNTS = {2: "two", 3: "three"}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """A colour by hue (0 to 1 round the circle, 0 is red), saturation and value."""
+
+    hue: float
+    saturation: float
+    value: float
+
+    def name(self) -> str:
+        """Return the colour in words, e.g. "dark green"."""
+        nearest = min(HUES, key=lambda hue: abs((self.hue - HUES[hue] + 0.5) % 1 - 0.5))
+        return f"dark {nearest}" if self.value < 0.5 else f"pale {nearest}" if self.saturation < 0.45 else nearest
+
+    def rgb(self) -> Array:  # [3, 1, 1], white is 1
+        k = (np.array([5, 3, 1]) + self.hue * 6) % 6
+        rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+        return rgb[:, None, None]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a class: hue of the ground, hues of the main colour, and accents as (hue, saturation, value)."""
+
+    ground: float
+    hues: tuple[float, float]
+    accents: tuple[tuple[float, float, float], ...] = ()
+
+
+_WHITE, _CREAM, _DARK, _WOOD = (0.12, 0.06, 0.97), (0.11, 0.2, 0.96), (0.65, 0.5, 0.18), (0.07, 0.6, 0.45)
+PALETTES = {
+    "cup": Palette(0.02, (0.42, 0.6), (_CREAM, (0.06, 0.75, 0.32))),
+    "fish": Palette(0.51, (0.98, 1.12), ((0.14, 0.8, 0.98), _WHITE, _DARK)),
+    "flower": Palette(0.36, (0.82, 1.0), ((0.14, 0.8, 0.98),)),
+    "heart": Palette(0.9, (0.96, 1.02)),
+    "house": Palette(0.1, (0.48, 0.62), ((0.02, 0.75, 0.75), _WOOD, (0.15, 0.45, 1.0))),
+    "mushroom": Palette(0.27, (0.96, 1.04), (_CREAM,)),
+    "sailboat": Palette(0.59, (0.98, 1.08), (_WHITE, _CREAM, _WOOD)),
+    "star": Palette(0.68, (0.1, 0.16)),
+    "tree": Palette(0.17, (0.27, 0.42), (_WOOD, (0.0, 0.8, 0.85))),
+    "umbrella": Palette(0.77, (0.02, 0.14), (_WHITE, _WOOD)),
+}
+CLASSES = tuple(sorted(PALETTES))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an object lies: the frame spans -1 to 1, y points down; angle in radians; colours in order of paint."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+    mirrored: bool
+    colours: tuple[Colour, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in one image, except for its texture and grain."""
+
+    ground: Colour
+    roughness: float
+    objects: tuple[Placed, ...]
+
+
+def draw(class_name: str, index: int) -> Array:
+    """Return image `index` of a class: uint8 [128, 128, 3], RGB. Raises KeyError for an unknown class."""
+    shown, rng = _scene(class_name, index)
+    texture = pink(rng, 3)
+    image = shown.ground.rgb() * np.exp(shown.roughness * texture[:1]) + 0.035 * texture
+    for placed in shown.objects:
+        _paint(image, placed, OBJECTS[class_name], np.exp(0.08 * pink(rng, 1)))
+    image += GRAIN * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.rint(image.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
+def describe(class_name: str, index: int) -> str:
+    """Return what image `index` of a class shows, e.g. "two yellow stars on a dark blue ground"."""
+    shown = scene(class_name, index)
+    count, first = len(shown.objects), shown.objects[0].colours[0].name()
+    plural = "" if class_name == "fish" else "s"
+    what = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
+    return f"{what} on {_a(shown.ground.name())} ground"
+
+
+def scene(class_name: str, index: int) -> Scene:
+    """Return the scene of image `index` of a class. Raises KeyError for an unknown class."""
+    return _scene(class_name, index)[0]
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
+    """Return the scene of (class, index) and the generator, ready to draw its textures."""
+    if class_name not in PALETTES:
+        raise KeyError(f"no drawn object is called {class_name!r}; there are {', '.join(CLASSES)}")
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([128, CLASSES.index(class_name), index])))
+    palette, bright = PALETTES[class_name], rng.uniform(0.3, 0.95)
+    saturation = rng.uniform(0.2, 0.45) if bright > 0.6 else rng.uniform(0.35, 0.75)
+    ground = Colour((palette.ground + 0.035 * rng.standard_normal()) % 1, saturation, bright)
+    count = 1 + int(rng.random() < 0.6) + int(rng.random() < 0.3)
+    objects: list[Placed] = []
+    for _ in range(count):
+        objects.append(_placed(rng, palette, objects))
+    return Scene(ground, rng.uniform(0.07, 0.2), tuple(objects)), rng
+
+
+def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]) -> Placed:
+    """Place an object at random: the one of several places that is farthest from the others."""
+
+    def room(place: Array) -> float:
+        return min((float(np.hypot(*((place - (o.x, o.y) + 1) % 2 - 1))) for o in others), default=0.0)
+
+    x, y = max(rng.uniform(-1, 1, (4, 2)), key=room)
+    hue, turn = rng.uniform(*palette.hues) % 1, 0.05 * rng.standard_normal()
+    main = Colour(hue, rng.uniform(0.55, 0.95), rng.uniform(0.72, 1.0))
+    accents = tuple(Colour((h + turn) % 1, s, v) for h, s, v in palette.accents)
+    radius = rng.uniform(0.4, 0.75)
+    return Placed(x, y, radius, rng.uniform(-0.6, 0.6), bool(rng.random() < 0.5), (main, *accents))
+
+
+# --- the painter ----------------------------------------------------------------------------------------------------
+
+
+def _paint(image: Array, placed: Placed, parts: Sequence[Part], texture: Array) -> None:
+    """Paint an object and its shadow into `image` [3, 128, 128], around the frame where it is cut."""
+    rows, columns, x, y = _window(placed)
+    pixel = placed.radius * SIZE / 2  # of a local unit
+    part = image[:, rows, columns]
+    distances = [each.distance(x, y) * pixel for each in parts]
+    part *= 1 - 0.5 * _shadow(np.minimum.reduce(distances), 0.1 * pixel)
+    for each, distance in zip(parts, distances, strict=True):
+        light, gloss = _light(distance, each.bevel * pixel)
+        cover = np.clip(0.5 - distance / 1.4, 0, 1)
+        part += cover * (placed.colours[each.paint].rgb() * light * texture[:, rows, columns] + gloss - part)
+    image[:, rows, columns] = part
+
+
+def _window(placed: Placed) -> tuple[Array, Array, Array, Array]:
+    """Return the rows and columns of the pixels around an object, and their local coordinates x and y."""
+    half = min(SIZE // 2, int(1.35 * placed.radius * SIZE / 2) + 3)
+    around = np.arange(-half, half)
+    centre = [(c + 1) / 2 * SIZE for c in (placed.x, placed.y)]
+    u, v = ((np.floor(c) + around + 0.5 - c) / (placed.radius * SIZE / 2) for c in centre)
+    columns, rows = ((int(c) + around) % SIZE for c in centre)
+    cos, sin = np.cos(placed.angle), np.sin(placed.angle)
+    x, y = u[None] * cos + v[:, None] * sin, v[:, None] * cos - u[None] * sin
+    return rows[:, None], columns[None], -x if placed.mirrored else x, y
+
+
+def _shadow(distance: Array, offset: float) -> Array:
+    """Return the soft shadow of a shape, cast away from the light: 0 to 1."""
+    step = max(1, round(offset))
+    return 1 / (1 + np.exp((np.roll(distance, (step, step), (0, 1)) / (0.7 * offset) + 0.5).clip(-30, 30)))
+
+
+def _light(distance: Array, bevel: float) -> tuple[Array, Array]:
+    """Return the diffuse and the specular light on a part whose edge is rounded over `bevel` pixels."""
+    depth = np.clip(1 + distance / bevel, 0, 1)  # 1 at the edge, 0 where the part is flat
+    height = bevel * np.sqrt(1.02 - depth**2)
+    slope_y, slope_x = np.gradient(height)
+    scale = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
+    facing = (LIGHT[2] - LIGHT[0] * slope_x - LIGHT[1] * slope_y) * scale
+    mirror = 2 * facing * scale - LIGHT[2]  # of the light's reflection, the part towards the viewer
+    return 0.5 + 0.72 * np.maximum(facing, 0), 0.35 * np.maximum(mirror, 0) ** 24
+
+
+def pink(rng: np.random.Generator, channels: int) -> Array:
+    """Return noise [channels, 128, 128] whose amplitude falls as 1/f^EXPONENT, of zero mean and unit std each."""
+    spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32).astype(float))
+    noise = np.fft.irfft2(spectrum * _FALL, s=(SIZE, SIZE))
+    return noise / noise.std(axis=(1, 2), keepdims=True)
+
+
+def _fall() -> Array:
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
+    frequency[0, 0] = np.inf  # no constant part
+    return frequency**-EXPONENT
+
+
+_FALL = _fall()
+
+
+def load(config: DataConfig) -> Dataset:
+    """Return the data set that `data=things` describes: it has no settings."""
+    return Things()
+
+
+class Things(Dataset):
+    """The drawn objects as a data set."""
+
+    world = "things"
+
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def resolve(self, name: str) -> str:
+        if name not in CLASSES:
+            raise UserError(f"no drawn object is called {name!r}; there are {', '.join(CLASSES)}")
+        return name
+
+    def images(self, class_id: str, count: int | None = None) -> list[Source]:
+        class_id = self.resolve(class_id)
+        if count is None or count > TRAINING_START:
+            raise UserError(
+                f"the number of drawn objects is unlimited; say how many of each class, up to {TRAINING_START}"
+            )
+        return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+
+    def home(self) -> str:
+        return "are drawn by latentmix, so there is nothing to fetch"
+
+
+def _sized(class_name: str, index: int, size: int) -> Array:
+    image = Image.fromarray(draw(class_name, index))
+    return np.asarray(image if size == SIZE else image.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,85 @@
+"""The training of the embedded networks, with settings that are as small as they can be: that it runs, and resumes."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("vae", "vae_sd3", "clip", "classifier", "unet", "transformer")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Every stage, then two of them again; the gates; and what was printed."""
+    folder = tmp_path_factory.mktemp("training")
+    command = [sys.executable, "-m", "scripts.training", "--settings", "smoke", "--device", "cpu"]
+    command += ["--work", str(folder / "work"), "--to", str(folder / "weights")]
+    command += ["images", *STAGES, "unet", "vae", "spectrum", "gates_tiny", "gates_sd3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "weights", done.stdout
+
+
+@pytest.mark.slow
+def test_every_stage_writes_its_networks_and_is_not_repeated(trained: tuple[Path, str]) -> None:
+    weights, printed = trained
+    for stage in STAGES:
+        assert len(json.loads((weights / "rounds" / f"{stage}.json").read_text())) == 1
+        assert printed.count(f"{stage}: step 2, 100%") == 1
+    for written in ("tiny/unet", "tiny/vae", "tiny-sd3/transformer", "tiny-sd3/text_encoder_2"):
+        assert list((weights / written).glob("*.safetensors"))
+    assert (weights / "classifier" / "model.safetensors").exists()
+    assert (weights / "clip" / "open_clip_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_gates_are_measured_for_both_pipelines(trained: tuple[Path, str]) -> None:
+    for name in ("tiny", "tiny-sd3"):
+        found = json.loads((trained[0] / f"gates-{name}.json").read_text())["gates"]
+        assert len(found) == 10
+        assert all("value" in gate for gate in found)
+    assert json.loads((trained[0] / "spectrum-tiny.json").read_text())["directions"] == 1024
+
+
+def test_unused_directions_are_found_and_pushed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 channels, the last repeats the first with a little noise: a quarter of the directions is hardly used."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    vae = importlib.import_module("scripts.training.vae")
+    unused = vae.Unused(4, 8, torch.device("cpu"))
+    torch.manual_seed(0)
+    own = torch.tensor(0.1, requires_grad=True)
+    for _ in range(200):
+        z = torch.randn(8, 4, 8, 8)
+        short = unused(torch.cat([z[:, :3], z[:, :1] + own * z[:, 3:]], dim=1))
+    expected = math.log(vae.FLOOR / (0.1**2 / 2)) / 4  # the variance is that of own * z / √2, roughly
+    assert short.item() == pytest.approx(expected, rel=0.15)
+    short.backward()
+    assert own.grad is not None
+    assert own.grad < 0  # so a step against the gradient adds variance
+
+
+def test_directions_in_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    unused = importlib.import_module("scripts.training.vae").Unused(4, 8, torch.device("cpu"))
+    torch.manual_seed(0)
+    for _ in range(200):
+        short = unused(torch.randn(8, 4, 8, 8))
+    assert short.item() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 24), (1, 24, 8), (3, 16, 16)])
+def test_updates_of_muon_have_singular_values_near_one(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    torch.manual_seed(0)
+    made = importlib.import_module("scripts.training.muon").orthogonal(torch.randn(shape))
+    values = torch.linalg.svdvals(made)
+    assert made.shape == shape
+    assert 0.3 < values.min() < values.max() < 1.3
