@@ -370,7 +370,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("data.classes=star", ["data.classes='star'"]),
     ("data.classes=random:0", ["data.classes=random:K"]),
     ("data.classes=[random:2,star]", ["data.classes=random:K", "stands alone"]),
-    ("data.kind=folders", ["no data.kind 'folders'; did you mean 'folder'", "shapes, folder, imagenet"]),
+    ("data.kind=folders", ["no data.kind 'folders'; did you mean 'folder'", "shapes, things, folder, imagenet"]),
     ("data.titles={star: 3}", ["data.titles.star=3", "valid string"]),
     ("data.titles={star: ''}", ["data.titles.star=''", "at least 1 character"]),
     ("data.limit=100", ["data.reference=500 is more than data.limit=100"]),
