@@ -375,14 +375,18 @@ def test_null_text_in_a_batch_is_null_text_one_by_one(world: World) -> None:
 def test_null_text_stops_at_an_error_that_grows_with_the_steps() -> None:
     """At 1e-5 + i · 2e-5: with a fixed threshold, later steps would go on for longer."""
     model: Any = TwoPeaks()
-    intervals, z0 = analytic.schedule(12), clean_latents(2)
+    intervals, z0 = analytic.schedule(12), clean_latents(2) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
     cond = Conditioning(text(0.3), text(0.1), guidance=3.0)
     config = settings("null_text", guidance=3.0, iterations=40)
+    moved = []
     nulls = INVERSIONS["null_text"].invert(model, z0, intervals, cond, config)["nulls"]
     for row in range(2):
         expected, counts = reference_null_text(model, cond, z0[row : row + 1], intervals, most=40)
         assert away(nulls[row] - cond.null.states, expected - cond.null.states) < 1e-9
         assert min(counts) < 40 and len(set(counts)) > 2, counts  # it stops early, after different numbers of moves
+        moved.append(counts)
+    first, second = moved  # each image stops by itself, so neither the first nor the last to stop decides for both
+    assert first != second
 
 
 def test_null_text_generates_each_step_with_its_own_embedding() -> None:

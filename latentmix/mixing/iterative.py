@@ -20,7 +20,7 @@ def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
     For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). For more inputs there is no closed form; the
     iteration stops when the step in the tangent plane vanishes.
 
-    DiffMorpher (Zhang et al.) interpolates the raw latents instead. On two inverted latents that differs by about 2 %.
+    DiffMorpher (Zhang et al.) interpolates the raw latents instead. For two inverted latents that differs by about 2 %.
     """
     flat = e.flatten(1)
     p = _unit(flat)
@@ -57,7 +57,7 @@ def adain(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
     """Return slerp's result with each channel at the weighted mean of the inputs' means and standard deviations.
 
     This is the adaptive instance normalisation of DiffMorpher (Zhang et al.), carried from two inputs to N.
-    DiffMorpher's slerp is of the raw latents, so at N = 2 the results differ by about 2 % on inverted latents.
+    DiffMorpher's slerp is of the raw latents, so for two inverted latents its results differ by about 2 %.
     """
     mean, std = (torch.einsum("kn,nc->kc", w, statistic)[:, :, None, None] for statistic in _statistics(e))
     mixed = slerp(e, w, m)
