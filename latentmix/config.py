@@ -34,7 +34,7 @@ def _metric(name: str) -> str:
 
 
 MetricName = Annotated[str, AfterValidator(_metric)]
-LOCAL = ("shapes", "things", "folder", "imagenet", "synthetic")
+LOCAL = ("shapes", "folder", "imagenet", "synthetic", "things")
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
 ClassNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
