@@ -20,14 +20,14 @@ from latentmix import checks
 from latentmix.checks import examine, require, space
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
-from latentmix.commands import evaluate, generate, invert, mix, reconstruct
+from latentmix.commands import generate, invert, mix, reconstruct
 from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size, disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
-from latentmix.experiment.stages import INVERT
+from latentmix.experiment.stages import INVERT, MEASURE_REFERENCES, SYNTHESIZE
 from latentmix.experiment.sweep import SWEEP
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
@@ -58,13 +58,12 @@ def test_the_report_says_how_to_get_what_is_missing(
     assert (result.code, missing) == (1, ["versions", "model", "features", "clip"])
     for advice in (
         "no-such-package can't be found",
-        f"hf download {SD15} --revision {fake_hub.REVISION} --include 'model_index.json'",
-        f"Then copy models--{SD15.replace('/', '--')} from its cache",
+        "On a machine that is online, run latentmix fetch with the same settings",
+        f"then copy models--{SD15.replace('/', '--')} from its cache",
         f"to {empty_caches / 'hub'}, with its links",
         "model.path=FOLDER",
-        f"curl -LO {INCEPTION_URL}",
-        f"copy it to {empty_caches / 'torch' / 'hub' / 'checkpoints'}",
-        f"hf download {fake_hub.CLIP} open_clip_model.safetensors",
+        f"{INCEPTION_URL}, to {empty_caches / 'torch' / 'hub' / 'checkpoints'}",
+        f"copy models--{fake_hub.CLIP.replace('/', '--')} from its cache",
     ):
         assert advice in result.out
     assert not offline
@@ -92,7 +91,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, of: Experiment) -> Experiment:
 
 
 def test_a_device_is_named_with_its_free_memory_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert text(on_gpu(monkeypatch, experiment()), "device") == "NVIDIA X, 20 GiB of memory"
+    assert finding(on_gpu(monkeypatch, experiment()), "device", invert.STAGES).text == "NVIDIA X, 20 GiB of memory"
     found = finding(experiment("device=gpu"), "device")
     assert found.state == "missing" and "device=gpu can't be used" in found.text
 
@@ -226,7 +225,7 @@ def test_images_that_the_model_generates_wait_for_it(offline: list[str], empty_c
     assert fake_hub.states(sd15(*settings), invert.STAGES) == expected
     fake_hub.in_cache(fake_hub.pipeline(empty_caches / "pipeline"), SD15, fake_hub.REVISION)
     assert finding(sd15(*settings), "data").state == "ok"
-    assert disk_sizes.synthetic_images(sd15(*settings)) == 6 * 2 * 512**2
+    assert SYNTHESIZE.plan(sd15(*settings), 4).bytes == 6 * 2 * 512**2
 
 
 # Disk space
@@ -242,7 +241,7 @@ def test_the_disk_space_that_is_needed_is_that_of_what_the_stages_write(monkeypa
         (mix.STAGES, latents + draws * latent),
         (reconstruct.STAGES, latents + 4 * 3 * 3 * 64**2),
         (generate.STAGES, latents + 2 * draws * image),
-        (evaluate.STAGES, measured),
+        ([MEASURE_REFERENCES], 4 * features),
         ([probe_stage(PAPER)], 5 * latent + 10 * image),
         (SWEEP, needed),
     ):
@@ -263,7 +262,7 @@ def test_what_is_written_already_is_not_counted_again(monkeypatch: pytest.Monkey
         if write := task.compute(task.read()):
             write()
     written = sum(file.stat().st_size for file in (small.config.cache / "latents").rglob("*.safetensors"))
-    assert 1 <= written / disk_sizes.latents(small) < 1.2
+    assert 1 <= written / (4 * disk_sizes.inverted(small)) < 1.2
     assert finding(small, "disk", invert.STAGES).state == "ok"
 
 

@@ -33,7 +33,7 @@ FLOORS = (
     "experiment.cache_keys",
     "experiment.latents",
     "experiment.experiment",
-    "experiment.generation experiment.batch_size experiment.disk_sizes experiment.cache_folders experiment.diagnosis",
+    "experiment.generation experiment.batch_size experiment.disk_sizes experiment.diagnosis experiment.tables",
     "experiment.stages",
     "experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results",

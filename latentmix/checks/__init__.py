@@ -11,8 +11,8 @@ from importlib import metadata
 
 from latentmix.checks.data import check_data, doubts, offline
 from latentmix.checks.downloads import local_pipeline, look, on_hub
-from latentmix.checks.finding import Finding, readable_size
-from latentmix.checks.space import bytes_written, check_device, check_disk, check_memory
+from latentmix.checks.finding import Finding
+from latentmix.checks.space import check_device, check_disk, check_memory
 from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError
@@ -24,11 +24,6 @@ from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
-
-
-def reads_images(stages: Sequence[StageType]) -> bool:
-    """Return whether any stage needs the images of the pools."""
-    return "pool" in reads(stages)
 
 
 def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
@@ -104,26 +99,14 @@ def versions() -> Finding:
     return Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 
-def use_placeholders(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
-    """Let an experiment plan without the parts that are not here, and download nothing. Return what is not here, and
-    warnings."""
-    use_placeholder_parts(experiment)
-    return [found for found in examine(Experiment(experiment.config), stages) if found.state != "ok"]
-
-
-def use_placeholder_parts(experiment: Experiment) -> None:
-    """Replace a model and images of the hub that are not here by what is known of them."""
+def use_placeholders(experiment: Experiment) -> None:
+    """Replace a model and images of the hub that are not here by what is known of them, which suffices for plans."""
     config = experiment.config
     if on_hub(config.model) and local_pipeline(config.model) is None:
         experiment.model = placeholder(config.model)
         check_size(experiment.model, config.model.size)
     if (data := load_dataset(config.data)).repository() is not None:
         experiment.data = data.planned()
-
-
-def disk_needed(experiment: Experiment, stages: Sequence[StageType]) -> str:
-    """Return the disk space that the stages take, what is there already included."""
-    return readable_size(bytes_written(experiment, stages))
 
 
 def _check_settings(experiment: Experiment, found: Finding) -> Finding:
@@ -139,7 +122,7 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
 def _check_disk_beforehand(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
     """Check the disk before everything is here, if what is known suffices."""
     try:
-        use_placeholder_parts(experiment)
+        use_placeholders(experiment)
         return check_disk(experiment, stages)
     except UserError:
         return check_disk(experiment, ())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from latentmix.cache import user_cache
-from latentmix.checks.downloads import hub_refusal
+from latentmix.checks.downloads import elsewhere, hub_refusal
 from latentmix.checks.finding import Finding
 from latentmix.data import Dataset, NotFetched
 from latentmix.errors import UserError
@@ -64,8 +64,7 @@ def _elsewhere(data: Dataset, images: bool) -> Finding:
     if refusal is None:
         text = f"{hub} is not all here yet; latentmix fetch gets what is needed of it, otherwise the run does"
         return Finding("fetch", "data", f"{text}: {data.volume(images)}")
-    copy = f"copy its latentmix cache to {user_cache()}"
-    advice = f"On a machine that is online, run latentmix fetch with the same settings; then {copy}"
+    advice = elsewhere(f"its latentmix cache to {user_cache()}")
     return Finding("missing", "data", f"{hub} is not here, and {refusal}", (advice,))
 
 

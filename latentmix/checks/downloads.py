@@ -38,7 +38,7 @@ class Files:
     refusal: Callable[[], str | None] = lambda: None  # why they can't be downloaded from here
     get: Callable[[], Any] = lambda: None
     size: Callable[[], int | None] = lambda: None  # bytes to download, if the hub says
-    advice: tuple[str, ...] = ()  # how to bring them from another machine
+    copy: str = ""  # what to bring from another machine, and where to put it
 
 
 def look(part: str, config: ModelConfig) -> Finding:
@@ -53,9 +53,14 @@ def look(part: str, config: ModelConfig) -> Finding:
     refusal = files.refusal()
     size = None if refusal else files.size()
     if refusal := refusal or _no_room(size):
-        return Finding("missing", part, f"{files.name} is not here, and {refusal}", files.advice)
+        return Finding("missing", part, f"{files.name} is not here, and {refusal}", (elsewhere(files.copy),))
     name = files.name if size is None else f"{files.name}, {readable_size(size)},"
     return Finding("fetch", part, f"{name} is not here yet; latentmix fetch gets it, otherwise the run does")
+
+
+def elsewhere(copy: str) -> str:
+    """Return how to bring files from a machine that is online."""
+    return f"On a machine that is online, run latentmix fetch with the same settings; then copy {copy}"
 
 
 def download(files: Files) -> None:
@@ -107,56 +112,34 @@ def local_pipeline(config: ModelConfig) -> Path | None:
 def _model(config: ModelConfig) -> Files:
     if not on_hub(config):
         return Files(config.name, lambda: local_pipeline(config))
-    hub, revision = str(config.hub), config.revision
-    wanted, unwanted = (wanted_files()[name] for name in ("allow_patterns", "ignore_patterns"))
-    options = [f"--revision {revision}"] if revision else []
-    options += [f"--include '{pattern}'" for pattern in wanted] + [f"--exclude '{pattern}'" for pattern in unwanted]
-    note = "; or add --local-dir FOLDER to the command, and give that folder here as model.path=FOLDER"
-    return Files(
+    hub, patterns = str(config.hub), wanted_files()
+    return _of_hub(
         f"{config.name} ({hub})",
+        HubFiles(hub, patterns["allow_patterns"], patterns["ignore_patterns"], config.revision),
         lambda: local_pipeline(config),
-        lambda: hub_refusal(hub, "model_index.json", revision),
         lambda: find(config),
-        lambda: _missing_bytes(hub, revision, wanted, unwanted),
-        _from_elsewhere(hub, f"hf download {hub} {' '.join(options)}", note),
+        "; or copy the pipeline's folder, and give it as model.path=FOLDER",
     )
 
 
 def _features(config: ModelConfig) -> Files:
     if config.features == "embedded":
-        return Files("the embedded classifier", lambda: embedded_folder("classifier"))
+        return EMBEDDED_CLASSIFIER
     if config.features == "inception":
         return _torch_hub_file("Inception-v3", INCEPTION_URL)
     folder = dinov2_folder(config.features)
     if folder is not None:
         return Files(f"DINOv2 ({folder.name})", lambda: folder)
-    return _dinov2(dinov2_name(config.features))
-
-
-def _dinov2(name: str) -> Files:
-    hub, _ = DINOV2[name]
-    wanted = ["config.json", "model.safetensors"]
-
-    def get() -> None:
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(hub, allow_patterns=wanted)
-
-    note = "; or add --local-dir FOLDER to the command, and give that folder here as model.features=FOLDER"
-    return Files(
-        f"{name} ({hub})",
-        lambda: _in_hub_cache(hub, "model.safetensors") if _in_hub_cache(hub, "config.json") else None,
-        lambda: hub_refusal(hub, "model.safetensors"),
-        get,
-        lambda: _missing_bytes(hub, None, wanted),
-        _from_elsewhere(hub, f"hf download {hub} {' '.join(wanted)}", note),
-    )
+    name = dinov2_name(config.features)
+    files = HubFiles(DINOV2[name][0], ["model.safetensors", "config.json"])
+    note = "; or copy its folder, and give it as model.features=FOLDER"
+    return _of_hub(f"{name} ({files.hub})", files, lambda: files.look(*files.wanted), files.get, note)
 
 
 def _perceptual(config: ModelConfig) -> Files:
     """Return torchvision's network that LPIPS is taken in; what LPIPS learned comes with torchmetrics."""
     if config.perceptual == "embedded":
-        return Files("the embedded classifier", lambda: embedded_folder("classifier"))
+        return EMBEDDED_CLASSIFIER
     if config.perceptual not in LPIPS:
         names = ", ".join(LPIPS)
         raise UserError(f"there is no perceptual distance {config.perceptual!r}; there are embedded, {names}")
@@ -167,33 +150,29 @@ def _perceptual(config: ModelConfig) -> Files:
 
 
 def _clip(config: ModelConfig) -> Files:
+    """Return the embedded CLIP, or what open_clip itself looks for: files of the hub, safetensors first."""
     if config.clip == "embedded":
         return Files("the embedded CLIP", lambda: embedded_folder("clip"))
-    return _open_clip(config.clip)
-
-
-def _open_clip(name: str) -> Files:
-    """Return what open_clip itself looks for: files of the hub, safetensors first."""
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+    name = config.clip
     architecture, _, pretrained = name.partition("/")
     if (architecture, pretrained) not in open_clip.list_pretrained():
         raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
     about = open_clip.get_pretrained_cfg(architecture, pretrained)
     hub, _, file = about["hf_hub"].rpartition("/")
     safe = str(Path(file).with_suffix(".safetensors")) if file else HF_SAFE_WEIGHTS_NAME
-    other = file or HF_WEIGHTS_NAME
-    return Files(
+    files = HubFiles(hub, [safe])
+    return _of_hub(
         f"open_clip's {name} ({hub})",
-        lambda: _in_hub_cache(hub, safe, other),
-        lambda: hub_refusal(hub, safe),
+        files,
+        lambda: files.look(safe) or files.look(file or HF_WEIGHTS_NAME),
         lambda: open_clip.download_pretrained(about),
-        lambda: _missing_bytes(hub, None, [safe]),
-        _from_elsewhere(hub, f"hf download {hub} {safe}", f"; if there is no such file, take {other}"),
     )
 
 
+EMBEDDED_CLASSIFIER = Files("the embedded classifier", lambda: embedded_folder("classifier"))
 FILES: dict[str, Callable[[ModelConfig], Files]] = {
     "model": _model,
     "features": _features,
@@ -205,6 +184,50 @@ FILES: dict[str, Callable[[ModelConfig], Files]] = {
 # The Hugging Face hub and other servers
 
 
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a repository of the hub: patterns of those that are wanted, and of exceptions."""
+
+    hub: str
+    wanted: list[str]
+    unwanted: list[str] | None = None
+    revision: str | None = None
+
+    def look(self, *names: str) -> Path | None:
+        """Return the first of some files in the hub's cache; None if any of them is missing."""
+        from huggingface_hub import try_to_load_from_cache
+
+        paths = [try_to_load_from_cache(self.hub, name) for name in names]
+        return Path(str(paths[0])) if all(isinstance(path, str) for path in paths) else None
+
+    def get(self) -> None:
+        """Download the files."""
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(self.hub, allow_patterns=self.wanted)
+
+    def size(self) -> int | None:
+        """Return the bytes of the files that are not in the hub's cache; None if that is not known."""
+        from huggingface_hub import snapshot_download
+
+        patterns: Any = {"allow_patterns": self.wanted, "ignore_patterns": self.unwanted}
+        try:
+            files = snapshot_download(self.hub, revision=self.revision, dry_run=True, **patterns)
+        except Exception:
+            return None
+        return sum(file.file_size or 0 for file in files if file.will_download) or None
+
+
+def _of_hub(
+    name: str, files: HubFiles, look: Callable[[], Path | None], get: Callable[[], Any], note: str = ""
+) -> Files:
+    from huggingface_hub import constants
+
+    folder = f"models--{files.hub.replace('/', '--')} from its cache (~/.cache/huggingface/hub, or HF_HOME/hub)"
+    copy = f"{folder} to {constants.HF_HUB_CACHE}, with its links (cp -a){note}"
+    return Files(name, look, lambda: hub_refusal(files.hub, files.wanted[0], files.revision), get, files.size, copy)
+
+
 def _torch_hub_file(name: str, url: str) -> Files:
     """Return a file of a URL that its library keeps among torch's."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -213,16 +236,8 @@ def _torch_hub_file(name: str, url: str) -> Files:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path))
 
-    advice = (f"On a machine that is online: curl -LO {url}", f"Then copy it to {path.parent}")
-    return Files(name, lambda: path if path.is_file() else None, lambda: _url_refusal(url), get, advice=advice)
-
-
-def _in_hub_cache(hub: str, *names: str) -> Path | None:
-    """Return the first of several files of a repository that is in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(hub, name) for name in names)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
+    copy = f"{path.name}, which comes from {url}, to {path.parent}"
+    return Files(name, lambda: path if path.is_file() else None, lambda: _url_refusal(url), get, copy=copy)
 
 
 def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
@@ -248,17 +263,6 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
     except Exception as error:  # of the network or the hub, from several libraries
         return f"the Hugging Face hub can't be reached ({type(error).__name__})"
     return None
-
-
-def _missing_bytes(hub: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> int | None:
-    """Return the size of a repository's files that are not in the hub's cache; None if that is not known."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        files = snapshot_download(hub, revision=revision, dry_run=True, allow_patterns=wanted, ignore_patterns=unwanted)
-    except Exception:
-        return None
-    return sum(file.file_size or 0 for file in files if file.will_download) or None
 
 
 def _no_room(needed: int | None) -> str | None:
@@ -290,15 +294,3 @@ def _url_refusal(url: str) -> str | None:
             return None
     except (OSError, urllib.error.URLError) as error:
         return f"{url} can't be reached ({type(error).__name__})"
-
-
-def _from_elsewhere(hub: str, command: str, note: str) -> tuple[str, ...]:
-    """Return how to bring files of a repository from a machine that is online."""
-    from huggingface_hub import constants
-
-    folder = f"models--{hub.replace('/', '--')}"
-    return (
-        f"On a machine that is online: {command}",
-        f"Then copy {folder} from its cache (~/.cache/huggingface/hub, or HF_HOME/hub) to {constants.HF_HUB_CACHE}, "
-        f"with its links (cp -a){note}",
-    )

@@ -9,6 +9,7 @@ import torch
 from latentmix.checks.downloads import nearest_folder
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.errors import UserError
+from latentmix.experiment.batch_size import estimate
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 from latentmix.models.pipeline import find, network_files
@@ -56,14 +57,12 @@ def _largest_network(experiment: Experiment) -> int:
 
 
 def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
-    """Return whether what the stages write fits on the disk of `outputs`, less what is kept there already."""
+    """Return whether what the stages will write fits on the disk of `outputs`."""
     outputs = experiment.config.outputs
     folder = nearest_folder(outputs)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Finding("missing", "disk", f"{folder} can't be written to; choose another place with outputs=")
     free, needed = shutil.disk_usage(folder).free, bytes_written(experiment, stages)
-    if needed > free:  # measuring what is kept takes long if that is much
-        needed = max(0, needed - _kept(experiment, stages))
     if needed > free:
         text = f"about {readable_size(needed)} will be written to {outputs}, which has {readable_size(free)} left"
         advice = "free some space, choose another place with outputs=, or lower draws, pool or keep"
@@ -73,12 +72,5 @@ def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
 
 
 def bytes_written(experiment: Experiment, stages: Sequence[StageType]) -> int:
-    """Return the bytes that stages write in all, what is there already included."""
-    return sum(stage.writes(experiment) for stage in stages)
-
-
-def _kept(experiment: Experiment, stages: Sequence[StageType]) -> int:
-    """Return the bytes that exist already in the run's folder and in the folders of the cache that it uses."""
-    folders = {experiment.config.folder, *(folder for stage in stages for folder in stage.folders(experiment))}
-    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in files)
+    """Return the bytes that the unfinished tasks of stages write."""
+    return sum(stage.plan(experiment, estimate(experiment)).bytes for stage in stages)

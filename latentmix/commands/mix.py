@@ -40,7 +40,7 @@ def run(experiment: Experiment, dry_run: bool) -> None:
 def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_run: bool) -> list[Path]:
     """Make one mixture by each method: the latent and its image. Return the files written."""
     if dry_run:
-        checks.use_placeholder_parts(experiment)  # since looking up the class might download the data
+        checks.use_placeholders(experiment)  # since looking up the class might download the data
     mixture = parse(experiment, class_name or experiment.classes[0], weights)
     if dry_run:
         session.report_plan(experiment, STAGES_OF_ONE)

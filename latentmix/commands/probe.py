@@ -1,7 +1,5 @@
 """`latentmix probe`: offset a part of the latent and measure what changes, as in Fig. 6."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.cache import file_name, write_atomic
+from latentmix.cache import file_name
 from latentmix.commands import session
 from latentmix.experiment import probe as probes
 from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import TIMES, Probe
+from latentmix.experiment.tables import write_table
 from latentmix.figures.offsets import draw_offsets
 from latentmix.images import write_image
 
@@ -61,14 +60,10 @@ def _in_pixels(inside: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _write_table(experiment: Experiment, probe: Probe, changes: Changes) -> None:
-    config, text = experiment.config, io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    channels = "{},{}".format(*probe.channels)
+    config, channels = experiment.config, "{},{}".format(*probe.channels)
     setting = (config.model.name, probes.class_of(experiment, probe), probe.side, probe.share, channels)
-    for (t, draw, b), (inside, outside) in changes.items():
-        table.writerow((*setting, draw, t, repr(b), repr(inside), repr(outside)))
-    write_atomic(config.folder / "probe.csv", text.getvalue().encode())
+    rows = [(*setting, draw, t, b, inside, outside) for (t, draw, b), (inside, outside) in changes.items()]
+    write_table(config.folder / "probe.csv", COLUMNS, rows)
 
 
 def _show(probe: Probe, changes: Changes) -> None:

@@ -1,7 +1,5 @@
 """`latentmix reconstruct`: invert images, generate from their latents, and measure how close the result is."""
 
-import csv
-import io
 from pathlib import Path
 
 import torch
@@ -9,16 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.cache import write_atomic
 from latentmix.commands import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.reconstruction import QUANTITIES, RECONSTRUCT
 from latentmix.experiment.results import AVERAGE
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.experiment.tables import RUN, interval, run_names, write_table
 from latentmix.figures.grid import draw_grid
 from latentmix.metrics import Estimate, mean_interval
 
-COLUMNS = ("model", "data", "inversion", "class", "quantity", "value", "low", "high", "count")
+COLUMNS = (*RUN, "class", "quantity", "value", "low", "high", "count")
 SHOWN = 8  # images in the figure
 STAGES = (SYNTHESIZE, INVERT, RECONSTRUCT)
 
@@ -29,34 +27,27 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
         session.report_plan(experiment, STAGES)
         return []
     session.run_stages(experiment, STAGES, "reconstruct")
-    config, table = experiment.config, io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    values: dict[str, list[float]] = {name: [] for name in QUANTITIES}
-    for class_id in experiment.classes:
-        kept, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
-        for name in QUANTITIES:
-            estimate = mean_interval(kept.gather(ids, name))
-            values[name].append(estimate.value)
-            writer.writerow(_row(experiment, class_id, name, estimate))
-    averages = {name: mean_interval(torch.tensor(of_classes)) for name, of_classes in values.items()}
-    for name, estimate in averages.items():
-        writer.writerow(_row(experiment, AVERAGE, name, estimate))
-    path = config.folder / "reconstruction.csv"
-    write_atomic(path, table.getvalue().encode())
+    estimates = {class_id: _measure(experiment, class_id) for class_id in experiment.classes}
+    values = {name: torch.tensor([of_class[name].value for of_class in estimates.values()]) for name in QUANTITIES}
+    averages = {name: mean_interval(of_classes) for name, of_classes in values.items()}
+    path = experiment.config.folder / "reconstruction.csv"
+    rows = [
+        (*run_names(experiment.config), class_id, name, *interval(estimate), estimate.count)
+        for class_id, of_class in (estimates | {AVERAGE: averages}).items()
+        for name, estimate in of_class.items()
+    ]
+    write_table(path, COLUMNS, rows)
     _show(experiment, averages)
     return [path, *_draw(experiment)]
 
 
+def _measure(experiment: Experiment, class_id: str) -> dict[str, Estimate]:
+    kept, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
+    return {name: mean_interval(kept.gather(ids, name)) for name in QUANTITIES}
+
+
 def _ids(experiment: Experiment, class_id: str) -> list[str]:
     return [source.id for source in experiment.pool(class_id)]
-
-
-def _row(experiment: Experiment, class_id: str, name: str, estimate: Estimate) -> tuple[object, ...]:
-    config = experiment.config
-    bounds = (estimate.value, estimate.low, estimate.high)
-    run = (config.model.name, config.data.name, config.inversion.name)
-    return (*run, class_id, name, *("" if x != x else repr(x) for x in bounds), estimate.count)
 
 
 def _show(experiment: Experiment, averages: dict[str, Estimate]) -> None:

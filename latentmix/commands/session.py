@@ -9,12 +9,13 @@ from rich.console import Console
 
 from latentmix import checks
 from latentmix.cache import read_checked_json, remove_partial_files
+from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import estimate, shared_batch_size
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import StageType, finish_images
+from latentmix.experiment.stages import StageType, finish_images, reads
 from latentmix.profiling import timed
 from latentmix.runner.claims import Claims, Shard
 from latentmix.runner.console import show_plan
@@ -42,15 +43,20 @@ def joined(
     config = experiment.config
     with timed("starting"):
         checks.require(experiment, stages)
-        experiment.check(images=checks.reads_images(stages))
+        experiment.check(images="pool" in reads(stages))
         for folder in (config.cache, config.folder):
             remove_partial_files(folder)
     with Claims(config.work, shard) as claims:
-        used = {folder for stage in stages for folder in stage.folders(experiment)}
-        record_references(config.folder, command, used)  # for `latentmix cache`
+        _record_references(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
         settings = result_settings(config.as_dict())
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
+        _record_references(experiment, command)
+
+
+def _record_references(experiment: Experiment, command: str) -> None:
+    """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`."""
+    record_references(experiment.config.folder, command, {*experiment.layout.used, *experiment.folders_of_data})
 
 
 def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str) -> None:
@@ -66,15 +72,16 @@ def plans(experiment: Experiment, stages: Sequence[StageType]) -> list[Plan]:
 
 def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     """Print what running these stages would do. Nothing is computed or downloaded."""
-    findings = checks.use_placeholders(experiment, stages)
-    experiment.check(images=checks.reads_images(stages))
+    checks.use_placeholders(experiment)
+    experiment.check(images="pool" in reads(stages))
+    findings = [found for found in checks.examine(Experiment(experiment.config), stages) if found.state != "ok"]
     batch_size = estimate(experiment)
     planned = [plan(batch_size) for plan in plans(experiment, stages)]
     known = rates(experiment)
     show_plan(planned, [known.estimate(stage, batch_size) for stage in planned])
     Console().print(
-        f"Numbers are images; nothing was done. Results would go to {experiment.config.folder}, and take about "
-        f"{checks.disk_needed(experiment, stages)} with the cache.",
+        f"Numbers are images; nothing was done. Results would go to {experiment.config.folder}; about "
+        f"{readable_size(sum(stage.bytes for stage in planned))} would be written there and to the cache.",
         soft_wrap=True,
         markup=False,
     )

@@ -5,7 +5,7 @@ results of different settings never meet, and what one run made every other run 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Layout:
     generation: Identity  # guidance and schedule of generation
     prompt: Callable[[str], str]  # of a class
     pool_ids: Callable[[str], Sequence[str]]  # ids of the images of a class that are inverted
+    used: set[Path] = field(default_factory=set)  # folders that were asked for, which `latentmix cache` keeps
 
     # Identities
 
@@ -62,7 +63,7 @@ class Layout:
     @cache  # noqa: B019
     def cell_folder(self, cell: Cell) -> Path:
         """Return the folder of everything that is generated for a cell."""
-        return self.root / "cells" / key(self.cell_identity(cell))
+        return self._used("cells", self.cell_identity(cell))
 
     def centroids(self, cell: Cell) -> TensorCache:
         """Return mixed `latents` and extras: a row for each draw."""
@@ -86,7 +87,7 @@ class Layout:
         Each class has a folder of its own, so that reading one class does not read all.
         """
         identity = {"network": network.identity, "size": self.size}
-        return TensorCache(self.root / "references" / key(identity) / file_name(class_id), identity)
+        return TensorCache(self._used("references", identity, file_name(class_id)), identity)
 
     def reconstructions(self, class_id: str) -> TensorCache:
         """Return `images` and errors of the round trip: a row for each image of the pool."""
@@ -101,7 +102,12 @@ class Layout:
         return self._tensors("probes", {"model": self.model, "size": self.size, "seed": self.seed, **identity})
 
     def _tensors(self, kind: str, identity: Identity) -> TensorCache:
-        return TensorCache(self.root / kind / key(identity), identity)
+        return TensorCache(self._used(kind, identity), identity)
+
+    def _used(self, kind: str, identity: Identity, *more: str) -> Path:
+        folder = self.root.joinpath(kind, key(identity), *more)
+        self.used.add(folder)
+        return folder
 
     def _of_cell(self, cell: Cell, kind: str, network: Network | Perceptual) -> TensorCache:
         identity = {"cell": self.cell_identity(cell), "network": network.identity}

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
-from latentmix.experiment import cache_folders
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import MAX_PAIRS, Experiment
 from latentmix.experiment.generation import Loaded, padded, pixels
@@ -58,7 +57,7 @@ def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
     return stage
 
 
-COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}), folders=cache_folders.references)
+COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}))
 
 
 def real_pairs(experiment: Experiment, class_id: str) -> Pairs:

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from functools import cache, cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -113,6 +114,11 @@ class Experiment:
             "noise": config.data.noise,
         }
         return data.made_by(identity, config.cache, config.seed)
+
+    @property
+    def folders_of_data(self) -> list[Path]:
+        """Return the folder of images that the model generates in place of real ones, if it does."""
+        return [self.data.folder] if isinstance(self.data, Synthetic) else []
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

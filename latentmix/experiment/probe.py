@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
-from latentmix.experiment import cache_folders, disk_sizes
+from latentmix.experiment import disk_sizes
 from latentmix.experiment.cache_keys import schedule_key
 from latentmix.experiment.draws import draw_id, random_latents
 from latentmix.experiment.experiment import Experiment
@@ -98,19 +98,16 @@ def offset(z: Tensor, b: float, channels: tuple[int, int], inside: Tensor) -> Te
 
 def probe_stage(probe: Probe) -> StageType:
     """Return the stage that generates a probe's latents. Both rows of the figure start from them."""
-    return StageType(
-        lambda experiment, batch_size: _plan_probe(experiment, probe, batch_size),
-        writes=lambda experiment: disk_sizes.probe(experiment, len(probe.items)),
-        folders=lambda experiment: [*cache_folders.latents(experiment), kept(experiment, probe).folder],
-    )
+    return StageType(partial(_plan_probe, probe=probe))
 
 
-def _plan_probe(experiment: Experiment, probe: Probe, batch_size: int) -> Stage:
+def _plan_probe(experiment: Experiment, batch_size: int, probe: Probe) -> Stage:
     """Plan noise with an offset at t = T -> clean latents."""
     mask(experiment, probe)
     stage = Stage("probe", len(experiment.plain_schedule) * cfg_factor(experiment.config.guidance))
     finished = kept(experiment, probe).ids()
     missing = {item for item in probe.items if row_id(item) not in finished}
+    stage.bytes = len(missing) * disk_sizes.latent(experiment) + 2 * len(probe.items) * disk_sizes.image(experiment)
     label, compute = class_of(experiment, probe), partial(_generate, experiment, probe)
     stage.add(label, probe.items, missing, batch_size, compute)
     return stage

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from latentmix.experiment import cache_folders, disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, loader, padded
 from latentmix.experiment.stages import StageType
@@ -24,6 +23,7 @@ def _plan_reconstruction(experiment: Experiment, batch_size: int) -> Stage:
     for class_id in experiment.classes:
         sources, finished = experiment.pool(class_id), experiment.layout.reconstructions(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
+        stage.bytes += len(missing) * 3 * 3 * config.model.size**2  # the three images of each row
         compute = partial(_reconstruct, experiment, class_id)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
     return stage
@@ -51,9 +51,7 @@ def _reconstruct(experiment: Experiment, class_id: str, real: Loaded[str], size:
     experiment.layout.reconstructions(class_id).write(ids, rows)
 
 
-RECONSTRUCT = StageType(
-    _plan_reconstruction, frozenset({"pool"}), disk_sizes.reconstructions, cache_folders.reconstructions
-)
+RECONSTRUCT = StageType(_plan_reconstruction, frozenset({"pool"}))
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
 """Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
 
-import csv
 import io
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +12,10 @@ from latentmix.cache import write_atomic
 from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.tables import RUN, interval, number, read_rows, run_names, write_table
 from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
 from latentmix.mixing import Method
 
-RUN = ("model", "data", "inversion")
 COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count")
 PAIR_COLUMNS = (*RUN, "class", "n", "metric", "method", "reference", "difference", "low", "high", "won", "count")
 AVERAGE = "all"  # the class that stands for the average over classes
@@ -65,9 +63,10 @@ def evaluate(experiment: Experiment) -> list[Result]:
         images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.config.draws))
     results += averages(results)
     pairs += _average_pairs(pairs)
-    _write_table(experiment, "metrics.csv", COLUMNS, map(_result_row, results))
-    _write_table(experiment, "pairs.csv", PAIR_COLUMNS, map(_pair_row, pairs))
-    _write_images(experiment.config.folder / "images.parquet", images)
+    folder, run = experiment.config.folder, run_names(experiment.config)
+    write_table(folder / "metrics.csv", COLUMNS, [(*run, *_result_row(result)) for result in results])
+    write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *_pair_row(pair)) for pair in pairs])
+    _write_images(folder / "images.parquet", images)
     return results
 
 
@@ -90,17 +89,16 @@ def averages(results: list[Result]) -> list[Result]:
 
 def read_table(path: Path) -> list[Result]:
     """Return the rows of a `metrics.csv`."""
-    with path.open(newline="") as file:
-        return [
-            Result(
-                row["class"],
-                int(row["n"]),
-                row["method"],
-                row["metric"],
-                Estimate(_number(row["value"]), _number(row["low"]), _number(row["high"]), int(row["count"])),
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Result(
+            row["class"],
+            int(row["n"]),
+            row["method"],
+            row["metric"],
+            Estimate(number(row["value"]), number(row["low"]), number(row["high"]), int(row["count"])),
+        )
+        for row in read_rows(path)
+    ]
 
 
 # Features
@@ -198,23 +196,13 @@ def _over_classes(values: list[float]) -> Estimate:
 
 
 def _result_row(result: Result) -> tuple[object, ...]:
-    return result.class_id, result.n, result.method, result.metric, *_texts(result.estimate), result.estimate.count
+    return result.class_id, result.n, result.method, result.metric, *interval(result.estimate), result.estimate.count
 
 
 def _pair_row(pair: Pair) -> tuple[object, ...]:
-    difference, won = pair.comparison.difference, _text(pair.comparison.won)
+    difference = pair.comparison.difference
     names = (pair.class_id, pair.n, pair.metric, pair.method, pair.reference)
-    return *names, *_texts(difference), won, difference.count
-
-
-def _write_table(
-    experiment: Experiment, name: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]
-) -> None:
-    config, text = experiment.config, io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows((config.model.name, config.data.name, config.inversion.name, *row) for row in rows)
-    write_atomic(config.folder / name, text.getvalue().encode())
+    return *names, *interval(difference), pair.comparison.won, difference.count
 
 
 def _write_images(path: Path, rows: list[dict[str, object]]) -> None:
@@ -224,15 +212,3 @@ def _write_images(path: Path, rows: list[dict[str, object]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     write_atomic(path, buffer.getvalue())
-
-
-def _texts(estimate: Estimate) -> tuple[str, str, str]:
-    return _text(estimate.value), _text(estimate.low), _text(estimate.high)
-
-
-def _text(x: float) -> str:
-    return "" if math.isnan(x) else repr(x)
-
-
-def _number(text: str) -> float:
-    return float(text) if text else math.nan

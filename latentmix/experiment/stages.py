@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
-from latentmix.experiment import cache_folders, disk_sizes
+from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
@@ -37,8 +36,7 @@ Read = Literal["pool", "references", "networks", "perceptual"]
 
 @dataclass(frozen=True)
 class StageType:
-    """A kind of stage: how it is planned, what it reads besides the model, how many bytes it writes, and which folders
-    of the cache it uses.
+    """A kind of stage: how it is planned for a batch size, and what it reads besides the model.
 
     `pool` and `references` are the images to invert and to compare with; `networks` and `perceptual` are the networks
     that measure.
@@ -46,8 +44,6 @@ class StageType:
 
     plan: Callable[[Experiment, int], Stage]
     reads: frozenset[Read] = frozenset()
-    writes: Callable[[Experiment], int] = lambda experiment: 0
-    folders: Callable[[Experiment], list[Path]] = lambda experiment: []
 
 
 def reads(stages: Sequence[StageType]) -> frozenset[Read]:
@@ -66,6 +62,7 @@ def _plan_synthesis(experiment: Experiment, batch_size: int) -> Stage:
         for class_id in experiment.classes:
             indices = range(max(len(experiment.pool(class_id)), len(experiment.references(class_id))))
             missing = {index for index in indices if not is_image(data.path(class_id, index))}
+            stage.bytes += len(missing) * disk_sizes.image(experiment)
             stage.add(class_id, indices, missing, batch_size, partial(_synthesize, experiment, data, class_id))
     return stage
 
@@ -85,7 +82,7 @@ def _synthesize(experiment: Experiment, data: Synthetic, class_id: str, indices:
     return save_images(data.folder, [data.path(class_id, index) for index in indices], images)
 
 
-SYNTHESIZE = StageType(_plan_synthesis, writes=disk_sizes.synthetic_images, folders=cache_folders.synthetic_images)
+SYNTHESIZE = StageType(_plan_synthesis)
 
 
 # Inversion
@@ -98,6 +95,7 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
     for class_id in experiment.classes:
         sources, finished = experiment.pool(class_id), experiment.layout.latents(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
+        stage.bytes += len(missing) * disk_sizes.inverted(experiment)
         compute = partial(_invert, experiment, class_id)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
     return stage
@@ -113,7 +111,7 @@ def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: in
     experiment.layout.latents(class_id).write(ids, rows)
 
 
-INVERT = StageType(_plan_inversion, frozenset({"pool"}), disk_sizes.latents, cache_folders.latents)
+INVERT = StageType(_plan_inversion, frozenset({"pool"}))
 
 
 # Real images
@@ -126,6 +124,7 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
         kept = [experiment.layout.references(class_id, network) for network in experiment.networks.values()]
         sources, finished = experiment.references(class_id), _in_all(kept)
         missing = {source for source in sources if source.id not in finished}
+        stage.bytes += len(missing) * disk_sizes.features(experiment)
         compute = partial(_measure_real, experiment, class_id)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
     return stage
@@ -137,9 +136,7 @@ def _measure_real(experiment: Experiment, class_id: str, images: Loaded[str], si
         experiment.layout.references(class_id, network).write(images.ids, {"features": features})
 
 
-MEASURE_REFERENCES = StageType(
-    _plan_references, frozenset({"references", "networks"}), disk_sizes.reference_features, cache_folders.references
-)
+MEASURE_REFERENCES = StageType(_plan_references, frozenset({"references", "networks"}))
 
 
 # Mixing
@@ -151,6 +148,7 @@ def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
     for cell in experiment.cells:
         finished = experiment.layout.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in finished}
+        stage.bytes += len(missing) * disk_sizes.latent(experiment)
         stage.add(str(cell), draws, missing, batch_size, partial(_mix, experiment, cell))
     return stage
 
@@ -167,7 +165,7 @@ def mix_cell(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> State:
     return experiment.latents.mix(cell.class_id, weights.to(experiment.device), cell.method)
 
 
-MIX = StageType(_plan_mixing, frozenset({"pool"}), disk_sizes.centroids, cache_folders.cells)
+MIX = StageType(_plan_mixing, frozenset({"pool"}))
 
 
 # Generation
@@ -187,9 +185,13 @@ class Stream:
         return self.name
 
 
-def _plan_generation(experiment: Experiment, batch_size: int, keep: int, measure: bool) -> Stage:
-    """Plan mixed latents -> images. Keep the first `keep` images of each cell and, if `measure`, all features."""
+def _plan_generation(
+    experiment: Experiment, batch_size: int, keep: int | None, measure: bool = False, copies: int = 1
+) -> Stage:
+    """Plan mixed latents -> images. Keep the first `keep` images of each cell (None: all) and, if `measure`, all
+    features. The command keeps `copies` of each image on the disk."""
     config = experiment.config
+    keep = config.draws if keep is None else keep
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
     draws = range(config.draws if measure else keep)
     for name, cells in experiment.streams.items():
@@ -202,6 +204,8 @@ def _plan_generation(experiment: Experiment, batch_size: int, keep: int, measure
             unmeasured={(cell, draw) for cell in incomplete for draw in _unmeasured(experiment, cell)},
         )
         missing = stream.unseen | stream.unmeasured
+        stage.bytes += copies * len(stream.unseen) * disk_sizes.image(experiment)
+        stage.bytes += len(stream.unmeasured) * disk_sizes.features(experiment)
         stage.add(name, stream.drawn, missing, batch_size, partial(_generate, experiment, stream))
     return stage
 
@@ -228,25 +232,13 @@ def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], si
 
 
 def generation(keep: int | None = None, copies: int = 1) -> StageType:
-    """Return the stage that only generates: the first `keep` images of each cell (None: all draws). The command keeps
-    `copies` of each on the disk."""
-
-    def count(experiment: Experiment) -> int:
-        return experiment.config.draws if keep is None else keep
-
-    return StageType(
-        lambda experiment, batch_size: _plan_generation(experiment, batch_size, count(experiment), measure=False),
-        frozenset({"pool"}),
-        lambda experiment: copies * disk_sizes.images(experiment, count(experiment)),
-        cache_folders.cells,
-    )
+    """Return the stage that only generates; see `_plan_generation`."""
+    return StageType(partial(_plan_generation, keep=keep, copies=copies), frozenset({"pool"}))
 
 
 GENERATE = StageType(
     lambda experiment, batch_size: _plan_generation(experiment, batch_size, experiment.images_kept, measure=True),
     frozenset({"pool", "networks"}),
-    lambda experiment: disk_sizes.features(experiment) + disk_sizes.images(experiment, experiment.images_kept),
-    cache_folders.cells,
 )
 
 
@@ -266,6 +258,7 @@ def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -
                 f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
                 "or latentmix sweep, which does all of it"
             )
+        stage.bytes += len(missing) * disk_sizes.features(experiment)
         compute, read = partial(_measure_images, experiment, cell), partial(_load_images, experiment, cell)
         stage.add(str(cell), draws, missing, batch_size, compute, read)
     return stage
@@ -280,16 +273,9 @@ def _measure_images(experiment: Experiment, cell: Cell, images: Loaded[int], siz
     _save_features(experiment, drawn, padded(images.pixels, size), set(drawn))
 
 
-MEASURE = StageType(
-    lambda experiment, batch_size: _plan_measurement(experiment, batch_size, required=True),
-    frozenset({"pool", "networks"}),
-    disk_sizes.features,
-    cache_folders.cells,
-)
-MEASURE_IF_COMPLETE = StageType(  # in a sweep, whose other stage generates and measures the rest
-    lambda experiment, batch_size: _plan_measurement(experiment, batch_size, required=False),
-    frozenset({"pool", "networks"}),
-)
+MEASURE = StageType(partial(_plan_measurement, required=True), frozenset({"pool", "networks"}))
+# in a sweep, whose other stage generates and measures the rest
+MEASURE_IF_COMPLETE = StageType(partial(_plan_measurement, required=False), frozenset({"pool", "networks"}))
 
 
 # Parts of the above
@@ -298,8 +284,7 @@ MEASURE_IF_COMPLETE = StageType(  # in a sweep, whose other stage generates and 
 @timed("writing")
 def finish_images(experiment: Experiment) -> None:
     """Write the image files that a stopped run left pending."""
-    data = experiment.data
-    for folder in (experiment.config.cache, *([data.folder] if isinstance(data, Synthetic) else [])):
+    for folder in (experiment.config.cache, *experiment.folders_of_data):
         write_pending(folder)
 
 

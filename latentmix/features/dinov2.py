@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,9 @@ def of_folder(folder: Path, device: torch.device) -> Network:
     label = folder.resolve().name.lower()
     files = [folder / "config.json", *weight_files(folder, "transformers")]
     known = identity(VERSION, features="dinov2", weights=digest(folder, files))
-    return Network(label if label.startswith("dinov2") else f"dinov2-{label}", known, _encoder(folder, device))
+    return Network(
+        label if label.startswith("dinov2") else f"dinov2-{label}", known, lazy(partial(_encoder, folder, device))
+    )
 
 
 def is_dinov2(folder: Path) -> bool:

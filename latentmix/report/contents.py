@@ -1,7 +1,6 @@
 """What a page shows: read from the files of a run and from the cache beside it."""
 
 import base64
-import csv
 import io
 import json
 from collections import Counter
@@ -17,6 +16,7 @@ from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import Result, read_table
+from latentmix.experiment.tables import read_rows
 
 LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
 REDUCED_SIZE = 256
@@ -73,7 +73,7 @@ def read_contents(folder: Path) -> Contents:
     if not results:
         raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
     experiment = find_experiment(config, folder, about.get("model", {}))
-    diagnosis = folder / "diagnosis.json"
+    diagnosis, pairs = folder / "diagnosis.json", folder / "pairs.csv"
     return Contents(
         config=config,
         about=about,
@@ -81,7 +81,7 @@ def read_contents(folder: Path) -> Contents:
         titles=_titles(experiment, dict.fromkeys(result.class_id for result in results)),
         images=_images(experiment),
         diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
-        pairs=_read_rows(folder / "pairs.csv"),
+        pairs=read_rows(pairs) if pairs.exists() else [],
     )
 
 
@@ -93,14 +93,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return content
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, whatever its columns; none if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -> Experiment:

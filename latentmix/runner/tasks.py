@@ -51,6 +51,7 @@ class Stage:
     tasks: list[Task] = field(default_factory=list)
     finished: int = 0
     batches: int = 0  # so far, finished ones included
+    bytes: int = 0  # that the unfinished tasks write to the disk, roughly
 
     @property
     def items(self) -> int:

@@ -1,0 +1,47 @@
+"""The CSV files of a run. NaN is an empty field, and numbers keep all of their digits."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from latentmix.cache import write_atomic
+from latentmix.config import Config
+from latentmix.metrics import Estimate
+
+RUN = ("model", "data", "inversion")  # the first columns of most tables
+
+
+def run_names(config: Config) -> tuple[str, str, str]:
+    """Return the values of the columns `RUN`."""
+    return config.model.name, config.data.name, config.inversion.name
+
+
+def interval(estimate: Estimate) -> tuple[float, float, float]:
+    """Return a value and the ends of its interval."""
+    return estimate.value, estimate.low, estimate.high
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table with a line of column names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if _is_nan(cell) else cell for cell in row] for row in rows])
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, whatever its columns."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text: str) -> float:
+    """Return the number in a field; NaN if it is empty."""
+    return float(text) if text else math.nan
+
+
+def _is_nan(cell: object) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
