@@ -293,12 +293,14 @@ def bench(
 ) -> None:
     """Measure how fast images are generated, beside diffusers' own pipeline: images/s, TFLOP/s, memory (bench.json)."""
     from latentmix.commands import bench
+    from latentmix.models.random_weights import random_folder
 
-    experiment = _experiment(overrides)
+    overrides = overrides or []
     if random:
-        folder = bench.random_folder(experiment.config)
-        experiment = _experiment([*(overrides or []), f"model.path='{folder}'"])
-    _say(str(bench.run(experiment, repeat)))
+        config = _config(overrides)
+        folder = random_folder(config.model.name, config.cache / "random")
+        overrides = [*overrides, f"model.path='{folder}'"]
+    _say(str(bench.run(_experiment(overrides), repeat)))
 
 
 @app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))

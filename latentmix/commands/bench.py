@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from latentmix.cache import write_json
 from latentmix.config import Config
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
-from latentmix.models import random_weights
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import DTYPES
 from latentmix.models.pipeline import diffusers_options, family_of, find
@@ -34,35 +33,16 @@ from latentmix.models.protocol import predictor
 
 
 @dataclass(frozen=True)
-class Speed:
-    """What one way of generating a batch takes; `memory` is the peak, of the device or of the process, in bytes."""
-
-    images_per_second: float
-    tflop_per_image: float
-    tflops: float  # TFLOP/s
-    share: float  # of the device's measured rate of matrix products
-    memory: int
-
-
-@dataclass(frozen=True)
 class Batch:
     """What both make images of, and how."""
 
+    config: Config
     folder: Path
     prompt: str
     latents: Tensor
-    steps: int
-    guidance: float
-    spacing: str
-    max_sequence_length: int
     precision: str
     device: str
     threads: int
-
-
-def random_folder(config: Config) -> Path:
-    """Return a pipeline folder of the config's model at full size, with random weights."""
-    return random_weights.random_folder(config.model.name, config.cache / "random")
 
 
 def run(experiment: Experiment, repeat: int) -> Path:
@@ -76,6 +56,7 @@ def run(experiment: Experiment, repeat: int) -> Path:
 
 def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
     """Return both speeds, the device's rate and how far the images differ."""
+    config = experiment.config
     batch = _batch(experiment, determine(experiment))
     ours, rate = _ours(experiment, batch), matmul_rate(experiment.device, DTYPES[batch.precision])
     spawn = multiprocessing.get_context("spawn")
@@ -87,27 +68,27 @@ def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
             "diffusers": lambda count: plain_process.submit(_run_plain, count).result(),
         }
         counted = {name: way(True) for name, way in ways.items()}  # also warms up
-        if experiment.config.speed.compile:
+        if config.speed.compile:
             ours()  # compiles
         runs = [{name: way(False) for name, way in ways.items()} for _ in range(repeat)]
     speeds = {name: _speed(counted[name], [run[name] for run in runs], rate) for name in ways}
     images, expected = (counted[name].images.int() for name in ways)
     about = {
         "device": experiment.device_name,
-        "model": experiment.config.model.name,
-        "size": experiment.config.model.size,
+        "model": config.model.name,
+        "size": config.model.size,
         "batch": len(batch.latents),
-        "steps": batch.steps,
-        "guidance": batch.guidance,
+        "steps": config.steps,
+        "guidance": config.guidance,
         "precision": batch.precision,
-        "compiled": experiment.config.speed.compile,
+        "compiled": config.speed.compile,
         "threads": batch.threads,
         "torch": torch.__version__,
         "matmul TFLOP/s": rate / 1e12,
         "mean difference in levels": (images - expected).abs().float().mean().item(),
-        "times as fast": speeds["latentmix"].images_per_second / speeds["diffusers"].images_per_second,
+        "times as fast": speeds["latentmix"]["images_per_second"] / speeds["diffusers"]["images_per_second"],
     }
-    return about | {name: asdict(speed) for name, speed in speeds.items()}
+    return about | speeds
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -150,15 +131,11 @@ class _Run:
 
 
 def _batch(experiment: Experiment, size: int) -> Batch:
-    config = experiment.config
     return Batch(
-        folder=find(config.model),
+        config=experiment.config,
+        folder=find(experiment.config.model),
         prompt=experiment.prompt(experiment.classes[0]),
         latents=experiment.noise(experiment.classes[0], range(size)).cpu(),
-        steps=config.steps,
-        guidance=config.guidance,
-        spacing=config.spacing,
-        max_sequence_length=config.model.max_sequence_length,
         precision=experiment.model.identity["precision"],
         device=str(experiment.device),
         threads=torch.get_num_threads(),
@@ -170,7 +147,7 @@ def _ours(experiment: Experiment, batch: Batch) -> Callable[[], Tensor]:
 
     @torch.no_grad()
     def generate() -> Tensor:
-        cond = experiment.conditioning(experiment.classes[0], batch.guidance)
+        cond = experiment.conditioning(experiment.classes[0], batch.config.guidance)
         clean = sampling.generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
         return experiment.model.decode(clean)
 
@@ -195,7 +172,7 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     """Return a function that generates the batch by diffusers' own pipeline, as its documentation does."""
     import diffusers
 
-    family = family_of(batch.folder)
+    family, config = family_of(batch.folder), batch.config
     options: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}
     options |= diffusers_options(batch.folder)  # which leave out what latentmix does not run either
     pipeline = getattr(diffusers, family.pipeline).from_pretrained(batch.folder, **options)
@@ -203,13 +180,13 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     pipeline.to(batch.device)
     if not family.flow:  # the same steps as ours; many folders name other schedulers
         settings = pipeline.scheduler.config
-        pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=batch.spacing)
+        pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=config.spacing)
     z = batch.latents.to(batch.device, DTYPES[batch.precision])
-    arguments: dict[str, Any] = {"num_inference_steps": batch.steps, "guidance_scale": batch.guidance}
+    arguments: dict[str, Any] = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
     if family.flow:
-        arguments["max_sequence_length"] = batch.max_sequence_length
-        if batch.spacing == "trailing":  # its scheduler's own is linspace
-            arguments["sigmas"] = [1 - step / batch.steps for step in range(batch.steps)]
+        arguments["max_sequence_length"] = config.model.max_sequence_length
+        if config.spacing == "trailing":  # its scheduler's own is linspace
+            arguments["sigmas"] = [1 - step / config.steps for step in range(config.steps)]
     size = {"height": batch.latents.shape[2] * pipeline.vae_scale_factor}
     size["width"] = batch.latents.shape[3] * pipeline.vae_scale_factor
 
@@ -250,12 +227,17 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return settled() - start
 
 
-def _speed(counted: _Run, runs: list[_Run], rate: float) -> Speed:
+def _speed(counted: _Run, runs: list[_Run], rate: float) -> dict[str, float]:
+    """Return what one way of generating a batch takes, by the names in `bench.json`."""
     count, seconds = len(counted.images), min(run.seconds for run in runs)
     flops = counted.flop / seconds
-    return Speed(
-        count / seconds, counted.flop / count / 1e12, flops / 1e12, flops / rate, max(run.memory for run in runs)
-    )
+    return {
+        "images_per_second": count / seconds,
+        "tflop_per_image": counted.flop / count / 1e12,
+        "tflops": flops / 1e12,
+        "share": flops / rate,  # of the device's measured rate of matrix products
+        "memory": max(run.memory for run in runs),  # the peak, of the device or of the process, in bytes
+    }
 
 
 def _peak_memory(device: torch.device) -> int:

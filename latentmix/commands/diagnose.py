@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +16,7 @@ from latentmix.diagnosis import Diagnosis
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.experiment.tables import without_nan
 from latentmix.figures.growth import draw_growth
 
 STAGES = (SYNTHESIZE, INVERT)
@@ -29,10 +29,8 @@ LEGEND = (
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Diagnose every class. Show a table, and return the files written: `diagnosis.json` and Fig. 4."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
+    if not session.run_stages(experiment, STAGES, "diagnose", dry_run):
         return []
-    session.run_stages(experiment, STAGES, "diagnose")
     diagnoses = {class_id: diagnose_class(experiment, class_id) for class_id in experiment.classes}
     _show(experiment, diagnoses)
     lines = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
@@ -55,16 +53,8 @@ def _record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
     path = experiment.config.folder / "diagnosis.json"
     run = {name: getattr(experiment.config, name).name for name in ("model", "data", "inversion")}
     classes = {class_id: asdict(d) | {"verdict": verdict(d)} for class_id, d in diagnoses.items()}
-    write_json(path, _without_nan({**run, "classes": classes}))
+    write_json(path, without_nan({**run, "classes": classes}))
     return path
-
-
-def _without_nan(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {name: _without_nan(value) for name, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [_without_nan(value) for value in x]
-    return None if isinstance(x, float) and math.isnan(x) else x
 
 
 def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:

@@ -9,8 +9,5 @@ STAGES = (SYNTHESIZE, INVERT)
 
 def run(experiment: Experiment, dry_run: bool) -> None:
     """Invert the pool of every class."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
-        return
-    session.run_stages(experiment, STAGES, "invert")
-    session.say(f"latents of {len(experiment.classes)} classes are in {experiment.config.cache / 'latents'}")
+    if session.run_stages(experiment, STAGES, "invert", dry_run):
+        session.say(f"latents of {len(experiment.classes)} classes are in {experiment.config.cache / 'latents'}")

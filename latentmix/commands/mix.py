@@ -30,11 +30,8 @@ class Mixture:
 
 def run(experiment: Experiment, dry_run: bool) -> None:
     """Mix the latents of every class, N, method and draw, and keep the mixtures in the cache."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
-        return
-    session.run_stages(experiment, STAGES, "mix")
-    session.say(f"centroids of {len(experiment.cells)} cells are in {experiment.config.cache / 'cells'}")
+    if session.run_stages(experiment, STAGES, "mix", dry_run):
+        session.say(f"centroids of {len(experiment.cells)} cells are in {experiment.config.cache / 'cells'}")
 
 
 def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_run: bool) -> list[Path]:

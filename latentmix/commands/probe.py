@@ -24,13 +24,8 @@ Changes = dict[tuple[str, int, float], tuple[float, float]]
 
 def run(experiment: Experiment, probe: Probe, dry_run: bool) -> list[Path]:
     """Generate the probe's images, and write them with `probe.csv` and the figure. Return what was written."""
-    stages = [probes.probe_stage(probe)]
-    if dry_run:
-        session.report_plan(experiment, stages)
+    if not session.run_stages(experiment, [probes.probe_stage(probe)], "probe", dry_run):
         return []
-    probes.class_of(experiment, probe)  # this and the next line refuse mistakes before any work
-    probes.mask(experiment, probe)
-    session.run_stages(experiment, stages, "probe")
     images = probes.decode(experiment, probe)
     folder, class_id = experiment.config.folder, probes.class_of(experiment, probe)
     for (t, draw, b), image in images.items():

@@ -23,10 +23,8 @@ STAGES = (SYNTHESIZE, INVERT, RECONSTRUCT)
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Write `reconstruction.csv` and a picture, and show the averages. Return what was written."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
+    if not session.run_stages(experiment, STAGES, "reconstruct", dry_run):
         return []
-    session.run_stages(experiment, STAGES, "reconstruct")
     estimates = {class_id: _measure(experiment, class_id) for class_id in experiment.classes}
     values = {name: torch.tensor([of_class[name].value for of_class in estimates.values()]) for name in QUANTITIES}
     averages = {name: mean_interval(of_classes) for name, of_classes in values.items()}

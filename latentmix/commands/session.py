@@ -59,10 +59,17 @@ def _record_references(experiment: Experiment, command: str) -> None:
     record_references(experiment.config.folder, command, {*experiment.layout.used, *experiment.folders_of_data})
 
 
-def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str) -> None:
-    """Run all stages, beside other workers of the same run, if there are any."""
+def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str, dry_run: bool = False) -> bool:
+    """Run all stages, beside other workers of the same run, if there are any. Return True.
+
+    With `dry_run`, report the plan instead, and return False.
+    """
+    if dry_run:
+        report_plan(experiment, stages)
+        return False
     with joined(experiment, stages, command) as executor:
         executor.run(plans(experiment, stages))
+    return True
 
 
 def plans(experiment: Experiment, stages: Sequence[StageType]) -> list[Plan]:

@@ -205,7 +205,8 @@ def _plan_generation(
         )
         missing = stream.unseen | stream.unmeasured
         stage.bytes += copies * len(stream.unseen) * disk_sizes.image(experiment)
-        stage.bytes += len(stream.unmeasured) * disk_sizes.features(experiment)
+        if stream.unmeasured:
+            stage.bytes += len(stream.unmeasured) * disk_sizes.features(experiment)
         stage.add(name, stream.drawn, missing, batch_size, partial(_generate, experiment, stream))
     return stage
 

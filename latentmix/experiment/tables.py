@@ -1,10 +1,11 @@
-"""The CSV files of a run. NaN is an empty field, and numbers keep all of their digits."""
+"""The CSV and JSON files of a run. NaN is an empty field or null, and numbers keep all of their digits."""
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from latentmix.cache import write_atomic
 from latentmix.config import Config
@@ -41,6 +42,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def number(text: str) -> float:
     """Return the number in a field; NaN if it is empty."""
     return float(text) if text else math.nan
+
+
+def without_nan(x: Any) -> Any:
+    """Return what JSON can hold: null in place of numbers that are not finite."""
+    if isinstance(x, Mapping):
+        return {name: without_nan(value) for name, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [without_nan(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _is_nan(cell: object) -> bool:

@@ -29,34 +29,23 @@ Family = Literal["diffusion", "flow"]
 
 
 # What was run, in a sentence for each model: the last part of a caption.
+INVERSION_ONLY = "{inverted}, seed {seed}."
+GENERATION_ONLY = "{model}: {generated}."
+FIRST_DRAW = "{inverted}; {generated}; the first draw of each class, N and method."
+ALL_DRAWS = "{inverted}; {generated}; {draws} draws of each class, N and method."
 
 
-def _inverted(config: Config) -> str:
+def settings(template: str, config: Config) -> str:
+    """Fill in one of the sentences above."""
     inversion = config.inversion
-    return (
-        f"{config.model.name}, {config.data.name}: {config.pool} images of each class inverted by {inversion.name} in "
-        f"{inversion.steps} steps at guidance {inversion.guidance:g}"
+    return template.format(
+        inverted=f"{config.model.name}, {config.data.name}: {config.pool} images of each class inverted by "
+        f"{inversion.name} in {inversion.steps} steps at guidance {inversion.guidance:g}",
+        generated=f"generation in {config.steps} steps at guidance {config.guidance:g}, seed {config.seed}",
+        model=config.model.name,
+        seed=config.seed,
+        draws=config.draws,
     )
-
-
-def _generated(config: Config) -> str:
-    return f"generation in {config.steps} steps at guidance {config.guidance:g}, seed {config.seed}"
-
-
-def _first_draw(config: Config) -> str:
-    return f"{_inverted(config)}; {_generated(config)}; the first draw of each class, N and method."
-
-
-def _all_draws(config: Config) -> str:
-    return f"{_inverted(config)}; {_generated(config)}; {config.draws} draws of each class, N and method."
-
-
-def _inversion_only(config: Config) -> str:
-    return f"{_inverted(config)}, seed {config.seed}."
-
-
-def _generation_only(config: Config) -> str:
-    return f"{config.model.name}: {_generated(config)}."
 
 
 # How figures are drawn that are not grids of mixtures.
@@ -85,11 +74,11 @@ def _draw_sweep(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
 class Figure:
     """One figure of the paper.
 
-    A caption is `shows`, in which the names in braces are filled in by `caption`, and `settings` of each model's run.
+    A caption is `shows`, and `settings` of each model's run. Names in braces are filled in.
     """
 
     shows: str
-    settings: Callable[[Config], str] = _first_draw
+    settings: str = FIRST_DRAW
     families: tuple[Family, ...] = ("diffusion",)  # a run for each; none if the figure needs no model
     draw: Callable[[Sequence[Experiment], Path], list[Path]] = draw_mixtures  # to the path without its ending
     stages: tuple[StageType, ...] = (SYNTHESIZE, INVERT, generation(keep=1))
@@ -111,7 +100,7 @@ FIGURES = {
     "fig4": Figure(
         "Mean of the first two channels of fix/0 centroids of N inverted images, averaged over 100 draws, by class; x "
         "by √N. Grey: where 95 % of single centroids of random latents have all channels. Dashed: √N times the bias.",
-        _inversion_only,
+        INVERSION_ONLY,
         families=("diffusion", "flow"),
         draw=_draw_growth,
         stages=(SYNTHESIZE, INVERT),
@@ -123,14 +112,14 @@ FIGURES = {
     "fig6": Figure(
         "Offsets of −b and b on channels 0 and 1 in the top quarter of the latent, class {first}. Top row: before "
         "diffusion (t = T). Bottom row: after it (t = 0).",
-        _generation_only,
+        GENERATION_ONLY,
         draw=_draw_offsets,
         stages=(probe_stage(PAPER),),
     ),
     "fig7": Figure(
         "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
         "over classes. Grey lines: {controls}.",
-        _all_draws,
+        ALL_DRAWS,
         draw=_draw_sweep,
         stages=SWEEP,  # the command also writes the tables, so that `latentmix report` can read them
     ),
@@ -202,5 +191,5 @@ def caption(name: str, experiments: Sequence[Experiment]) -> str:
         fields = {"classes": ", ".join(titles), "first": titles[0], "n": ", ".join(map(str, config.n))}
         fields |= {"inversion": config.inversion.name, "steps": str(config.inversion.steps)}
         fields["controls"] = "; ".join(CONTROLS[control][0] for control in config.controls) or "none"
-    runs = [figure.settings(experiment.config) for experiment in experiments]
+    runs = [settings(figure.settings, experiment.config) for experiment in experiments]
     return " ".join([f"Fig. {name.removeprefix('fig')}.", figure.shows.format(**fields), *runs])

@@ -1,11 +1,12 @@
 """The JSON in a page, from which its script draws curves and tables."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.tables import without_nan
 from latentmix.figures.style import HUES, SHAPES, Line, method_styles, metric_label
 from latentmix.report.contents import Contents
 
@@ -17,16 +18,8 @@ TableCell = float | str | Sequence[float | None] | None  # [value, low, high] is
 
 def to_json(contents: Contents) -> str:
     """Return the page's data as JSON that is safe inside a script element. NaN becomes null."""
-    text = json.dumps(_without_nan(page_data(contents)), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(without_nan(page_data(contents)), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
-
-
-def _without_nan(x: Any) -> Any:
-    if isinstance(x, Mapping):
-        return {name: _without_nan(value) for name, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [_without_nan(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
@@ -38,16 +31,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "methods": methods(contents),
         "metrics": [_metric(name) for name in dict.fromkeys(r.metric for r in results)],
         "rows": [
-            {
-                "class": r.class_id,
-                "n": r.n,
-                "method": r.method,
-                "metric": r.metric,
-                "value": r.estimate.value,
-                "low": r.estimate.low,
-                "high": r.estimate.high,
-                "count": r.estimate.count,
-            }
+            {"class": r.class_id, "n": r.n, "method": r.method, "metric": r.metric, **asdict(r.estimate)}
             for r in results
         ],
         "images": [
