@@ -417,7 +417,7 @@ def test_what_is_wrong_with_a_local_folder_is_told_as_it_is(fruit: Path) -> None
     """Whatever its name, and whether or not there is a network."""
     folder = fruit.rename(fruit.with_name("Offline-ConnectionError"))
     run = ["data=hub", f"data.hub={folder}", "data.split=val", "pool=2", "n=[2]"]
-    finding = check_data(Experiment(compose(run)), images=True, references=True)
+    finding = check_data(Experiment(compose(run)), {"pool", "references"})
     assert finding.state == "missing" and finding.text.endswith(
         "can't be read: Bad split: val. Available splits: ['train']; check data.subset and data.split"
     )

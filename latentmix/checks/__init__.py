@@ -35,31 +35,29 @@ def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tupl
 
 def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
     """Return what was found about each thing that the stages need."""
-    config, needed = experiment.config, reads(stages)
+    config = experiment.config
     device, model = check_device(experiment), look("model", config.model)
     if device.state == model.state == "ok":
         model = _check_settings(experiment, model)
     if load_dataset(config.data).from_model and model.state != "ok":
         data = Finding("fetch", "data", "the images are generated once the model is here")
     else:
-        data = check_data(experiment, "pool" in needed, "references" in needed)
+        data = check_data(experiment, reads(stages))
     warned = doubts(experiment) if data.state == "ok" else []
     networks = [look(part, config.model) for part in measuring_parts(stages, experiment)]
-    states = {device.state, model.state, data.state}
-    if any(network.state == "missing" for network in networks) or not states <= {"ok", "fetch"}:
-        space = [check_disk(experiment, ())]
-    elif states == {"ok"}:
-        space = [check_memory(experiment), check_disk(experiment, stages)]
-    else:
-        space = [_check_disk_beforehand(Experiment(config), stages)]
-    extrapolated = _check_extrapolation(config) if "networks" in needed else []
-    return [device, model, data, *warned, *extrapolated, *networks, *space]
+    extrapolated = _check_extrapolation(config) if "networks" in reads(stages) else []
+    ready = device.state == model.state == data.state == "ok"
+    memory = [check_memory(experiment)] if ready else []
+    disk = _check_disk(experiment, stages, ready)
+    return [device, model, data, *warned, *extrapolated, *networks, *memory, disk]
 
 
 def _check_extrapolation(config: Config) -> list[Finding]:
     """Return a warning if `fid_infinity` is asked for with fewer draws in a part than features have numbers."""
+    if "fid_infinity" not in config.metrics:
+        return []
     width, smallest = frechet_width(config.model.features), config.draws // PARTS
-    if "fid_infinity" not in config.metrics or smallest >= width:
+    if smallest >= width:
         return []
     text = (
         f"fid_infinity is no better than fid here: it extrapolates from parts of {smallest} to {config.draws} draws, "
@@ -119,10 +117,12 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
     return found
 
 
-def _check_disk_beforehand(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
-    """Check the disk before everything is here, if what is known suffices."""
+def _check_disk(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> Finding:
+    """Check the disk for what the stages will write, as far as that is known before everything is here."""
+    planned = experiment if ready else Experiment(experiment.config)
     try:
-        use_placeholders(experiment)
-        return check_disk(experiment, stages)
-    except UserError:
-        return check_disk(experiment, ())
+        if not ready:
+            use_placeholders(planned)
+        return check_disk(planned, stages)
+    except UserError:  # the stages can't be planned, and their own plan will say why
+        return check_disk(planned, ())

@@ -1,6 +1,6 @@
 """Checks of the images and classes that a run reads."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from latentmix.cache import user_cache
@@ -9,11 +9,13 @@ from latentmix.checks.finding import Finding
 from latentmix.data import Dataset, NotFetched
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.stages import Read
 
 
-def check_data(experiment: Experiment, images: bool, references: bool) -> Finding:
-    """Return whether everything that is read of the data is here: classes, images to invert (if `images`), and images
-    to compare with (if `references`). What belongs to a data set of the hub may also be downloaded later."""
+def check_data(experiment: Experiment, needed: Collection[Read]) -> Finding:
+    """Return whether everything that is needed of the data is here: classes, and the images of pools or references.
+    What belongs to a data set of the hub may also be downloaded later."""
+    images = "pool" in needed
     if experiment.data.repository() is not None:
         import datasets  # noqa: F401 - on import it reads whether there is a network
     try:
@@ -22,7 +24,7 @@ def check_data(experiment: Experiment, images: bool, references: bool) -> Findin
                 experiment.prompt(class_id)
                 if images:
                     experiment.pool(class_id)
-                if references:
+                if "references" in needed:
                     experiment.references(class_id)
     except NotFetched:
         return _elsewhere(experiment.data, images)

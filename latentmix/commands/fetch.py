@@ -21,14 +21,13 @@ def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
             download(files)
         state = "new" if existing is None else "there"
         yield row(state, part, f"{files.name} {location(existing or files.look())}")
-    before = check_data(experiment, "pool" in needed, "references" in needed)
+    before = check_data(experiment, needed)
     if before.state == "missing":
         raise UserError(before.text)
     classes = experiment.classes  # whose names may be elsewhere too
     if "pool" not in needed:
         return
-    images = {source.id for class_id in classes for source in experiment.pool(class_id)}
-    if "references" in needed:
-        images |= {source.id for class_id in classes for source in experiment.references(class_id)}
+    read = [experiment.pool, *([experiment.references] if "references" in needed else [])]
+    images = {source.id for images_of in read for class_id in classes for source in images_of(class_id)}
     state = "there" if before.state == "ok" else "new"
     yield row(state, "data", f"{len(images):,} images of {class_count(experiment)} {experiment.data.home()}")

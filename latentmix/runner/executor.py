@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,26 +17,15 @@ from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage, Task
 
 
+@dataclass
 class Executor:
-    """One worker of a run.
+    """One worker of a run."""
 
-    `settings` (JSON) is everything that results depend on: workers with equal settings share tasks, others do not.
-    `before_planning` is called before each plan, to finish what a stopped run left half done.
-    """
-
-    def __init__(
-        self,
-        claims: Claims,
-        batch_size: BatchSize,
-        rates: Rates,
-        settings: object,
-        before_planning: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.claims = claims
-        self.batch_size = batch_size
-        self.rates = rates
-        self.settings = settings
-        self.before_planning = before_planning
+    claims: Claims
+    batch_size: BatchSize
+    rates: Rates
+    settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
+    before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
 
     def run(self, plans: Sequence[Plan]) -> None:
         """Run all stages, one after another."""

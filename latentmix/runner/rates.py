@@ -1,17 +1,18 @@
 """How fast each stage ran on this machine before. A dry run estimates its time by these rates."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from latentmix.cache import key, read_json, write_json
 from latentmix.runner.tasks import Stage
 
 
+@dataclass
 class Rates:
     """Rates by stage and batch size, kept in a file. `context` is what else they depend on, such as the device."""
 
-    def __init__(self, file: Path, context: object) -> None:
-        self.file = file
-        self.context = context
+    file: Path
+    context: object
 
     def remember(self, stage: Stage, batch_size: int, work: float, seconds: float) -> None:
         """Keep the rate of `work` done in so many seconds."""
