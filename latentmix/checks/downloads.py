@@ -131,9 +131,11 @@ def _features(config: ModelConfig) -> Files:
     if folder is not None:
         return Files(f"DINOv2 ({folder.name})", lambda: folder)
     name = dinov2_name(config.features)
-    files = HubFiles(DINOV2[name][0], ["model.safetensors", "config.json"])
+    files = HubFiles(DINOV2[name][0], ["config.json", "model.safetensors"])
     note = "; or copy its folder, and give it as model.features=FOLDER"
-    return _of_hub(f"{name} ({files.hub})", files, lambda: files.look(*files.wanted), files.get, note)
+    return _of_hub(
+        f"{name} ({files.hub})", files, lambda: files.look("model.safetensors", "config.json"), files.get, note
+    )
 
 
 def _perceptual(config: ModelConfig) -> Files:

@@ -171,20 +171,6 @@ MIX = StageType(_plan_mixing, frozenset({"pool"}))
 # Generation
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Draws that are generated in one sequence of batches; `unseen` lack an image that is kept, `unmeasured` lack
-    features."""
-
-    name: str
-    drawn: Sequence[Drawn]
-    unseen: set[Drawn]
-    unmeasured: set[Drawn]
-
-    def __str__(self) -> str:
-        return self.name
-
-
 def _plan_generation(
     experiment: Experiment, batch_size: int, keep: int | None, measure: bool = False, copies: int = 1
 ) -> Stage:
@@ -195,24 +181,25 @@ def _plan_generation(
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
     draws = range(config.draws if measure else keep)
     for name, cells in experiment.streams.items():
+        lost = {cell: _without_image(experiment, cell, draws) for cell in cells}
+        unseen = {(cell, draw) for cell in cells for draw in lost[cell] if draw < keep}
         # Cells whose images are all kept are measured from their files, in another stage.
-        incomplete = [cell for cell in cells if measure and _without_image(experiment, cell, draws)]
-        stream = Stream(
-            name,
-            drawn=[(cell, draw) for cell in cells for draw in draws],
-            unseen={(cell, draw) for cell in cells for draw in _without_image(experiment, cell, draws[:keep])},
-            unmeasured={(cell, draw) for cell in incomplete for draw in _unmeasured(experiment, cell)},
-        )
-        missing = stream.unseen | stream.unmeasured
-        stage.bytes += copies * len(stream.unseen) * disk_sizes.image(experiment)
-        if stream.unmeasured:
-            stage.bytes += len(stream.unmeasured) * disk_sizes.features(experiment)
-        stage.add(name, stream.drawn, missing, batch_size, partial(_generate, experiment, stream))
+        incomplete = [cell for cell in cells if measure and lost[cell]]
+        unmeasured = {(cell, draw) for cell in incomplete for draw in _unmeasured(experiment, cell)}
+        stage.bytes += copies * len(unseen) * disk_sizes.image(experiment)
+        if unmeasured:
+            stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
+        drawn = [(cell, draw) for cell in cells for draw in draws]
+        compute = partial(_generate, experiment, unseen, unmeasured)
+        stage.add(name, drawn, unseen | unmeasured, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
-def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], size: int) -> WriteBack | None:
+def _generate(
+    experiment: Experiment, unseen: set[Drawn], unmeasured: set[Drawn], drawn: Sequence[Drawn], size: int
+) -> WriteBack | None:
+    """Generate a batch. Write the images in `unseen`, and the features of cells with draws in `unmeasured`."""
     cells = dict(_by_cell(drawn))
     first, label = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
@@ -223,9 +210,9 @@ def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], si
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
         _, images = generate(experiment, first.class_id, state, label)
     # Features first: a cell whose images are all there counts as measured from its files.
-    if stream.unmeasured.intersection(drawn):
-        _save_features(experiment, drawn, images, stream.unmeasured)
-    rows = [row for row, item in enumerate(drawn) if item in stream.unseen]
+    if unmeasured.intersection(drawn):
+        _save_features(experiment, drawn, images, unmeasured)
+    rows = [row for row, item in enumerate(drawn) if item in unseen]
     if not rows:
         return None
     paths = [experiment.layout.image_path(*drawn[row]) for row in rows]
