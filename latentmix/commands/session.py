@@ -46,6 +46,9 @@ def joined(
         experiment.check(images="pool" in reads(stages))
         for folder in (config.cache, config.folder):
             remove_partial_files(folder)
+    if not experiment.layout.used:  # what a plan needs was not here for the check of the disk, and is now
+        for plan in plans(experiment, stages):
+            plan(estimate(experiment))
     with Claims(config.work, shard) as claims:
         _record_references(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
