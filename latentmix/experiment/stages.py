@@ -171,6 +171,19 @@ MIX = StageType(_plan_mixing, frozenset({"pool"}))
 # Generation
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Draws that are generated in one sequence of batches; `unseen` lack an image that is kept, `unmeasured` lack
+    features."""
+
+    name: str
+    unseen: set[Drawn]
+    unmeasured: set[Drawn]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def _plan_generation(
     experiment: Experiment, batch_size: int, keep: int | None, measure: bool = False, copies: int = 1
 ) -> Stage:
@@ -190,16 +203,13 @@ def _plan_generation(
         if unmeasured:
             stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
         drawn = [(cell, draw) for cell in cells for draw in draws]
-        compute = partial(_generate, experiment, unseen, unmeasured)
+        compute = partial(_generate, experiment, Stream(name, unseen, unmeasured))
         stage.add(name, drawn, unseen | unmeasured, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
-def _generate(
-    experiment: Experiment, unseen: set[Drawn], unmeasured: set[Drawn], drawn: Sequence[Drawn], size: int
-) -> WriteBack | None:
-    """Generate a batch. Write the images in `unseen`, and the features of cells with draws in `unmeasured`."""
+def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], size: int) -> WriteBack | None:
     cells = dict(_by_cell(drawn))
     first, label = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
@@ -210,9 +220,9 @@ def _generate(
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
         _, images = generate(experiment, first.class_id, state, label)
     # Features first: a cell whose images are all there counts as measured from its files.
-    if unmeasured.intersection(drawn):
-        _save_features(experiment, drawn, images, unmeasured)
-    rows = [row for row, item in enumerate(drawn) if item in unseen]
+    if stream.unmeasured.intersection(drawn):
+        _save_features(experiment, drawn, images, stream.unmeasured)
+    rows = [row for row, item in enumerate(drawn) if item in stream.unseen]
     if not rows:
         return None
     paths = [experiment.layout.image_path(*drawn[row]) for row in rows]
