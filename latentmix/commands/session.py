@@ -59,7 +59,9 @@ def joined(
 
 def _record_references(experiment: Experiment, command: str) -> None:
     """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`."""
-    record_references(experiment.config.folder, command, {*experiment.layout.used, *experiment.folders_of_data})
+    layout = experiment.layout
+    layout.prompts({"model": layout.model})  # which no plan asks for
+    record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data})
 
 
 def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str, dry_run: bool = False) -> bool:
