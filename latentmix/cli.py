@@ -99,10 +99,8 @@ def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 )
 def mix(
     overrides: Overrides = None,
-    weights: Annotated[str | None, typer.Option(help="Weights for one mixture of a class's first images.")] = None,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="With --weights: the class; by default the run's first one.")
-    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights for one mixture of the first images of --class.")] = None,
+    class_name: ClassName = None,
     dry_run: DryRun = False,
 ) -> None:
     """Mix the latents of all draws, and keep the mixtures in the cache; or make one mixture, by --weights."""
@@ -295,12 +293,11 @@ def bench(
     from latentmix.commands import bench
     from latentmix.models.random_weights import random_folder
 
-    overrides = overrides or []
+    more = []
     if random:
         config = _config(overrides)
-        folder = random_folder(config.model.name, config.cache / "random")
-        overrides = [*overrides, f"model.path='{folder}'"]
-    _say(str(bench.run(_experiment(overrides), repeat)))
+        more = [f"model.path='{random_folder(config.model.name, config.cache / 'random')}'"]
+    _say(str(bench.run(_experiment([*(overrides or []), *more]), repeat)))
 
 
 @app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))
