@@ -109,7 +109,7 @@ class Hub(Dataset):
 
     @cached_property
     def _folder(self) -> Path:
-        """Where everything of this data set is kept."""
+        """Return the folder of everything that is kept of this data set."""
         config = self.config
         parts = [self._name, config.subset, config.revision, config.split, config.image, config.label]
         return user_cache() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"

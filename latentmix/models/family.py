@@ -36,7 +36,7 @@ class Family:
     def parts(self) -> tuple[str, ...]:
         return (*self.others, *self.networks)
 
-    def library(self, part: str) -> str:
+    def package(self, part: str) -> str:
         """Return the library that reads a network."""
         return self.networks[part].partition(".")[0]
 

@@ -49,7 +49,7 @@ def opened_files(folder: Path, family: Family) -> list[Path]:
     files = [folder / "model_index.json"]
     for part in present_parts(folder, family):
         if part in family.networks:
-            files += [folder / part / "config.json", *weight_files(folder / part, family.library(part), pickled=True)]
+            files += [folder / part / "config.json", *weight_files(folder / part, family.package(part), pickled=True)]
         elif part == "scheduler":
             files.append(folder / part / "scheduler_config.json")
         else:

@@ -35,7 +35,7 @@ def network_files(folder: Path, pickled: bool = True) -> dict[str, list[Path]]:
     """Return the files of weights of each network of a pipeline."""
     family = family_of(folder)
     parts = [part for part in present_parts(folder, family) if part in family.networks]
-    return {part: weight_files(folder / part, family.library(part), pickled) for part in parts}
+    return {part: weight_files(folder / part, family.package(part), pickled) for part in parts}
 
 
 def check_weights(folder: Path) -> Path:

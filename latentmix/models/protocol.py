@@ -63,11 +63,11 @@ class Model(Sized, Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the diffusion network."""
+        """Return the precision of the diffusion network."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """What results depend on: the weights and their precision."""
+        """Return what results depend on: the weights and their precision."""
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         """Return the intervals from clean to noisy."""

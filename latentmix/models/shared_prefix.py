@@ -23,7 +23,7 @@ class SharedPrefix:
 
     @contextmanager
     def on_one_half(self, active: bool) -> Iterator[None]:
-        """If `active`, treat the two halves of each batch as equal in this context."""
+        """Treat the two halves of each batch as equal in this context, if `active`."""
         self._active = active
         try:
             yield
