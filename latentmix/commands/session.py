@@ -50,14 +50,13 @@ def joined(
         for plan in plans(experiment, stages):
             plan(estimate(experiment))
     with Claims(config.work, shard) as claims:
-        _record_references(experiment, command)
+        note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
         settings = result_settings(config.as_dict())
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
-        _record_references(experiment, command)
 
 
-def _record_references(experiment: Experiment, command: str) -> None:
+def note_folders(experiment: Experiment, command: str) -> None:
     """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`."""
     layout = experiment.layout
     layout.prompts({"model": layout.model})  # which no plan asks for
@@ -74,6 +73,7 @@ def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str
         return False
     with joined(experiment, stages, command) as executor:
         executor.run(plans(experiment, stages))
+    note_folders(experiment, command)
     return True
 
 

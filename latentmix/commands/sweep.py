@@ -121,6 +121,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
+    session.note_folders(experiment, "sweep")
     write_checked_json(folder / "done.json", about)
     _show_results(experiment, results, figures)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,9 +46,8 @@ def of_folder(folder: Path, device: torch.device) -> Network:
     label = folder.resolve().name.lower()
     files = [folder / "config.json", *weight_files(folder, "transformers")]
     known = identity(VERSION, features="dinov2", weights=digest(folder, files))
-    return Network(
-        label if label.startswith("dinov2") else f"dinov2-{label}", known, lazy(partial(_encoder, folder, device))
-    )
+    name = label if label.startswith("dinov2") else f"dinov2-{label}"
+    return Network(name, known, _encoder(folder, device))  # now, so that a folder that lacks weights is refused at once
 
 
 def is_dinov2(folder: Path) -> bool:
