@@ -154,7 +154,7 @@ def test_broken_images_are_refused_or_skipped(tmp_path: Path, monkeypatch: pytes
     assert "has 2 of the 3 images asked for" in refusal(lambda: ImageNet(path, SKIP).images(FROG, 3))
 
 
-@pytest.mark.parametrize("content", [tar(files_of(FROG))[:700], gzip.compress(tar({}))])
+@pytest.mark.parametrize("content", [tar(files_of(FROG))[:700], gzip.compress(tar({}))], ids=["cut off", "compressed"])
 def test_a_tar_that_is_cut_off_or_compressed_is_refused(tmp_path: Path, content: bytes) -> None:
     put(tmp_path / f"{FROG}.tar", content)
     assert f"{FROG}.tar is no tar or a damaged one" in refusal(lambda: ImageNet(tmp_path).images(FROG))
