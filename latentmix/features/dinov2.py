@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,12 +43,12 @@ def of_hub(name: str, device: torch.device) -> Network:
 
 
 def of_folder(folder: Path, device: torch.device) -> Network:
-    """Return the DINOv2 in a folder."""
+    """Return the DINOv2 in a folder, which is loaded at the first use."""
     label = folder.resolve().name.lower()
     files = [folder / "config.json", *weight_files(folder, "transformers")]
     known = identity(VERSION, features="dinov2", weights=digest(folder, files))
     name = label if label.startswith("dinov2") else f"dinov2-{label}"
-    return Network(name, known, _encoder(folder, device))  # now, so that a folder that lacks weights is refused at once
+    return Network(name, known, lazy(partial(_encoder, folder, device)))
 
 
 def is_dinov2(folder: Path) -> bool:
