@@ -20,7 +20,7 @@ FLOORS = (
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base features.base models.attention models.compile models.family models.linear models.shared_prefix",
     "data.protocol features.* models.loading",
-    "data.drawings",
+    "data.drawings data.colours",
     "data.* features",
     "data inversion.* models.vae",
     "inversion models.unet models.mmdit",

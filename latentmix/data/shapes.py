@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from latentmix.data.colours import Colour, caption
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -28,37 +29,6 @@ Array = np.ndarray
 SIZE = 64  # pixels, square
 TRAINING_START = 1_000_000
 GRAIN = 0.02  # standard deviation of the grain, in units where white is 1
-HUES = {
-    "red": 0.0,
-    "orange": 1 / 12,
-    "yellow": 1 / 6,
-    "green": 1 / 3,
-    "cyan": 1 / 2,
-    "blue": 2 / 3,
-    "purple": 0.77,
-    "pink": 0.89,
-}
-COUNTS = {2: "two", 3: "three"}
-
-
-@dataclass(frozen=True)
-class Colour:
-    """A colour by hue (0 to 1 round the circle, 0 is red), saturation and value."""
-
-    hue: float
-    saturation: float
-    value: float
-
-    def name(self) -> str:
-        """Return the colour in words, e.g. "dark green"."""
-        nearest = min(HUES, key=lambda hue: abs((self.hue - HUES[hue] + 0.5) % 1 - 0.5))
-        return f"dark {nearest}" if self.value < 0.5 else f"pale {nearest}" if self.saturation < 0.5 else nearest
-
-    def rgb(self) -> Array:
-        """Return red, green and blue, [3, 1, 1]; white is 1."""
-        k = (np.array([5, 3, 1]) + self.hue * 6) % 6
-        rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
-        return rgb[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -96,19 +66,13 @@ def draw(class_name: str, index: int) -> Array:
 def describe(class_name: str, index: int) -> str:
     """Return a description of image number `index`, e.g. "two red stars on a dark blue ground"."""
     shown = scene(class_name, index)
-    count, first = len(shown.shapes), shown.shapes[0].colour.name()
-    plural = "es" if class_name == "cross" else "s"
-    objects = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
-    return f"{objects} on {_a(shown.ground.name())} ground"
+    plural = "crosses" if class_name == "cross" else f"{class_name}s"
+    return caption(len(shown.shapes), class_name, plural, shown.shapes[0].colour.name(), shown.ground.name())
 
 
 def scene(class_name: str, index: int) -> Scene:
     """Return the contents of image number `index` of a class. Raises KeyError for a class not in `SHAPES`."""
     return _scene(class_name, index)[0]
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from latentmix.data.colours import Colour, caption
 from latentmix.data.drawings import OBJECTS, Part
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
@@ -27,36 +28,7 @@ TRAINING_START = 1_000_000
 GRAIN = 0.015  # standard deviation of the grain, in units where white is 1
 EXPONENT = 1.3  # of the texture, whose amplitude falls as 1/f^EXPONENT
 LIGHT = np.array([-0.48, -0.6, 0.64])  # unit vector towards the light: from the left, from above, from the viewer
-HUES = {
-    "red": 0.0,
-    "orange": 1 / 12,
-    "yellow": 1 / 6,
-    "green": 1 / 3,
-    "cyan": 1 / 2,
-    "blue": 2 / 3,
-    "purple": 0.77,
-    "pink": 0.89,
-}
-COUNTS = {2: "two", 3: "three"}
-
-
-@dataclass(frozen=True)
-class Colour:
-    """A colour by hue (0 to 1 round the circle, 0 is red), saturation and value."""
-
-    hue: float
-    saturation: float
-    value: float
-
-    def name(self) -> str:
-        """Return the colour in words, e.g. "dark green"."""
-        nearest = min(HUES, key=lambda hue: abs((self.hue - HUES[hue] + 0.5) % 1 - 0.5))
-        return f"dark {nearest}" if self.value < 0.5 else f"pale {nearest}" if self.saturation < 0.45 else nearest
-
-    def rgb(self) -> Array:  # [3, 1, 1], white is 1
-        k = (np.array([5, 3, 1]) + self.hue * 6) % 6
-        rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
-        return rgb[:, None, None]
+PALE = 0.45  # saturation below which a caption calls a colour pale
 
 
 @dataclass(frozen=True)
@@ -119,19 +91,14 @@ def draw(class_name: str, index: int) -> Array:
 def describe(class_name: str, index: int) -> str:
     """Return what image `index` of a class shows, e.g. "two yellow stars on a dark blue ground"."""
     shown = scene(class_name, index)
-    count, first = len(shown.objects), shown.objects[0].colours[0].name()
-    plural = "" if class_name == "fish" else "s"
-    what = f"{_a(first)} {class_name}" if count == 1 else f"{COUNTS[count]} {first} {class_name}{plural}"
-    return f"{what} on {_a(shown.ground.name())} ground"
+    plural = "fish" if class_name == "fish" else f"{class_name}s"
+    colour, ground = shown.objects[0].colours[0].name(), shown.ground.name()
+    return caption(len(shown.objects), class_name, plural, colour, ground)
 
 
 def scene(class_name: str, index: int) -> Scene:
     """Return the scene of image `index` of a class. Raises KeyError for an unknown class."""
     return _scene(class_name, index)[0]
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
@@ -141,7 +108,7 @@ def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([128, CLASSES.index(class_name), index])))
     palette, bright = PALETTES[class_name], rng.uniform(0.3, 0.95)
     saturation = rng.uniform(0.2, 0.45) if bright > 0.6 else rng.uniform(0.35, 0.75)
-    ground = Colour((palette.ground + 0.035 * rng.standard_normal()) % 1, saturation, bright)
+    ground = Colour((palette.ground + 0.035 * rng.standard_normal()) % 1, saturation, bright, PALE)
     count = 1 + int(rng.random() < 0.6) + int(rng.random() < 0.3)
     objects: list[Placed] = []
     for _ in range(count):
@@ -157,8 +124,8 @@ def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]
 
     x, y = max(rng.uniform(-1, 1, (4, 2)), key=room)
     hue, turn = rng.uniform(*palette.hues) % 1, 0.05 * rng.standard_normal()
-    main = Colour(hue, rng.uniform(0.55, 0.95), rng.uniform(0.72, 1.0))
-    accents = tuple(Colour((h + turn) % 1, s, v) for h, s, v in palette.accents)
+    main = Colour(hue, rng.uniform(0.55, 0.95), rng.uniform(0.72, 1.0), PALE)
+    accents = tuple(Colour((h + turn) % 1, s, v, PALE) for h, s, v in palette.accents)
     radius = rng.uniform(0.4, 0.75)
     return Placed(x, y, radius, rng.uniform(-0.6, 0.6), bool(rng.random() < 0.5), (main, *accents))
 
