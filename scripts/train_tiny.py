@@ -530,7 +530,7 @@ def classifier(setting: Setting) -> None:
     """
     from safetensors.torch import save_file
 
-    from latentmix.features import Classifier
+    from latentmix.feature_networks import Classifier
 
     torch.manual_seed(SEED + 2)
     images, _ = training_images(setting.work)
@@ -631,7 +631,7 @@ class Gate:
 @torch.no_grad()
 def gates(setting: Setting) -> None:
     """Measure what the embedded world has to show before anybody uses it."""
-    from latentmix.features import embedded_classifier
+    from latentmix.feature_networks import embedded_classifier
 
     network = embedded_classifier(setting.to / "classifier").to(setting.device)
     images = {name: held_out(name, POOL) for name in CLASSES}

@@ -132,6 +132,10 @@ def copy(run: Run, tmp_path: Path) -> Run:
 # Help
 
 
+def test_the_version_is_the_package_s() -> None:
+    assert done("--version").out == f"latentmix {metadata.version('latentmix')}\n"
+
+
 def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
     script = (
         "import sys; sys.argv = ['latentmix', '--help']\n"

@@ -48,7 +48,7 @@ def test_without_a_compiler_there_is_one_line_before_any_work(tmp_path: Path) ->
     command = [
         sys.executable,
         "-m",
-        "latentmix.cli",
+        "latentmix",
         "invert",
         *FEW,
         "speed.compile=true",

@@ -14,7 +14,7 @@ from latentmix.compose import compose
 from latentmix.experiment.draws import Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import padded
-from latentmix.features import Network
+from latentmix.feature_networks import Network
 from latentmix.mixing import Method
 from latentmix.runner.tasks import split
 

@@ -230,7 +230,7 @@ def test_sigterm_ends_a_run_with_a_line(share: float, bed: Bed, whole: Whole, tm
 
 def test_the_command_as_users_start_it_ends_with_a_line(whole: Whole, tmp_path: Path, bed: Bed) -> None:
     outputs, words = tmp_path / "outputs", ["sweep", *BASE]
-    command = [sys.executable, "-m", "latentmix.cli", *words, f"outputs={outputs}"]
+    command = [sys.executable, "-m", "latentmix", *words, f"outputs={outputs}"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | ALONE
     )

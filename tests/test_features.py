@@ -24,7 +24,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig
 from latentmix.data.shapes import SHAPES, draw
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.features import (
+from latentmix.feature_networks import (
     DINOV2,
     LPIPS,
     Classifier,

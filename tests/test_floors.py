@@ -18,10 +18,11 @@ FLOORS = (
     "plugins weight_files images runner.tasks runner.claims runner.rates mixing.* metrics.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
     "diagnosis models.protocol models.settings data.settings runner.executor",
-    "inversion.base features.base models.attention models.compile models.family models.linear models.shared_prefix",
-    "data.protocol features.* models.loading",
+    "inversion.base feature_networks.base",
+    "models.attention models.compile models.family models.linear models.shared_prefix",
+    "data.protocol feature_networks.* models.loading",
     "data.drawings data.colours",
-    "data.* features",
+    "data.* feature_networks",
     "data inversion.* models.vae",
     "inversion models.unet models.mmdit",
     "models.family_table",
@@ -46,6 +47,8 @@ FLOORS = (
     "commands.session",
     "commands.sweep",
     "commands.*",
+    "cli.shared",
+    "cli.*",
     "cli __main__",
 )
 MATHEMATICS = {"mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis"}

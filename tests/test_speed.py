@@ -59,7 +59,7 @@ def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> No
 
 
 def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "latentmix.cli", "invert", *FEW, f"outputs={tmp_path / 'outputs'}"]
+    command = [sys.executable, "-m", "latentmix", "invert", *FEW, f"outputs={tmp_path / 'outputs'}"]
     done = subprocess.run([*command, "speed.attention=cudnn"], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn can't be had for float32")
@@ -67,7 +67,7 @@ def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Pat
 
 
 def test_a_model_that_is_not_here_can_be_planned_with_any(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "latentmix.cli", "sweep", "model=sd15", "data=shapes", f"outputs={tmp_path}"]
+    command = [sys.executable, "-m", "latentmix", "sweep", "model=sd15", "data=shapes", f"outputs={tmp_path}"]
     settings = ("data.classes=[star]", "device=cpu", "speed.attention=math", "--dry-run")
     done = subprocess.run([*command, *settings], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

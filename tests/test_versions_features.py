@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latentmix import features
-from latentmix.features import clip, embedded
+from latentmix import feature_networks as features
+from latentmix.feature_networks import clip, embedded
 
 CPU = torch.device("cpu")
 TOLERANCE = 2e-3  # of the largest value: processors and versions of torch round differently

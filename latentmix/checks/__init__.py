@@ -18,7 +18,7 @@ from latentmix.data import load_dataset
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
-from latentmix.features import frechet_width
+from latentmix.feature_networks import frechet_width
 from latentmix.metrics.distances import PARTS
 from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder

@@ -19,7 +19,7 @@ from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.features import DINOV2, LPIPS, dinov2_folder, dinov2_name
+from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name
 from latentmix.models.pipeline import cached, check_weights, find, wanted_files
 from latentmix.models.settings import ModelConfig
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from latentmix.cache import TensorCache, file_name, key
 from latentmix.experiment.draws import NOISE, Cell, draw_id
-from latentmix.features import Network, Perceptual
+from latentmix.feature_networks import Network, Perceptual
 from latentmix.sampling import Schedule
 
 Identity = dict[str, Any]

@@ -3,7 +3,7 @@
 import math
 
 from latentmix.experiment.experiment import Experiment
-from latentmix.features import clip_width, frechet_width
+from latentmix.feature_networks import clip_width, frechet_width
 
 PNG_BYTES = 2  # per pixel of a photograph
 FLOAT_BYTES = 4

@@ -15,7 +15,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
 from latentmix.experiment.draws import NOISE, Cell, mixed_cells, random_latents
 from latentmix.experiment.latents import PoolLatents
-from latentmix.features import Network, Perceptual, clip_network, frechet_network, perceptual_network
+from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion
 from latentmix.metrics import METRICS

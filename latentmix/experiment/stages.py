@@ -24,7 +24,7 @@ from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
-from latentmix.features import Network
+from latentmix.feature_networks import Network
 from latentmix.images import is_image, read_image, save_images, write_pending
 from latentmix.inversion.base import State, cfg_factor
 from latentmix.profiling import timed

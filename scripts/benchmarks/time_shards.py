@@ -27,7 +27,7 @@ def seconds(workers: str, threads: str, more: list[str]) -> float:
     with tempfile.TemporaryDirectory() as outputs:
         where = [f"launch.workers={workers}", f"launch.threads={threads}", f"outputs={outputs}"]
         start = time.monotonic()
-        command = [sys.executable, "-m", "latentmix.cli", "sweep", *SWEEP, "device=cpu", "batch=8", *where, *more]
+        command = [sys.executable, "-m", "latentmix", "sweep", *SWEEP, "device=cpu", "batch=8", *where, *more]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not (Path(outputs) / "demo" / "metrics.csv").exists():
             sys.exit(done.stderr)

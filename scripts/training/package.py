@@ -12,14 +12,14 @@ from .data import CLASSES, class_prompt
 
 def classifier(classes: int) -> Any:
     """Return the classifier, untrained."""
-    from latentmix.features import Classifier
+    from latentmix.feature_networks import Classifier
 
     return Classifier(classes)
 
 
 def trained_classifier(folder: Path) -> Any:
     """Return the classifier of a folder, in float32."""
-    from latentmix.features import embedded_classifier
+    from latentmix.feature_networks import embedded_classifier
 
     return embedded_classifier(folder)
 

@@ -3,7 +3,7 @@
 import torch
 
 from latentmix.errors import optional_imports
-from latentmix.features.base import Encoder, Network, fetching, identity, lazy
+from latentmix.feature_networks.base import Encoder, Network, fetching, identity, lazy
 
 VERSION = 1
 WIDTH = 2048

@@ -1,6 +1,6 @@
 """Feature networks: images to one vector each, or to the distance between two.
 
-    extract = latentmix.features.load("inception")
+    extract = latentmix.feature_networks.load("inception")
     features = extract(images)  # uint8 [B, 3, H, W] -> float32 [B, 2048]
 
 `inception`, DINOv2, LPIPS and open_clip's models are the field's own networks, and need their weights; `embedded` ones
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from latentmix.errors import UserError
-from latentmix.features import dinov2, embedded, inception, lpips
-from latentmix.features.base import Network, Perceptual
-from latentmix.features.clip import clip_network, clip_width
-from latentmix.features.dinov2 import DINOV2, dinov2_name
-from latentmix.features.embedded import Classifier, embedded_classifier
-from latentmix.features.lpips import LPIPS
+from latentmix.feature_networks import dinov2, embedded, inception, lpips
+from latentmix.feature_networks.base import Network, Perceptual
+from latentmix.feature_networks.clip import clip_network, clip_width
+from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
+from latentmix.feature_networks.embedded import Classifier, embedded_classifier
+from latentmix.feature_networks.lpips import LPIPS
 from latentmix.weight_files import read_config
 
 __all__ = [

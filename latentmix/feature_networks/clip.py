@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError, optional_imports
-from latentmix.features.base import Encoder, Network, fetching, identity
+from latentmix.feature_networks.base import Encoder, Network, fetching, identity
 from latentmix.profiling import timed
 from latentmix.weight_files import digest
 

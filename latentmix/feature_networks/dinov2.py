@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentmix.errors import UserError
-from latentmix.features.base import Encoder, Network, fetching, identity, lazy
+from latentmix.feature_networks.base import Encoder, Network, fetching, identity, lazy
 from latentmix.weight_files import digest, read_config, weight_files
 
 VERSION = 1

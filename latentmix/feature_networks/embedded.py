@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentmix.embedded import embedded_folder
-from latentmix.features.base import Network, Perceptual, identity
+from latentmix.feature_networks.base import Network, Perceptual, identity
 from latentmix.metrics import activation_distances
 from latentmix.weight_files import digest
 

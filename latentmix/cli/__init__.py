@@ -1,0 +1,47 @@
+"""The command line. Every command takes Hydra overrides (`n=[2,8]`, `model=sd15`) and continues what is there.
+
+A command is declared in a file of this folder and implemented in `latentmix.commands`. Nothing heavy is imported at the
+top of these files: torch, Hydra and the rest are imported inside commands, so that `--help` answers at once.
+"""
+
+import signal
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from latentmix.cli.shared import app as app
+from latentmix.errors import Terminated, UserError, optional_imports, retry_lost_rows
+
+# `--help` lists the commands in this order.
+# isort: off
+from latentmix.cli import steps, studies, runs, machine  # noqa: F401
+# isort: on
+
+
+def main() -> None:
+    """Run the command line; errors of the user become one line."""
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with optional_imports():
+            retry_lost_rows(app)
+    except UserError as error:
+        _complain(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _complain(text: str) -> None:
+    """Print an error, without what a file's name could tell a terminal to do."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    typer.echo(f"latentmix: {shown}", err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if category is UserWarning and not str(message).startswith("Failed"):
+        _complain(f"warning: {message}")

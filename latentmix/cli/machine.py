@@ -1,0 +1,78 @@
+"""What an experiment needs of the machine: files, speed, disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmix.cli.shared import DryRun, OfFigure, Overrides, app, composed, example, needed, prepared, say
+
+
+@app.command(
+    epilog=example(
+        "latentmix doctor experiment=demo",
+        "latentmix doctor model=sd15",
+        "latentmix doctor --figure fig10 model=sd15 data=imagenet-hub data.limit=128",
+    )
+)
+def doctor(overrides: Overrides = None, figure: OfFigure = None) -> None:
+    """Check that everything an experiment needs is here: a line for each thing, and what to do if it is missing."""
+    from latentmix.commands import doctor
+
+    if not doctor.run(*needed(overrides, figure)):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=example("latentmix bench", "latentmix bench model=sd15 --random", "latentmix bench steps=10 batch=16")
+)
+def bench(
+    overrides: Overrides = None,
+    repeat: Annotated[int, typer.Option(help="Times to measure each; the best counts.", min=1)] = 3,
+    random: Annotated[bool, typer.Option("--random", help="Use random weights at full size; needs no files.")] = False,
+) -> None:
+    """Measure how fast images are generated, beside diffusers' own pipeline: images/s, TFLOP/s, memory (bench.json)."""
+    from latentmix.commands import bench
+    from latentmix.models.random_weights import random_folder
+
+    more = []
+    if random:
+        config = composed(overrides)
+        more = [f"model.path='{random_folder(config.model.name, config.cache / 'random')}'"]
+    say(str(bench.run(prepared([*(overrides or []), *more]), repeat)))
+
+
+@app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))
+def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
+    """Download the weights and images that an experiment needs, ahead of time."""
+    from latentmix.commands import fetch
+
+    experiments, stages = needed(overrides, figure)
+    for experiment in experiments:
+        for line in fetch.run(experiment, stages):
+            say(line)
+
+
+@app.command(
+    epilog=example(
+        "latentmix cache",
+        "latentmix cache --unused --dry-run",
+        "latentmix cache --older-than 30d --unused",
+        "latentmix cache --run demo --yes",
+    )
+)
+def cache(
+    outputs: Annotated[str | None, typer.Option(help="The folder of all runs; by default that of the configs.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Remove what only this run uses.")] = None,
+    unused: Annotated[bool, typer.Option("--unused", help="Remove what no run uses.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """List what OUTPUTS/cache holds, and remove what is not needed any more."""
+    from latentmix.commands import cache
+
+    folder = composed([]).outputs if outputs is None else Path(outputs).expanduser()
+    cache.run(folder, older_than, run, unused, yes, dry_run)

@@ -1,0 +1,113 @@
+"""The application, and what the declarations of its commands share: arguments, options, the start of experiments."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from latentmix.errors import STOPPED, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from latentmix.config import Config
+    from latentmix.experiment.experiment import Experiment
+    from latentmix.experiment.stages import StageType
+
+
+class Group(TyperGroup):
+    """The commands. Ctrl-C ends any of them with one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(STOPPED, stop) from None
+
+
+app = typer.Typer(
+    name="latentmix",
+    cls=Group,
+    help="Invert images into the latent space of Stable Diffusion, mix N of them at once, generate, and measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings to change, in Hydra's syntax; quote those with brackets. See configs/."
+    ),
+]
+OfFigure = Annotated[
+    str | None,
+    typer.Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ClassName = Annotated[str | None, typer.Option("--class", help="The class; by default the run's first one.")]
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help. Brackets are escaped where rich would take them for markup and drop them."""
+    escaped = (re.sub(r"\[(?=[a-z])", r"\\[", line) for line in lines)
+    return "Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from latentmix import __version__
+
+        say(f"latentmix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config_dir: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Also find configs in DIR/model, DIR/experiment, ...; may be repeated."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Take the options of all commands."""
+    if config_dir:  # wherever presets are looked up, in processes that this one starts too
+        known = os.environ.get("LATENTMIX_CONFIGS")
+        os.environ["LATENTMIX_CONFIGS"] = os.pathsep.join([*config_dir, *([known] if known else [])])
+
+
+def composed(overrides: list[str] | None) -> "Config":
+    from latentmix.compose import compose
+
+    return compose(overrides or [])
+
+
+def prepared(overrides: list[str] | None) -> "Experiment":
+    from latentmix.commands.session import prepare
+
+    return prepare(composed(overrides))
+
+
+def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Experiment], Sequence[StageType]]":
+    """Return what is to be run: the experiments, and the stages of a sweep or of a figure."""
+    if figure is None:
+        from latentmix.experiment.sweep import SWEEP
+
+        return [prepared(overrides)], SWEEP
+    from latentmix.commands.figure import needs
+
+    return needs(figure, overrides or [])
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def say_all(paths: list[Path]) -> None:
+    for path in paths:
+        say(str(path))

@@ -1,0 +1,90 @@
+"""The steps of an experiment, one by one, and the sweep that does them all."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmix.cli.shared import ClassName, DryRun, Overrides, app, composed, example, prepared, say_all
+
+
+@app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
+def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Invert images to latents at t = T, and keep these in the cache."""
+    from latentmix.commands import invert
+
+    invert.run(prepared(overrides), dry_run)
+
+
+@app.command(
+    epilog=example(
+        "latentmix mix 'n=[8]' 'methods=[fix/chm]' draws=32",
+        "latentmix mix --class star --weights 0.5,0.3,0.2 'methods=[nin/chm,slerp/0]'",
+    )
+)
+def mix(
+    overrides: Overrides = None,
+    weights: Annotated[str | None, typer.Option(help="Weights for one mixture of the first images of --class.")] = None,
+    class_name: ClassName = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Mix the latents of all draws, and keep the mixtures in the cache; or make one mixture, by --weights."""
+    from latentmix.commands import mix
+
+    experiment = prepared(overrides)
+    if weights is None:
+        mix.run(experiment, dry_run)
+    else:
+        say_all(mix.run_one(experiment, class_name, weights, dry_run))
+
+
+@app.command(epilog=example("latentmix generate 'n=[64]' 'methods=[fix/0,fix/chm]' draws=8"))
+def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Generate images from mixed latents, and keep all of them as PNG."""
+    from latentmix.commands import generate
+
+    generate.run(prepared(overrides), dry_run)
+
+
+@app.command(epilog=example("latentmix evaluate experiment=demo"))
+def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Measure images that were generated before, and write metrics.csv."""
+    from latentmix.commands import evaluate
+
+    evaluate.run(prepared(overrides), sys.argv[1:], dry_run)
+
+
+@app.command(
+    epilog=example(
+        "latentmix sweep experiment=demo",
+        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR --dry-run",
+        "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
+        "latentmix sweep experiment=demo --shard 0/3",
+        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
+    )
+)
+def sweep(
+    overrides: Overrides = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Be worker I of N that share this run; I starts at 0.")
+    ] = None,
+    dry_run: DryRun = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
+    ] = False,
+) -> None:
+    """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
+    from latentmix.commands import sweep
+    from latentmix.runner.claims import Shard
+
+    part = None if shard is None else Shard.parse(shard)
+    sweep.run(composed(overrides), sys.argv[1:], part, dry_run, profile)
+
+
+@app.command(hidden=True)
+def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
+    """Run a shard of a run whose config is frozen, as `launch=local` starts it."""
+    from latentmix.commands import sweep
+
+    sweep.work(config, shard, results=False)  # whoever started it writes the results
