@@ -27,7 +27,7 @@ OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo figures $(FIGURES) test test-slurm test-faults lint format typecheck lock clean always
+.PHONY: help setup demo figures $(FIGURES) test test-slurm test-faults lint format typecheck docs lock clean always
 
 help: ## List the targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
@@ -71,12 +71,15 @@ format: $(READY) ## Correct style where ruff can
 typecheck: $(READY) ## Check types
 	$(BIN)/mypy $(ARGS)
 
+docs: $(READY) ## Build the documentation into site/; stops at a broken link
+	$(BIN)/mkdocs build --quiet $(ARGS)
+
 lock: $(UV) ## Update requirements.lock after a change of pyproject.toml; ARGS=--upgrade takes newer versions
 	$(UV) pip compile pyproject.toml --extra dev --no-emit-package latentmix --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --quiet -o requirements.lock $(ARGS)
 
 clean: ## Remove .venv and the caches of tools; outputs/ stays
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find latentmix scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
 # uv takes a half-installed package for a complete one, so an interrupted set-up starts again from nothing.
