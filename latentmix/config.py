@@ -13,7 +13,7 @@ from latentmix.data.settings import DataConfig
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
-from latentmix.mixing import Method
+from latentmix.mixing import WHOLE_POOL, Method
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.sampling import SPACINGS
 from latentmix.settings import STRICT, Folder, Guidance, Positive
@@ -132,6 +132,12 @@ class Config:
             raise ValueError(f"n={list(self.n)} names a number twice")
         if max(self.n) > self.pool:
             raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
+        pooled = [str(method) for method in self.methods if method.of_pool]
+        if pooled and max(self.n) * WHOLE_POOL >= self.pool:
+            raise ValueError(
+                f"{pooled[0]} needs images that are not mixed, and n={max(self.n)} is all of pool={self.pool}; take a "
+                f"pool of at least {2 * max(self.n)}, or leave out {', '.join(pooled)}"
+            )
         if self.data.limit is not None and self.data.limit < self.pool:
             raise ValueError(
                 f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise the limit"

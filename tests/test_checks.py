@@ -16,7 +16,7 @@ from fake_hub import EMBEDDED, MIB, SD15, SMALL, Server, error_line, experiment,
 from huggingface_hub import constants
 from PIL import Image
 
-from latentmix import checks
+from latentmix import checks, mixing
 from latentmix.checks import examine, require, space
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
@@ -149,6 +149,15 @@ def test_fid_infinity_of_too_few_draws_is_warned_of(metrics: str, draws: int, wa
     if warned:
         assert "parts of 63 to 639 draws" in found[0] and "take draws=640" in found[0]
     assert not [found for found in examine(asked, invert.STAGES) if found.part == "meaning"]
+
+
+@pytest.mark.parametrize(
+    ("method", "n", "warned"), [("nin/pool", 9, True), ("nin/pool", 8, False), ("fix/chm", 9, False)]
+)
+def test_a_mixture_of_more_than_half_of_its_pool_is_warned_of(method: str, n: int, warned: bool) -> None:
+    found = examine(experiment(*SMALL, f"methods=[fix/0,{method}]", f"n=[2,{n}]", "pool=16"), SWEEP)
+    warnings = [line.text for line in found if line.state == "warning"]
+    assert warnings == [f"nin/pool: N = 9 of pool=16; {mixing.HALF_A_POOL}"] * warned
 
 
 def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: Path, snapshot: Path) -> None:

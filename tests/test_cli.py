@@ -560,12 +560,12 @@ def test_a_dry_run_estimates_by_the_last_run(run: Run) -> None:
 
 
 def test_mix_with_weights(copy: Run) -> None:
-    weights = [0.5, 0.3, 0.2]
+    weights = [0.5, 0.3, 0.2, *[0.0] * (POOL - 3)]
     said = done("mix", *copy.arguments, "--class", "heart", "--weights", "0.5,0.3,0.2")
     written = [Path(line) for line in said.out.splitlines()]
     assert [path.suffix for path in written] == [".safetensors", ".png"] * len(METHODS)
     latents = cached(copy.experiment.layout.latents("heart").folder, "latents")
-    z = torch.from_numpy(np.stack([latents[f"heart/{i}"] for i in range(3)])).float()
+    z = torch.from_numpy(np.stack([latents[f"heart/{i}"] for i in range(POOL)])).float()
     pictures = []
     for method, (latent, image_path) in zip(METHODS, zip(written[::2], written[1::2], strict=True), strict=True):
         assert "heart" in latent.name and method.replace("/", "-") in latent.name
@@ -583,6 +583,17 @@ def test_a_one_hot_mixture_is_the_first_image_regenerated(copy: Run) -> None:
     np.testing.assert_allclose(
         latent, cached(copy.experiment.layout.latents("star").folder, "latents")["star/0"], atol=1e-5
     )
+
+
+def test_a_mean_of_the_pool_is_that_of_all_its_images(copy: Run) -> None:
+    arguments = ("mix", *copy.arguments, "methods=[nin/pool]", "--class", "star")
+    said = done(*arguments, "--weights", "0.5,0.3,0.2")
+    latents = cached(copy.experiment.layout.latents("star").folder, "latents")
+    z = torch.from_numpy(np.stack([latents[f"star/{i}"] for i in range(POOL)])).float()
+    mixed = mix(z, [0.5, 0.3, 0.2, *[0.0] * (POOL - 3)], "nin/pool")
+    torch.testing.assert_close(load_file(Path(said.out.splitlines()[0]))["latents"], mixed, rtol=0, atol=0)
+    every = ",".join([str(1 / POOL)] * POOL)
+    assert f"these weights mix all {POOL}; pass a larger pool" in invoke(*arguments, "--weights", every).err
 
 
 @pytest.mark.parametrize(

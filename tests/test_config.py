@@ -381,6 +381,13 @@ ERRORS: list[tuple[str, list[str]]] = [
 ]
 
 
+def test_a_mean_of_the_pool_needs_images_that_are_not_mixed() -> None:
+    pooled = ["methods=[fix/0,nin/pool,fix/pchm]", "n=[2,64]"]
+    with pytest.raises(UserError, match=r"nin/pool needs images .* at least 128, or leave out nin/pool, fix/pchm"):
+        compose([*pooled, "pool=64"])
+    assert compose([*pooled, "pool=65"]).pool == 65
+
+
 @pytest.mark.parametrize(("override", "parts"), ERRORS, ids=[override for override, _ in ERRORS])
 def test_what_is_wrong_is_named_in_one_line(override: str, parts: list[str]) -> None:
     text = refusal(override)

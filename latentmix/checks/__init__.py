@@ -20,6 +20,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
 from latentmix.feature_networks import frechet_width
 from latentmix.metrics.distances import PARTS
+from latentmix.mixing import HALF_A_POOL
 from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder
 
@@ -45,11 +46,12 @@ def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding
         data = check_data(experiment, reads(stages))
     warned = doubts(experiment) if data.state == "ok" else []
     networks = [look(part, config.model) for part in measuring_parts(stages, experiment)]
-    extrapolated = _check_extrapolation(config) if "networks" in reads(stages) else []
+    warned += _check_extrapolation(config) if "networks" in reads(stages) else []
+    warned += _check_pool(config)
     ready = device.state == model.state == data.state == "ok"
     memory = [check_memory(experiment)] if ready else []
     disk = _check_disk(experiment, stages, ready)
-    return [device, model, data, *warned, *extrapolated, *networks, *memory, disk]
+    return [device, model, data, *warned, *networks, *memory, disk]
 
 
 def _check_extrapolation(config: Config) -> list[Finding]:
@@ -64,6 +66,14 @@ def _check_extrapolation(config: Config) -> list[Finding]:
         f"and needs at least {width}, the length of the features, in each; take draws={PARTS * width}, or fid or kid"
     )
     return [Finding("warning", "meaning", text)]
+
+
+def _check_pool(config: Config) -> list[Finding]:
+    """Return a warning if methods of the pool's mean mix more than half of it."""
+    pooled, n = [str(method) for method in config.methods if method.of_pool], max(config.n)
+    if not pooled or 2 * n <= config.pool:
+        return []
+    return [Finding("warning", "meaning", f"{', '.join(pooled)}: N = {n} of pool={config.pool}; {HALF_A_POOL}")]
 
 
 def require(experiment: Experiment, stages: Sequence[StageType]) -> None:

@@ -1,10 +1,12 @@
 """`latentmix mix`: mix the latents of all draws, or make one mixture with given weights to look at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latentmix import checks
 from latentmix.cache import file_name, load_tensors, save_tensors
@@ -48,7 +50,7 @@ def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_ru
     session.run_stages(experiment, STAGES_OF_ONE, "mix --weights")
     written = []
     for method, file in files.items():
-        state = experiment.latents.mix(mixture.class_id, torch.tensor([mixture.weights]), method)
+        state = experiment.latents.mix(mixture.class_id, _of_pool(mixture.weights, experiment.config.pool), method)
         save_tensors(file, {name: x[0] for name, x in state.items()}, _about(experiment, mixture, method))
         image = file.with_name(f"{file.stem}.png")
         write_image(image, generate(experiment, mixture.class_id, state, str(method))[1][0])
@@ -64,9 +66,16 @@ def parse(experiment: Experiment, class_name: str, text: str) -> Mixture:
         if len(weights) > experiment.config.pool:
             raise ValueError(f"{len(weights)} weights are more than pool={experiment.config.pool} images")
         mix(torch.zeros(len(weights), 1, 1, 1), weights)
+        for method in (method for method in experiment.config.methods if method.of_pool):
+            mix(torch.zeros(experiment.config.pool, 1, 1, 1), _of_pool(weights, experiment.config.pool)[0], method)
     except ValueError as error:
         raise UserError(f"--weights {text}: {error}") from error
     return Mixture(class_id, weights)
+
+
+def _of_pool(weights: Sequence[float], pool: int) -> Tensor:
+    """Return weights [1, pool]: those given for the first images, 0 for the others."""
+    return torch.tensor([[*weights, *[0.0] * (pool - len(weights))]])
 
 
 def _file(experiment: Experiment, mixture: Mixture, method: Method) -> Path:
@@ -77,7 +86,8 @@ def _file(experiment: Experiment, mixture: Mixture, method: Method) -> Path:
 
 def _about(experiment: Experiment, mixture: Mixture, method: Method) -> dict[str, Any]:
     """Return what a mixture was made from and how its image is generated."""
-    return {
+    about = {"pool": experiment.layout.pool_ids(mixture.class_id)} if method.of_pool else {}
+    return about | {
         "class": mixture.class_id,
         "weights": list(mixture.weights),
         "method": method.identity,

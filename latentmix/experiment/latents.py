@@ -31,8 +31,8 @@ class PoolLatents:
 
     @timed("mixing")
     def mix(self, class_id: str, weights: Tensor, method: Method) -> State:
-        """Return mixtures by weights [K, n] of the first n latents of a class, and of their extras, on the device."""
-        state = {name: rows[: weights.shape[1]] for name, rows in self._read(class_id).items()}
+        """Return mixtures of a class's latents by weights [K, pool], and of their extras, on the device."""
+        state = self._read(class_id)
         methods = {"latents": method, **{name: own or method for name, own in self.extras.items()}}
         return {name: mixtures(state[name], weights, [own])[0].to(self.device) for name, own in methods.items()}
 

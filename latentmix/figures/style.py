@@ -26,7 +26,14 @@ Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
 
 GREY = "#7f7f7f"
 
-COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73"}  # of means
+COLOURS = {
+    "0": "#D55E00",
+    "m": "#E69F00",
+    "chm": "#0072B2",
+    "lp": "#009E73",
+    "pool": "#CC79A7",
+    "pchm": "#56B4E9",
+}  # of means
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
 
 LINES: dict[str, tuple[Line, str]] = {  # line style and marker of norms

@@ -12,6 +12,7 @@ Shapes, throughout: K mixtures of N latents of L = C·H·W numbers; e [N, C, H, 
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from latentmix.mixing.means import MEANS, Mean, Means, find_mean
 from latentmix.mixing.norms import NORMS, Lengths, Norm
 
 __all__ = ["MEANS", "NORMS", "Mean", "Method", "Norm", "mix", "mixtures"]
+
+HALF_A_POOL = "a mixture of more than half of a pool has little in common with its latents; take a larger pool"
+WHOLE_POOL = 1 + 1e-3  # Σw² in units of 1/N, up to which Σ w e is little more than rounding error
 
 REFUSED = {  # combinations that make no sense, as patterns, and why
     r"adain/(?!0$).*": "adain sets the mean of each channel itself; write adain/0",
@@ -63,6 +67,11 @@ class Method:
         return f"{self.norm}/{self.mean}"
 
     @property
+    def of_pool(self) -> bool:
+        """Return whether mixtures depend on all latents of a pool, those of weight 0 included."""
+        return find_mean(self.mean).of_pool
+
+    @property
     def identity(self) -> dict[str, object]:
         """Return what mixtures depend on, besides the latents and the weights."""
         return {"method": str(self), "versions": [NORMS[self.norm].version, find_mean(self.mean).version]}
@@ -74,11 +83,16 @@ def mix(latents: Tensor, weights: Tensor | Sequence[float] | None = None, method
     `latents` is [N, C, H, W], `weights` [N] or, for K mixtures at once, [K, N]; the result is [C, H, W] or
     [K, C, H, W], in float32 at least, on the device of `latents`, and differentiable in both (except `nao`).
 
-    Raises: ValueError for an unknown method, for shapes that do not fit, and for weights that are negative or do not
-    sum to 1.
+    The means `pool` and `pchm` are taken over all latents, those of weight 0 included. So pass a whole pool, and
+    weights of 0 for those that are not mixed. A warning is given where more than half of the pool is mixed.
+
+    Raises: ValueError for an unknown method, for shapes that do not fit, for weights that are negative or do not sum to
+    1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
     z = _at_least_float32(latents)
     w = _checked_weights(z, weights)
+    if Method.parse(str(method)).of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
+        warnings.warn(f"{method} mixes {number:.3g} of a pool of {len(z)}; {HALF_A_POOL}", stacklevel=2)
     mixed = mixtures(z, w if w.ndim == 2 else w[None], [method])[0]
     return mixed if w.ndim == 2 else mixed[0]
 
@@ -108,17 +122,28 @@ class _Split:
     d: Means
     mixed: Means  # f_lin(D, w)
     e_norms: Float[Tensor, " N"]  # ‖e‖
+    of_pool: bool
 
     @classmethod
     def create(cls, z: Latents, w: Weights, mean: Mean) -> "_Split":
         d = mean.split(z)
-        e_norms = torch.cat([torch.linalg.vector_norm(z[rows] - d[rows], dim=(1, 2, 3)) for rows in _chunks(z)])
-        return cls(d, torch.einsum("kn,nchw->kchw", w, d), e_norms)
+        if mean.of_pool:
+            _refuse_whole_pool(w)
+        one = d.expand(len(z), *d.shape[1:])  # for each latent
+        e_norms = torch.cat([torch.linalg.vector_norm(z[rows] - one[rows], dim=(1, 2, 3)) for rows in _chunks(z)])
+        same = len(d) == 1  # for all latents
+        mixed = w.sum(1).view(-1, 1, 1, 1) * d if same else torch.einsum("kn,nchw->kchw", w, d)
+        return cls(d, mixed, e_norms, mean.of_pool)
+
+    def squares(self, w: Weights) -> Float[Tensor, " K"]:
+        """Return the variance of m in units of that of e. If d has the mean of all, the weights of e are w − 1/N."""
+        squares = w.square().sum(1)
+        return (squares - 1 / w.shape[1]) / (1 - 1 / w.shape[1]) if self.of_pool else squares
 
 
 def _mix(z: Latents, w: Weights, m: Mixtures, split: _Split, outs: Mapping[str, Mixtures]) -> None:
     """Write f_norm(E, w) for several norms into their tensors of `outs`."""
-    lengths = Lengths(w, split.e_norms, torch.linalg.vector_norm(m, dim=(1, 2, 3)), m[0].numel())
+    lengths = Lengths(w, split.squares(w), split.e_norms, torch.linalg.vector_norm(m, dim=(1, 2, 3)), m[0].numel())
     for name, out in outs.items():
         norm = NORMS[name]
         if norm.scale is not None:
@@ -163,6 +188,15 @@ def _checked_weights(z: Tensor, weights: Tensor | Sequence[float] | None) -> Ten
     if worst > 1e-4:
         raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}")
     return w
+
+
+def _refuse_whole_pool(w: Weights) -> None:
+    """Raise ValueError if nothing but rounding error is left of a mixture without the mean latent of its pool."""
+    if bool((w.square().sum(1) * w.shape[1] <= WHOLE_POOL).any()):
+        raise ValueError(
+            f"a mean of the pool needs latents that are not mixed, and these weights mix all {w.shape[1]}; "
+            "pass a larger pool, with weights of 0, or take fix/chm"
+        )
 
 
 @contextmanager

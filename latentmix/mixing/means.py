@@ -12,16 +12,21 @@ from torch import Tensor
 from latentmix.mixing.iterative import Latents
 from latentmix.plugins import table
 
-Means = Float[Tensor, "_ _ _ _"]  # [N, C, H, W], with 1 for each dimension that d is constant along
+Means = Float[Tensor, "_ _ _ _"]  # [N, C, H, W], with 1 for each dimension that d is constant along, N included
 
 
 @dataclass(frozen=True)
 class Mean:
-    """`split` takes latents [N, C, H, W] to the d of each."""
+    """`split` takes latents [N, C, H, W] to the d of each.
+
+    `of_pool` says that d holds the mean latent of all N, those of weight 0 included. Then e sums to 0 over them, and
+    Σ w e is a contrast: what all N have in common cancels in it, whatever its shape.
+    """
 
     split: Callable[[Latents], Means]
     label: str = ""  # in words, for the report
     version: int = 1  # part of cache keys; raise it when the same latents give another d
+    of_pool: bool = False
 
 
 def low_pass(z: Latents, cutoff: float) -> Latents:
@@ -37,6 +42,12 @@ def low_pass(z: Latents, cutoff: float) -> Latents:
     return torch.fft.irfft2(torch.fft.rfft2(z) * gain, s=(height, width))
 
 
+def pattern_and_own_means(z: Latents) -> Latents:
+    """Return what all latents have in common in space, plus the channel means of each."""
+    common = z.mean(0, keepdim=True)
+    return common - common.mean((2, 3), keepdim=True) + z.mean((2, 3), keepdim=True)
+
+
 MEANS: Mapping[str, Mean] = table(
     "means",
     {
@@ -44,6 +55,12 @@ MEANS: Mapping[str, Mean] = table(
         "m": Mean(lambda z: z.mean((1, 2, 3), keepdim=True), "the mean of each latent split off first"),
         "chm": Mean(lambda z: z.mean((2, 3), keepdim=True), "the mean of each channel split off first"),
         "lp": Mean(partial(low_pass, cutoff=1.0), "the low frequencies of each channel split off first"),
+        "pool": Mean(lambda z: z.mean(0, keepdim=True), "the mean latent of the pool split off first", of_pool=True),
+        "pchm": Mean(
+            pattern_and_own_means,
+            "the mean of each channel and the pool's common pattern in space split off first",
+            of_pool=True,
+        ),
     },
     kind=Mean,
 )

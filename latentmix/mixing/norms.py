@@ -21,6 +21,7 @@ class Lengths:
     """What the scale of a norm is computed from."""
 
     w: Weights
+    squares: Float[Tensor, " K"]  # the variance of m in units of that of e: Σw² for independent e
     e: Float[Tensor, " N"]  # ‖e‖ of each latent
     m: Float[Tensor, " K"]  # ‖m‖ of each weighted mean
     L: int
@@ -55,9 +56,7 @@ NORMS: Mapping[str, Norm] = table(
         # eq. 4: the weighted mean of the inputs' norms
         "nin": Norm(lambda x: divide(x.w @ x.e, x.m), label="its norm restored to that of the inputs"),
         # Bodin et al., "Linear combinations of latents": the variance of noise
-        "lol": Norm(
-            lambda x: 1 / x.w.square().sum(1).sqrt(), label="divided by √Σw², which restores the variance of noise"
-        ),
+        "lol": Norm(lambda x: x.squares.rsqrt(), label="divided by √Σw², which restores the variance of noise"),
         # eq. 3 for any N
         "slerp": Norm(path=slerp, label="the mean on the sphere, at the norm of the inputs"),
         "adain": Norm(
