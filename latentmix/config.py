@@ -122,6 +122,11 @@ class Config:
             raise ValueError(f"name={self.name!r} must be a plain folder name")
         if self.data.kind not in DATASETS:
             raise ValueError(_unknown("data.kind", self.data.kind, DATASETS))
+        if self.launch.gpus and self.device not in ("auto", "cuda"):
+            raise ValueError(
+                f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own, and "
+                f"device={self.device} is another device; leave out device=, or set launch.gpus=0"
+            )
         self._check_counts()
         self._check_pairs()
 

@@ -14,7 +14,7 @@ PACKAGE = "latentmix"
 # Every file's floor, from the ground up. `models` is models/__init__.py, `models.*` the other files of models.
 FLOORS = (
     "errors embedded",
-    "rng settings profiling cache threads",
+    "gpu rng settings profiling cache threads",
     "plugins weight_files images runner.tasks runner.claims runner.rates mixing.* metrics.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
     "diagnosis models.protocol models.settings data.settings runner.executor",

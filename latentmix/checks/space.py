@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,12 @@ from latentmix.models.pipeline import find, network_files
 from latentmix.threads import usable_cores
 from latentmix.weight_files import parameters
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+ADVICE = (  # where torch can't use a GPU that is there
+    "nvidia-smi shows the newest CUDA that the driver knows; install torch >= 2.11 for it or for an older one,",
+    "as https://pytorch.org/get-started/locally says, or a newer driver; device=cpu uses the CPU without this warning",
+)
+
 
 def check_device(experiment: Experiment) -> Finding:
     """Return whether the device can be used."""
@@ -25,7 +32,11 @@ def check_device(experiment: Experiment) -> Finding:
         return Finding("missing", "device", str(error))
     name = experiment.device_name if device.type == "cuda" else f"{device.type}, {usable_cores()} cores"
     free = _free_memory(device)
-    return Finding("ok", "device", name if free is None else f"{name}, {readable_size(free)} of memory")
+    text = name if free is None else f"{name}, {readable_size(free)} of memory"
+    if experiment.config.device == "auto" and device.type == "cpu" and NVIDIA_DRIVER.exists():
+        found = f"this machine has an NVIDIA GPU, which torch {torch.__version__} can't use; the device is {text}"
+        return Finding("warning", "device", found, ADVICE)
+    return Finding("ok", "device", text)
 
 
 def check_memory(experiment: Experiment) -> Finding:

@@ -118,12 +118,20 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "config": config,
         "arguments": list(arguments),
         "model": experiment.model.identity,
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
     session.note_folders(experiment, "sweep")
     write_checked_json(folder / "done.json", about)
     _show_results(experiment, results, figures)
+
+
+def _version(package: str) -> str:
+    """Return the version of a package; "not installed" for latentmix itself, where it is run from a folder."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:

@@ -45,7 +45,10 @@ class Experiment:
             torch.zeros(1, device=self.config.device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device={self.config.device} can't be used: {str(error).splitlines()[0]}") from error
-        return torch.device(self.config.device)
+        device = torch.device(self.config.device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # so that what asks for no device, such as a profile, uses no other one
+        return device
 
     @property
     def device_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,15 +16,21 @@ KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,  # matrix products and a softmax, which every device has
 }
+HOPPER = (9, 0)  # the compute capability of GPUs on which cuDNN's kernel is the fastest
 
 
 @contextmanager
-def attention(kernel: str) -> Iterator[None]:
-    """Run attention by one of `KERNELS` in this context; "auto" leaves the choice to torch."""
-    if kernel == "auto":
+def attention(kernel: str, device: torch.device) -> Iterator[None]:
+    """Run attention by one of `KERNELS` in this context, and by the next of them what that kernel can't do.
+
+    "math" can do all. "auto" is cuDNN's kernel on a Hopper GPU; elsewhere it leaves the choice to torch.
+    """
+    first = _usual(device) if kernel == "auto" else kernel
+    if first is None:
         yield
         return
-    with sdpa_kernel(KERNELS[kernel]):
+    others = [] if first == "math" else [kernel for name, kernel in KERNELS.items() if name != first]
+    with sdpa_kernel([KERNELS[first], *others], set_priority=True):
         yield
 
 
@@ -31,10 +38,17 @@ def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
     """Raise UserError where a device has no such kernel for a dtype."""
     trial = torch.zeros(1, 1, 8, 8, device=device, dtype=dtype)
     try:
-        with attention(kernel):
+        with sdpa_kernel(KERNELS[kernel]):
             scaled_dot_product_attention(trial, trial, trial)
     except RuntimeError as error:
         kind = str(dtype).removeprefix("torch.")
         raise UserError(
             f"speed.attention={kernel} can't be had for {kind} on {device.type}; use auto or math"
         ) from error
+
+
+@cache
+def _usual(device: torch.device) -> str | None:
+    """Return the kernel that "auto" is; None leaves the choice to torch."""
+    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
+    return "cudnn" if is_hopper else None

@@ -88,10 +88,11 @@ class MMDiTModel:
     @timed("diffusion")
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
-            time = torch.full([len(z)], timestep, device=z.device)  # float32: bfloat16 has a spacing of 4 near 1000
+            # In float32: bfloat16 has a spacing of 4 near 1000. An integer would be compiled for once more.
+            time = torch.full([len(z)], float(timestep), device=z.device)
             return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
 
-        with attention(self.speed.attention):
+        with attention(self.speed.attention, self.device):
             out = guided(network, z, conditioning)
         return sampling.from_velocity(out, z, level)
 

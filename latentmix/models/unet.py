@@ -81,7 +81,7 @@ class UNetModel:
             time = torch.full([len(z)], float(timestep), device=z.device)  # compiling would make a number a constant
             return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
-        with attention(self.speed.attention), self._prefix.on_one_half(conditioning.guidance != 1):
+        with attention(self.speed.attention, self.device), self._prefix.on_one_half(conditioning.guidance != 1):
             out = guided(network, z, conditioning)
         return PREDICTIONS[self._scheduler.prediction_type](out, z, level)
 

@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from latentmix.cache import key
 from latentmix.errors import STOPPED, Interrupted, UserError
+from latentmix.gpu import is_out_of_memory
 from latentmix.profiling import timed
 from latentmix.runner.batch_agreement import BatchSize
 from latentmix.runner.claims import Claims
@@ -121,8 +120,3 @@ def run_claimed(
 
 def _items(tasks: dict[str, Task]) -> int:
     return sum(task.items for task in tasks.values())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error says that a device or this machine has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -11,7 +11,7 @@ def set_up_process(threads: int | None) -> None:
     """Set the number of threads (None leaves it to torch), compute 32-bit convolutions in 32 bits, keep memory."""
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no TF32
+    torch.backends.cudnn.allow_tf32 = False  # the old name, which leaves both names readable
     _keep_freed_memory()
 
 

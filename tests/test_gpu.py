@@ -1,0 +1,150 @@
+"""What holds on a GPU. Most of it is seen on a CPU; tests marked `gpu` need a GPU, and `make test-gpu` runs them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driver import invoke
+from pipelines import SD, SD3
+from torch.nn.attention import SDPBackend
+
+from latentmix import gpu
+from latentmix.checks import space
+from latentmix.commands import sweep
+from latentmix.compose import compose
+from latentmix.experiment.experiment import Experiment
+from latentmix.models import attention
+from latentmix.runner.process import set_up_process
+
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+HERE = torch.device("cpu")
+GPU = torch.device("cuda")
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")]
+SMALL = ("data.classes=[star]", "n=[2]", "pool=4", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
+
+
+def readable() -> tuple[bool, bool]:
+    """Whether products and convolutions are TF32; RuntimeError where torch's two interfaces disagree."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        pass
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.fp32_precision = "ieee"
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("own_precision")
+def test_tf32_is_for_a_context_and_can_be_read_by_either_interface() -> None:
+    set_up_process(None)
+    assert readable() == (False, False)
+    with gpu.tf32():
+        assert readable() == (True, True)
+        with gpu.tf32(False):
+            assert readable() == (False, False)
+        assert readable() == (True, True)
+    assert readable() == (False, False)
+
+
+@pytest.mark.usefixtures("own_precision")
+def test_tf32_that_somebody_set_by_the_new_interface_is_as_it_was_afterwards() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    with gpu.tf32(False):
+        assert readable() == (False, False)
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_told_from_others(error: Exception, expected: bool) -> None:
+    assert gpu.is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel", "order"),
+    [
+        ((9, 0), "auto", "cudnn flash"),
+        ((8, 0), "auto", ""),
+        ((8, 9), "efficient", "efficient flash"),
+        ((9, 0), "math", "math"),
+    ],
+)
+def test_attention_falls_to_the_next_kernel(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], kernel: str, order: str
+) -> None:
+    given: list[list[SDPBackend]] = []
+
+    @contextmanager
+    def record(kernels: list[SDPBackend], set_priority: bool = False) -> Iterator[None]:
+        assert set_priority
+        given.append(kernels)
+        yield
+
+    monkeypatch.setattr(attention, "sdpa_kernel", record)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    attention._usual.cache_clear()
+    with attention.attention(kernel, GPU):
+        pass
+    attention._usual.cache_clear()
+    names = {backend: name for name, backend in attention.KERNELS.items()}
+    assert [" ".join(names[k] for k in kernels)[: len(order)] for kernels in given] == ([order] if order else [])
+    assert all(len(kernels) == (1 if kernel == "math" else 4) for kernels in given)
+
+
+def test_the_device_that_is_named_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert Experiment(compose([*SD, "device=cuda:1"])).device == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_workers_with_a_gpu_each_take_no_other_device(device: str) -> None:
+    said = invoke("sweep", *SD, *SMALL, "launch.gpus=2", f"device={device}")
+    assert said.code == 2
+    assert f"device={device} is another device; leave out device=" in said.err
+
+
+def test_doctor_tells_of_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(space, "NVIDIA_DRIVER", tmp_path)  # anything that exists
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (line, *advice) = [line for line in invoke("doctor", *SD, *SMALL).out.splitlines() if "device" in line]
+    assert line.startswith("warning  device") and f"which torch {torch.__version__} can't use" in line
+    assert any("pytorch.org" in line for line in advice)
+    assert "warning  device" not in invoke("doctor", *SD, *SMALL, "device=cpu").out
+
+
+def test_a_package_that_is_run_from_its_folder_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep._version("latentmix-of-nobody") == "not installed"
+
+
+def test_a_transformer_is_given_timesteps_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(compose([*SD3, *SMALL]))
+    model: Any = experiment.model
+    z, cond = experiment.noise("star", range(2)), experiment.conditioning("star", 1.0)
+    kinds: list[torch.dtype] = []
+    model._transformer.register_forward_pre_hook(lambda _, args: kinds.append(args[3].dtype))
+    for timestep in (0, 250.5):
+        model.predict(z, experiment.generation_schedule[0].noisy, timestep, cond)
+    assert kinds == [torch.float32] * 2
