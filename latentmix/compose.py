@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentmix.config import Config
 from latentmix.errors import UserError
+from latentmix.overrides import for_hydra
 from latentmix.settings import expand_home
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
@@ -27,7 +28,6 @@ RENAMED = {  # old key -> what to say instead
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }
 NAMED_BY_SOURCE = ("model", "data")  # groups whose name says what is read
-HOME = re.compile(r"(\+{0,2}[^=~]+)=(~[^'\"]*)")  # KEY=~/PATH, which Hydra cannot read without quotes
 Preset = dict[str, Any]
 
 
@@ -127,17 +127,17 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    typed = [for_hydra(override) for override in overrides]
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            quoted = [HOME.sub(r"\1='\2'", override) for override in overrides]
-            composed = hydra_compose("config", [*quoted, *presets.overrides], return_hydra_config=True)
+            composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         for group in NAMED_BY_SOURCE:
             if not any(override.lstrip("+").startswith(f"{group}.name=") for override in overrides):
                 _name_by_source(config, group, composed.hydra.runtime.choices[group], presets)
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(error, overrides, presets)) from error
+        raise UserError(_explain(error, typed, presets)) from error
     except YAMLError as error:  # also a tag that would build an object
         folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
         raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
@@ -177,7 +177,9 @@ def _describe(error: Any, presets: Presets) -> str:
         return f"{key}: {reason}" if key else reason
     if error["type"] == "unexpected_keyword_argument":
         return _no_key(key, presets)
-    return f"{key}={error['input']!r}: {reason}"
+    quote = "; put it in quotes, as YAML reads yes, no, on and off as true and false"
+    boolean = error["type"] == "string_type" and isinstance(error["input"], bool)
+    return f"{key}={error['input']!r}: {reason}{quote if boolean else ''}"
 
 
 def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> str:
@@ -192,8 +194,12 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
             return f"{key.lstrip('~')} is needed and can't be removed"
         if not key or (not equals and not override.startswith("~")):
             return f"{override!r} is not KEY=VALUE"
-        if isinstance(error, OverrideParseException) and error.override == override:
-            return f"{override}: the value '{value}' can't be read; put it in quotes for Hydra too: \"{key}='...'\""
+        several = first.startswith(f"Ambiguous value for argument '{override}'")
+        if several or (isinstance(error, OverrideParseException) and error.override == override):
+            if not any(f"{key}.".lstrip("+").startswith(f"{known}.") for known in (*_keys(presets), "experiment")):
+                return _no_key(key, presets)
+            advice = f"give {key} one value; `latentmix sweep -m {override}` makes a run for each"
+            return f"{override}: {advice if several else f'the value cannot be read; write {_template(key, value)}'}"
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
@@ -207,6 +213,13 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
         return f"there is no {group}={option}{where}; there are {', '.join(presets.options(group)) or 'none'}"
     reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
     return f"{' '.join(overrides)}: {reason}"
+
+
+def _template(key: str, value: str) -> str:
+    """Return how a value that Hydra can't read should be written."""
+    if "{" in value:
+        return f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value that has other than letters and digits"
+    return f"'{key}=[VALUE,VALUE]'" if "[" in value or "]" in value else f"{key}=VALUE, a plain number or word"
 
 
 def _no_key(key: str, presets: Presets) -> str:

@@ -16,7 +16,7 @@ from latentmix.metrics import METRICS
 from latentmix.mixing import WHOLE_POOL, Method
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.sampling import SPACINGS
-from latentmix.settings import STRICT, Folder, Guidance, Positive
+from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 
 # Settings that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
@@ -52,6 +52,7 @@ def _unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]
 MetricName = Annotated[str, AfterValidator(_metric)]
+Device = Annotated[str, AfterValidator(lambda name: f"cuda:{name}" if name.isdecimal() else name)]
 OwnSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_own_settings)]
 
 
@@ -74,7 +75,7 @@ class LaunchConfig:
     cpus: Positive = 4
     mem_gb: Positive | None = None
     requeue: bool = True
-    setup: tuple[str, ...] = ()  # lines of shell before the work
+    setup: Several[str] = ()  # lines of shell before the work
 
     def __post_init__(self) -> None:
         if self.name == "local" and self.gpus and self.workers > 1:
@@ -97,17 +98,17 @@ class Config:
     data: DataConfig
     inversion: OwnSettings
     launch: LaunchConfig
-    n: tuple[Positive, ...]
-    methods: tuple[MethodName, ...]
-    metrics: tuple[MetricName, ...]
-    controls: tuple[Literal["real", "noise"], ...]
+    n: Several[Positive]
+    methods: Several[MethodName]
+    metrics: Several[MetricName]
+    controls: Several[Literal["real", "noise"]]
     pool: Positive
     draws: Positive
     steps: Positive
     guidance: Guidance
     spacing: str
     seed: Annotated[int, Field(ge=0)]
-    device: str
+    device: Device
     batch: Positive | Literal["auto"]
     outputs: Folder
     keep: Annotated[int, Field(ge=0)]

@@ -29,6 +29,7 @@ FLOORS = (
     "models.pipeline models.placeholder",
     "models models.random_weights",
     "config",
+    "overrides",
     "compose",
     "experiment experiment.draws runner.local runner.slurm runner",
     "experiment.cache_keys",

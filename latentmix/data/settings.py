@@ -3,16 +3,13 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latentmix.settings import STRICT, LocalPath, Positive
+from latentmix.settings import STRICT, LocalPath, Positive, Several
 
 MAX_MEGAPIXELS = 300  # 1.2 GB in memory
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
-ClassNames = Annotated[
-    tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) and c.startswith("random:") else c)
-]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,7 +18,7 @@ class DataConfig:
     kind: str  # which reader: a key of data.DATASETS
     reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
     path: LocalPath | None = None
-    classes: ClassNames | None = None  # None is all of them
+    classes: Several[str] | None = None  # None is all of them
     bad_images: Literal["refuse", "skip"] = "refuse"
     max_megapixels: Annotated[float, Field(gt=0)] = MAX_MEGAPIXELS  # larger images can't be used
     hub: LocalPath | None = None  # OWNER/NAME of a data set on the Hugging Face hub, or a folder like one

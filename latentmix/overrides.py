@@ -1,0 +1,104 @@
+"""Overrides as people type them -> Hydra's syntax: `name=2024`, `n=2,8`, `metrics=fid`, `data.classes=[0,1]`.
+
+Hydra reads a value before anybody knows what the key takes, so `name=2024` is a number to it, `name=007` is 7, and a
+path with an accent is an error. Here the type of a key decides: texts are quoted, single entries become lists.
+"""
+
+import dataclasses
+import itertools
+import re
+import types
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from latentmix.config import Config
+from latentmix.errors import UserError
+from latentmix.inversion import INVERSIONS
+from latentmix.mixing import Method
+
+# What is not text to be quoted: nothing, null, ???, quoted text, interpolations, mappings.
+AS_IT_IS = re.compile(r"\s*(|null|\?\?\?|'.*'|\".*\"|.*\$\{.*|\{.*:.*\})\s*", re.IGNORECASE | re.DOTALL)
+ENTRY = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
+
+
+def for_hydra(override: str) -> str:
+    """Return KEY=VALUE with the value written as Hydra reads it; anything else as it is."""
+    key, equals, value = override.partition("=")
+    is_list, is_text, is_optional = _kinds().get(key.lstrip("+"), (False, False, False))
+    if is_optional and value == "None":
+        return f"{key}=null"
+    if not equals or not (is_list or is_text):
+        return override
+    if not is_list:
+        return f"{key}={_quoted(value)}"
+    inner = re.fullmatch(r"\s*\[(.*)\]\s*", value, re.DOTALL)
+    if "${" in value or value.strip().lower() == "null" or (inner is None and value.lstrip().startswith("[")):
+        return override
+    entries = [entry for entry in ENTRY.findall(inner[1] if inner else value) if entry]
+    if is_text:
+        entries = [_quoted(entry) for entry in entries]
+    return f"{key}=[{','.join(entries)}]"
+
+
+def grid(overrides: Sequence[str]) -> list[dict[str, str]]:
+    """Return all combinations of the overrides that name several values, `seed=0,1,2` or `seed=range(0,3)`.
+
+    Each is a dict of keys and values. Raises: UserError if no override has several values.
+    """
+    several = {key: values for key, values in map(_values, overrides) if len(values) > 1}
+    if not several:
+        raise UserError("-m runs all combinations of several values; name some, as in seed=0,1,2")
+    return [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+
+
+def _values(override: str) -> tuple[str, list[str]]:
+    """Return the key and all values of an override."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, value = override.partition("=")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        return key, list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else [value]
+    except HydraException:  # text that must be quoted
+        return key, [value]
+
+
+def _quoted(value: str) -> str:
+    """Return text in Hydra's quotes."""
+    if AS_IT_IS.fullmatch(value):
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+@cache
+def _kinds() -> dict[str, tuple[bool, bool, bool]]:
+    """Return for each key whether it takes a list, whether it (or an entry of it) is text, and whether it can be null."""
+    hints = dict(_hints(Config))
+    for inversion in INVERSIONS.values():
+        hints |= {f"inversion.{key}": hint for key, hint in _hints(inversion.settings)}
+    return {
+        key: (get_origin(hint) is tuple, _is_text(hint), optional) for key, (hint, optional) in hints.items()
+    }
+
+
+def _hints(settings: Any) -> Iterator[tuple[str, tuple[Any, bool]]]:
+    """Yield the keys of a settings class, those of groups as `model.size`, with their types and whether null is one."""
+    for key, hint in get_type_hints(settings).items():
+        alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        (needed, *others) = [part for part in alternatives if part is not type(None)]
+        if dataclasses.is_dataclass(needed):
+            yield from ((f"{key}.{name}", inner) for name, inner in _hints(needed))
+        elif not others:
+            yield key, (needed, len(alternatives) > 1)
+
+
+def _is_text(hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return all(isinstance(value, str) for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return _is_text(get_args(hint)[0])
+    return hint in (str, Path, Method)
