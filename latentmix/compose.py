@@ -10,11 +10,13 @@ import os
 import re
 from collections import ChainMap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from latentmix.cache import read_json, user_cache, write_json
 from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.overrides import for_hydra
@@ -54,14 +56,34 @@ def validate(plain: Any, presets: "Presets | None" = None) -> Config:
 
 
 def find_run(run: str) -> Path:
-    """Return a run's folder, by its path or by its name in the usual outputs. Raises: UserError if there is none."""
+    """Return a run's folder, by its path or by its name in the usual outputs or in others that were used before.
+
+    Raises: UserError if there is none, or several that are not in the usual outputs.
+    """
     if (path := Path(run).expanduser()).is_dir():
         return path
     outputs = compose([]).outputs
-    if Path(run).name == run and (outputs / run).is_dir():
-        return outputs / run
+    named = (folder / run for folder in (outputs, *_used_outputs()) if Path(run).name == run)
+    found = list(dict.fromkeys(folder for folder in named if folder.is_dir()))
+    if len(found) > 1 and found[0] != outputs / run:
+        raise UserError(f"there are several runs {run!r}; give the folder: {' or '.join(map(str, found))}")
+    if found:
+        return found[0]
     done = sorted(path.parent.name for path in outputs.glob("*/done.json"))
     raise UserError(f"there is no run {run!r}, as a folder or as a name; in {outputs} are {', '.join(done) or 'none'}")
+
+
+def remember_outputs(folder: Path) -> None:
+    """Remember a folder of runs, so that `find_run` finds these by name. Does nothing where that can't be written."""
+    used = _used_outputs()
+    if (folder := folder.absolute()) not in used:
+        with suppress(UserError):
+            write_json(user_cache() / "outputs.json", {"folders": [str(path) for path in (folder, *used)][:50]})
+
+
+def _used_outputs() -> list[Path]:
+    folders = read_json(user_cache() / "outputs.json").get("folders")
+    return [Path(folder) for folder in folders if Path(folder).is_dir()] if isinstance(folders, list) else []
 
 
 def config_folder() -> Path:

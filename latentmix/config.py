@@ -22,6 +22,10 @@ from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
 # Further settings that change no number of a run's tables.
 WITHOUT_EFFECT = ("name", "keep", "overwrite")
+SBATCH = {  # arguments of sbatch -> the settings that they have
+    **{name: name for name in ("partition", "account", "qos", "constraint", "requeue")},
+    **{"time": "timeout_min", "cpus-per-task": "cpus", "mem": "mem_gb", "array": "shards", "no-requeue": "requeue"},
+}
 GROWING = ("n", "methods", "metrics", "controls")  # what a run may be given more of without losing a result
 
 
@@ -76,12 +80,16 @@ class LaunchConfig:
     mem_gb: Positive | None = None
     requeue: bool = True
     setup: Several[str] = ()  # lines of shell before the work
+    extra: dict[str, Any] | None = None  # further arguments of sbatch; true is one without a value
 
     def __post_init__(self) -> None:
         if self.name == "local" and self.gpus and self.workers > 1:
             raise ValueError("launch.gpus=N starts a worker for each GPU; leave out launch.workers, which is for a CPU")
         if self.name == "slurm" and self.gpus > 1:
             raise ValueError("a shard uses one GPU; set launch.gpus=1 and more launch.shards")
+        for argument in self.extra or {}:
+            if own := SBATCH.get(argument.replace("_", "-")):
+                raise ValueError(f"launch.extra.{argument} has a setting of its own; give launch.{own}=...")
 
     @property
     def processes(self) -> int:

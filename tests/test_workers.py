@@ -299,7 +299,7 @@ def test_workers_that_all_fail_say_why(tmp_path: Path) -> None:
     said = invoke("sweep", *BASE, f"outputs={tmp_path}", "launch.workers=2", "device=nowhere")
     assert said.code == 2
     (line,) = [line for line in said.err.splitlines() if line.startswith("latentmix: error: ")]
-    assert "worker 0/2" in line and "device=nowhere can't be used" in line
+    assert "worker 0/2" in line and "device=nowhere can't be used here; give device=auto" in line
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -357,6 +357,22 @@ def test_status_needs_a_run(tmp_path: Path) -> None:
     assert said.code == 2 and "has been planned" in said.err
 
 
+def test_a_run_is_found_by_name_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    for outputs, name in (("there", "one"), ("there", "two"), ("elsewhere", "two")):
+        experiment = Experiment(compose([*BASE, f"outputs={outputs}", f"name={name}"]))
+        with session.joined(experiment, SWEEP, "sweep") as executor:
+            executor.claims.record_stage("invert", {"images": 0, "left": {}})
+    monkeypatch.chdir("/")
+    assert f"{tmp_path}/there/one: " in invoke("status", "one").out
+    line = invoke("status", "two").err
+    assert "several runs 'two'" in line and f"{tmp_path}/there/two" in line and f"{tmp_path}/elsewhere/two" in line
+    monkeypatch.setenv("LATENTMIX_OUTPUTS", str(tmp_path / "elsewhere"))
+    assert f"{tmp_path}/elsewhere/two: " in invoke("status", "two").out
+    assert compose([]).outputs == tmp_path / "elsewhere"
+
+
 def test_status_loads_no_network() -> None:
     code = (
         "import sys; import latentmix.runner.status; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
@@ -383,7 +399,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
     more = ("launch=slurm", "launch.shards=3", "launch.partition=big", "launch.account=ours", "launch.at_once=2")
-    wanted = ("launch.timeout_min=90", "launch.mem_gb=24", "launch.setup=['module load cuda']", "launch.qos=low")
+    wanted = ("launch.extra={gres: 'gpu:a100:1', reservation: x, exclusive: true}", "launch.timeout_min=90", "launch.mem_gb=24", "launch.setup=['module load cuda']", "launch.qos=low")
     said = run(cluster, *more, *wanted)
     assert "job 4711: 3 shards" in said.out and f"latentmix status {cluster / 'small'}" in said.out
     script = (cluster / "sbatch.script").read_text()
@@ -395,7 +411,9 @@ def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
         "--qos=low",
         "--time=90",
         "--mem=24GB",
-        "--gpus-per-node=1",
+        "--gres=gpu:a100:1",
+        "--reservation=x",
+        "--exclusive",
         "--cpus-per-task=4",
         "--requeue",
         "--signal=USR2@120",
@@ -403,6 +421,7 @@ def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
     ):
         assert f"#SBATCH {line}" in lines
     assert "module load cuda" in lines
+    assert not any("wckey" in line or "gpus-per-node" in line for line in lines)
     (output,) = (line.partition("=")[2] for line in lines if line.startswith("#SBATCH --output="))
     assert Path(output).parent.is_dir()  # or a job that begins before submitit is through can't say anything, and fails
     assert len(list(cluster.glob("small/work/slurm/*.pkl"))) == 3
@@ -412,9 +431,10 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
     cluster: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = cluster / "outputs"
-    run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false")
+    run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false", "launch.extra={wckey: ours}")
     lines = (cluster / "sbatch.script").read_text().splitlines()
     assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
+    assert "#SBATCH --wckey=ours" in lines
     monkeypatch.setattr(compose_module, "compose", None)
     path = sorted(outputs.glob("small/work/slurm/*.pkl"))[0]
     job = pickle.loads(path.read_bytes()).function
@@ -473,6 +493,7 @@ def test_a_frozen_config_that_is_damaged(tmp_path: Path) -> None:
         (("launch=slurm", "launch.gpus=2"), "more launch.shards"),
         (("launch.workers=0",), "launch.workers=0"),
         (("launch=slurm", "launch.timeout_min=0"), "launch.timeout_min=0"),
+        (("launch=slurm", "launch.extra={mem: 3}"), r"give launch\.mem_gb="),
     ],
 )
 def test_launches_that_can_not_be(overrides: tuple[str, ...], reason: str) -> None:

@@ -8,7 +8,7 @@ from latentmix.cli.shared import app, example, say
 
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
-def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name in outputs/.")]) -> None:
+def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name.")]) -> None:
     """Show what of a run is done, running and left, and which workers are alive."""
     from latentmix.commands import status
 
@@ -16,7 +16,7 @@ def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its na
 
 
 @app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
-def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name in outputs/.")]) -> None:
+def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name.")]) -> None:
     """Write report.html in a finished run's folder: curves, a table, pictures and settings, on one page to send."""
     from latentmix.report import write_report
 

@@ -11,6 +11,7 @@ from latentmix import checks
 from latentmix.cache import read_checked_json, remove_partial_files
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
+from latentmix.compose import remember_outputs
 from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import estimate, shared_batch_size
@@ -49,6 +50,7 @@ def joined(
     if not experiment.layout.used:  # what a plan needs was not here for the check of the disk, and is now
         for plan in plans(experiment, stages):
             plan(estimate(experiment))
+    remember_outputs(config.outputs)
     with Claims(config.work, shard) as claims:
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)

@@ -44,7 +44,12 @@ class Experiment:
         try:
             torch.zeros(1, device=self.config.device)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device={self.config.device} can't be used: {str(error).splitlines()[0]}") from error
+            found = torch.accelerator.current_accelerator(check_available=True)
+            others = f", cpu or {found}" if found else " or cpu"
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise UserError(
+                f"device={self.config.device} can't be used here; give device=auto{others} ({reason})"
+            ) from error
         device = torch.device(self.config.device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # so that what asks for no device, such as a profile, uses no other one

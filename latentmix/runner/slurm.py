@@ -86,7 +86,9 @@ def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> It
 
 
 def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
-    """Return the settings by submitit's names."""
+    """Return the settings by submitit's names. An accounting key (wckey), which submitit sets, is left out."""
+    extra = launch.extra or {}
+    names_gpus = any(name.startswith(("gres", "gpus")) for name in extra)
     parameters = {
         "job_name": f"latentmix-{name}",
         "time": launch.timeout_min,
@@ -95,11 +97,11 @@ def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
         "qos": launch.qos,
         "constraint": launch.constraint,
         "cpus_per_task": launch.cpus,
-        "gpus_per_node": launch.gpus or None,
+        "gpus_per_node": None if names_gpus else launch.gpus or None,
         "mem": f"{launch.mem_gb}GB" if launch.mem_gb else None,
         "array_parallelism": launch.at_once,
         "signal_delay_s": WARNING_S,
         "setup": list(launch.setup) or None,
-        "additional_parameters": {"requeue" if launch.requeue else "no-requeue": True},
+        "additional_parameters": {"requeue" if launch.requeue else "no-requeue": True, **extra},
     }
-    return {name: value for name, value in parameters.items() if value is not None}
+    return {name: value for name, value in parameters.items() if value is not None} | {"wckey": None}
