@@ -240,7 +240,9 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
 def _template(key: str, value: str) -> str:
     """Return how a value that Hydra can't read should be written."""
     if "{" in value:
-        return f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value that has other than letters and digits"
+        return (
+            f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value that has other than letters and digits"
+        )
     return f"'{key}=[VALUE,VALUE]'" if "[" in value or "]" in value else f"{key}=VALUE, a plain number or word"
 
 

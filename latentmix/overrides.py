@@ -76,13 +76,11 @@ def _quoted(value: str) -> str:
 
 @cache
 def _kinds() -> dict[str, tuple[bool, bool, bool]]:
-    """Return for each key whether it takes a list, whether it (or an entry of it) is text, and whether it can be null."""
+    """Return for each key whether it takes a list, whether it or an entry is text, and whether null is allowed."""
     hints = dict(_hints(Config))
     for inversion in INVERSIONS.values():
         hints |= {f"inversion.{key}": hint for key, hint in _hints(inversion.settings)}
-    return {
-        key: (get_origin(hint) is tuple, _is_text(hint), optional) for key, (hint, optional) in hints.items()
-    }
+    return {key: (get_origin(hint) is tuple, _is_text(hint), optional) for key, (hint, optional) in hints.items()}
 
 
 def _hints(settings: Any) -> Iterator[tuple[str, tuple[Any, bool]]]:

@@ -1,12 +1,14 @@
 """Workers share tasks, do none twice, wait for each other, and take over from lost workers."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 
 from latentmix.errors import UserError
 from latentmix.runner import claims
-from latentmix.runner.claims import Claims, DoneLists, Shard, is_at_work
+from latentmix.runner.claims import Claims, DoneLists, Shard, is_at_work, is_stuck
+from latentmix.runner.status import workers
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,16 @@ def pieces(count: int) -> dict[str, claims.Numbered]:
     return {f"piece{number}": Piece(number) for number in range(count)}
 
 
-def work(member: Claims, remaining: dict[str, claims.Numbered], do: Callable[[str], None]) -> int:
+def work(
+    member: Claims, remaining: dict[str, claims.Numbered], do: Callable[[str], None], doing: str = "working"
+) -> int:
     """Work until nothing remains. Return how often the worker waited."""
     waited = 0
     for name in member.claim_each(remaining):
         if name is None:
             waited += 1
             continue
-        with member.holding(name, "working"):
+        with member.holding(name, doing):
             do(name)
         del remaining[name]
     return waited
@@ -135,6 +140,76 @@ def test_a_silent_worker_is_lost_by_the_watchers_own_clock(tmp_path: Path, capfd
         time.sleep(1.1)
         assert member.claim("piece0")
     assert "elsewhere-1-abcdef is gone" in capfd.readouterr().err
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[Callable[[str], Claims]]:
+    """A worker that holds the claim of a task and never ends it, as in a call that hangs, with its heartbeat alive."""
+    with ExitStack() as ends:
+        go_on = threading.Event()
+
+        def begin(doing: str) -> Claims:
+            member = ends.enter_context(Claims(tmp_path, Shard(0, 2)))
+            assert member.claim("slow")
+
+            def hang() -> None:
+                with member.holding("slow", doing):
+                    go_on.wait(60)
+
+            thread = threading.Thread(target=hang)
+            thread.start()
+            ends.callback(thread.join)
+            ends.callback(go_on.set)
+            return member
+
+        yield begin
+
+
+def patience(monkeypatch: pytest.MonkeyPatch, shortest: float, longest: float) -> None:
+    monkeypatch.setattr(claims, "SHORTEST_PATIENCE", shortest)
+    monkeypatch.setattr(claims, "LONGEST_PATIENCE", longest)
+
+
+def test_a_task_that_takes_many_times_the_usual_is_done_by_others(
+    tmp_path: Path, hung: Callable[[str], Claims], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    patience(monkeypatch, shortest=0.3, longest=60)
+    stuck, done = hung("generate: star"), list[str]()
+    with Claims(tmp_path, Shard(1, 2)) as member:
+        assert work(member, {"slow": Piece(0), "quick": Piece(1)}, done.append, "generate: heart") > 2
+        assert done == ["quick", "slow"] and stuck._thread.is_alive()
+        time.sleep(0.3)  # a heartbeat later
+        (lost,) = [worker for worker in workers(tmp_path) if worker.lost]
+        assert lost.name == stuck.name and lost.stuck and lost.silent < 1
+    assert f"{stuck.name} makes no progress" in capfd.readouterr().err
+
+
+def test_a_slow_task_is_not_lost_before_one_of_its_kind_was_done_or_hours_have_passed(
+    tmp_path: Path, hung: Callable[[str], Claims], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience(monkeypatch, shortest=0.2, longest=1.0)
+    start = time.monotonic()
+    stuck = hung("generate: star")
+    with Claims(tmp_path, Shard(1, 2)) as member:
+        work(member, {"other": Piece(1)}, lambda _: None, "invert: star")  # which says nothing of another kind
+        time.sleep(0.5)
+        assert not member.claim("slow")
+        while not member.claim("slow"):
+            time.sleep(0.02)
+        assert 1.0 < time.monotonic() - start < 5
+    assert stuck.doing == "generate: star"
+
+
+def test_a_task_is_not_stuck_that_takes_less_than_many_times_the_slowest(tmp_path: Path) -> None:
+    """The slowest may have loaded weights or compiled, as the one that is watched may do."""
+    (tmp_path / "workers").mkdir()
+    beat = {"doing": "generate: star", "seconds": 3000.0}
+    for slowest, stuck in ((None, False), (1.0, True), (149.0, True), (151.0, False)):
+        other = {"slowest": {"invert": 1.0} | ({} if slowest is None else {"generate": slowest})}
+        (tmp_path / "workers" / "other.json").write_text(json.dumps(other))
+        assert is_stuck(beat, tmp_path) == stuck
+        assert not is_stuck(beat | {"seconds": 1799.0}, tmp_path)
+        assert is_stuck(beat | {"seconds": 22000.0}, tmp_path)
 
 
 def test_a_worker_that_died_on_this_machine_is_lost_at_once(tmp_path: Path) -> None:

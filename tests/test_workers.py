@@ -399,7 +399,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_job_is_submitted_with_all_that_is_asked_for(cluster: Path) -> None:
     more = ("launch=slurm", "launch.shards=3", "launch.partition=big", "launch.account=ours", "launch.at_once=2")
-    wanted = ("launch.extra={gres: 'gpu:a100:1', reservation: x, exclusive: true}", "launch.timeout_min=90", "launch.mem_gb=24", "launch.setup=['module load cuda']", "launch.qos=low")
+    wanted = (
+        "launch.extra={gres: 'gpu:a100:1', reservation: x, exclusive: true}",
+        "launch.timeout_min=90",
+        "launch.mem_gb=24",
+        "launch.setup=['module load cuda']",
+        "launch.qos=low",
+    )
     said = run(cluster, *more, *wanted)
     assert "job 4711: 3 shards" in said.out and f"latentmix status {cluster / 'small'}" in said.out
     script = (cluster / "sbatch.script").read_text()
@@ -431,7 +437,14 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
     cluster: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = cluster / "outputs"
-    run(outputs, "launch=slurm", "launch.shards=2", "launch.gpus=0", "launch.requeue=false", "launch.extra={wckey: ours}")
+    run(
+        outputs,
+        "launch=slurm",
+        "launch.shards=2",
+        "launch.gpus=0",
+        "launch.requeue=false",
+        "launch.extra={wckey: ours}",
+    )
     lines = (cluster / "sbatch.script").read_text().splitlines()
     assert "#SBATCH --no-requeue" in lines and not any("gpus" in line for line in lines)
     assert "#SBATCH --wckey=ours" in lines

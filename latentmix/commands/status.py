@@ -42,6 +42,7 @@ def _summary(folder: Path, stages: list[Progress], members: list[Worker]) -> str
 def _table(members: list[Worker]) -> Table:
     table = Table("worker", "shard", "doing", "last heartbeat")
     for member in members:
-        lost = ": lost; whoever is at work takes over" if member.lost else ""
+        state = ": no progress" if member.stuck else ": lost"
+        lost = f"{state}; whoever is at work takes over" if member.lost else ""
         table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
     return table

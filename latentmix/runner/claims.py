@@ -5,6 +5,11 @@ writes a *heartbeat*, a file that changes every `HEARTBEAT` seconds. Another wor
 has not changed for `LOST_AFTER` seconds of the watcher's own clock, or at once when it ran on the watcher's machine and
 its process has ended. No clocks of two machines are compared.
 
+A call that hangs in a driver does not stop the heartbeat. So the heartbeat also says how long the present task has run,
+by the worker's own clock. A worker is lost, too, when its task runs for many times what the slowest of its kind took.
+A first task loads weights and may compile, so this takes `SHORTEST_PATIENCE` at least, and hours if no task of the kind
+has ever been finished.
+
 A finished task is listed before its claim is released, so the next worker that claims it finds it in a list. If two
 workers do the same task, time is lost but nothing else: files are written atomically, and both write the same bytes.
 
@@ -26,11 +31,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from latentmix.cache import explain_write_error, file_system_time, key, write_json
+from latentmix.cache import explain_write_error, file_system_time, key, read_json, write_json
 from latentmix.errors import UserError
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
 LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 1800.0, 6 * 3600.0  # seconds that a task may take; the latter if none was done
+USUAL_TIMES = 20  # how many times as long as the slowest of its kind a task may take
 POLL, LONGEST_POLL = 0.5, 10.0  # seconds between two looks at what others do; they grow while nothing happens
 
 
@@ -100,6 +107,8 @@ class Claims:
         self.done = DoneLists(folder / "workers")
         self.doing = ""
         self._beats = 0
+        self._begun = 0.0
+        self._slowest: dict[str, float] = {}  # seconds of the slowest task of each kind that this worker has finished
         self._seen: dict[str, tuple[str | None, float]] = {}  # worker -> its heartbeat, and when that was first seen
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, daemon=True)
@@ -157,10 +166,12 @@ class Claims:
     @contextmanager
     def holding(self, name: str, doing: str) -> Iterator[None]:
         """Do a claimed task in this context: list it as done unless it fails, then release its claim."""
-        self.doing = doing
+        self.doing, self._begun = doing, time.monotonic()
         self._beat()
         try:
             yield
+            kind, seconds = kind_of(doing), time.monotonic() - self._begun
+            self._slowest[kind] = max(seconds, self._slowest.get(kind, 0.0))
             with _explained(self.folder), self._heartbeat_file(self.name).with_suffix(".done").open("a") as file:
                 file.write(f"{name}\n")
         finally:
@@ -185,7 +196,8 @@ class Claims:
                 holder = _read(path)
                 if holder is None or not self._is_lost(holder):
                     return False
-            print(f"latentmix: {holder or 'a worker'} is gone; its batch is done by others", file=sys.stderr)
+            state = "is gone" if _has_ended(holder) or not self._is_stuck(holder) else "makes no progress"
+            print(f"latentmix: {holder or 'a worker'} {state}; its batch is done by others", file=sys.stderr)
             path.unlink(missing_ok=True)
             self._heartbeat_file(holder).unlink(missing_ok=True)
         return False
@@ -204,8 +216,11 @@ class Claims:
         seen, since = self._seen.setdefault(worker, (heartbeat, now))
         if heartbeat != seen:
             self._seen[worker] = heartbeat, now
-            return False
-        return now - since > LOST_AFTER
+            return self._is_stuck(worker)
+        return now - since > LOST_AFTER or self._is_stuck(worker)
+
+    def _is_stuck(self, worker: str) -> bool:
+        return is_stuck(read_json(self._heartbeat_file(worker)), self.folder)
 
     def _heartbeat_file(self, worker: str) -> Path:
         return self.folder / "workers" / f"{worker}.json"
@@ -214,6 +229,7 @@ class Claims:
         """Write the heartbeat. Errors are ignored: a full disk stops the task itself, with a message."""
         self._beats += 1
         about: dict[str, Any] = {"shard": str(self.shard), "doing": self.doing, "beats": self._beats}
+        about |= {"slowest": self._slowest, "seconds": time.monotonic() - self._begun if self.doing else 0.0}
         text = json.dumps(about).ljust(500).encode()  # always as long, in one write: no reader sees half of it
         path = self._heartbeat_file(self.name)
         with suppress(OSError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
@@ -228,6 +244,21 @@ class Claims:
         """Write what `latentmix status` shows of a stage, with how far the done lists had been read by then."""
         self._begin()
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.done.read})
+
+
+def kind_of(doing: str) -> str:
+    """Return the kind of a task, which its description begins with: "generate: star" is of the kind "generate"."""
+    return doing.partition(":")[0]
+
+
+def is_stuck(heartbeat: Mapping[str, Any], folder: Path) -> bool:
+    """Return True if the task in a heartbeat has run for many times the slowest of its kind that `folder` knows of."""
+    seconds, kind = heartbeat.get("seconds", 0.0), kind_of(heartbeat.get("doing", ""))
+    if seconds <= SHORTEST_PATIENCE:
+        return False
+    finished = [read_json(path).get("slowest", {}).get(kind) for path in folder.glob("workers/*.json")]
+    slowest = max((known for known in finished if known is not None), default=None)
+    return bool(seconds > (LONGEST_PATIENCE if slowest is None else max(SHORTEST_PATIENCE, USUAL_TIMES * slowest)))
 
 
 def is_at_work(folder: Path) -> bool:

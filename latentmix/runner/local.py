@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from latentmix.errors import STOPPED, Interrupted, UserError
-from latentmix.runner.status import progress
+from latentmix.runner.status import progress, workers
 
 if TYPE_CHECKING:
     from latentmix.config import LaunchConfig
@@ -89,7 +89,11 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
                 if stage.stage not in shown:
                     shown[stage.stage] = bars.add_task(stage.stage, total=stage.total)
                 bars.update(shown[stage.stage], total=stage.total, completed=stage.finished)
+            stuck = {member.process for member in workers(work) if member.stuck}
             for process in processes:
+                if str(process.popen.pid) in stuck and process.popen.poll() is None:
+                    console.print(f"{process.name} makes no progress, and is killed", markup=False)
+                    process.popen.kill()
                 if process.popen.poll() and process.name not in reported:
                     reported.add(process.name)
                     console.print(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.cache import read_json
-from latentmix.runner.claims import LOST_AFTER, DoneLists
+from latentmix.runner.claims import LOST_AFTER, DoneLists, is_stuck
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that has not left. `silent` is the age of its last heartbeat in seconds, as far as clocks agree."""
+    """A worker that has not left. `silent` is the age of its last heartbeat in seconds, as far as clocks agree.
+
+    `stuck` says that its present task makes no progress, as far as one can tell.
+    """
 
     name: str
     shard: str
     doing: str
     silent: float
+    stuck: bool
 
     @property
     def lost(self) -> bool:
         """Return True if other workers take over its task."""
-        return self.silent > LOST_AFTER
+        return self.silent > LOST_AFTER or self.stuck
+
+    @property
+    def process(self) -> str:
+        """Return the number of its process."""
+        return self.name.split("-")[-2]
 
 
 def progress(work: Path) -> list[Progress]:
@@ -72,5 +81,6 @@ def workers(work: Path) -> list[Worker]:
             silent = time.time() - path.stat().st_mtime
         except OSError:  # left meanwhile
             continue
-        found.append(Worker(path.stem, about.get("shard", "?"), about.get("doing", ""), max(0.0, silent)))
+        shard, doing = about.get("shard", "?"), about.get("doing", "")
+        found.append(Worker(path.stem, shard, doing, max(0.0, silent), is_stuck(about, work)))
     return found
