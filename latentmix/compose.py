@@ -154,6 +154,7 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        _unpin_other(config, composed.hydra.runtime.choices["model"], overrides, presets)
         for group in NAMED_BY_SOURCE:
             if not any(override.lstrip("+").startswith(f"{group}.name=") for override in overrides):
                 _name_by_source(config, group, composed.hydra.runtime.choices[group], presets)
@@ -164,6 +165,15 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
         folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
         raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
     return {key: value for key, value in plain.items() if key not in BY_WORLD}
+
+
+def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Presets) -> None:
+    """Take the preset's pinned revision away where `model.hub` names another repository, which does not have it."""
+    preset, model = presets.read("model", option), config.model
+    if any(override.lstrip("+").startswith("model.revision=") for override in overrides):
+        return
+    if model.get("hub") != preset.get("hub") and model.get("revision") == preset.get("revision"):
+        model["revision"] = None
 
 
 def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -17,7 +18,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from latentmix import checks, mixing
-from latentmix.checks import examine, require, space
+from latentmix.checks import device, examine, require, space
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
 from latentmix.commands import generate, invert, mix, reconstruct
@@ -96,14 +97,53 @@ def test_a_device_is_named_with_its_free_memory_or_refused(monkeypatch: pytest.M
     assert found.state == "missing" and "device=gpu can't be used" in found.text
 
 
+@pytest.mark.parametrize(
+    ("settings", "said", "warned"),
+    [
+        ((), "echo 'NVIDIA A100, 535.54.03'", True),
+        (("device=cpu",), "echo 'NVIDIA A100, 535.54.03'", False),
+        ((), "exit 9", False),  # what nvidia-smi does without a driver
+    ],
+)
+def test_a_gpu_that_torch_can_not_use_is_named(
+    settings: tuple[str, ...], said: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{said}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    found, *more = device.check_device(experiment(*settings))
+    assert found.state == "ok" and found.text.startswith("cpu, ")
+    assert [(each.state, each.part) for each in more] == [("warning", "device")] * warned
+    if warned:
+        assert f"this torch ({torch.__version__}) cannot use (NVIDIA A100, driver 535.54.03)" in more[0].text
+        assert "pytorch.org" in " ".join(more[0].advice)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_any_accelerator_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device(kind))
+    assert experiment().device == torch.device(kind)
+
+
+def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device, "_products_per_second", lambda: 1e11)
+    few = sd15("device=cpu", f"outputs={tmp_path}", "draws=50", "steps=10", "inversion.steps=10")
+    (found,) = (f for f in examine(few, SWEEP) if f.part == "device" and f.state == "warning")
+    # 4 images are inverted in 10 evaluations each, and 50 generated in 20 each
+    assert "sd15 is slow on a CPU: 1,040 network evaluations of about 8 s take some 2 h 18 min" in found.text
+    assert not [f for f in examine(experiment("draws=50"), SWEEP) if f.state == "warning"]
+
+
 @pytest.mark.parametrize(("precision", "size"), [("float32", 3), ("float16", 1.5)])
 def test_a_network_that_does_not_fit_into_memory_is_warned_of(
     snapshot: Path, monkeypatch: pytest.MonkeyPatch, precision: str, size: float
 ) -> None:
     large = sd15(f"model.precision={precision}")
-    monkeypatch.setattr(space, "_free_memory", lambda _: int(size * MIB) + 1)
+    monkeypatch.setattr(space, "free_memory", lambda _: int(size * MIB) + 1)
     assert finding(large, "memory").state == "ok"
-    monkeypatch.setattr(space, "_free_memory", lambda _: int(size * MIB))
+    monkeypatch.setattr(space, "free_memory", lambda _: int(size * MIB))
     with pytest.warns(UserWarning, match=f"network takes {size:.1f} MiB, and this machine has {size:.1f} MiB"):
         require(large, invert.STAGES)
     assert ("model.precision=bfloat16" in text(large, "memory")) == (size == 3)
@@ -331,12 +371,16 @@ def downloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def planned(*arguments: str) -> tuple[dict[str, list[int]], list[str]]:
-    """Return, for each stage of a dry run, what is to do, what is done and evaluations; and the lines that follow."""
+    """Return, for each stage of a dry run, what is to do, what is done and evaluations; and the lines that follow.
+
+    Without the warning of a CPU.
+    """
     result = invoke(*arguments, "--dry-run")
     assert result.code == 0, result.err
     rows = [line.strip("│").split("│") for line in result.out.splitlines() if line.startswith("│")]
     counts = {name.strip(): [int(cell.replace(",", "")) for cell in cells[:3]] for name, *cells in rows}
-    return counts, result.out.partition("nothing was done. ")[2].splitlines()
+    lines = result.out.partition("nothing was done. ")[2].splitlines()
+    return counts, [line for line in lines if not line.startswith("warning  device")]
 
 
 def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from latentmix.checks import downloads, require
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.commands import generate, invert
+from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.sweep import SWEEP
@@ -90,6 +91,16 @@ def test_why_the_hub_refuses_is_said(server: Server, code: int, reason: str, exp
     with pytest.raises(UserError, match="latentmix doctor says what to do") as caught:
         require(sd15(), invert.STAGES)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_repository_is_not_asked_for_the_presets_revision(server: Server) -> None:
+    assert "me/tuned) is not here yet" in text(sd15("model.hub=me/tuned"), "model")
+    assert "/me/tuned/resolve/main/model_index.json" in server.asked
+    assert compose(["model=sd15", "model.hub=me/tuned", "model.revision=abc"]).model.revision == "abc"
+    assert compose(["model=sd15", f"model.hub={SD15}"]).model.revision == REVISION
+    server.refuse("model_index.json", 404, "EntryNotFound")
+    found = finding(sd15("model.hub=me/tuned"), "model")
+    assert found.state == "missing" and "me/tuned has no model_index.json, so it is no pipeline" in found.text
 
 
 def test_a_hub_that_can_not_be_reached_is_given_up_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

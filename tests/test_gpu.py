@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from pipelines import SD, SD3
 from torch.nn.attention import SDPBackend
 
 from latentmix import gpu
-from latentmix.checks import space
 from latentmix.commands import sweep
 from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
@@ -124,15 +122,6 @@ def test_workers_with_a_gpu_each_take_no_other_device(device: str) -> None:
     said = invoke("sweep", *SD, *SMALL, "launch.gpus=2", f"device={device}")
     assert said.code == 2
     assert f"device={device} is another device; leave out device=" in said.err
-
-
-def test_doctor_tells_of_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(space, "NVIDIA_DRIVER", tmp_path)  # anything that exists
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (line, *advice) = [line for line in invoke("doctor", *SD, *SMALL).out.splitlines() if "device" in line]
-    assert line.startswith("warning  device") and f"which torch {torch.__version__} can't use" in line
-    assert any("pytorch.org" in line for line in advice)
-    assert "warning  device" not in invoke("doctor", *SD, *SMALL, "device=cpu").out
 
 
 def test_a_package_that_is_run_from_its_folder_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

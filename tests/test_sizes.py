@@ -67,6 +67,7 @@ def test_one_step_of_full_size_sd15_runs(tmp_path: Path) -> None:
     network = random_network(ARCHITECTURES / "sd15" / "unet", "diffusers.UNet2DConditionModel")
     network.save_pretrained(folder / "unet")
     del network
+    shutil.copy(ARCHITECTURES / "sd15" / "text_encoder" / "config.json", folder / "text_encoder")
     model = load_model(compose(["model=sd15", f"model.path={folder}"]).model, torch.device("cpu"))
     text, null = (Text(torch.randn(1, 77, 768), torch.empty(1, 0)) for _ in range(2))
     interval = model.schedule(50, "trailing")[25]

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from latentmix.checks.data import check_data, doubts, offline
+from latentmix.checks.device import check_device, check_speed
 from latentmix.checks.downloads import local_pipeline, look, on_hub
 from latentmix.checks.finding import Finding
-from latentmix.checks.space import check_device, check_disk, check_memory
+from latentmix.checks.space import check_disk, check_memory
 from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError
@@ -37,7 +38,7 @@ def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tupl
 def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
     """Return what was found about each thing that the stages need."""
     config = experiment.config
-    device, model = check_device(experiment), look("model", config.model)
+    (device, *better), model = check_device(experiment), look("model", config.model)
     if device.state == model.state == "ok":
         model = _check_settings(experiment, model)
     if load_dataset(config.data).from_model and model.state != "ok":
@@ -50,8 +51,8 @@ def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding
     warned += _check_pool(config)
     ready = device.state == model.state == data.state == "ok"
     memory = [check_memory(experiment)] if ready else []
-    disk = _check_disk(experiment, stages, ready)
-    return [device, model, data, *warned, *networks, *memory, disk]
+    work = _check_work(experiment, stages, ready)
+    return [device, *better, model, data, *warned, *networks, *memory, *work]
 
 
 def _check_extrapolation(config: Config) -> list[Finding]:
@@ -127,12 +128,12 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
     return found
 
 
-def _check_disk(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> Finding:
-    """Check the disk for what the stages will write, as far as that is known before everything is here."""
+def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> list[Finding]:
+    """Check disk and CPU for what the stages will do, as far as that is known before everything is here."""
     planned = experiment if ready else Experiment(experiment.config)
     try:
         if not ready:
             use_placeholders(planned)
-        return check_disk(planned, stages)
+        return [check_disk(planned, stages), *check_speed(planned, stages)]
     except UserError:  # the stages can't be planned, and their own plan will say why
-        return check_disk(planned, ())
+        return [check_disk(planned, ())]

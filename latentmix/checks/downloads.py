@@ -243,7 +243,10 @@ def _torch_hub_file(name: str, url: str) -> Files:
 
 
 def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
-    """Return why a file of the hub can't be read from here, by asking for its headers; None if it can."""
+    """Return why a file of the hub can't be read from here, by asking for its headers; None if it can.
+
+    A missing model_index.json is a refusal too: without one, a repository holds no pipeline.
+    """
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
     if constants.is_offline_mode():
@@ -261,6 +264,8 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
     except errors.HFValidationError:
         return f"{hub!r} is not OWNER/NAME, as the hub names things"
     except errors.EntryNotFoundError:
+        if file == "model_index.json":
+            return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
         return None  # this file may have another name; the others can be read
     except Exception as error:  # of the network or the hub, from several libraries
         return f"the Hugging Face hub can't be reached ({type(error).__name__})"

@@ -48,8 +48,8 @@ def estimate(experiment: Experiment) -> int:
 
 
 def _halved(experiment: Experiment, batch_size: int) -> None:
-    if experiment.device.type == "cuda":
-        torch.cuda.empty_cache()
+    if experiment.device.type != "cpu":
+        torch.accelerator.empty_cache()
     _remember(experiment, batch_size)
 
 

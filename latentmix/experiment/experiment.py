@@ -40,7 +40,7 @@ class Experiment:
     def device(self) -> torch.device:
         """Return the device to compute on; raise UserError if it cannot be used."""
         if self.config.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
             torch.zeros(1, device=self.config.device)
         except (RuntimeError, AssertionError) as error:
@@ -58,7 +58,8 @@ class Experiment:
     @property
     def device_name(self) -> str:
         """Return the name of the GPU, or the type of the device."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        name = getattr(torch.get_device_module(self.device), "get_device_name", lambda device: device.type)
+        return str(name(self.device))
 
     @cached_property
     def model(self) -> Model:
@@ -90,8 +91,8 @@ class Experiment:
         for name in ("model", "networks", "perceptual", "_embeddings", "latents"):
             self.__dict__.pop(name, None)
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
 
     def check(self, images: bool = True) -> None:
         """Raise UserError for anything wrong with the settings: model, steps, classes and, if `images`, the pools."""

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from latentmix import sampling
 from latentmix.errors import UserError
+from latentmix.models import fitness
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
@@ -25,16 +26,6 @@ from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
-
-UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other noise levels than `sampling` does
-    "use_dynamic_shifting",
-    "shift_terminal",
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "invert_sigmas",
-    "stochastic_sampling",
-)
 
 
 class MMDiTModel:
@@ -55,8 +46,10 @@ class MMDiTModel:
         self.max_sequence_length = max_sequence_length
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
-        for setting in (s for s in UNKNOWN if self._scheduler.get(s)):
-            raise UserError(f"{folder / 'scheduler'} sets {setting}, which is not known here; unset it there")
+        fitness.check_flow(folder)
+        t5 = folder / "text_encoder_3"
+        width = read_config(t5).get("d_model") if has(folder, t5.name) and t5.is_dir() else None
+        fitness.check_transformer(folder, self._transformer_config, self.vae.channels, width)
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ once; T5 is left out; tokenizers are the embedded model's.
 import importlib
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ def random_network(folder: Path, class_name: str) -> Any:
         return network_class(network_class.config_class.from_pretrained(folder, num_hidden_layers=1)).eval()
     finally:
         torch.set_default_dtype(before)
+
+
+@cache
+def denoiser_parameters(folder: Path) -> int:
+    """Return the number of parameters of a pipeline's diffusion network, from its config alone."""
+    family = FAMILIES[read_index(folder)["_class_name"]]
+    with torch.device("meta"):
+        network = random_network(folder / family.denoiser, family.networks[family.denoiser])
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _tokenizer() -> Any:

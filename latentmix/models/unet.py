@@ -14,10 +14,11 @@ from torch import Tensor
 
 from latentmix import sampling
 from latentmix.errors import UserError
+from latentmix.models import fitness
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, encode_prompts, identity, load_network, load_part, read_scheduler
+from latentmix.models.loading import DTYPES, encode_prompts, identity, load_network, load_part
 from latentmix.models.protocol import Conditioning, Text, guided
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
@@ -27,11 +28,12 @@ from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
 
 PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v}
-CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 at each step, which an inversion can't undo
 
 
 class UNetModel:
     """A `Model` (see models/protocol.py) from the folder of a Stable Diffusion pipeline."""
+
+    addition: str | None = None  # what its U-Net reads beside time and text: `addition_embed_type` of its config
 
     def __init__(self, folder: Path, precision: str, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
@@ -40,12 +42,9 @@ class UNetModel:
         self.dtype = DTYPES[precision]
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
-        if self._scheduler.prediction_type not in PREDICTIONS:
-            known = ", ".join(PREDICTIONS)
-            raise UserError(f"{folder} predicts {self._scheduler.prediction_type!r}; latentmix knows {known}")
-        stored = read_scheduler(folder)
-        for setting in (s for s in CLIPPED if stored.get(s)):
-            raise UserError(f"{folder / 'scheduler'} sets {setting}, which can't be inverted; set it to false there")
+        fitness.check_discrete(folder, PREDICTIONS)
+        unet = read_config(folder / "unet")
+        fitness.check_unet(folder, unet, self.addition, self.vae.channels, self.text_shape[1])
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -57,6 +56,7 @@ class UNetModel:
             timesteps = sampling.timesteps(steps, spacing, config.num_train_timesteps, config.steps_offset)
         except ValueError as error:
             raise UserError(str(error)) from error
+        fitness.check_levels(self.folder, alphas.tolist(), timesteps, config.prediction_type)
         return sampling.discrete_schedule(alphas, timesteps, first=1.0 if config.set_alpha_to_one else alphas[0].item())
 
     @property

@@ -46,7 +46,12 @@ class VAE:
         """
         if size % (self.reduction * patch):
             raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
-        return self._config["latent_channels"], size // self.reduction, size // self.reduction
+        return self.channels, size // self.reduction, size // self.reduction
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self._config["latent_channels"]
 
     @property
     def reduction(self) -> int:
