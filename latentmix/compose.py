@@ -9,8 +9,8 @@ import difflib
 import os
 import re
 from collections import ChainMap
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
 
     typed = [for_hydra(override) for override in overrides]
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         _unpin_other(config, composed.hydra.runtime.choices["model"], overrides, presets)
@@ -174,6 +174,21 @@ def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Pr
         return
     if model.get("hub") != preset.get("hub") and model.get("revision") == preset.get("revision"):
         model["revision"] = None
+
+
+@contextmanager
+def _apart_from_the_callers_hydra() -> Iterator[None]:
+    """Set the Hydra of an application that calls latentmix, if there is one, aside in this context."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    instance = GlobalHydra.instance()
+    own = instance.hydra
+    instance.clear()
+    try:
+        yield
+    finally:  # Hydra's own context leaves a copy
+        instance.hydra = own
+        GlobalHydra.set_instance(instance)
 
 
 def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> None:

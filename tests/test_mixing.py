@@ -628,7 +628,7 @@ def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) ->
         mix(noise(3, 1, 2, 2), torch.tensor(weights))
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (4, 8, 8), (2, 1, 4, 8, 8), (16,)])
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (2, 1, 4, 8, 8), (16,)])
 def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(str(list(shape)))):
         mix(torch.ones(shape))
@@ -639,3 +639,78 @@ def test_latents_that_their_mean_explains_wholly_are_mixed_linearly(method: str)
     z = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1).expand(2, 4, 8, 8)
     assert torch.equal(mix(z, [1.0, 0.0], method), z[0])
     assert torch.equal(mix(z, method=method), torch.full((4, 8, 8), 2.0))
+
+
+# What `mix` takes
+
+W = [0.5, 0.3, 0.2]
+
+
+@pytest.mark.parametrize("method", METHODS + ["adain/0"])
+def test_lists_arrays_and_single_batches_are_mixed_as_tensors_are(method: str) -> None:
+    z = noise(3, 4, 5, 6, dtype=torch.float32) + 0.1
+    expected = mix(z, W, method)
+    assert torch.equal(mix(list(z), W, method), expected)
+    assert torch.equal(mix(tuple(z), torch.tensor(W), method), expected)
+    assert torch.equal(mix(list(z.split(1)), W, method), expected[None])
+    array = mix(z.numpy(), np.array(W), method)
+    assert isinstance(array, np.ndarray) and np.array_equal(array, expected.numpy())
+    arrays = mix(list(z.numpy()), [W, W[::-1]], method)
+    assert isinstance(arrays, np.ndarray) and arrays.shape == (2, 4, 5, 6) and arrays.dtype == np.float32
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_tokens_have_the_channel_last_and_vectors_have_one_channel(norm: str) -> None:
+    z = noise(3, 4, 5, 6) + torch.arange(4.0)[:, None, None]
+    tokens = z.flatten(2).mT  # [N, S, C]
+    for mean in ("0", "m", "chm"):
+        expected = mix(z, W, f"{norm}/{mean}")
+        torch.testing.assert_close(mix(tokens, W, f"{norm}/{mean}"), expected.flatten(1).mT)
+    vectors = z.flatten(1)
+    for mean in ("0", "m"):
+        torch.testing.assert_close(mix(vectors, W, f"{norm}/{mean}"), mix(z, W, f"{norm}/{mean}").flatten())
+    torch.testing.assert_close(mix(vectors, W, f"{norm}/chm"), mix(vectors, W, f"{norm}/m"))
+    assert mix(vectors, [W, W], f"{norm}/chm").shape == (2, 120)
+    assert mix(list(tokens), [W, W], f"{norm}/chm").shape == (2, 30, 4)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "adain/0", "nao/0"])
+def test_mixing_in_inference_mode_changes_nothing(method: str) -> None:
+    z = noise(2, 2, 4, 4, dtype=torch.float32)
+    expected = mix(z, [0.4, 0.6], method)
+    with torch.inference_mode():
+        assert torch.equal(mix(z.clone(), [0.4, 0.6], method), expected)
+        made_inside = z + 0
+    assert torch.equal(mix(made_inside, [0.4, 0.6], method), expected)
+
+
+@pytest.mark.parametrize(("bad", "name"), [(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")])
+def test_latents_that_are_not_finite_are_refused_by_number(bad: float, name: str) -> None:
+    z = noise(3, 4, 5, 6)
+    z[1, 2, 3, 4] = bad
+    with pytest.raises(ValueError, match=f"latents 1 of 3 hold {name}"):
+        mix(z, [1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=f"latents 1 of 3 hold {name}"):
+        mix(list(z.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        ([], "an empty list"),
+        ([torch.ones(4, 8, 8), torch.ones(4, 8, 9)], r"not \[4, 8, 8\], \[4, 8, 9\]"),
+        ([torch.ones(2, 4, 8, 8)] * 2, r"not \[2, 2, 4, 8, 8\]"),
+        ([torch.ones(1, 64, 4)] * 2, "pass torch.cat"),
+        ([[1.0, 2.0]], "not list"),
+        ("latents", "not str"),
+        (None, "not NoneType"),
+    ],
+)
+def test_whatever_is_no_batch_of_latents_is_refused(latents: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mix(latents)
+
+
+def test_a_low_pass_filter_needs_a_plane() -> None:
+    with pytest.raises(ValueError, match="low-pass filter needs"):
+        mix(noise(3, 16, 4), W, "fix/lp0.5")

@@ -16,11 +16,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from latentmix.mixing.inputs import read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
 from latentmix.mixing.means import MEANS, Mean, Means, find_mean
 from latentmix.mixing.norms import NORMS, Lengths, Norm
@@ -77,24 +79,39 @@ class Method:
         return {"method": str(self), "versions": [NORMS[self.norm].version, find_mean(self.mean).version]}
 
 
-def mix(latents: Tensor, weights: Tensor | Sequence[float] | None = None, method: str | Method = "fix/chm") -> Tensor:
+def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> Any:
     """Mix N latents with weights that sum to 1; by default their centroid.
 
-    `latents` is [N, C, H, W], `weights` [N] or, for K mixtures at once, [K, N]; the result is [C, H, W] or
-    [K, C, H, W], in float32 at least, on the device of `latents`, and differentiable in both (except `nao`).
+    `latents` is [N, C, H, W] or a list of N latents, torch tensors or numpy arrays. `weights` is [N] or, for K mixtures
+    at once, [K, N], as a tensor, an array or numbers. The result has the layout and the type of one latent, or of K of
+    them: an array if arrays are given, otherwise a tensor on the device of `latents`, differentiable in both (except
+    `nao`). It is in float32 at least.
+
+    Latents can also be vectors [N, D] or tokens [N, S, C]. The mean `chm` is always one number for each channel:
+
+        [N, C, H, W]  the mean over H and W, for each of the C channels
+        [N, S, C]     the mean over the S tokens, for each of the C last entries
+        [N, D]        the mean over D, as D numbers are one channel; so `chm` equals `m`
+
+    Tokens that pack squares of latents, as FLUX's do, have several entries for a channel. `lp` needs [N, C, H, W].
+
+    What `Pipeline.invert` returns can be mixed too; its extras and prompts are mixed along.
 
     The means `pool` and `pchm` are taken over all latents, those of weight 0 included. So pass a whole pool, and
     weights of 0 for those that are not mixed. A warning is given where more than half of the pool is mixed.
 
-    Raises: ValueError for an unknown method, for shapes that do not fit, for weights that are negative or do not sum to
-    1, and for `pool` and `pchm` if nearly the whole pool is mixed.
+    Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
+    negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
-    z = _at_least_float32(latents)
+    if hasattr(latents, "mixed"):  # what `Pipeline.invert` returns
+        return latents.mixed(weights, method)
+    parsed = method if isinstance(method, Method) else Method.parse(method)
+    z, given_back = read(latents, spatial=parsed.mean.startswith("lp"))
     w = _checked_weights(z, weights)
-    if Method.parse(str(method)).of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
+    if parsed.of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
         warnings.warn(f"{method} mixes {number:.3g} of a pool of {len(z)}; {HALF_A_POOL}", stacklevel=2)
-    mixed = mixtures(z, w if w.ndim == 2 else w[None], [method])[0]
-    return mixed if w.ndim == 2 else mixed[0]
+    out = given_back(mixtures(z, w if w.ndim == 2 else w[None], [parsed])[0])
+    return out if w.ndim == 2 else out[0]
 
 
 def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]) -> list[Mixtures]:
@@ -173,10 +190,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _checked_weights(z: Tensor, weights: Tensor | Sequence[float] | None) -> Tensor:
+def _checked_weights(z: Tensor, weights: Any) -> Tensor:
     """Return the weights as a tensor like `z`, uniform where None is given. Raises: ValueError."""
-    if z.ndim != 4 or len(z) == 0:
-        raise ValueError(f"latents must be [N, C, H, W] with N of at least 1, not {list(z.shape)}")
     if weights is None:
         return z.new_full((len(z),), 1 / len(z))
     w = torch.as_tensor(weights, dtype=z.dtype, device=z.device)

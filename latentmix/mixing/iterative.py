@@ -89,7 +89,8 @@ def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
     From there Adam's first steps are the same in every coordinate; they turn c towards the signs of the mean, and the
     final cost is higher.
     """
-    mixed = [_nao(e.flatten(1)[row > 0].detach(), row[row > 0].detach()) for row in w]
+    with torch.inference_mode(False):  # in which nothing could be differentiated
+        mixed = [_nao(e.flatten(1)[row > 0].detach().clone(), row[row > 0].detach().clone()) for row in w]
     return torch.stack(mixed).view_as(m)
 
 

@@ -1,0 +1,76 @@
+"""The layouts of latents that `mix` takes: each is brought to [N, C, H, W], and the mixture back to its own layout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of N latents: how it becomes [N, C, H, W], and how mixtures [K, C, H, W] become it again."""
+
+    inside: Callable[[Tensor], Tensor]
+    outside: Callable[[Tensor], Tensor]
+
+
+LAYOUTS = {  # by the number of dimensions, that of the N latents included
+    2: Layout(lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
+    3: Layout(lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # each of the C last is a channel of S tokens
+    4: Layout(lambda z: z, lambda z: z),
+    5: Layout(lambda z: z[:, 0], lambda z: z[:, None]),  # a list of [1, C, H, W], as diffusers has single latents
+}
+
+
+def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Return latents as [N, C, H, W] in float32 at least, and the function that gives mixtures their layout and type.
+
+    `spatial` says that only latents with an H and a W will do.
+    Raises: ValueError for another layout, and for NaN or infinity, with the number of the latent that has it.
+    """
+    listed = isinstance(latents, list | tuple)
+    first = latents[0] if listed and len(latents) else latents
+    z = _stacked(latents) if listed else _tensor(latents)
+    one_by_one = listed and first.ndim == 4 and len(first) == 1
+    if z.ndim not in LAYOUTS or not z.numel() or (z.ndim == 5 and not one_by_one):
+        raise ValueError(f"{EXPECTED}, not {list(z.shape)}")
+    if listed and first.ndim == 3 and len(first) == 1:
+        raise ValueError(f"a list of {list(first.shape)} may mean one channel, or tokens; pass torch.cat of it instead")
+    if spatial and z.ndim < 4:
+        raise ValueError(f"a low-pass filter needs latents [N, C, H, W], not {list(z.shape)}")
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    _refuse_not_finite(z)
+    layout = LAYOUTS[z.ndim]
+
+    def given_back(mixed: Tensor) -> Any:
+        """Return mixtures [K, C, H, W] as the caller has latents."""
+        out = layout.outside(mixed)
+        return out if isinstance(first, Tensor) else out.detach().cpu().numpy()
+
+    return layout.inside(z), given_back
+
+
+def _tensor(x: Any) -> Tensor:
+    """Return a tensor or an array as a tensor. Raises: ValueError for anything else."""
+    if not hasattr(x, "ndim"):
+        raise ValueError(f"{EXPECTED}, not {type(x).__name__}")
+    return x if isinstance(x, Tensor) else torch.as_tensor(x)
+
+
+def _stacked(latents: Any) -> Tensor:
+    tensors = [_tensor(x) for x in latents]
+    if len({x.shape for x in tensors}) != 1:
+        raise ValueError(f"{EXPECTED}, not {', '.join(str(list(x.shape)) for x in tensors) or 'an empty list'}")
+    return torch.stack(tensors)
+
+
+def _refuse_not_finite(z: Tensor) -> None:
+    finite = z.detach().flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        bad = [row for row, ok in enumerate(finite.tolist()) if not ok]
+        what = "NaN" if bool(z[bad].isnan().any()) else "infinity"
+        raise ValueError(f"latents {', '.join(map(str, bad))} of {len(z)} hold {what}")
