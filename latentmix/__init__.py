@@ -1,32 +1,65 @@
-"""latentmix: invert images into the latent space of Stable Diffusion, mix N of them at once, generate, and measure.
+"""latentmix: invert images into the latent space of diffusion models, mix N of them at once, generate, and measure.
 
-from latentmix import mix
-z = mix(latents, weights, method="fix/chm")
+import latentmix as lm
+
+pipe = lm.Pipeline.from_pretrained("sd15")
+z = pipe.invert(["cat.jpg", "fox.jpg"], prompts=["a cat", "a fox"])
+image = pipe.generate(lm.mix(z, [0.5, 0.5], "nin/chm"), prompt="an animal")
+frames = pipe.morph(["cat.jpg", "fox.jpg"], frames=24)
+
+z = lm.mix(latents, weights, method="fix/chm")      # [N, C, H, W] -> [C, H, W]
+rows = lm.sweep("experiment=demo", "draws=8")       # what `latentmix sweep` does
+lm.metrics.frechet_distance(x, y)                   # of lm.features("inception")(images)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmix import metrics
+    from latentmix.api import features, sweep
+    from latentmix.errors import UserError
+    from latentmix.latents import Latents
     from latentmix.mixing import Method, mix, mixtures
+    from latentmix.pipeline import Pipeline
 
     __version__: str
 
-__all__ = ["Method", "__version__", "metrics", "mix", "mixtures"]
+_HOMES = {  # public name -> the module that has it
+    "Latents": "latents",
+    "Method": "mixing",
+    "Pipeline": "pipeline",
+    "UserError": "errors",
+    "features": "api",
+    "mix": "mixing",
+    "mixtures": "mixing",
+    "sweep": "api",
+}
+__all__ = [
+    "Latents",
+    "Method",
+    "Pipeline",
+    "UserError",
+    "__version__",
+    "features",
+    "metrics",
+    "mix",
+    "mixtures",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: torch takes seconds, and `latentmix --help` should not."""
+    from importlib import import_module, metadata
+
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("latentmix")
+        return metadata.version("latentmix")
     if name == "metrics":
-        from importlib import import_module
-
         return import_module("latentmix.metrics")
-    if name in __all__:
-        from latentmix import mixing
-
-        return getattr(mixing, name)
+    if name in _HOMES:
+        return getattr(import_module(f"latentmix.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'latentmix' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,8 @@
 """Types that all settings classes share. They need pydantic alone, so every room can declare its own settings."""
 
+import re
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
@@ -14,6 +15,22 @@ def expand_home(path: str) -> str:
         return path
 
 
+def _image_size(given: Any) -> Any:
+    """Return a size in its plain form: a number for a square, else "WIDTHxHEIGHT"."""
+    sides = [int(side) for side in re.split("[x×]", str(given)) if re.fullmatch("[0-9]+", side)]
+    if str(given).count("x") + str(given).count("×") != len(sides) - 1 or len(sides) > 2 or 0 in sides:
+        raise ValueError(f"{given!r} is no size in pixels; give 512, or 768x512 (width x height)")
+    return sides[0] if len(set(sides)) == 1 else f"{sides[0]}x{sides[1]}"
+
+
+def height_width(size: int | str) -> tuple[int, int]:
+    """Return the height and the width of images of an `ImageSize`."""
+    if isinstance(size, int):
+        return size, size
+    width, height = size.split("x")
+    return int(height), int(width)
+
+
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 LocalPath = Annotated[str, AfterValidator(expand_home)]  # text that may be a path
 Folder = Annotated[Path, AfterValidator(lambda path: Path(expand_home(str(path))))]
@@ -23,4 +40,5 @@ Several = Annotated[
     tuple[Entry, ...], BeforeValidator(lambda x: x if x is None or isinstance(x, list | tuple) else (x,))
 ]
 Positive = Annotated[int, Field(gt=0)]
+ImageSize = Annotated[int | str, BeforeValidator(_image_size)]  # pixels: 512, or "768x512", width and height
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # 1 is no guidance

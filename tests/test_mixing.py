@@ -646,7 +646,7 @@ def test_latents_that_their_mean_explains_wholly_are_mixed_linearly(method: str)
 W = [0.5, 0.3, 0.2]
 
 
-@pytest.mark.parametrize("method", METHODS + ["adain/0"])
+@pytest.mark.parametrize("method", [*METHODS, "adain/0"])
 def test_lists_arrays_and_single_batches_are_mixed_as_tensors_are(method: str) -> None:
     z = noise(3, 4, 5, 6, dtype=torch.float32) + 0.1
     expected = mix(z, W, method)

@@ -61,10 +61,11 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
             ImageOps.exif_transpose(opened, in_place=True)
         except Exception:  # for bytes that are no Exif, Pillow raises SyntaxError, struct.error, OSError, TypeError...
             unreadable = "Exif"
-        return _rgb(opened), unreadable
+        return rgb(opened), unreadable
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, on white where it is transparent."""
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
         picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.has_transparency_data:

@@ -1,0 +1,58 @@
+"""Images as callers of the Python functions have them: paths, PIL images, tensors, arrays, or lists of these."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from latentmix.data.decode import decode, rgb
+from latentmix.data.settings import MAX_MEGAPIXELS
+from latentmix.errors import UserError
+from latentmix.images import fitted
+
+KINDS = "paths, PIL images, uint8 tensors [3, H, W] or uint8 arrays [H, W, 3]"
+
+
+def read_pictures(images: Any, size: int | str | None) -> tuple[Tensor, bool]:
+    """Return images as uint8 [B, 3, H, W], and whether a single one was given.
+
+    Each is cut in its centre to the shape of `size`, and resized. None leaves images as they are, which must then be of
+    one size. Raises: UserError for anything that is no image.
+    """
+    single = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) == 3
+    given = [images] if single else list(images) if hasattr(images, "__iter__") else [images]
+    if not given:
+        raise UserError(f"there are no images; give {KINDS}")
+    pictures = [_picture(image) for image in given]
+    arrays = [np.array(picture) if size is None else fitted(picture, size) for picture in pictures]
+    if len(shapes := {array.shape[:2] for array in arrays}) > 1:
+        found = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
+        raise UserError(f"the images have several sizes, {found}; resize them to one")
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), single
+
+
+def _picture(image: Any) -> Image.Image:
+    """Return an upright RGB picture."""
+    if isinstance(image, str | Path):
+        return read_picture(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        return rgb(ImageOps.exif_transpose(image))
+    if not isinstance(image, Tensor | np.ndarray):
+        raise UserError(f"{type(image).__name__} is no image; give {KINDS}")
+    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise UserError(f"{kind} {list(image.shape)} is no image; give {KINDS}, with values from 0 to 255")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Return the picture in a file, upright and in RGB. Raises: UserError if there is none."""
+    try:
+        return decode(path.read_bytes(), MAX_MEGAPIXELS)[0]
+    except Exception as error:  # Pillow raises nearly anything for damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path} can't be read as an image: {reason}") from error

@@ -1,0 +1,94 @@
+"""Inverted latents, with all that generation needs of their inversion: extras, settings and prompts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.errors import UserError
+from latentmix.inversion.base import Inversion, InversionSettings, State
+from latentmix.mixing import Method, mix
+
+Prompt = str | Mapping[str, float]  # one, or several whose embeddings are mixed by these weights
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """N inverted latents or mixtures of them, or a single one. `Pipeline.invert` makes them; `lm.mix` mixes them.
+
+    `z.tensor` is [N, C, h, w], or [C, h, w] for a single one. `z[0]` is a single one, `z[[0, 2]]` two of them.
+    """
+
+    state: State = field(repr=False)  # `latents` [N, C, h, w] and the inversion's extras, a row for each
+    prompts: tuple[Prompt, ...]  # one for each row
+    inversion: Inversion = field(repr=False)
+    settings: InversionSettings = field(repr=False)  # of the inversion
+    guidance: float = 1.0  # of generation, unless `generate` is told otherwise
+    single: bool = False
+
+    @property
+    def rows(self) -> Tensor:
+        """The latents [N, C, h, w]; N is 1 for a single one."""
+        return self.state["latents"]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The latents [N, C, h, w], or [C, h, w] if they are a single one."""
+        return self.rows[0] if self.single else self.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> "Latents":
+        """Return a single one by a number, or several by a slice or a list of numbers."""
+        single = isinstance(index, int)
+        chosen = [range(len(self))[index]] if single else _chosen(len(self), index)
+        state = {name: x[chosen] for name, x in self.state.items()}
+        return replace(self, state=state, prompts=tuple(self.prompts[i] for i in chosen), single=single)
+
+    def __iter__(self) -> Iterator["Latents"]:
+        return (self[index] for index in range(len(self)))
+
+    def __add__(self, other: "Latents") -> "Latents":
+        """Return the rows of both, which must be of one inversion."""
+        if self.settings != other.settings or self.rows.shape[1:] != other.rows.shape[1:]:
+            raise UserError("latents of different inversions, settings or sizes can't be joined")
+        state = {name: torch.cat([x, other.state[name].to(x)]) for name, x in self.state.items()}
+        return replace(self, state=state, prompts=self.prompts + other.prompts, single=False)
+
+    def to(self, device: str | torch.device) -> "Latents":
+        """Return the latents and their extras on a device."""
+        return replace(self, state={name: x.to(device) for name, x in self.state.items()})
+
+    def mixed(self, weights: Any = None, method: str | Method = "fix/chm") -> "Latents":
+        """Return what `lm.mix` does: a single mixture for weights [N], K of them for weights [K, N].
+
+        Extras are mixed as their inversion says, prompts' embeddings by the weights.
+        """
+        w = torch.full((len(self),), 1 / len(self)) if weights is None else torch.as_tensor(weights).float().cpu()
+        single, w = w.ndim == 1, w if w.ndim == 2 else w[None]
+        methods = {"latents": method, **{name: own or method for name, own in self.inversion.extras.items()}}
+        state = {name: mix(self.state[name], w, own) for name, own in methods.items()}
+        prompts = tuple(mixed_prompt(self.prompts, row) for row in w.tolist())
+        return replace(self, state=state, prompts=prompts, single=single)
+
+
+def mixed_prompt(prompts: tuple[Prompt, ...], weights: list[float]) -> Prompt:
+    """Return prompts with their weights added up; a plain prompt where only one is left."""
+    total: dict[str, float] = {}
+    for prompt, weight in zip(prompts, weights, strict=True):
+        for text, share in weighted(prompt).items():
+            total[text] = total.get(text, 0.0) + weight * share
+    total = {text: weight for text, weight in total.items() if weight > 0}
+    return next(iter(total)) if len(total) == 1 else total
+
+
+def weighted(prompt: Prompt) -> Mapping[str, float]:
+    """Return the texts of a prompt and their weights."""
+    return {prompt: 1.0} if isinstance(prompt, str) else prompt
+
+
+def _chosen(count: int, index: Any) -> list[int]:
+    return list(range(count)[index]) if isinstance(index, slice) else [range(count)[int(i)] for i in index]

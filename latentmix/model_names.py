@@ -1,0 +1,80 @@
+"""What a model's name stands for: the settings of a preset, of a folder, or of a repository of the hub."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latentmix.compose import Presets
+from latentmix.errors import UserError
+from latentmix.models.family_table import FAMILIES
+from latentmix.models.loading import read_index
+from latentmix.models.placeholder import ARCHITECTURES
+from latentmix.weight_files import read_config
+
+
+def overrides_for(name: str) -> list[str]:
+    """Return the settings by which the command line has the model of a name. Raises: UserError where there is none."""
+    presets = Presets()
+    if name in presets.options("model"):
+        return [f"model={name}"]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return [*_like(path), f"model.path={_quoted(path)}"]
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
+        raise UserError(f"there is no model {name!r}: no preset ({', '.join(presets.options('model'))}), and no folder")
+    return [*_like(_indices(name)), f"model.hub={name}", "model.revision=null"]
+
+
+def nearest_preset(pipeline: str, config: Mapping[str, Any]) -> str:
+    """Return the preset of a pipeline class whose denoiser's config is most like `config`.
+
+    Raises: UserError where the class is of no known family, or no preset is of it.
+    """
+    if pipeline not in FAMILIES:
+        raise UserError(f"a {pipeline} can't be read; only {', '.join(FAMILIES)} can")
+    presets, scores = Presets(), dict[str, int]()
+    for option in presets.options("model"):
+        folder = ARCHITECTURES / str(presets.read("model", option).get("architecture"))
+        if folder.is_dir() and read_index(folder)["_class_name"] == pipeline:
+            known = read_config(folder / FAMILIES[pipeline].denoiser)
+            scores[option] = sum(config.get(key) == value for key, value in known.items())
+    if not scores:
+        raise UserError(f"no preset is of a {pipeline}; write one, as docs/extending.md shows, and give its name")
+    return max(scores, key=lambda option: scores[option])
+
+
+def native_size(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
+    """Return the side, in pixels, of the images that a model was trained on; None where its config does not say."""
+    side = denoiser.get("sample_size")
+    return side * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(side, int) else None
+
+
+def _like(folder: Path) -> list[str]:
+    """Return the nearest preset to the model in a folder, and its own size."""
+    try:
+        pipeline = str(read_index(folder)["_class_name"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from error
+    if pipeline not in FAMILIES:
+        raise UserError(f"{folder} holds a {pipeline}; only {', '.join(FAMILIES)} can be read")
+    denoiser, vae = (read_config(folder / part) for part in (FAMILIES[pipeline].denoiser, "vae"))
+    size = native_size(denoiser, vae)
+    return [f"model={nearest_preset(pipeline, denoiser)}", *([f"model.size={size}"] if size else [])]
+
+
+def _indices(hub: str) -> Path:
+    """Return the folder of a repository's JSON files, fetched if they are not here."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub, allow_patterns=["model_index.json", "*/config.json"]))
+    except Exception as error:  # of httpx, of the hub's library, of the system
+        raise UserError(
+            f"there is no preset and no folder {hub!r}, and the hub's repository of this name could not be had "
+            f"({type(error).__name__}); check the name, and be online"
+        ) from error
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path.absolute()))

@@ -1,0 +1,304 @@
+"""`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line.
+
+import latentmix as lm
+
+pipe = lm.Pipeline.from_pretrained("sd15")
+z = pipe.invert(["cat.jpg", "fox.jpg"], prompts=["a cat", "a fox"])
+image = pipe.generate(lm.mix(z, [0.5, 0.5], "nin/chm"), prompt="an animal")
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentmix.compose import compose
+from latentmix.config import Config
+from latentmix.data.pictures import read_pictures
+from latentmix.errors import UserError
+from latentmix.experiment.draws import random_latents
+from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import refuse_nan
+from latentmix.feature_networks import perceptual_network
+from latentmix.images import to_pil
+from latentmix.inversion import INVERSIONS
+from latentmix.inversion.base import Inversion, InversionSettings, State
+from latentmix.latents import Latents, Prompt, weighted
+from latentmix.mixing import Method
+from latentmix.model_names import overrides_for
+from latentmix.models import load_model
+from latentmix.models.protocol import Conditioning, Model, Text
+from latentmix.morphing.path import frame_weights
+from latentmix.runner.executor import is_out_of_memory
+from latentmix.runner.process import compute_in_32_bits
+from latentmix.runner.progress import CountedSteps
+from latentmix.settings import height_width
+
+Result = TypeVar("Result")
+USUAL_PIXELS = 8 * 512**2  # of a batch: what fits into most devices
+
+
+class Pipeline:
+    """A diffusion model with the functions that a notebook needs. Make one by `from_pretrained` or `from_diffusers`.
+
+    `steps`, `guidance` and `size` are the defaults of the methods below. `model` is the model itself (see
+    latentmix/models/protocol.py), `config` all settings.
+    """
+
+    def __init__(self, model: Model, config: Config, overrides: Sequence[str], device: torch.device) -> None:
+        self.model = model
+        self.config = config
+        self.device = device
+        self.progress = True  # whether to show progress bars
+        self.batch: int | None = None  # images that a network processes at once; None: as many as usually fit
+        self._overrides = tuple(overrides)
+        self._texts: dict[str, Text] = {}
+        self._brought: Any = None  # diffusers' pipeline, if the caller brought one
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, *settings: str, device: str = "auto", size: int | str | None = None
+    ) -> "Pipeline":
+        """Return the pipeline of a model: a preset such as "sd15" or "tiny", a folder, or a repository of the hub.
+
+        `settings` are further ones, as the command line has them: "model.precision=float32", "steps=30". `size` is in
+        pixels, 512 or "768x512" (width and height); by default the model's own. Weights are read when they are first
+        needed.
+        Raises: UserError where there is no such model, or it can't be read.
+        """
+        overrides = [*overrides_for(name), *settings, f"device={device}"]
+        if size is not None:
+            overrides.append(f"model.size={size}")
+        experiment = Experiment(compose(overrides))
+        compute_in_32_bits()
+        return cls(experiment.model, experiment.config, overrides, experiment.device)
+
+    # Inversion
+
+    def invert(
+        self,
+        images: Any,
+        prompts: Prompt | Sequence[Prompt] = "",
+        inversion: str | Inversion = "ddim",
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        **settings: Any,
+    ) -> Latents:
+        """Invert images to latents at t = T.
+
+        `images` is an image or a list of them: PIL images, paths, uint8 tensors [3, H, W] or arrays [H, W, 3], or a
+        batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and resized. `prompts`
+        is one for all images or a list of one for each; the empty prompt is the default.
+
+        `inversion` is a preset of configs/inversion ("ddim", "null_text", "exact", ...) or an `Inversion` of your own.
+        `steps` holds for generation too. `guidance` is that of the inversion, and by default the preset's: 1, no
+        guidance, for most. `settings` are the inversion's own, such as `iterations=5`.
+        Raises: UserError for images, settings or names that can't be used.
+        """
+        kind, own, scale = self._recipe(inversion, steps, guidance, settings)
+        pixels, single = read_pictures(images, self.config.model.size)
+        texts = _for_each(prompts, len(pixels), "prompts")
+        schedule = self.model.schedule(own.steps * kind.intervals_per_step, own.spacing)
+        with self._shown("inverting", len(pixels), len(schedule), own) as model:
+
+            def compute(rows: slice) -> State:
+                cond = self._conditioning(texts[rows], own.guidance)
+                state = kind.invert(model, model.encode(pixels[rows]), schedule, cond, own)
+                refuse_nan(state["latents"], "the inversion")
+                return state
+
+            states = self._in_batches(len(pixels), compute)
+        state = {name: torch.cat([part[name] for part in states]) for name in states[0]}
+        return Latents(state, tuple(texts), kind, own, scale, single)
+
+    # Generation
+
+    def generate(
+        self,
+        latents: Any,
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        output: str = "pil",
+    ) -> Any:
+        """Generate from latents at t = T: an image from a single one, a list of images from several.
+
+        `latents` is what `invert`, `lm.mix` or `noise` returned, or a tensor or array [C, h, w] or [N, C, h, w], which
+        is taken by the plain sampler. `prompt` is one for all, a list of one for each, or texts with weights by which
+        their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By default it is the prompt of the inversion, mixed
+        as the latents were. `steps` are by default those of the inversion, `guidance` that of the model.
+
+        `output` is "pil" for PIL images, or "tensor" for uint8 [3, H, W] or [N, 3, H, W].
+        Raises: UserError for settings or latents that can't be used.
+        """
+        if output not in ("pil", "tensor"):
+            raise UserError(f'output={output!r} must be "pil" or "tensor"')
+        z = latents if isinstance(latents, Latents) else self._plain(latents, prompt)
+        own = replace(z.settings, steps=steps or z.settings.steps)
+        scale = z.guidance if guidance is None else guidance
+        _check_pairs(z, own, scale)
+        texts = list(z.prompts) if prompt is None else _for_each(prompt, len(z), "prompts")
+        schedule = self.model.schedule(own.steps * z.inversion.intervals_per_step, own.spacing)
+        with self._shown("generating", len(z), len(schedule), own) as model:
+
+            def compute(rows: slice) -> Tensor:
+                state = {name: x[rows].to(self.device) for name, x in z.state.items()}
+                clean = z.inversion.generate(model, state, schedule, self._conditioning(texts[rows], scale), own)
+                refuse_nan(clean, "generation")
+                return model.decode(clean).cpu()
+
+            images = torch.cat(self._in_batches(len(z), compute))
+        found = to_pil(images) if output == "pil" else images
+        return found[0] if z.single else found
+
+    def noise(self, count: int | None = None, seed: int = 0) -> Latents:
+        """Return standard Gaussian latents, to generate from: a single one, or `count` of them."""
+        shape = self.model.latent_shape(self.config.model.size)
+        z = random_latents(seed, "noise", range(1 if count is None else count), shape).to(self.device)
+        return self._plain(z[0] if count is None else z, "")
+
+    def morph(
+        self,
+        images: Any,
+        frames: int = 24,
+        prompts: Prompt | Sequence[Prompt] = "",
+        method: str | Method = "nin/chm",
+        inversion: str | Inversion = "ddim",
+        *,
+        loop: bool = False,
+        even: bool = True,
+        steps: int | None = None,
+        guidance: float | None = None,
+        **settings: Any,
+    ) -> list[Image.Image]:
+        """Return the frames of a morph from image to image: `frames` in all, each image among them.
+
+        `images`, `prompts`, `inversion`, `steps` and `settings` are as for `invert`, `guidance` is that of generation.
+        What `invert` returned can be given in place of images. Prompts' embeddings are mixed with the latents. With
+        `even`, frames are evenly spaced in perceptual distance, measured in the network that `model.perceptual` names;
+        otherwise the weights change evenly. With `loop`, the last frame leads back to the first image.
+        Raises: UserError, as `invert` does, and for fewer frames than images.
+        """
+        z = images if isinstance(images, Latents) else self.invert(images, prompts, inversion, steps=steps, **settings)
+        rendered: dict[tuple[float, ...], Tensor] = {}
+
+        def render(weights: Tensor) -> Tensor:
+            keys = [tuple(row) for row in weights.tolist()]
+            if missing := [key for key in dict.fromkeys(keys) if key not in rendered]:
+                mixed = z.mixed(torch.tensor(missing), method)
+                rendered.update(zip(missing, self.generate(mixed, guidance=guidance, output="tensor"), strict=True))
+            return torch.stack([rendered[key] for key in keys])
+
+        between = perceptual_network(self.config.model.perceptual, self.device).between if even else None
+        weights = frame_weights(len(z), frames, loop, render if even else None, between)
+        return to_pil(render(weights))
+
+    # Parts of the above
+
+    def _recipe(
+        self, inversion: str | Inversion, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
+    ) -> tuple[Inversion, InversionSettings, float]:
+        """Return an inversion, its settings, and the guidance of generation that goes with it."""
+        if isinstance(inversion, Inversion):
+            config = self.config
+            common: dict[str, Any] = {
+                "name": "own",
+                "kind": "own",
+                "steps": steps or config.steps,
+                "spacing": config.spacing,
+            }
+            scale = config.guidance if "guidance" in inversion.paired else 1.0
+            common["guidance"] = scale if guidance is None else guidance
+            return inversion, inversion.settings(**common, **settings), config.guidance
+        overrides = [*self._overrides, f"inversion={inversion}"]
+        overrides += [f"inversion.{name}={value}" for name, value in settings.items()]
+        if steps is not None:
+            overrides.append(f"steps={steps}")
+        config = compose(overrides)
+        kind = INVERSIONS[config.inversion.kind]
+        if guidance is not None:
+            key = "guidance" if "guidance" in kind.paired else "inversion.guidance"
+            config = compose([*overrides, f"{key}={guidance}"])
+        return kind, config.inversion, config.guidance
+
+    def _plain(self, latents: Any, prompt: Any) -> Latents:
+        """Return latents of unknown origin as those of the plain sampler."""
+        z = torch.as_tensor(latents).float().to(self.device)
+        shape = self.model.latent_shape(self.config.model.size)
+        if z.ndim not in (3, 4) or z.shape[-3] != shape[0]:
+            raise UserError(f"latents must be [{shape[0]}, h, w] or [N, {shape[0]}, h, w], not {list(z.shape)}")
+        kind, own, guidance = self._recipe("ddim", None, None, {})
+        rows = z if z.ndim == 4 else z[None]
+        return Latents({"latents": rows}, ("",) * len(rows), kind, own, guidance, single=z.ndim == 3)
+
+    def _conditioning(self, prompts: Sequence[Prompt], guidance: float) -> Conditioning:
+        """Return the embeddings of prompts, a row for each, and of the empty prompt."""
+        wanted = dict.fromkeys(["", *(text for prompt in prompts for text in weighted(prompt))])
+        if missing := [text for text in wanted if text not in self._texts]:
+            rows = self.model.embed(missing)
+            one = torch.eye(len(missing))
+            self._texts |= {text: rows.mixed(one[i : i + 1]) for i, text in enumerate(missing)}
+        texts = list(wanted)
+        weights = torch.tensor([[weighted(prompt).get(text, 0.0) for text in texts] for prompt in prompts])
+        known = reduce(add, [self._texts[text] for text in texts])
+        return Conditioning(known.mixed(weights), self._texts[""], guidance)
+
+    @contextmanager
+    def _shown(self, what: str, count: int, steps: int, own: InversionSettings) -> Iterator[Any]:
+        """Show a progress bar in this context; yield the model that moves it, in the precision that `own` asks for."""
+        self._use_precision(own.float32)
+        total = steps * len(self._slices(count))
+        with torch.no_grad(), tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress) as bar:
+            yield CountedSteps(self.model, bar, steps)
+            bar.update(bar.total - bar.n)
+
+    def _use_precision(self, float32: Collection[str]) -> None:
+        """Load the model again where an inversion needs another precision than the one that it has."""
+        if self._brought or self.config.model.precision != "auto":
+            return
+        needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
+        if needed.dtype != self.model.dtype:
+            self.model, self._texts = needed, {}
+
+    def _slices(self, count: int) -> list[slice]:
+        height, width = height_width(self.config.model.size)
+        size = self.batch or max(1, min(32, USUAL_PIXELS // (height * width)))
+        return [slice(start, start + size) for start in range(0, count, size)]
+
+    def _in_batches(self, count: int, compute: Callable[[slice], Result]) -> list[Result]:
+        """Return what `compute` makes of all rows, in batches of half the size where memory runs out."""
+        while True:
+            try:
+                return [compute(rows) for rows in self._slices(count)]
+            except Exception as error:
+                if not is_out_of_memory(error) or len(self._slices(count)) == count:
+                    raise
+            self.batch = max(1, self._slices(count)[0].stop // 2)
+
+
+def _for_each(prompts: Any, count: int, name: str) -> list[Prompt]:
+    """Return a prompt for each of `count` images or latents. Raises: UserError where there are as many."""
+    listed = [prompts] * count if isinstance(prompts, str | Mapping) else list(prompts)
+    if len(listed) != count:
+        raise UserError(f"{len(listed)} prompts can't be those of {count} images; give one, or {count}")
+    return listed
+
+
+def _check_pairs(z: Latents, own: InversionSettings, guidance: float) -> None:
+    """Raise UserError where generation must repeat a setting of the inversion, and does not."""
+    for name, asked in (("steps", own.steps), ("guidance", guidance)):
+        inverted = getattr(z.settings, name)
+        if name in z.inversion.paired and asked != inverted:
+            raise UserError(
+                f"{own.name} needs the same {name} in both directions: latents were inverted with {inverted}, and "
+                f"{asked} are asked for; give {name}={asked} to invert too"
+            )

@@ -1,0 +1,269 @@
+"""`lm.Pipeline` and its neighbours: the same numbers as the command line and diffusers, and what users hand to it."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from driver import invoke
+from PIL import Image
+from pipelines import FOLDER, SD, SD3, SIZE
+from torch import Tensor
+
+import latentmix as lm
+from latentmix.cache import load_tensors
+from latentmix.inversion import INVERSIONS
+from latentmix.inversion.ddim import DDIM
+from latentmix.models.pipeline import diffusers_options
+
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+STEPS = 3
+PROMPTS = ["a photo of a cat", "a photo of a fox"]
+FAMILIES = {"sd": SD, "sd3": SD3}
+
+
+def pipeline(family: str = "sd", *settings: str) -> lm.Pipeline:
+    name, *own = FAMILIES[family]
+    pipe = lm.Pipeline.from_pretrained(name.removeprefix("model="), *own, f"steps={STEPS}", *settings, device="cpu")
+    pipe.progress = False
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe(random_pipelines: None) -> lm.Pipeline:
+    return pipeline()
+
+
+def pictures(count: int, width: int = SIZE, height: int = SIZE) -> list[Image.Image]:
+    values = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    return [Image.fromarray(array) for array in values]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / "data" / "cat" / f"{index}.png" for index in range(3)]
+    files[0].parent.mkdir(parents=True)
+    for file, picture in zip(files, pictures(3, 2 * SIZE, SIZE), strict=True):
+        picture.save(file)
+    return files
+
+
+def same(images: Tensor, others: Tensor) -> bool:
+    """Whether images differ by no more than rounding does."""
+    return bool((images.int() - others.int()).abs().max() <= 1)
+
+
+# The command line and diffusers
+
+
+@pytest.mark.parametrize("inversion", ["ddim", "ddim_cfg", "exact", "midpoint", "null_text"])
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_results_are_those_of_the_command_line(family: str, inversion: str, paths: list[Path], tmp_path: Path) -> None:
+    settings = [f"inversion={inversion}", f"steps={STEPS}", "methods=[nin/chm]", "pool=3", "n=[2]", "device=cpu"]
+    data = ["data=folder", f"data.path={tmp_path / 'data'}", "data.reference=3", f"outputs={tmp_path}", "name=run"]
+    said = invoke("mix", "--weights", "0.5,0.2,0.3", *FAMILIES[family], *settings, *data)
+    assert said.code == 0, said.err
+    (saved,) = tmp_path.glob("run/mixed/*.safetensors")
+    expected, _ = load_tensors(saved)
+    pipe = pipeline(family)
+    z = lm.mix(pipe.invert(paths, "a photo of a cat", inversion), [0.5, 0.2, 0.3], "nin/chm")
+    assert z.state.keys() == expected.keys()
+    for name, x in expected.items():
+        torch.testing.assert_close(z.state[name][0], x, rtol=1e-3, atol=1e-4)
+    image = torch.from_numpy(np.array(Image.open(saved.with_suffix(".png"))))
+    assert same(torch.from_numpy(np.array(pipe.generate(z))), image)
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_generation_is_that_of_diffusers_from_the_same_latents(family: str) -> None:
+    from diffusers import DiffusionPipeline
+
+    pipe = pipeline(family, "model.max_sequence_length=256")  # of T5, as diffusers has it
+    folder = Path(os.environ[FOLDER], family)
+    theirs = DiffusionPipeline.from_pretrained(folder, **diffusers_options(folder))
+    theirs.set_progress_bar_config(disable=True)
+    if family == "sd":
+        theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, timestep_spacing="trailing")
+    z = pipe.noise(2, seed=1)
+    expected = theirs(PROMPTS, latents=z.tensor, num_inference_steps=STEPS, guidance_scale=3.0, output_type="np").images
+    images = pipe.generate(z, PROMPTS, guidance=3.0, output="tensor")
+    assert same(images.permute(0, 2, 3, 1), torch.from_numpy((expected * 255).round().astype(np.uint8)))
+    assert not same(images, pipe.generate(z, PROMPTS, guidance=1.0, output="tensor"))
+
+
+# Images in, images out
+
+
+def test_images_may_be_paths_pictures_tensors_or_arrays(pipe: lm.Pipeline, paths: list[Path]) -> None:
+    opened = [Image.open(path) for path in paths]
+    arrays = [np.asarray(image) for image in opened]
+    tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
+    expected = pipe.invert(paths).tensor
+    assert expected.shape == (3, 4, SIZE // 4, SIZE // 4)
+    mixed: list[Any] = [str(paths[0]), opened[1], tensors[2]]
+    for images in (opened, arrays, tensors, np.stack(arrays), torch.stack(tensors), tuple(mixed), map(str, paths)):
+        assert torch.equal(pipe.invert(images).tensor, expected)
+    for image in (paths[1], str(paths[1]), opened[1], arrays[1], tensors[1]):
+        torch.testing.assert_close(pipe.invert(image).tensor, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_transparent_and_rotated_pictures_are_read_as_their_files_are(pipe: lm.Pipeline, tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (SIZE, SIZE), (255, 0, 0, 0))
+    white = Image.new("RGB", (SIZE, SIZE), "white")
+    assert torch.equal(pipe.invert(clear).tensor, pipe.invert(white).tensor)
+    (picture,) = pictures(1, 2 * SIZE, 4 * SIZE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    turned = Image.open(tmp_path / "turned.png")
+    assert torch.equal(pipe.invert(turned).tensor, pipe.invert(tmp_path / "turned.png").tensor)
+    assert torch.equal(pipe.invert(turned).tensor, pipe.invert(picture.rotate(-90, expand=True)).tensor)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "there are no images"),
+        (torch.rand(3, SIZE, SIZE), "float32 [3, 16, 16] is no image"),
+        (np.zeros((3, SIZE, SIZE), np.uint8), "uint8 [3, 16, 16] is no image"),
+        ([np.zeros((SIZE, SIZE), np.uint8)], "uint8 [16, 16] is no image"),
+        ([None], "NoneType is no image"),
+        (7, "int is no image"),
+        ("nowhere.png", "nowhere.png can't be read as an image: No such file"),
+        ([Path(__file__)], "not an image in JPEG, PNG or WebP format"),
+    ],
+)
+def test_whatever_is_no_image_is_refused(pipe: lm.Pipeline, images: Any, message: str) -> None:
+    with pytest.raises(lm.UserError) as caught:
+        pipe.invert(images)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_latent_gives_one_image_and_several_a_list(pipe: lm.Pipeline) -> None:
+    z = pipe.invert(pictures(3), PROMPTS[0])
+    assert len(z) == 3 and not z.single and z[1].single and z[1].tensor.shape == z.tensor.shape[1:]
+    images = pipe.generate(z)
+    assert [image.size for image in images] == [(SIZE, SIZE)] * 3
+    assert isinstance(pipe.generate(z[0]), Image.Image)
+    assert isinstance(pipe.generate(lm.mix(z)), Image.Image)
+    assert len(pipe.generate(lm.mix(z, torch.eye(3)[:2], "nin/chm"))) == 2
+    assert isinstance(pipe.generate(z.tensor[0].numpy(), PROMPTS[0]), Image.Image)
+    batch = pipe.generate(z, output="tensor")
+    assert same(pipe.generate(z.tensor, PROMPTS[0], output="tensor"), batch)
+    assert same(pipe.generate(z[2], output="tensor"), batch[2])
+    assert same(pipe.generate(z[[2, 0]] + z[1:2], output="tensor"), batch[[2, 0, 1]])
+
+
+def test_batches_change_nothing_and_halve_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = pipeline()
+    z = pipe.invert(pictures(5), "a star")
+    images = pipe.generate(z, output="tensor")
+    sizes: list[int] = []
+    decode = pipe.model.decode
+
+    def limited(latents: Tensor) -> Tensor:
+        sizes.append(len(latents))
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError
+        return decode(latents)
+
+    monkeypatch.setattr(pipe.model, "decode", limited)
+    assert same(pipe.generate(z, output="tensor"), images)
+    assert sizes == [5, 2, 2, 1] and pipe.batch == 2
+    torch.testing.assert_close(pipe.invert(pictures(5), "a star").tensor, z.tensor, rtol=1e-3, atol=1e-4)
+
+
+# Prompts, extras and settings
+
+
+def test_prompts_are_mixed_by_the_weights_of_the_latents(pipe: lm.Pipeline) -> None:
+    z = pipe.invert(pictures(2), PROMPTS)
+    mixed = lm.mix(z, [0.25, 0.75], "nin/chm")
+    assert mixed.prompts == ({PROMPTS[0]: 0.25, PROMPTS[1]: 0.75},)
+    assert lm.mix(z, [1.0, 0.0]).prompts == (PROMPTS[0],)
+    cond = pipe._conditioning(mixed.prompts, 3.0)
+    first, second = pipe.model.embed(PROMPTS).states
+    torch.testing.assert_close(cond.text.states[0], 0.25 * first + 0.75 * second)
+    explicit = pipe.generate(mixed, {PROMPTS[0]: 0.25, PROMPTS[1]: 0.75}, output="tensor")
+    assert torch.equal(pipe.generate(mixed, output="tensor"), explicit)
+    assert not torch.equal(pipe.generate(mixed, PROMPTS[0], output="tensor"), explicit)
+
+
+def test_each_image_is_inverted_under_its_own_prompt(pipe: lm.Pipeline) -> None:
+    images = pictures(2)
+    both = pipe.invert(images, PROMPTS)
+    for row in (0, 1):
+        torch.testing.assert_close(
+            both[row].tensor, pipe.invert(images[row], PROMPTS[row]).tensor, rtol=1e-3, atol=1e-4
+        )
+    assert (both.tensor - pipe.invert(images, PROMPTS[::-1]).tensor).abs().max() > 1e-3
+
+
+def test_settings_of_an_inversion_are_given_by_name(pipe: lm.Pipeline) -> None:
+    z = pipe.invert(pictures(1), inversion="null_text", steps=2, guidance=4.0, iterations=1)
+    assert z.settings == replace(z.settings, kind="null_text", steps=2, guidance=4.0, iterations=1)
+    assert z.guidance == 4.0 and z.state["nulls"].shape[:2] == (1, 2)
+    assert pipe.invert(pictures(1), guidance=2.0).settings.guidance == 2.0
+    with pytest.raises(lm.UserError, match=r"needs the same guidance in both directions.* 4.0, and 2"):
+        pipe.generate(z, guidance=2)
+    with pytest.raises(lm.UserError, match="needs the same steps"):
+        pipe.generate(z, steps=7)
+    with pytest.raises(lm.UserError, match=r"no key 'inversion.wrong'"):
+        pipe.invert(pictures(1), wrong=1)
+    with pytest.raises(lm.UserError, match="no inversion=dim"):
+        pipe.invert(pictures(1), inversion="dim")
+    with pytest.raises(lm.UserError, match="3 prompts can't be those of 1 images"):
+        pipe.invert(pictures(1), ["a", "b", "c"])
+    with pytest.raises(lm.UserError, match="can't be joined"):
+        _ = z + pipe.invert(pictures(1))
+
+
+def test_an_inversion_of_ones_own_is_given_itself(pipe: lm.Pipeline) -> None:
+    own = replace(DDIM, invert=lambda *args: {"latents": -DDIM.invert(*args)["latents"]})
+    assert torch.equal(pipe.invert(pictures(2), inversion=own).tensor, -pipe.invert(pictures(2)).tensor)
+    null_text = pipe.invert(pictures(1), inversion=INVERSIONS["null_text"], guidance=2.0, iterations=1)
+    assert null_text.settings.guidance == 2.0 and "nulls" in null_text.state
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(4, 4), r"not \[4, 4\]"),
+        (torch.zeros(1, 3, 4, 4), r"\[4, h, w\]"),
+        (torch.full((4, 4, 4), torch.nan), "NaN"),
+    ],
+)
+def test_latents_that_cannot_be_generated_from_are_refused(pipe: lm.Pipeline, latents: Tensor, message: str) -> None:
+    with pytest.raises(lm.UserError, match=message):
+        pipe.generate(latents)
+
+
+# Which model
+
+
+def test_a_folder_is_read_as_the_preset_that_is_most_like_it() -> None:
+    pipe = lm.Pipeline.from_pretrained(f"{os.environ[FOLDER]}/sd", "steps=2", device="cpu")
+    assert pipe.config.model.size == SIZE and pipe.config.model.world == "imagenet"
+    pipe.progress = False
+    assert pipe.generate(pipe.noise(seed=3), "a cat").size == (SIZE, SIZE)
+    wide = lm.Pipeline.from_pretrained(f"{os.environ[FOLDER]}/sd", "steps=1", device="cpu", size="24x16")
+    wide.progress = False
+    assert wide.generate(wide.invert(pictures(1, 48, 32)))[0].size == (24, 16)
+
+
+@pytest.mark.parametrize("name", ["nothing", "./nowhere", "~/nowhere", "a/b/c"])
+def test_a_name_of_no_model_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(lm.UserError, match=r"no preset .*sd15.*, and no folder"):
+        lm.Pipeline.from_pretrained(name)
+
+
+def test_a_folder_of_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lm.UserError, match=r"no readable model_index.json"):
+        lm.Pipeline.from_pretrained(str(tmp_path))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "OtherPipeline"}))
+    with pytest.raises(lm.UserError, match="holds a OtherPipeline"):
+        lm.Pipeline.from_pretrained(str(tmp_path))
