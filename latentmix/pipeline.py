@@ -27,6 +27,7 @@ from latentmix.experiment.draws import random_latents
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import refuse_nan
 from latentmix.feature_networks import perceptual_network
+from latentmix.gpu import is_out_of_memory, tf32
 from latentmix.images import to_pil
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State
@@ -36,8 +37,6 @@ from latentmix.model_names import overrides_for
 from latentmix.models import load_model
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
-from latentmix.runner.executor import is_out_of_memory
-from latentmix.runner.process import compute_in_32_bits
 from latentmix.runner.progress import CountedSteps
 from latentmix.settings import height_width
 
@@ -77,7 +76,6 @@ class Pipeline:
         if size is not None:
             overrides.append(f"model.size={size}")
         experiment = Experiment(compose(overrides))
-        compute_in_32_bits()
         return cls(experiment.model, experiment.config, overrides, experiment.device)
 
     # Inversion
@@ -257,7 +255,8 @@ class Pipeline:
         """Show a progress bar in this context; yield the model that moves it, in the precision that `own` asks for."""
         self._use_precision(own.float32)
         total = steps * len(self._slices(count))
-        with torch.no_grad(), tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress) as bar:
+        bar = tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress)
+        with torch.no_grad(), tf32(allowed=False), bar:
             yield CountedSteps(self.model, bar, steps)
             bar.update(bar.total - bar.n)
 
@@ -282,7 +281,7 @@ class Pipeline:
             except Exception as error:
                 if not is_out_of_memory(error) or len(self._slices(count)) == count:
                     raise
-            self.batch = max(1, self._slices(count)[0].stop // 2)
+            self.batch = min(count, self._slices(count)[0].stop) // 2
 
 
 def _for_each(prompts: Any, count: int, name: str) -> list[Prompt]:

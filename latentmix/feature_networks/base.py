@@ -23,7 +23,8 @@ class Network:
     extract: Callable[[Tensor], Tensor]
     embed_text: Callable[[str], Tensor] | None = None  # CLIP's: a text -> [1, D], comparable with images
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Any) -> Tensor:
+        """Return features of images, uint8 [B, 3, H, W]; `lm.features` has networks that take other kinds of images."""
         return self.extract(images)
 
 

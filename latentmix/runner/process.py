@@ -11,13 +11,8 @@ def set_up_process(threads: int | None) -> None:
     """Set the number of threads (None leaves it to torch), compute 32-bit convolutions in 32 bits, keep memory."""
     if threads is not None:
         torch.set_num_threads(threads)
-    compute_in_32_bits()
-    _keep_freed_memory()
-
-
-def compute_in_32_bits() -> None:
-    """Compute 32-bit convolutions in 32 bits, not in TF32."""
     torch.backends.cudnn.allow_tf32 = False  # the old name, which leaves both names readable
+    _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:

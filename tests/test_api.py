@@ -1,0 +1,79 @@
+"""The public names of `import latentmix as lm` that stand for commands and tables, inside other people's programs."""
+
+import csv
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from pipelines import SD
+
+import latentmix as lm
+from latentmix.compose import compose
+from latentmix.feature_networks import load
+
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+SETTINGS = (*SD, "data.classes=[star]", "n=[2]", "methods=[fix/0]", "pool=4", "draws=4", "data.reference=4", "steps=2")
+
+
+def test_a_sweep_returns_the_rows_of_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = (*SETTINGS, f"outputs={tmp_path}", "device=cpu", "name=mine", "controls=[]")
+    rows = lm.sweep(*arguments)
+    with (tmp_path / "mine" / "metrics.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [{key: str(value).replace("nan", "") for key, value in row.items()} for row in rows] == written
+    assert {row["class"] for row in rows} == {"star", "all"} and {row["n"] for row in rows} == {2}
+    assert isinstance(rows[0]["value"], float) and rows[0]["count"] == 4
+    capfd.readouterr()
+    assert str(lm.sweep(*arguments)) == str(rows)
+    assert "images are there already" in capfd.readouterr().err
+
+
+def test_settings_that_cannot_be_used_raise_one_line(tmp_path: Path) -> None:
+    with pytest.raises(lm.UserError, match="no key 'drawz'; did you mean 'draws'"):
+        lm.sweep("drawz=8")
+
+
+def test_a_hydra_application_keeps_its_own_configs(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("x: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        before = GlobalHydra.instance(), GlobalHydra.instance().hydra
+        assert compose(["draws=8"]).draws == 8
+        with pytest.raises(lm.UserError):
+            compose(["nothing=8"])
+        assert (GlobalHydra.instance(), GlobalHydra.instance().hydra) == before
+        assert hydra_compose("mine").x == 1
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_features_are_those_of_the_network_for_any_kind_of_image() -> None:
+    arrays = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    network, expected = lm.features("embedded", "cpu"), load("embedded")(pixels)
+    for images in (pixels, arrays, [Image.fromarray(array) for array in arrays], list(pixels)):
+        assert torch.equal(network(images), expected)
+    with pytest.raises(lm.UserError, match="several sizes, 32x64, 64x64"):
+        network([pixels[0], pixels[1, :, :, :32]])
+    assert lm.metrics.frechet_distance(expected, expected) == pytest.approx(0, abs=1e-6)
+
+
+def test_public_names_explain_themselves() -> None:
+    assert set(dir(lm)) == set(lm.__all__)
+    for name in lm.__all__:
+        assert name == "__version__" or len(inspect.getdoc(getattr(lm, name)) or "") > 40, name
+    for name, method in inspect.getmembers(lm.Pipeline, callable):
+        assert name.startswith("_") or len(inspect.getdoc(method) or "") > 40, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lm.nothing  # type: ignore[attr-defined]
+
+
+def test_python_m_latentmix_is_the_command_line() -> None:
+    said = subprocess.run([sys.executable, "-m", "latentmix", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"latentmix {lm.__version__}\n"
