@@ -28,7 +28,7 @@ def _copy_images(experiment: Experiment) -> Path:
     for cell in experiment.cells:
         method = f"{cell.method.norm}-{cell.method.mean}"
         place = folder / file_name(cell.class_id) / method / f"N={cell.n:03d}"
-        for draw in range(experiment.config.draws):
+        for draw in experiment.draws(cell):
             content = experiment.layout.image_path(cell, draw).read_bytes()
             write_atomic(place / f"{draw_id(draw)}.png", content)
     write_checked_json(folder / "done.json", {"config": experiment.config.as_dict()})

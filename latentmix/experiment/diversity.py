@@ -72,8 +72,8 @@ def real_pairs(experiment: Experiment, class_id: str) -> Pairs:
 
 
 def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
-    """Return the pairs of generated images of a cell: draws 0 and 1, 2 and 3, and so on."""
-    paths = {draw_id(draw): experiment.layout.image_path(cell, draw) for draw in range(experiment.config.draws)}
+    """Return the pairs of generated images of a cell: the first and the second draw, the third and the fourth..."""
+    paths = {draw_id(draw): experiment.layout.image_path(cell, draw) for draw in experiment.draws(cell)}
 
     def read(ids: Sequence[str]) -> Tensor:
         try:

@@ -1,7 +1,9 @@
 """Which images are mixed, by what weights, and for which points of the curves: pure functions of seed and counts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from latentmix.mixing import Method
 from latentmix.rng import generator, noise
 
+NEVER = 1e-9  # a probability below which nobody looks whether two of a cell's draws are the same subset
 NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
 
 
@@ -48,6 +51,26 @@ def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:
     Its first N indices are the draw's images. So draws are nested in N, and the same for every method.
     """
     return generator(seed, class_id, draw).permutation(pool)
+
+
+@cache
+def distinct_draws(seed: int, class_id: str, draws: int, n: int, pool: int) -> Sequence[int]:
+    """Return the numbers of the first `draws` draws that are distinct: none has the same n images as an earlier one.
+
+    A draw with the images of an earlier one is skipped, and the others keep their numbers. So what is drawn does not
+    depend on how many are asked for. If there are fewer subsets than `draws`, return a draw of each.
+    """
+    subsets = math.comb(pool, n)
+    if draws**2 < NEVER * subsets:
+        return range(draws)
+    found, seen, draw = list[int](), set[frozenset[int]](), 0
+    while len(found) < min(draws, subsets):
+        chosen = frozenset(subset(seed, class_id, draw, pool)[:n].tolist())
+        if chosen not in seen:
+            seen.add(chosen)
+            found.append(draw)
+        draw += 1
+    return tuple(found)
 
 
 def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int) -> Tensor:

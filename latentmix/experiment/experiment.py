@@ -13,7 +13,7 @@ from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
-from latentmix.experiment.draws import NOISE, Cell, mixed_cells, random_latents
+from latentmix.experiment.draws import NOISE, Cell, distinct_draws, mixed_cells, random_latents
 from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
@@ -190,6 +190,14 @@ class Experiment:
     def generated_cells(self) -> list[Cell]:
         """Return all cells of which images are generated: those that mix, and the control."""
         return [cell for cells in self.streams.values() for cell in cells]
+
+    def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
+        """Return the numbers of a cell's draws, or of the first `most`: fewer than asked for if N has fewer subsets."""
+        config = self.config
+        count = config.draws if most is None else min(most, config.draws)
+        if cell.method == NOISE:
+            return range(count)
+        return distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
 
     @property
     def images_kept(self) -> int:

@@ -1,7 +1,8 @@
 """Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
 
 import io
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.tables import RUN, interval, number, read_rows, run_names, write_table
-from latentmix.metrics import METRICS, Comparison, Estimate, Sample, mean_interval, paired
+from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, mean_interval, paired
 from latentmix.mixing import Method
 
 COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count")
@@ -60,7 +61,7 @@ def evaluate(experiment: Experiment) -> list[Result]:
         for n, method, by_metric in rows:
             results += [Result(class_id, n, method, columns[m], sample.interval()) for m, sample in by_metric.items()]
         pairs += _compare(experiment, samples)
-        images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.config.draws))
+        images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.draws(cell)))
     results += averages(results)
     pairs += _average_pairs(pairs)
     folder, run = experiment.config.folder, run_names(experiment.config)
@@ -120,7 +121,7 @@ def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
 
 def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
     """Return the features of the generated images of a cell, by network."""
-    ids = [draw_id(draw) for draw in range(experiment.config.draws)]
+    ids = [draw_id(draw) for draw in experiment.draws(cell)]
     features = {
         name: experiment.layout.features(cell, network).gather(ids, "features")
         for name, network in experiment.networks.items()
@@ -133,7 +134,17 @@ def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
 def _samples(experiment: Experiment, generated: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
     """Return each metric of generated images against real ones, or against the prompt."""
     wanted = {name: METRICS[name] for name in dict.fromkeys(experiment.config.metrics)}
-    return {name: metric.sample(generated[metric.network], real[metric.against]) for name, metric in wanted.items()}
+    return {name: _sample(metric, generated[metric.network], real[metric.against]) for name, metric in wanted.items()}
+
+
+def _sample(metric: Metric, generated: Tensor, real: Tensor) -> Sample:
+    """Return one metric; NaN if there is a single draw, and the metric needs two."""
+    try:
+        return metric.sample(generated, real)
+    except ValueError:
+        if len(generated) > 1:
+            raise
+        return Sample(math.nan, torch.empty(0, dtype=torch.float64), len(generated))
 
 
 def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -145,7 +156,7 @@ def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 # Rows
 
 
-def _image_rows(cell: Cell, samples: Samples, draws: int) -> Iterator[dict[str, object]]:
+def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield a row for each image: what it contributes to the metrics that are means over images.
 
     To a mean over pairs, both images of a pair contribute their distance, and images in no pair nothing.
@@ -154,11 +165,11 @@ def _image_rows(cell: Cell, samples: Samples, draws: int) -> Iterator[dict[str, 
     for name, sample in samples.items():
         parts = sample.parts.tolist()
         if METRICS[name].network == "pairs":
-            columns[name] = [parts[draw // 2] if draw // 2 < len(parts) else None for draw in range(draws)]
+            columns[name] = [parts[row // 2] if row // 2 < len(parts) else None for row in range(len(draws))]
         elif sample.by_row:
             columns[name] = parts
-    for draw in range(draws):
-        values = {name: column[draw] for name, column in columns.items()}
+    for row, draw in enumerate(draws):
+        values = {name: column[row] for name, column in columns.items()}
         yield {"class": cell.class_id, "n": cell.n, "method": cell.method_name, "draw": draw, **values}
 
 

@@ -7,6 +7,7 @@ small batches. Other N, methods or draws divide the stream differently, which ma
 as they are.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, uniform_weights
 from latentmix.experiment.experiment import Experiment
@@ -144,8 +145,9 @@ MEASURE_REFERENCES = StageType(_plan_references, frozenset({"references", "netwo
 
 def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
     """Plan latents -> mixed latents on the disk. A sweep does without, as they are computed again in no time."""
-    stage, draws = Stage("mix"), range(experiment.config.draws)
+    stage = Stage("mix")
     for cell in experiment.cells:
+        draws = _draws(experiment, cell)
         finished = experiment.layout.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in finished}
         stage.bytes += len(missing) * disk_sizes.latent(experiment)
@@ -190,19 +192,18 @@ def _plan_generation(
     """Plan mixed latents -> images. Keep the first `keep` images of each cell (None: all) and, if `measure`, all
     features. The command keeps `copies` of each image on the disk."""
     config = experiment.config
-    keep = config.draws if keep is None else keep
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
-    draws = range(config.draws if measure else keep)
     for name, cells in experiment.streams.items():
-        lost = {cell: _without_image(experiment, cell, draws) for cell in cells}
-        unseen = {(cell, draw) for cell in cells for draw in lost[cell] if draw < keep}
+        draws = {cell: _draws(experiment, cell, None if measure else keep) for cell in cells}
+        lost = {cell: _without_image(experiment, cell, draws[cell]) for cell in cells}
+        unseen = {(cell, draw) for cell in cells for draw in draws[cell][:keep] if draw in lost[cell]}
         # Cells whose images are all kept are measured from their files, in another stage.
         incomplete = [cell for cell in cells if measure and lost[cell]]
         unmeasured = {(cell, draw) for cell in incomplete for draw in _unmeasured(experiment, cell)}
         stage.bytes += copies * len(unseen) * disk_sizes.image(experiment)
         if unmeasured:
             stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
-        drawn = [(cell, draw) for cell in cells for draw in draws]
+        drawn = [(cell, draw) for cell in cells for draw in draws[cell]]
         compute = partial(_generate, experiment, Stream(name, unseen, unmeasured))
         stage.add(name, drawn, unseen | unmeasured, batch_size, compute)
     return stage
@@ -245,8 +246,9 @@ GENERATE = StageType(
 
 def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -> Stage:
     """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`."""
-    stage, draws = Stage("measure"), range(experiment.config.draws)
+    stage = Stage("measure")
     for cell in experiment.generated_cells:
+        draws = _draws(experiment, cell)
         missing = _unmeasured(experiment, cell)
         lost = _without_image(experiment, cell, draws) if missing else set()
         if not required and (lost or not missing):
@@ -321,4 +323,17 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
     finished = _in_all([experiment.layout.features(cell, network) for network in experiment.networks.values()])
-    return {draw for draw in range(experiment.config.draws) if draw_id(draw) not in finished}
+    return {draw for draw in experiment.draws(cell) if draw_id(draw) not in finished}
+
+
+def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Sequence[int]:
+    """Return the draws of a cell, or the first `most`. Warn once if an N has fewer subsets than draws are asked for."""
+    config, draws = experiment.config, experiment.draws(cell, most)
+    if len(draws) < min(config.draws, config.draws if most is None else most):
+        few = {n: subsets for n in config.n if (subsets := math.comb(config.pool, n)) < config.draws}
+        counts = ", ".join(f"{subsets} of n={n}" for n, subsets in few.items())
+        warn_once(
+            f"draws={config.draws} is more than the subsets that pool={config.pool} images have: {counts}; each of "
+            "these is drawn once"
+        )
+    return draws

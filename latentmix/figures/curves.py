@@ -58,7 +58,7 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
     axes.set_xscale("log")
     axes.set_xticks(ns, labels=[str(n) for n in ns])
     axes.minorticks_off()
-    if all(result.estimate.value >= 0 for result in results):
+    if not any(result.estimate.value < 0 for result in results):
         axes.set_ylim(bottom=0)  # wide intervals reach below 0, where no distance is; unbiased estimates may be there
 
 

@@ -123,9 +123,10 @@ def _images(experiment: Experiment) -> Images:
     Each draw of a class comes with all methods and N, and with a real image to compare them with.
     """
     uris: dict[ImageKey, str] = {}
-    note, size, draws = "", 0, min(experiment.config.keep, experiment.config.draws)
+    note, size, keep = "", 0, experiment.config.keep
+    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, keep)})
     try:
-        for draw, class_id in ((draw, class_id) for draw in range(draws) for class_id in experiment.classes):
+        for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
             size += sum(map(len, images.values()))
             if uris and size > MAX_BYTES:
