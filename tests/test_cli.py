@@ -39,7 +39,7 @@ from latentmix.models.unet import UNetModel
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 CLASSES, NS, METHODS = ("star", "heart"), (2, 4), ("fix/0", "fix/chm")
-POOL, DRAWS, REFERENCE = 8, 6, 20
+POOL, DRAWS, REFERENCE = 9, 6, 20
 STEPS = 4  # which divides 1000, as diffusers' scheduler wants it
 SETTINGS = (
     "data.classes=[star,heart]",
@@ -644,7 +644,7 @@ def test_figures_that_do_not_exist(tmp_path: Path) -> None:
         (("+seeed=3",), "there is no key 'seeed'; did you mean 'seed'?"),
         (("+model.pth=x",), "there is no key 'model.pth'"),
         (("data.classes=[staar]",), "no shape is called 'staar'; there are circle,"),
-        (("n=[2,9]",), f"n=9 is more than pool={POOL} images"),
+        (("n=[2,10]",), f"n=10 is more than pool={POOL} images"),
         (("n=[0]",), "greater than 0"),
         (("draws=many",), "draws='many'"),
         (("draws=1",), "draws must be at least 2"),

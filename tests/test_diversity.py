@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("random_pipelines")
 BASE = (
     *SD,
     "name=run",
-    *("data.classes=[star]", "n=[2]", "methods=[fix/0,fix/chm]", "pool=4", f"draws={DRAWS}", "data.reference=7"),
+    *("data.classes=[star]", "n=[2]", "methods=[fix/0,fix/chm]", "pool=7", f"draws={DRAWS}", "data.reference=7"),
     *("steps=2", "keep=1", "launch.threads=1", "metrics=[clip_distance]"),
 )
 
@@ -151,5 +151,5 @@ def test_few_pictures_are_kept_for_pairs(finished: Run) -> None:
     assert finished.experiment().images_kept == 1
     assert finished.experiment("metrics=[diversity]").images_kept == 2 * MAX_PAIRS
     assert finished.experiment("metrics=[diversity]", "keep=400").images_kept == 400
-    experiment = finished.experiment("metrics=[diversity]", "draws=1000")
+    experiment = finished.experiment("metrics=[diversity]", "draws=1000", "pool=20")
     assert len(diversity.draw_pairs(experiment, experiment.cells[0]).pairs) == MAX_PAIRS

@@ -1,6 +1,8 @@
 """What is mixed, in which batches, and under which keys it is kept."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentmix.compose import compose
-from latentmix.experiment.draws import Cell, subset, uniform_weights
+from latentmix.experiment.draws import Cell, distinct_draws, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import padded
 from latentmix.feature_networks import Network
@@ -61,6 +63,32 @@ def test_seeds_classes_and_draws_all_count(seed: int, one: str, other: str, draw
     assert subset(seed + 1, one, draw, 100).tolist() != order
     assert (subset(seed, other, draw, 100).tolist() == order) == (one == other)
     assert (subset(seed, one, later, 100).tolist() == order) == (draw == later)
+
+
+def subsets(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int) -> list[frozenset[int]]:
+    return [frozenset(subset(seed, class_id, draw, pool)[:n].tolist()) for draw in draws]
+
+
+@quick
+@given(seeds, names, st.integers(1, 40), st.integers(1, 7), st.data())
+def test_draws_are_distinct_subsets_as_many_as_there_are(
+    seed: int, class_id: str, draws: int, pool: int, data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, pool))
+    found = distinct_draws(seed, class_id, draws, n, pool)
+    assert len(found) == min(draws, math.comb(pool, n))
+    assert len(set(subsets(seed, class_id, found, n, pool))) == len(found)
+    skipped = set(range(found[-1])) - set(found)
+    for draw in skipped:
+        (again,) = subsets(seed, class_id, [draw], n, pool)
+        assert again in subsets(seed, class_id, [k for k in found if k < draw], n, pool)
+    assert list(distinct_draws(seed, class_id, max(1, draws // 2), n, pool)) == list(found[: max(1, draws // 2)])
+
+
+def test_draws_that_were_distinct_already_keep_their_numbers() -> None:
+    assert list(distinct_draws(0, "star", 1000, 64, 128)) == list(range(1000))
+    assert list(distinct_draws(0, "star", 20, 2, 256)) == list(range(20))
+    assert len(set(subsets(0, "star", range(20), 2, 256))) == 20
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -4,10 +4,13 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from driver import invoke, rows
 from PIL import Image
 from pipelines import SD
+
+from latentmix.experiment.tables import read_rows
 
 POOL, DRAWS, NS = 8, 3, (1, 2, 4, 8)
 METHODS = ("lin/0", "fix/0", "nin/m", "nin/chm")
@@ -76,14 +79,34 @@ def image(outputs: Path, class_id: str, n: int, method: str, draw: int) -> np.nd
 
 
 def test_images_are_generated_from_these_draws(outputs: Path) -> None:
-    """Of one image, all these methods make the image itself. Of the whole pool, every draw is the same."""
+    """Of one image, all these methods make the image itself. Of the whole pool there is a single draw."""
+    for class_id in ("star", "heart"):
+        whole = outputs / "run" / "images" / class_id / "fix-0" / f"N={POOL:03}"
+        assert [path.name for path in whole.iterdir()] == ["000000.png"]
     for class_id, draw in product(["star", "heart"], range(DRAWS)):
         single = image(outputs, class_id, 1, "lin/0", draw)
         for method in ("nin/m", "nin/chm"):
             assert np.abs(image(outputs, class_id, 1, method, draw) - single).max() <= 1
-        whole = image(outputs, class_id, POOL, "fix/0", draw)
-        assert np.abs(image(outputs, class_id, POOL, "fix/0", 0) - whole).max() <= 1
     singles = [image(outputs, "star", 1, "lin/0", draw) for draw in range(DRAWS)]
     first = [shares(outputs, "star", 1, "lin/0")[draw].argmax() for draw in range(DRAWS)]
     for (one, a), (other, b) in pairwise(zip(singles, first, strict=True)):
         assert (np.abs(one - other).max() > 4) == (a != b)
+
+
+def test_a_run_counts_distinct_draws_and_says_where_they_are_few(tmp_path: Path) -> None:
+    """Of 3 images there are 3 pairs, and a single subset of all three."""
+    few = ("data.classes=[star]", "data.reference=6", "pool=3", "n=[2,3]", "draws=10", "controls=[]", "keep=0")
+    metrics = "metrics=[fid,kid,cmmd,clip_distance,clip_distance_raw,precision,recall,density,coverage,diversity]"
+    run = (*SD, "name=few", "steps=2", "methods=[fix/0,fix/chm]", metrics, f"outputs={tmp_path}", *few)
+    said = invoke("sweep", *run)
+    assert said.code == 0, said.err
+    assert said.err.count("3 of n=2, 1 of n=3; each of these is drawn once") == 1
+    table = [row for row in read_rows(tmp_path / "few" / "metrics.csv") if row["class"] == "star"]
+    assert {(row["n"], row["count"]) for row in table if "diversity" not in row["metric"]} == {("2", "3"), ("3", "1")}
+    assert {(row["n"], row["count"]) for row in table if "diversity" in row["metric"]} == {("2", "1"), ("3", "0")}
+    values = {row["metric"]: row["value"] for row in table if row["n"] == "3" and row["method"] == "fix/0"}
+    assert values["fd_embedded"] == values["kd_embedded"] == values["cmmd_embedded"] == ""
+    assert float(values["clip_distance_embedded"]) > 0
+    images = parquet.read_table(tmp_path / "few" / "images.parquet").to_pylist()
+    assert len({(row["n"], row["method"], row["draw"]) for row in images}) == len(images) == 2 * (3 + 1)
+    assert invoke("report", str(tmp_path / "few")).code == 0
