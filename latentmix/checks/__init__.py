@@ -31,7 +31,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetri
 def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
     """Return the parts, as `downloads.FILES` names them, of the networks that the stages measure with."""
     needed = reads(stages)
-    parts = ("features", "clip") if "networks" in needed else ()
+    parts = experiment.measured_with if "networks" in needed else ()
     return (*parts, "pairs") if "perceptual" in needed and experiment.measures_diversity else parts
 
 
@@ -130,7 +130,7 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
 
 def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> list[Finding]:
     """Check disk and CPU for what the stages will do, as far as that is known before everything is here."""
-    planned = experiment if ready else Experiment(experiment.config)
+    planned = experiment if ready else experiment.renewed()
     try:
         if not ready:
             use_placeholders(planned)

@@ -12,7 +12,7 @@ from latentmix.cache import read_checked_json, remove_partial_files
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
-from latentmix.config import Config, differences, result_settings
+from latentmix.config import Config, differences
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import estimate, shared_batch_size
 from latentmix.experiment.experiment import Experiment
@@ -54,7 +54,7 @@ def joined(
     with Claims(config.work, shard) as claims:
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
-        settings = result_settings(config.as_dict())
+        settings = experiment.settings
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
 
 
@@ -88,7 +88,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     """Print what running these stages would do. Nothing is computed or downloaded."""
     checks.use_placeholders(experiment)
     experiment.check(images="pool" in reads(stages))
-    findings = [found for found in checks.examine(Experiment(experiment.config), stages) if found.state != "ok"]
+    findings = [found for found in checks.examine(experiment.renewed(), stages) if found.state != "ok"]
     batch_size = estimate(experiment)
     planned = [plan(batch_size) for plan in plans(experiment, stages)]
     known = rates(experiment)

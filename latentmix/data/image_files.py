@@ -149,7 +149,7 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
     """Return the image, or None if it cannot be used and is to be skipped."""
     try:
         id_ = checked_id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
-        return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels))
+        return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels), str(blob))
     except Exception as error:  # Pillow raises nearly anything for damaged files: OSError, SyntaxError, struct.error...
         problem = f"{blob} cannot be used: {_reason(error)}"
         if rules.bad_images == "refuse":

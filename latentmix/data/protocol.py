@@ -1,7 +1,7 @@
 """What a data set is: classes, and the images of each. Every use of images goes through these two types."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -18,6 +18,12 @@ class Source:
 
     id: str
     pixels: Callable[[int], np.ndarray]  # size -> uint8 [size, size, 3], RGB
+    name: str = field(default="", compare=False)  # of its file, for people
+
+    @property
+    def label(self) -> str:
+        """Return what tables call the image: its file, or its id if it has none."""
+        return self.name or self.id
 
 
 class NotFetched(UserError):

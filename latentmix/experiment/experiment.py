@@ -4,16 +4,17 @@ import gc
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from latentmix.config import Config
+from latentmix.config import Config, result_settings
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
-from latentmix.experiment.draws import NOISE, Cell, distinct_draws, mixed_cells, random_latents
+from latentmix.experiment.draws import NOISE, Cell, distinct_draws, mixed_cells, random_latents, uniform_weights
 from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
@@ -31,8 +32,19 @@ MAX_PAIRS = 50  # of images in a cell or class, whose perceptual distance is the
 class Experiment:
     """The parts of one run. Where results are kept is in `layout`; what is mixed is in `latents`."""
 
+    measured_with: tuple[Literal["features", "clip"], ...] = ("features", "clip")  # settings of the networks
+
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all settings that results depend on: workers share tasks if theirs are equal."""
+        return result_settings(self.config.as_dict())
+
+    def renewed(self) -> "Experiment":
+        """Return the same experiment with nothing loaded."""
+        return Experiment(self.config)
 
     # The device and the networks
 
@@ -168,11 +180,14 @@ class Experiment:
 
     # Cells
 
+    def cells_of(self, class_id: str) -> list[Cell]:
+        """Return the cells of a class that mix."""
+        return mixed_cells(class_id, self.config.n, self.config.methods)
+
     @property
     def cells(self) -> list[Cell]:
         """Return all cells that mix, class by class, so that one class's latents are in memory at a time."""
-        config = self.config
-        return [cell for class_id in self.classes for cell in mixed_cells(class_id, config.n, config.methods)]
+        return [cell for class_id in self.classes for cell in self.cells_of(class_id)]
 
     @property
     def streams(self) -> dict[str, list[Cell]]:
@@ -181,9 +196,8 @@ class Experiment:
         The cells of a class share a prompt and a pool, so they form one stream. Random latents form a stream for each
         class, if `noise` is among the controls.
         """
-        config = self.config
-        mixed = {class_id: mixed_cells(class_id, config.n, config.methods) for class_id in self.classes}
-        plain = [Cell(class_id, 0, NOISE) for class_id in self.classes if "noise" in config.controls]
+        mixed = {class_id: self.cells_of(class_id) for class_id in self.classes}
+        plain = [Cell(class_id, 0, NOISE) for class_id in self.classes if "noise" in self.config.controls]
         return mixed | {str(cell): [cell] for cell in plain}
 
     @property
@@ -198,6 +212,10 @@ class Experiment:
         if cell.method == NOISE:
             return range(count)
         return distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
+
+    def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
+        """Return the weights [K, pool] of the images of the pool in K draws of a cell."""
+        return uniform_weights(self.config.seed, cell.class_id, draws, cell.n, self.config.pool)
 
     @property
     def images_kept(self) -> int:

@@ -22,7 +22,7 @@ from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
-from latentmix.experiment.draws import NOISE, Cell, draw_id, uniform_weights
+from latentmix.experiment.draws import NOISE, Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
 from latentmix.feature_networks import Network
@@ -162,9 +162,8 @@ def _mix(experiment: Experiment, cell: Cell, draws: Sequence[int], size: int) ->
 
 def mix_cell(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> State:
     """Return the mixtures of some draws of a cell, a row for each; at least float32, whatever the networks run in."""
-    config = experiment.config
-    weights = uniform_weights(config.seed, cell.class_id, draws, cell.n, config.pool)
-    return experiment.latents.mix(cell.class_id, weights.to(experiment.device), cell.method)
+    weights = experiment.weights(cell, draws).to(experiment.device)
+    return experiment.latents.mix(cell.class_id, weights, cell.method)
 
 
 MIX = StageType(_plan_mixing, frozenset({"pool"}))

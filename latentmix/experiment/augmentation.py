@@ -1,0 +1,86 @@
+"""Augmentation: all images of each class, inverted and mixed at random, as more images of the class."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from typing import Any
+
+from torch import Tensor
+
+from latentmix.config import Config
+from latentmix.data import Source
+from latentmix.errors import UserError
+from latentmix.experiment.cache_keys import Layout
+from latentmix.experiment.draws import NOISE, Cell, Mixture, mixture_weights, random_mixtures
+from latentmix.experiment.experiment import Experiment
+from latentmix.feature_networks import Network
+
+
+class Augmentation(Experiment):
+    """An experiment whose draws are random mixtures; see `random_mixtures`.
+
+    The config's `n` are the numbers of images that may be mixed, and `draws` is the number of mixtures of each class.
+    The pool of a class is all of its images.
+    """
+
+    measured_with = ("clip",)
+
+    def __init__(self, config: Config, alpha: float) -> None:
+        super().__init__(config)
+        self.alpha = alpha
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "alpha": str(self.alpha)}
+
+    def renewed(self) -> "Augmentation":
+        return Augmentation(self.config, self.alpha)
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:  # type: ignore[override]
+        """Return the network of similarities."""
+        return {name: network for name, network in super().networks.items() if name == "clip"}
+
+    @cache  # noqa: B019
+    def pool(self, class_id: str) -> list[Source]:
+        """Return all images of a class. Raises UserError if they are too few to mix."""
+        images = list({image.id: image for image in self._fetched_data.images(class_id)}.values())
+        if len(images) < (fewest := min(self.config.n)):
+            raise UserError(
+                f"the class {class_id!r} has {len(images)} different image{'s' * (len(images) > 1)}, and mixing needs "
+                f"{fewest}; add images, or choose other classes by 'data.classes=[...]'"
+            )
+        return images
+
+    @cache  # noqa: B019
+    def references(self, class_id: str) -> list[Source]:
+        """Return the images that generated ones are compared with: those that were mixed."""
+        return self.pool(class_id)
+
+    def cells_of(self, class_id: str) -> list[Cell]:
+        """Return a cell for each method; its N is the most images that are mixed."""
+        return [Cell(class_id, max(self.config.n), method) for method in dict.fromkeys(self.config.methods)]
+
+    @property
+    def images_kept(self) -> int:
+        return self.config.draws
+
+    @cache  # noqa: B019
+    def mixtures(self, class_id: str) -> list[Mixture]:
+        """Return the mixtures of a class: as many as asked for, or as there are."""
+        config = self.config
+        return random_mixtures(config.seed, class_id, config.draws, config.n, self.alpha, len(self.pool(class_id)))
+
+    def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
+        count = self.config.draws if cell.method == NOISE else len(self.mixtures(cell.class_id))
+        return range(count)[:most]
+
+    def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
+        mixtures = self.mixtures(cell.class_id)
+        return mixture_weights([mixtures[draw] for draw in draws], len(self.pool(cell.class_id)))
+
+    @cached_property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """Return the folders of this experiment, whose keys hold what mixtures are drawn from."""
+        usual = super().layout
+        return replace(usual, generation={**usual.generation, "of": sorted(self.config.n), "alpha": str(self.alpha)})
