@@ -234,6 +234,11 @@ def test_more_than_there_are_is_said_in_one_line(photos: Path) -> None:
     assert len(table(photos.parent / "out")) == 5 + 1
 
 
+def test_a_mean_of_the_pool_leaves_half_of_it_unmixed(photos: Path) -> None:
+    assert augment(photos, "--method", "nin/pool", "data.classes=[big dog]").code == 0
+    assert {len(json.loads(row["sources"])) for row in table(photos.parent / "out")} == {2}
+
+
 def test_a_dry_run_writes_nothing(photos: Path) -> None:
     said = augment(photos, "--dry-run")
     assert said.code == 0, said.err
@@ -259,7 +264,11 @@ def test_a_dry_run_writes_nothing(photos: Path) -> None:
                 "--of",
                 "4",
             ),
-            'the class "it\'s a cat" has 3 different images, and mixing needs 4',
+            'the class "it\'s a cat" has 3 different images, and mixing needs 4 by nin/chm',
+        ),
+        (
+            ("--method", "nin/pool"),
+            'the class "it\'s a cat" has 3 different images, and mixing needs 4 by nin/pool',
         ),
         (("data.classes=[mouse]",), "no class"),
     ],

@@ -1,15 +1,18 @@
 """Draws in a run, read from the files that it leaves: nested in N, and the same images for every method."""
 
+import json
 from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import yaml
 from driver import invoke, rows
 from PIL import Image
 from pipelines import SD
 
+from latentmix.compose import validate
 from latentmix.experiment.tables import read_rows
 
 POOL, DRAWS, NS = 8, 3, (1, 2, 4, 8)
@@ -71,6 +74,17 @@ def test_every_method_mixes_the_same_images(outputs: Path) -> None:
         first, *others = (shares(outputs, class_id, n, method) for method in METHODS)
         for other in others:
             np.testing.assert_allclose(other, first, atol=1e-3)
+
+
+def test_generate_says_which_images_it_mixed_and_with_which_settings(outputs: Path) -> None:
+    images = outputs / "run" / "images"
+    table = read_rows(images / "metadata.csv")
+    assert {row["file_name"] for row in table} == {p.relative_to(images).as_posix() for p in images.rglob("*.png")}
+    for row in table:
+        mixed = shares(outputs, row["label"], int(row["n"]), row["method"])[int(row["draw"])] > 0.01
+        assert set(json.loads(row["sources"])) == {f"{row['label']}/{index}" for index in np.flatnonzero(mixed)}
+    config = validate(yaml.safe_load((images / "config.yaml").read_text()))
+    assert (config.n, config.pool, str(config.methods[3])) == (NS, POOL, METHODS[3])
 
 
 def image(outputs: Path, class_id: str, n: int, method: str, draw: int) -> np.ndarray:

@@ -120,7 +120,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(outputs: Path) -> None:
 def test_the_page_says_what_was_run_and_with_what(outputs: Path) -> None:
     page = (outputs / "small" / "report.html").read_text()
     about = json.loads((outputs / "small" / "done.json").read_text())
-    for text in ("4 images of each", "2 draws", "8 real ones", "a photo of a [class]", *about["model"].values()):
+    for text in ("7 images of each", "2 draws", "8 real ones", "a photo of a [class]", *about["model"].values()):
         assert text in page
     for name, version in about["versions"].items():
         assert f"<dt>{name}</dt><dd>{version}</dd>" in page

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.cache import key, write_atomic
+from latentmix.cache import key
 from latentmix.commands import session
 from latentmix.compose import compose
 from latentmix.config import differences
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment.augmentation import Augmentation
-from latentmix.experiment.draws import count_mixtures
 from latentmix.experiment.stages import GENERATE, INVERT, MEASURE_IF_COMPLETE, MEASURE_REFERENCES, generation
 from latentmix.experiment.training_set import CARD, TABLE, Counts, Options, similarities, write_training_set
 
@@ -37,7 +36,7 @@ def run(experiment: Augmentation, options: Options, out: Path, dry_run: bool = F
     stages = STAGES if options.min_similarity is None else STAGES_WITH_CLIP
     if not session.run_stages(experiment, stages, "augment", dry_run):
         return []
-    write_atomic(out / CONFIG, yaml.safe_dump(settings, sort_keys=False).encode())
+    session.write_config(out, settings)
     counts = write_training_set(experiment, options, Path(str(experiment.config.data.path)), out)
     _say_counts(experiment, options, counts, out)
     return [out / TABLE, out / CARD, out / CONFIG]
@@ -54,7 +53,7 @@ def prepare(
         if (name := override.split("=")[0].lstrip("+~")) in OWN:
             raise UserError(f"leave out {override}; latentmix augment takes this from {OWN[name]}")
     path = re.sub(r"(['\\])", r"\\\1", str(folder))
-    own = ["data=folder", f"data.path='{path}'", f"draws={per_class}", f"n={sizes}", f"pool={max(sizes)}"]
+    own = ["data=folder", f"data.path='{path}'", f"draws={per_class}", f"n={sizes}", f"pool={2 * max(sizes)}"]
     own += [f"methods=['{method}']", "controls=[]", "metrics=[clip_distance]"]
     config = compose([*own, *overrides])
     session.prepare(config)
@@ -102,11 +101,8 @@ def _refuse_to_overwrite(out: Path, settings: dict[str, Any]) -> None:
 
 def _warn_of_few_mixtures(experiment: Augmentation) -> None:
     """Say in one line which classes have fewer mixtures than asked for."""
-    sizes, few = experiment.config.n, list[str]()
-    for class_id in experiment.classes:
-        count = count_mixtures(sizes, experiment.alpha, len(experiment.pool(class_id)))
-        if count < experiment.config.draws:
-            few.append(f"{class_id} has {count}")
+    counts = {class_id: experiment.count(class_id) for class_id in experiment.classes}
+    few = [f"{class_id} has {count}" for class_id, count in counts.items() if count < experiment.config.draws]
     if few:
         wanted = f"--per-class {experiment.config.draws}"
         warn_once(f"{wanted} is more than the different mixtures of some classes, which get all: {', '.join(few)}")

@@ -1,15 +1,19 @@
 """`latentmix generate`: mixed latents -> images, all of them kept as PNG."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from latentmix.cache import file_name, write_atomic, write_checked_json
 from latentmix.commands import session
-from latentmix.experiment.draws import draw_id
+from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE, generation
+from latentmix.experiment.tables import write_table
 
 STAGES = (SYNTHESIZE, INVERT, generation(copies=2))  # in the cache, and under readable names
 FOLDER = "images"
+COLUMNS = ("file_name", "label", "n", "method", "draw", "sources", "inversion", "seed")
 
 
 def run(experiment: Experiment, dry_run: bool) -> None:
@@ -23,13 +27,30 @@ def run(experiment: Experiment, dry_run: bool) -> None:
 
 
 def _copy_images(experiment: Experiment) -> Path:
-    """Copy a run's images from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder."""
-    folder = experiment.config.folder / FOLDER
+    """Copy a run's images from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder.
+
+    Write beside them what each was mixed of, and the settings.
+    """
+    folder, settings = experiment.config.folder / FOLDER, experiment.config.as_dict()
     for cell in experiment.cells:
-        method = f"{cell.method.norm}-{cell.method.mean}"
-        place = folder / file_name(cell.class_id) / method / f"N={cell.n:03d}"
         for draw in experiment.draws(cell):
-            content = experiment.layout.image_path(cell, draw).read_bytes()
-            write_atomic(place / f"{draw_id(draw)}.png", content)
-    write_checked_json(folder / "done.json", {"config": experiment.config.as_dict()})
+            write_atomic(folder / _name(cell, draw), experiment.layout.image_path(cell, draw).read_bytes())
+    rows = (row for cell in experiment.cells for row in _rows(experiment, cell))
+    write_table(folder / "metadata.csv", COLUMNS, rows)
+    session.write_config(folder, settings)
+    write_checked_json(folder / "done.json", {"config": settings})
     return folder
+
+
+def _name(cell: Cell, draw: int) -> str:
+    method = f"{cell.method.norm}-{cell.method.mean}"
+    return f"{file_name(cell.class_id)}/{method}/N={cell.n:03d}/{draw_id(draw)}.png"
+
+
+def _rows(experiment: Experiment, cell: Cell) -> Iterator[tuple[object, ...]]:
+    """Yield what each image of a cell was mixed of, with equal weights: files, or ids of images that are no files."""
+    pool, config = experiment.pool(cell.class_id), experiment.config
+    for draw, weights in zip(experiment.draws(cell), experiment.weights(cell, experiment.draws(cell)), strict=True):
+        sources = json.dumps([pool[index].label for index in weights.nonzero()[:, 0]], ensure_ascii=False)
+        made = (cell.n, cell.method_name, draw, sources, config.inversion.name, config.seed)
+        yield _name(cell, draw), cell.class_id, *made

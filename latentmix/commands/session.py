@@ -1,14 +1,17 @@
 """What all commands that run stages share: prepare, check, run, and report what a run would do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import typer
+import yaml
 from rich.console import Console
 
 from latentmix import checks
-from latentmix.cache import read_checked_json, remove_partial_files
+from latentmix.cache import read_checked_json, remove_partial_files, write_atomic
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
@@ -127,6 +130,11 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
             f"{place} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
             "or replace them with overwrite=true"
         )
+
+
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a result beside it, as config.yaml."""
+    write_atomic(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 def say(text: str) -> None:

@@ -13,11 +13,10 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from latentmix.cache import key, read_checked_json, write_atomic, write_checked_json, write_json
+from latentmix.cache import key, read_checked_json, write_checked_json, write_json
 from latentmix.commands import session
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
@@ -113,7 +112,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
     with timed("drawing"):
         figures = draw_run(experiment)
     config, folder = experiment.config.as_dict(), experiment.config.folder
-    write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    session.write_config(folder, config)
     about = {
         "config": config,
         "arguments": list(arguments),

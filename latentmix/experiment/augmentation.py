@@ -11,7 +11,7 @@ from latentmix.config import Config
 from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout
-from latentmix.experiment.draws import NOISE, Cell, Mixture, mixture_weights, random_mixtures
+from latentmix.experiment.draws import NOISE, Cell, Mixture, count_mixtures, mixture_weights, random_mixtures
 from latentmix.experiment.experiment import Experiment
 from latentmix.feature_networks import Network
 
@@ -20,7 +20,7 @@ class Augmentation(Experiment):
     """An experiment whose draws are random mixtures; see `random_mixtures`.
 
     The config's `n` are the numbers of images that may be mixed, and `draws` is the number of mixtures of each class.
-    The pool of a class is all of its images.
+    The pool of a class is all of its images. Methods with a mean of the pool mix at most half of it.
     """
 
     measured_with = ("clip",)
@@ -45,12 +45,27 @@ class Augmentation(Experiment):
     def pool(self, class_id: str) -> list[Source]:
         """Return all images of a class. Raises UserError if they are too few to mix."""
         images = list({image.id: image for image in self._fetched_data.images(class_id)}.values())
-        if len(images) < (fewest := min(self.config.n)):
+        if not self._sizes(len(images)):
+            need = f"mixing needs {self._least * min(self.config.n)}"
             raise UserError(
-                f"the class {class_id!r} has {len(images)} different image{'s' * (len(images) > 1)}, and mixing needs "
-                f"{fewest}; add images, or choose other classes by 'data.classes=[...]'"
+                f"the class {class_id!r} has {len(images)} different image{'s' * (len(images) > 1)}, and {need} by "
+                f"{self.config.methods[0]}; add images, or choose other classes by 'data.classes=[...]'"
             )
         return images
+
+    @property
+    def _least(self) -> int:
+        """Return how many images a pool must have for each that is mixed: two for means of the pool."""
+        return 2 if any(method.of_pool for method in self.config.methods) else 1
+
+    def _sizes(self, pool: int) -> list[int]:
+        """Return the numbers of images that may be mixed of a pool."""
+        return [size for size in self.config.n if self._least * size <= pool]
+
+    def count(self, class_id: str) -> int:
+        """Return how many different mixtures of a class there are."""
+        pool = len(self.pool(class_id))
+        return count_mixtures(self._sizes(pool), self.alpha, pool)
 
     @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:
@@ -68,8 +83,8 @@ class Augmentation(Experiment):
     @cache  # noqa: B019
     def mixtures(self, class_id: str) -> list[Mixture]:
         """Return the mixtures of a class: as many as asked for, or as there are."""
-        config = self.config
-        return random_mixtures(config.seed, class_id, config.draws, config.n, self.alpha, len(self.pool(class_id)))
+        config, pool = self.config, len(self.pool(class_id))
+        return random_mixtures(config.seed, class_id, config.draws, self._sizes(pool), self.alpha, pool)
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
         count = self.config.draws if cell.method == NOISE else len(self.mixtures(cell.class_id))
