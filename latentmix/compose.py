@@ -205,11 +205,11 @@ def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> N
     name = preset["name"]
     if [values.get(key) for key in ("path", "hub")] != [preset.get(key) for key in ("path", "hub")]:
         source = values.get("path") or values.get("hub")
-        name = _plain_name(source) if isinstance(source, str) and source != "???" else name
+        name = plain_name(source) if isinstance(source, str) and source != "???" else name
     OmegaConf.update(config, f"{group}.name", name, force_add=True)
 
 
-def _plain_name(source: str) -> str:
+def plain_name(source: str) -> str:
     """Return the last part of a path or of OWNER/NAME, without characters that a folder's name should not have."""
     path = Path(expand_home(source))
     name = path.resolve().name if path.name in ("", "..") else path.name

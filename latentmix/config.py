@@ -195,7 +195,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     release wrote lacks the settings that came later; and lists of what is measured that only grew, since every result
     of the old config is among those of the new one.
     """
-    before, after = _flat(old), _flat(new)
+    before, after = flat_settings(old), flat_settings(new)
     changed = [key for key in after if key in before and before[key] != after[key]]
     lost = [key for key in changed if key not in GROWING or not set(before[key]) <= set(after[key])]
     return [f"{key}={_shown(before[key])} there, {_shown(after[key])} here" for key in lost]
@@ -206,7 +206,7 @@ def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in (*OF_A_MACHINE, "name", "overwrite")}
 
 
-def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
+def flat_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by keys such as "model.size", of the settings that can change a result."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():

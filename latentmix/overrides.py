@@ -59,6 +59,8 @@ def _values(override: str) -> tuple[str, list[str]]:
     from hydra.errors import HydraException
 
     key, _, value = override.partition("=")
+    if _kinds().get(key) in ((False, True, False), (False, True, True)):  # text need not be readable to Hydra
+        return key, [entry for entry in ENTRY.findall(value) if entry]
     try:
         parsed = OverridesParser.create().parse_override(override)
         return key, list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else [value]

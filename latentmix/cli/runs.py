@@ -1,10 +1,11 @@
 """What looks at runs that exist."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentmix.cli.shared import app, example, say
+from latentmix.cli.shared import app, example, say, say_all
 
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
@@ -13,6 +14,24 @@ def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its na
     from latentmix.commands import status
 
     status.run(run)
+
+
+@app.command(
+    epilog=example(
+        "latentmix compare demo outputs/demo-tiny-sd3",
+        "latentmix compare inversions-ddim inversions-null_text --out outputs/inversions",
+    )
+)
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs: folders, or names.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write comparison.csv and comparison-pairs.csv there.")
+    ] = None,
+) -> None:
+    """Show several runs in one table, and their differences from the first one where the draws are the same."""
+    from latentmix.commands import compare
+
+    say_all(compare.run(runs, out))
 
 
 @app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))

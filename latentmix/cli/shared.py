@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from latentmix.errors import STOPPED, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from latentmix.config import Config
     from latentmix.experiment.experiment import Experiment
@@ -46,6 +46,9 @@ Overrides = Annotated[
 OfFigure = Annotated[
     str | None,
     typer.Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
+]
+Multirun = Annotated[
+    bool, typer.Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 ClassName = Annotated[str | None, typer.Option("--class", help="The class; by default the run's first one.")]
@@ -91,6 +94,16 @@ def prepared(overrides: list[str] | None) -> "Experiment":
     from latentmix.commands.session import prepare
 
     return prepare(composed(overrides))
+
+
+def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Callable[[Experiment], object]") -> None:
+    """Run a command of one experiment, or of each one of a grid."""
+    if multirun:
+        from latentmix.commands import grid, session
+
+        grid.run(command, overrides or [], lambda one: run(session.prepare(one.config)))
+    else:
+        run(prepared(overrides))
 
 
 def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Experiment], Sequence[StageType]]":

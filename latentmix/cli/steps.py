@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentmix.cli.shared import ClassName, DryRun, Overrides, app, composed, example, prepared, say_all
+from latentmix.cli.shared import ClassName, DryRun, Multirun, Overrides, app, composed, example, prepared, say_all
 
 
 @app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
@@ -60,12 +60,14 @@ def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
         "latentmix sweep experiment=demo",
         "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR --dry-run",
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
+        "latentmix sweep -m inversion=ddim,null_text seed=0,1,2 name=inversions",
         "latentmix sweep experiment=demo --shard 0/3",
         "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
     )
 )
 def sweep(
     overrides: Overrides = None,
+    multirun: Multirun = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Be worker I of N that share this run; I starts at 0.")
     ] = None,
@@ -75,11 +77,14 @@ def sweep(
     ] = False,
 ) -> None:
     """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
-    from latentmix.commands import sweep
+    from latentmix.commands import grid, sweep
     from latentmix.runner.claims import Shard
 
     part = None if shard is None else Shard.parse(shard)
-    sweep.run(composed(overrides), sys.argv[1:], part, dry_run, profile)
+    if multirun:
+        grid.run("sweep", overrides or [], lambda one: sweep.run(one.config, one.arguments, part, dry_run, profile))
+    else:
+        sweep.run(composed(overrides), sys.argv[1:], part, dry_run, profile)
 
 
 @app.command(hidden=True)

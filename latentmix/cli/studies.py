@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latentmix.cli.shared import ClassName, DryRun, Overrides, app, example, prepared, say_all
+from latentmix.cli.shared import ClassName, DryRun, Multirun, Overrides, app, each_run, example, prepared, say_all
 
 
 @app.command(
@@ -13,11 +13,11 @@ from latentmix.cli.shared import ClassName, DryRun, Overrides, app, example, pre
         "latentmix diagnose experiment=demo", "latentmix diagnose 'data.classes=[star,heart]' pool=256 steps=20"
     )
 )
-def diagnose(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def diagnose(overrides: Overrides = None, multirun: Multirun = False, dry_run: DryRun = False) -> None:
     """Measure what latents share, and how many can be mixed without mean adjustment: diagnosis.json, Fig. 4."""
     from latentmix.commands import diagnose
 
-    say_all(diagnose.run(prepared(overrides), dry_run))
+    each_run("diagnose", overrides, multirun, lambda experiment: say_all(diagnose.run(experiment, dry_run)))
 
 
 @app.command(
@@ -53,11 +53,11 @@ def probe(
         "latentmix reconstruct inversion=null_text guidance=7.5",
     )
 )
-def reconstruct(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def reconstruct(overrides: Overrides = None, multirun: Multirun = False, dry_run: DryRun = False) -> None:
     """Invert images, generate from their latents, and measure how close the result is: reconstruction.csv, a figure."""
     from latentmix.commands import reconstruct
 
-    say_all(reconstruct.run(prepared(overrides), dry_run))
+    each_run("reconstruct", overrides, multirun, lambda experiment: say_all(reconstruct.run(experiment, dry_run)))
 
 
 @app.command(

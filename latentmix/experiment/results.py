@@ -49,8 +49,10 @@ class Pair:
 
 
 def evaluate(experiment: Experiment) -> list[Result]:
-    """Compute all metrics of a run from cached features. Write `metrics.csv`, `pairs.csv` and `images.parquet`."""
-    results, pairs, images, columns = list[Result](), list[Pair](), list[dict[str, object]](), labels(experiment)
+    """Compute all metrics of a run from cached features. Write `metrics.csv`, `pairs.csv`, `images.parquet` and
+    `parts.parquet`."""
+    results, pairs, columns = list[Result](), list[Pair](), labels(experiment)
+    images, parts = list[dict[str, object]](), list[dict[str, object]]()
     for class_id in experiment.classes:
         real = _real_features(experiment, class_id)
         cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
@@ -62,12 +64,14 @@ def evaluate(experiment: Experiment) -> list[Result]:
             results += [Result(class_id, n, method, columns[m], sample.interval()) for m, sample in by_metric.items()]
         pairs += _compare(experiment, samples)
         images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.draws(cell)))
+        parts += (row for cell in cells for row in _part_rows(cell, samples[cell], columns))
     results += averages(results)
     pairs += _average_pairs(pairs)
     folder, run = experiment.config.folder, run_names(experiment.config)
     write_table(folder / "metrics.csv", COLUMNS, [(*run, *_result_row(result)) for result in results])
     write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *_pair_row(pair)) for pair in pairs])
-    _write_images(folder / "images.parquet", images)
+    _write_parquet(folder / "images.parquet", images)
+    _write_parquet(folder / "parts.parquet", parts)
     return results
 
 
@@ -173,6 +177,19 @@ def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[
         yield {"class": cell.class_id, "n": cell.n, "method": cell.method_name, "draw": draw, **values}
 
 
+def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """Yield a row for each metric of a cell, by which other runs are compared with this one draw by draw.
+
+    Its parts are in `images.parquet` if each image has one, and here otherwise.
+    """
+    for name, sample in samples.items():
+        in_images = sample.by_row and METRICS[name].network != "pairs"
+        yield {
+            **{"class": cell.class_id, "n": cell.n, "method": cell.method_name, "name": name, "metric": columns[name]},
+            **{"value": sample.value, "count": sample.count, "parts": None if in_images else sample.parts.tolist()},
+        }
+
+
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
     """Yield each method beside the reference, which mixed the same images."""
     methods, columns = experiment.config.methods, labels(experiment)
@@ -193,10 +210,14 @@ def _average_pairs(pairs: list[Pair]) -> list[Pair]:
         groups.setdefault((pair.n, pair.metric, pair.method, pair.reference), []).append(pair.comparison)
     rows = []
     for group, comparisons in groups.items():
-        difference = _over_classes([comparison.difference.value for comparison in comparisons])
-        won = sum(comparison.won for comparison in comparisons) / len(comparisons)
-        rows.append(Pair(AVERAGE, *group, Comparison(difference, won)))
+        rows.append(Pair(AVERAGE, *group, average_comparison(comparisons)))
     return rows
+
+
+def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the mean over classes of a comparison."""
+    difference = _over_classes([comparison.difference.value for comparison in comparisons])
+    return Comparison(difference, sum(comparison.won for comparison in comparisons) / len(comparisons))
 
 
 def _over_classes(values: list[float]) -> Estimate:
@@ -216,7 +237,7 @@ def _pair_row(pair: Pair) -> tuple[object, ...]:
     return *names, *interval(difference), pair.comparison.won, difference.count
 
 
-def _write_images(path: Path, rows: list[dict[str, object]]) -> None:
+def _write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,0 +1,102 @@
+"""`latentmix compare`: several finished runs in one table, and their differences on the same draws."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from latentmix.compose import compose, validate
+from latentmix.errors import UserError
+from latentmix.experiment.comparison import (
+    Difference,
+    Run,
+    differences,
+    read_runs,
+    settings_that_differ,
+    write_comparison,
+)
+from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.tables import read_rows
+from latentmix.inversion import INVERSIONS
+from latentmix.metrics import Estimate
+
+METRICS_SHOWN = 2  # the first that all runs have; the file has all
+
+
+def run(names: Sequence[str], out: Path | None) -> list[Path]:
+    """Print the averages of runs at their largest common N. Return the files written into `out`, if it is given."""
+    return show(read_runs(names), out)
+
+
+def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
+    """Print and write what `run` does, of runs that have been read."""
+    ns = set.intersection(*({r.n for r in run.results if r.n} for run in runs))
+    if not ns:
+        raise UserError("the runs have no N in common, so there is nothing to compare; give them the same n=")
+    console = Console()
+    if different := settings_that_differ(runs):
+        console.print(f"The runs differ in {', '.join(different)}.", markup=False, soft_wrap=True)
+    common = [metric for metric in _metrics(runs[0]) if all(metric in _metrics(run) for run in runs)]
+    paired = [difference for run in runs[1:] for difference in differences(run, runs[0])]
+    for metric in common[:METRICS_SHOWN]:
+        console.print(_averages(runs, paired, metric, max(ns)))
+    if trips := {run.label: quantities for run in runs if (quantities := _round_trip(run))}:
+        table = Table("quantity", Column("run", no_wrap=True), "value", title="Inversion and generation")
+        for name in dict.fromkeys(name for quantities in trips.values() for name in quantities):
+            for label, quantities in trips.items():
+                table.add_row(name, label, quantities.get(name, "-"))
+            table.add_section()
+        console.print(table)
+    return [] if out is None else write_comparison(out, runs)
+
+
+def _metrics(run: Run) -> list[str]:
+    return list(dict.fromkeys(result.metric for result in run.results))
+
+
+def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n: int) -> Table:
+    """Return a table with a row for each method and run: the value and, on the same draws, how it differs."""
+    titles = ("method", Column("run", no_wrap=True), "value")
+    title = f"{metric} at N = {n}, average over classes"
+    table = Table(*titles, *([f"difference from {runs[0].label}"] if paired else []), title=title)
+    values = {
+        (r.method, run.label): _text(r.estimate)
+        for run in runs
+        for r in run.results
+        if (r.class_id, r.metric) == (AVERAGE, metric) and r.n in (0, n)
+    }
+    different = {
+        (d.key[2], d.run): _text(d.comparison.difference) for d in paired if d.key == (AVERAGE, n, d.key[2], metric)
+    }
+    for method in dict.fromkeys(method for method, _ in values):
+        for row in ((method, run.label) for run in runs if (method, run.label) in values):
+            table.add_row(*row, values[row], *([different.get(row, "-")] if paired else []))
+        table.add_section()
+    return table
+
+
+def _text(estimate: Estimate) -> str:
+    interval = "" if math.isnan(estimate.low) else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}{interval}"
+
+
+def _round_trip(run: Run) -> dict[str, str]:
+    """Return what `latentmix reconstruct` and `latentmix diagnose` measured in a run's folder, if they did."""
+    found: dict[str, str] = {}
+    trip, diagnosis = run.folder / "reconstruction.csv", run.folder / "diagnosis.json"
+    if trip.exists():
+        average = {row["quantity"]: float(row["value"]) for row in read_rows(trip) if row["class"] == AVERAGE}
+        found |= {name: f"{value:.4g}" for name, value in average.items()}
+    if diagnosis.exists():
+        classes = json.loads(diagnosis.read_text())["classes"].values()
+        for part in ("channels", "space"):
+            found[f"bias²·1000 in {part}"] = f"{1000 * sum(c['bias'][part] for c in classes) / len(classes):.1f}"
+    if found:
+        config = validate(compose([]).as_dict() | dict(run.config))  # an older run lacks settings that came later
+        inversion, settings = INVERSIONS[config.inversion.kind], config.inversion
+        found["NFE of inversion"] = f"{settings.steps * inversion.nfe(settings):,}"
+        found["NFE of generation"] = f"{config.steps * inversion.nfe_generation(config.guidance):,}"
+    return found

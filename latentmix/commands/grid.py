@@ -1,0 +1,112 @@
+"""`-m`: a run for each combination of several values, `inversion=ddim,null_text seed=0,1,2`, and one table of them all.
+
+A run that fails is noted, and the grid goes on. The same command continues it: finished runs are left as they are.
+"""
+
+import gc
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from latentmix.cache import read_checked_json
+from latentmix.commands import compare, session
+from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
+from latentmix.config import Config, result_settings
+from latentmix.errors import Interrupted, UserError, retry_lost_rows
+from latentmix.experiment.comparison import read_runs
+from latentmix.overrides import grid
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run of a grid: its config, and the command's arguments that make this run alone."""
+
+    config: Config
+    arguments: list[str]
+
+
+def run(command: str, overrides: Sequence[str], each: Callable[[Combination], object]) -> None:
+    """Call `each` with every combination, and compare the sweeps that are finished then.
+
+    Raises: UserError for overrides that can't be composed, before any run; and at the end, if runs failed.
+    """
+    combinations, failed = _combinations(command, overrides), list[str]()
+    for number, combination in enumerate(combinations, 1):
+        name = combination.config.name
+        session.say(f"run {number} of {len(combinations)}: {name}")
+        if command == "sweep" and is_finished(combination.config):
+            session.say(f"{name} is finished")
+            continue
+        try:
+            retry_lost_rows(partial(each, combination))
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            failed.append(_note(combination.config, error))
+        gc.collect()  # the memory of the run's networks
+    if command == "sweep":
+        _compare([combination.config for combination in combinations], _folder(overrides, combinations[0].config))
+    if failed:
+        many = f"{len(failed)} of {len(combinations)} runs failed"
+        raise UserError(f"{many}; the same command tries them again. {'; '.join(failed)}")
+
+
+def _combinations(command: str, overrides: Sequence[str]) -> list[Combination]:
+    """Return all runs. The name of each is the grid's, followed by the values that are its own.
+
+    A name that is not given contains the model and the data already.
+    """
+    found, named = list[Combination](), _given_name(overrides) is not None
+    for values in grid(overrides):
+        single = [o if (key := o.partition("=")[0]) not in values else f"{key}={values[key]}" for o in overrides]
+        shown = {key: value for key, value in values.items() if key != "name" and (named or key not in NAMED_BY_SOURCE)}
+        name = "-".join([compose(single).name, *(_part(key, value) for key, value in shown.items())])
+        arguments = [*(override for override in single if not override.startswith("name=")), f"name={name}"]
+        found.append(Combination(compose(arguments), [command, *arguments]))
+    names = [combination.config.name for combination in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"several runs of the grid would be named {', '.join(twice)}; leave out values that are alike")
+    return found
+
+
+def _given_name(overrides: Sequence[str]) -> str | None:
+    return next((override.partition("=")[2] for override in overrides if override.startswith("name=")), None)
+
+
+def _part(key: str, value: str) -> str:
+    """Return what a value adds to a run's name: `null_text` for a group, `seed1` for any other setting."""
+    text = plain_name(value.replace("/", "-").strip("[]'\""))
+    return text if key in GROUPS else f"{key.split('.')[-1]}{text}"
+
+
+def _folder(overrides: Sequence[str], config: Config) -> Path:
+    """Return the folder of the grid's table."""
+    return config.outputs / (_given_name(overrides) or f"grid-{'-'.join(grid(overrides)[0])}")
+
+
+def is_finished(config: Config) -> bool:
+    """Return whether the run's folder holds all results of these settings."""
+    done = read_checked_json(config.folder / "done.json").get("config", {})
+    same = result_settings(done) == result_settings(config.as_dict())
+    return same and (config.folder / "metrics.csv").exists()
+
+
+def _note(config: Config, error: Exception) -> str:
+    """Print why a run failed, keep the traceback of an unexpected error, and return the reason in one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, UserError):
+        path = config.folder / "error.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)))
+        reason = f"{type(error).__name__}: {reason} (see {path})"
+    session.say(f"{config.name} failed: {reason}")
+    return f"{config.name}: {reason}"
+
+
+def _compare(configs: Sequence[Config], folder: Path) -> None:
+    finished = [str(config.folder) for config in configs if is_finished(config)]
+    if finished:
+        for path in compare.show(read_runs(finished), folder):
+            session.say(str(path))

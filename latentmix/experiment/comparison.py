@@ -1,0 +1,138 @@
+"""Several finished runs side by side: their joined tables, and differences on the same draws."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentmix.cache import read_json
+from latentmix.compose import find_run
+from latentmix.config import flat_settings
+from latentmix.errors import UserError
+from latentmix.experiment.results import AVERAGE, Result, average_comparison, read_table
+from latentmix.experiment.tables import interval, write_table
+from latentmix.metrics import METRICS, Comparison, Sample, paired
+
+Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
+
+COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count")
+PAIR_COLUMNS = ("run", "reference", "class", "n", "method", "metric", "difference", "low", "high", "won", "count")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `label` tells it from the other runs that were read with it."""
+
+    folder: Path
+    label: str
+    config: Mapping[str, Any]  # plain values, as of `Config.as_dict`
+    results: list[Result]
+
+    @cached_property
+    def samples(self) -> dict[Key, tuple[str, Sample]]:
+        """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
+        return dict(_read_samples(self.folder))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a run's value differs from that of another run on the same draws."""
+
+    run: str
+    reference: str
+    key: Key
+    comparison: Comparison
+
+
+def read_runs(names: Sequence[str]) -> list[Run]:
+    """Return finished runs by their names or folders; raise UserError for one that is missing or not finished."""
+    folders = list(dict.fromkeys(find_run(name).resolve() for name in names))
+    named = [folder.name for folder in folders]
+    labels = [folder.name if named.count(folder.name) == 1 else str(folder) for folder in folders]
+    return [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
+
+
+def _read(folder: Path, label: str) -> Run:
+    config = read_json(folder / "done.json").get("config")
+    if not isinstance(config, dict) or not (folder / "metrics.csv").exists():
+        raise UserError(f"the run in {folder} is not finished; give its command again")
+    return Run(folder, label, config, read_table(folder / "metrics.csv"))
+
+
+def settings_that_differ(runs: Sequence[Run]) -> list[str]:
+    """Return the keys of settings that change a result and are not the same in all runs, such as "inversion.name"."""
+    flat = [flat_settings(run.config) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    return [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
+
+
+def share_draws(a: Run, b: Run) -> bool:
+    """Return whether two runs mix the same images in each draw, so that they can be compared draw by draw."""
+    data = a.config["data"]["kind"]
+    made = ("model", "guidance", "steps", "spacing") if data == "synthetic" else ()  # what synthetic images depend on
+    for key in settings_that_differ([a, b]):
+        group = key.partition(".")[0]
+        if group in ("seed", "pool", "draws", *made) or (group == "data" and key not in ("data.name", "data.titles")):
+            return False
+    return True
+
+
+def differences(run: Run, reference: Run) -> list[Difference]:
+    """Return the paired differences of a run from another one, and their averages over classes; empty if the draws of
+    the two are not the same."""
+    if not share_draws(run, reference):
+        return []
+    found = list(_by_class(run, reference))
+    groups: dict[tuple[int, str, str], list[Comparison]] = {}
+    for difference in found:
+        groups.setdefault(difference.key[1:], []).append(difference.comparison)
+    averages = [
+        Difference(run.label, reference.label, (AVERAGE, *group), average_comparison(comparisons))
+        for group, comparisons in groups.items()
+    ]
+    return found + averages
+
+
+def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
+    for key, (name, sample) in run.samples.items():
+        _, other = reference.samples.get(key, (name, None))
+        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
+            yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
+
+
+def _read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
+    import pyarrow.parquet as pq
+
+    if not (folder / "parts.parquet").exists():
+        return
+    images: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in pq.read_table(folder / "images.parquet").to_pylist():
+        images.setdefault((row["class"], row["n"], row["method"]), []).append(row)
+    for row in pq.read_table(folder / "parts.parquet").to_pylist():
+        cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
+        if parts is None:
+            parts = [image[row["name"]] for image in images[cell]]
+        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"])
+        yield (*cell, row["metric"]), (row["name"], sample)
+
+
+def _numbers(comparison: Comparison) -> tuple[float, ...]:
+    return *interval(comparison.difference), comparison.won, comparison.difference.count
+
+
+def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:
+    """Write the joined tables of runs, and all differences from the first one. Return the files."""
+    tables, pairs = folder / "comparison.csv", folder / "comparison-pairs.csv"
+    rows = [
+        (run.label, r.class_id, r.n, r.method, r.metric, *interval(r.estimate), r.estimate.count)
+        for run in runs
+        for r in run.results
+    ]
+    write_table(tables, COLUMNS, rows)
+    found = [difference for run in runs[1:] for difference in differences(run, runs[0])]
+    write_table(pairs, PAIR_COLUMNS, [(d.run, d.reference, *d.key, *_numbers(d.comparison)) for d in found])
+    return [tables, pairs]
