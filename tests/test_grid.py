@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ NAMES = [f"grid-{inversion}-seed{seed}" for inversion in ("ddim", "fixed_point")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_figures() -> None:
+def no_figures() -> Iterator[None]:
     """They take longer than all the rest, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw_run", lambda _: [])
