@@ -203,12 +203,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a plain config that can change a result."""
-    return {key: value for key, value in plain.items() if key not in (*OF_A_MACHINE, "name", "overwrite")}
+    kept = {key: value for key, value in plain.items() if key not in (*OF_A_MACHINE, "name", "overwrite")}
+    return kept | _decoder(plain)
+
+
+def _decoder(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return the setting of speed that changes results: the decoder in bfloat16."""
+    return {"speed.vae": "bfloat16"} if plain.get("speed", {}).get("vae") == "bfloat16" else {}
 
 
 def flat_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by keys such as "model.size", of the settings that can change a result."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {"speed.vae": "float32"} | _decoder(plain)
     for key, value in plain.items():
         if key not in (*OF_A_MACHINE, *WITHOUT_EFFECT):
             flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}

@@ -238,7 +238,8 @@ def test_presets_of_other_folders_are_found(own: Path) -> None:
     made = compose(["experiment=short", "inversion=careful"], [own])
     assert (made.draws, made.steps, made.model.path, made.model.hub) == (3, 4, "/models/x", None)
     assert made.model.guidance == compose(["model=sd15"]).model.guidance
-    assert made.inversion == FixedPointSettings("careful", "fixed_point", 4, 1.0, "trailing", iterations=20)
+    settings = FixedPointSettings("careful", "fixed_point", 4, 1.0, "trailing", float32=("transformer",), iterations=20)
+    assert made.inversion == settings
 
 
 def test_presets_are_found_by_the_environment(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What holds on a GPU. Most of it is seen on a CPU; tests marked `gpu` need a GPU, and `make test-gpu` runs them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,13 +8,19 @@ import pytest
 import torch
 from driver import invoke
 from pipelines import SD, SD3
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from latentmix import gpu
 from latentmix.commands import sweep
 from latentmix.compose import compose
+from latentmix.config import differences
 from latentmix.experiment.experiment import Experiment
 from latentmix.models import attention
+from latentmix.models.family import Family
+from latentmix.models.protocol import Conditioning
+from latentmix.models.unet import UNetModel
+from latentmix.runner.claims import Claims, Shard
 from latentmix.runner.process import set_up_process
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
@@ -137,3 +143,88 @@ def test_a_transformer_is_given_timesteps_in_float32(monkeypatch: pytest.MonkeyP
     for timestep in (0, 250.5):
         model.predict(z, experiment.generation_schedule[0].noisy, timestep, cond)
     assert kinds == [torch.float32] * 2
+
+
+# Precision
+
+
+def two_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give networks on the CPU the precision that they have on a GPU, with bfloat16 for 16 bits."""
+
+    def precision(self: Family, asked: str, device: torch.device, float32: Collection[str] = ()) -> str:
+        return "tf32" if self.denoiser in float32 else "bfloat16"
+
+    monkeypatch.setattr(Family, "precision", precision)
+
+
+def test_null_text_inverts_in_tf32_and_generates_in_16_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    two_precisions(monkeypatch)
+    used: list[tuple[str, bool, torch.dtype]] = []
+    predict = UNetModel.predict
+
+    def recorded(self: UNetModel, z: Tensor, level: Any, timestep: float, cond: Conditioning) -> Any:
+        used.append((self.precision, torch.is_grad_enabled(), cond.text.states.dtype))
+        return predict(self, z, level, timestep, cond)
+
+    monkeypatch.setattr(UNetModel, "predict", recorded)
+    few = (*SD, *SMALL, "inversion=null_text", "inversion.iterations=2", "guidance=3", f"outputs={tmp_path}")
+    assert invoke("generate", *few).code == 0
+    kinds = list(dict.fromkeys(used))
+    assert kinds[0] == ("tf32", False, torch.float32)  # DDIM inversion
+    assert kinds[1:] == [("tf32", True, torch.float32), ("bfloat16", False, torch.bfloat16)]
+    experiment = Experiment(compose(list(few)))
+    assert experiment.layout.latents_identity("star")["model"]["precision"] == "tf32"
+    assert experiment.layout.generation["generator"]["precision"] == "bfloat16"
+    used.clear()
+    assert invoke("generate", *few).code == 0  # finds all of it
+    assert not used
+
+
+@pytest.mark.parametrize(("inversion", "in_32_bits"), [("exact", True), ("ddim500", False), ("ddim", False)])
+def test_accurate_inversions_of_a_flow_have_one_precision_both_ways(
+    monkeypatch: pytest.MonkeyPatch, inversion: str, in_32_bits: bool
+) -> None:
+    two_precisions(monkeypatch)
+    experiment = Experiment(compose([*SD3, *SMALL, f"inversion={inversion}"]))
+    assert experiment.inverter is experiment.model
+    assert experiment.model.identity["precision"] == ("tf32" if in_32_bits else "bfloat16")
+
+
+def test_tf32_is_float32_where_there_is_none() -> None:
+    assert Experiment(compose([*SD, "model.precision=tf32"])).model.identity["precision"] == "float32"
+
+
+@pytest.mark.usefixtures("own_precision")
+def test_the_decoder_alone_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up_process(None)
+    states: dict[str, tuple[bool, bool]] = {}
+    for setting in ("tf32", "ieee"):
+        experiment = Experiment(compose([*SD, *SMALL, f"speed.vae={setting}"]))
+        vae: Any = experiment.model.vae  # type: ignore[attr-defined]
+        vae._network.encoder.register_forward_hook(lambda *_: states.update(encoder=readable()))
+        vae._network.decoder.register_forward_hook(lambda *_, s=setting: states.update({s: readable()}))
+        z = experiment.model.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        experiment.model.decode(z)
+    assert states == {"encoder": (False, False), "tf32": (True, True), "ieee": (False, False)}
+    assert readable() == (False, False)
+
+
+def test_a_decoder_in_bfloat16_is_another_model() -> None:
+    plain, half = (Experiment(compose([*SD, *SMALL, f"speed.vae={kind}"])) for kind in ("ieee", "bfloat16"))
+    assert half.model.identity == {**plain.model.identity, "decoder": "bfloat16"}
+    z = plain.noise("star", range(3))
+    images, expected = half.model.decode(z).int(), plain.model.decode(z).int()
+    assert 0 < (images - expected).abs().float().mean() < 3
+    assert torch.equal(half.model.encode(expected.byte()), plain.model.encode(expected.byte()))
+    before, after = (compose([*SD, f"speed.vae={kind}"]).as_dict() for kind in ("tf32", "bfloat16"))
+    assert differences(before, after) == ["speed.vae=float32 there, bfloat16 here"]
+    assert not differences(before, compose([*SD, "speed.vae=ieee", "speed.channels_last=false"]).as_dict())
+
+
+def test_prompts_are_encoded_by_one_worker_at_a_time(tmp_path: Path) -> None:
+    first, second = (Claims(tmp_path, Shard(index, 2)) for index in (0, 1))
+    with first, second:
+        with first.alone("prompts"):
+            assert not second.claim("prompts")
+        with second.alone("prompts"):
+            assert not first.claim("prompts")

@@ -112,7 +112,10 @@ def use_placeholders(experiment: Experiment) -> None:
     """Replace a model and images of the hub that are not here by what is known of them, which suffices for plans."""
     config = experiment.config
     if on_hub(config.model) and local_pipeline(config.model) is None:
-        experiment.model = placeholder(config.model)
+        settings = config.inversion
+        experiment.inverter = placeholder(config.model, settings.float32)
+        same = settings.float32_in == "both"
+        experiment.model = experiment.inverter if same else placeholder(config.model)
         check_size(experiment.model, config.model.size)
     if (data := load_dataset(config.data)).repository() is not None:
         experiment.data = data.planned()

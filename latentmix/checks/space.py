@@ -41,7 +41,8 @@ def free_memory(device: torch.device) -> int | None:
 def _largest_network(experiment: Experiment) -> int:
     """Return the bytes of the largest of the model's networks, in the precision that it runs in."""
     networks = network_files(find(experiment.config.model)).values()
-    return max(sum(map(parameters, files)) for files in networks) * experiment.model.dtype.itemsize
+    size = max(model.dtype.itemsize for model in (experiment.model, experiment.inverter))
+    return max(sum(map(parameters, files)) for files in networks) * size
 
 
 def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:

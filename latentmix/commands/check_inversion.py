@@ -22,10 +22,10 @@ def run(experiment: Experiment) -> bool:
     trial = Trial(
         experiment.inversion,
         config.inversion,
-        experiment.model,
+        experiment.inverter,
         experiment.inversion_schedule,
         experiment.model.encode(images),
-        experiment.conditioning(class_id, config.inversion.guidance),
+        experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter),
     )
     findings = check(trial)
     for finding in findings:

@@ -55,6 +55,7 @@ def joined(
             plan(estimate(experiment))
     remember_outputs(config.outputs)
     with Claims(config.work, shard) as claims:
+        experiment.alone = claims.alone
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
         settings = experiment.settings
@@ -64,7 +65,8 @@ def joined(
 def note_folders(experiment: Experiment, command: str) -> None:
     """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`."""
     layout = experiment.layout
-    layout.prompts({"model": layout.model})  # which no plan asks for
+    for identity in (layout.model, layout.inverter):
+        layout.prompts({"model": identity})  # which no plan asks for
     record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data})
 
 

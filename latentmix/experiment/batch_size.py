@@ -9,6 +9,7 @@ import torch
 
 from latentmix.cache import key, read_json, write_json
 from latentmix.experiment.experiment import Experiment
+from latentmix.models.compile import uncompiled
 from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
 
@@ -90,7 +91,7 @@ def _heaviest_step(experiment: Experiment, size: int) -> None:
     interval = experiment.generation_schedule[-1]
     z = torch.randn(size, *experiment.model.latent_shape(experiment.config.model.size), device=experiment.device)
     cond = experiment.conditioning(experiment.classes[0], max(2.0, experiment.config.guidance))
-    with torch.compiler.set_stance("force_eager"):  # otherwise each size that is tried would be compiled
+    with uncompiled():  # otherwise each size that is tried would be compiled
         experiment.model.decode(experiment.model.predict(z, interval.noisy, interval.timestep, cond)[0])
 
 

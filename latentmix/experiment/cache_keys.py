@@ -24,6 +24,7 @@ class Layout:
 
     root: Path  # of the cache
     model: Mapping[str, str]  # the model's identity
+    inverter: Mapping[str, str]  # the same in the precision of inversion
     size: int
     seed: int
     inversion: Identity  # of the inversion, its settings and its schedule
@@ -37,7 +38,7 @@ class Layout:
     @cache  # noqa: B019 - a layout lives as long as its experiment
     def latents_identity(self, class_id: str) -> Identity:
         """Return what the inverted latents of a class depend on."""
-        return {"model": self.model, "size": self.size, "prompt": self.prompt(class_id), **self.inversion}
+        return {"model": self.inverter, "size": self.size, "prompt": self.prompt(class_id), **self.inversion}
 
     @cache  # noqa: B019
     def cell_identity(self, cell: Cell) -> Identity:

@@ -1,7 +1,8 @@
 """An experiment: a config, and the model, data and networks that it names, each loaded when it is first used."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.alone: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,8 +77,25 @@ class Experiment:
 
     @cached_property
     def model(self) -> Model:
-        """Return the diffusion model."""
-        return load_model(self.config.model, self.device, self.config.inversion.float32, self.config.speed)
+        """Return the diffusion model, in the precision of generation."""
+        settings = self.config.inversion
+        float32 = settings.float32 if settings.float32_in == "both" else ()
+        return load_model(self.config.model, self.device, float32, self.config.speed)
+
+    @cached_property
+    def inverter(self) -> Model:
+        """Return the diffusion model in the precision of inversion: `model` itself, where that is the same."""
+        settings = self.config.inversion
+        if settings.float32_in == "both" or not settings.float32:
+            return self.model
+        model = load_model(self.config.model, self.device, settings.float32, self.config.speed)
+        return self.model if model.identity == self.model.identity else model
+
+    def finish_inverting(self) -> None:
+        """Free the networks that only inversion uses."""
+        if "inverter" in vars(self) and vars(self).pop("inverter") is not self.model:
+            self._texts.clear()
+            self._empty_cache()
 
     @cached_property
     @timed("loading weights")
@@ -100,8 +119,11 @@ class Experiment:
 
     def release(self) -> None:
         """Free the memory of all networks, so that another model can use it. They are loaded again when needed."""
-        for name in ("model", "networks", "perceptual", "_embeddings", "latents"):
+        for name in ("model", "inverter", "networks", "perceptual", "_texts", "latents"):
             self.__dict__.pop(name, None)
+        self._empty_cache()
+
+    def _empty_cache(self) -> None:
         gc.collect()
         if self.device.type != "cpu":
             torch.accelerator.empty_cache()
@@ -228,27 +250,41 @@ class Experiment:
         """Return the prompt of a class."""
         return self.config.model.prompt.format(self.title(class_id))
 
-    def conditioning(self, class_id: str, guidance: float) -> Conditioning:
-        """Return the embedded prompt of a class, the empty prompt and the guidance between them."""
-        return Conditioning(self._embeddings[self.prompt(class_id)], self._embeddings[""], guidance)
+    def conditioning(self, class_id: str, guidance: float, model: Model | None = None) -> Conditioning:
+        """Return the embedded prompt of a class, the empty prompt and the guidance between them.
+
+        They are in the precision of `model`, by default that of generation.
+        """
+        texts = self._embeddings(model or self.model)
+        return Conditioning(texts[self.prompt(class_id)], texts[""], guidance)
 
     @cached_property
-    def _embeddings(self) -> dict[str, Text]:
+    def _texts(self) -> dict[str, dict[str, Text]]:
+        """Return the embeddings of all prompts, by the precision of the model."""
+        return {}
+
+    def _embeddings(self, model: Model) -> dict[str, Text]:
         """Return the embeddings of all prompts. Encode all that are not cached at once, so that the text encoders are
-        loaded only once."""
-        kept = self.layout.prompts({"model": self.model.identity})
-        prompts = dict.fromkeys(["", *(self.prompt(class_id) for class_id in self.classes)])
-        cached = kept.ids()
-        if missing := [prompt for prompt in prompts if prompt not in cached]:
-            texts = self.model.embed(missing)
-            for row, prompt in enumerate(missing):
-                kept.write([prompt], {"states": texts.states[row, None], "pooled": texts.pooled[row, None]})
-        rows = kept.read()
+        loaded only once, and by one worker."""
+        precision = model.identity["precision"]
+        if precision not in self._texts:
+            kept = self.layout.prompts({"model": model.identity})
+            prompts = dict.fromkeys(["", *(self.prompt(class_id) for class_id in self.classes)])
+            with self.alone("prompts"):
+                cached = kept.ids()
+                if missing := [prompt for prompt in prompts if prompt not in cached]:
+                    texts = model.embed(missing)
+                    for row, prompt in enumerate(missing):
+                        kept.write([prompt], {"states": texts.states[row, None], "pooled": texts.pooled[row, None]})
+            rows = kept.read()
 
-        def tensor(prompt: str, name: str) -> Tensor:
-            return rows[prompt][name][None].to(self.device)
+            def tensor(prompt: str, name: str) -> Tensor:
+                return rows[prompt][name][None].to(self.device)
 
-        return {prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in prompts}
+            self._texts[precision] = {
+                prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in prompts
+            }
+        return self._texts[precision]
 
     def prompt_features(self, class_id: str) -> Tensor:
         """Return the CLIP embedding [1, D] of the prompt of a class."""
@@ -292,6 +328,7 @@ class Experiment:
         return Layout(
             root=config.cache,
             model=self.model.identity,
+            inverter=self.inverter.identity,
             size=config.model.size,
             seed=config.seed,
             inversion={
@@ -301,6 +338,7 @@ class Experiment:
             generation={
                 "guidance": config.guidance,
                 "generation schedule": schedule_key(self.generation_schedule),
+                **({} if self.inverter.identity == self.model.identity else {"generator": self.model.identity}),
             },
             prompt=self.prompt,
             pool_ids=lambda class_id: [source.id for source in self.pool(class_id)],

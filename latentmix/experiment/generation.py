@@ -47,6 +47,7 @@ def generate(experiment: Experiment, class_id: str, state: State, label: str) ->
 
     Return clean latents [B, C, h, w] and images, uint8 [B, 3, H, W], on the device.
     """
+    experiment.finish_inverting()
     refuse_nan(state["latents"], f"mixing {label}")
     cond = experiment.conditioning(class_id, experiment.config.guidance)
     schedule, settings = experiment.generation_schedule, experiment.config.inversion

@@ -105,8 +105,9 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
 def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
     settings, ids = experiment.config.inversion, images.ids
     clean = experiment.model.encode(padded(images.pixels, size))
-    cond = experiment.conditioning(class_id, settings.guidance)
-    state = experiment.inversion.invert(experiment.model, clean, experiment.inversion_schedule, cond, settings)
+    inverter = experiment.inverter
+    cond = experiment.conditioning(class_id, settings.guidance, inverter)
+    state = experiment.inversion.invert(inverter, clean, experiment.inversion_schedule, cond, settings)
     refuse_nan(state["latents"], f"inverting {class_id}")
     rows = {name: x[: len(ids)] for name, x in (state | {"clean": clean}).items()}
     experiment.layout.latents(class_id).write(ids, rows)

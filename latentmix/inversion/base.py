@@ -29,6 +29,7 @@ class InversionSettings:
     guidance: Guidance
     spacing: str
     float32: tuple[Literal["unet", "transformer"], ...] = ()  # networks that precision=auto does not run in 16 bits
+    float32_in: Literal["both", "inversion"] = "both"  # whether in generation, too
 
 
 Invert = Callable[[Model, Tensor, Schedule, Conditioning, Any], State]  # the last one: the kind's own settings

@@ -4,6 +4,8 @@ Compiled kernels round differently, as another batch size does. torch keeps what
 TORCHINDUCTOR_CACHE_DIR.
 """
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +25,11 @@ def compiled(network: Any) -> Any:
     torch._dynamo.config.recompile_limit = LAYOUTS  # beyond it, torch runs plain kernels
     network.compile(dynamic=False)
     return network
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run networks plainly in this context, even those that are compiled; no size of batch is compiled for it."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def check(device: torch.device) -> None:

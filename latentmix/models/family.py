@@ -41,7 +41,12 @@ class Family:
         return self.networks[part].partition(".")[0]
 
     def precision(self, asked: str, device: torch.device, float32: Collection[str] = ()) -> str:
-        """Return the denoiser's precision. `float32` names denoisers that precision=auto leaves in 32 bits."""
-        if asked != "auto":
-            return asked
-        return "float32" if device.type == "cpu" or self.denoiser in float32 else self.gpu_precision
+        """Return the denoiser's precision. `float32` names denoisers that precision=auto leaves in 32 bits.
+
+        These are TF32 on a GPU. On another device TF32 is float32.
+        """
+        wanted = asked
+        if asked == "auto":
+            on_gpu = "tf32" if self.denoiser in float32 else self.gpu_precision
+            wanted = "float32" if device.type == "cpu" else on_gpu
+        return "float32" if wanted == "tf32" and device.type != "cuda" else wanted

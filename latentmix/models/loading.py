@@ -11,7 +11,12 @@ from latentmix.errors import UserError
 from latentmix.models.family import Family
 from latentmix.weight_files import STEMS, digest, weight_files
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,  # see gpu.py
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 ENDINGS = ("", ".index.json")  # of a file of weights, and of an index of several
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
     "added_tokens.json",
@@ -57,9 +62,9 @@ def opened_files(folder: Path, family: Family) -> list[Path]:
     return files
 
 
-def identity(folder: Path, family: Family, dtype: torch.dtype) -> dict[str, str]:
+def identity(folder: Path, family: Family, precision: torch.dtype | str) -> dict[str, str]:
     """Return what the results of any model depend on: the bytes of its files, and the denoiser's precision."""
-    return {"weights": digest(folder, opened_files(folder, family)), "precision": str(dtype).removeprefix("torch.")}
+    return {"weights": digest(folder, opened_files(folder, family)), "precision": str(precision).removeprefix("torch.")}
 
 
 def load_part(load: Callable[..., Any], folder: Path, **options: Any) -> Any:

@@ -20,7 +20,7 @@ from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
 from latentmix.models.loading import DTYPES, encode_prompts, has, identity, load_network, load_part
-from latentmix.models.protocol import Conditioning, Text, guided
+from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
@@ -42,7 +42,7 @@ class MMDiTModel:
         self.folder = folder
         self.device = device
         self.speed = speed
-        self.dtype = DTYPES[precision]
+        self.precision, self.dtype = precision, DTYPES[precision]
         self.max_sequence_length = max_sequence_length
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
@@ -54,7 +54,7 @@ class MMDiTModel:
     @cached_property
     def identity(self) -> dict[str, str]:
         own = {"max_sequence_length": str(self.max_sequence_length)}
-        return identity(self.folder, FAMILY, self.dtype) | own
+        return identity(self.folder, FAMILY, self.precision) | self.vae.identity | own
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         config = self._scheduler
@@ -85,7 +85,7 @@ class MMDiTModel:
             time = torch.full([len(z)], float(timestep), device=z.device)
             return self._transformer(z.to(self.dtype), text.states, text.pooled, time).sample.float()
 
-        with attention(self.speed.attention, self.device):
+        with attention(self.speed.attention, self.device), products(self):
             out = guided(network, z, conditioning)
         return sampling.from_velocity(out, z, level)
 

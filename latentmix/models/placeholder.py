@@ -1,5 +1,7 @@
 """A published model without its files: enough to plan a run, so that a dry run fetches nothing."""
 
+from collections.abc import Collection
+
 import torch
 
 from latentmix.embedded import embedded_folder
@@ -12,9 +14,10 @@ from latentmix.models.settings import ModelConfig, SpeedConfig
 ARCHITECTURES = embedded_folder("architectures")  # pipeline folders of JSON files alone
 
 
-def placeholder(config: ModelConfig) -> Model:
+def placeholder(config: ModelConfig, float32: Collection[str] = ()) -> Model:
     """Return a `Model` whose sizes, schedule and precision on a GPU are known, and which can compute nothing.
 
+    `float32` names denoisers that precision=auto leaves in 32 bits.
     Its identity names the hub's repository: nothing can have been computed from files that are not here.
     Raises: UserError where the settings name no known architecture.
     """
@@ -26,7 +29,8 @@ def placeholder(config: ModelConfig) -> Model:
         )
     family = FAMILIES[read_index(folder)["_class_name"]]
     device = torch.device("cuda")  # for its precision; nothing is put there
-    model = family.build(folder, config, family.precision(config.precision, device), device, SpeedConfig())
+    precision = family.precision(config.precision, device, float32)
+    model = family.build(folder, config, precision, device, SpeedConfig())
     vars(model)["identity"] = {"hub": str(config.hub), "revision": str(config.revision)}
     return model
 

@@ -1,12 +1,14 @@
 """What latentmix needs of a diffusion model: text conditioning, the model's interface, classifier-free guidance."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from latentmix.gpu import tf32
 from latentmix.sampling import Level, Predict, Schedule
 
 
@@ -96,6 +98,11 @@ class Model(Sized, Protocol):
     @property
     def text_shape(self) -> tuple[int, int]:
         """S, D of a prompt's states, read without loading weights."""
+
+
+def products(model: Model) -> AbstractContextManager[None]:
+    """Compute float32 products of a model, forwards and backwards, as its precision says: in 32 bits, or in TF32."""
+    return tf32(getattr(model, "precision", "float32") == "tf32")
 
 
 def predictor(model: Model, conditioning: Conditioning) -> Predict:

@@ -25,7 +25,7 @@ class ModelConfig:
     revision: str | None = None
     architecture: str | None = None  # the published one that a dry run plans with while the files are not here
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
 
@@ -38,7 +38,8 @@ class ModelConfig:
 class SpeedConfig:
     """Techniques of the diffusion network and the VAE that change no result beyond rounding.
 
-    Each can be switched by itself, so that each can be measured; see docs/performance.md.
+    Each can be switched by itself, so that each can be measured; see docs/performance.md. A decoder in bfloat16 rounds
+    more than the others do, so it is part of the model's identity.
     """
 
     channels_last: bool = True
@@ -46,6 +47,7 @@ class SpeedConfig:
     shared_prefix: bool = True
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
     compile: bool = False
+    vae: Literal["tf32", "ieee", "bfloat16"] = "tf32"
 
 
 USUAL = SpeedConfig()

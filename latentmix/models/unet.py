@@ -19,7 +19,7 @@ from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
 from latentmix.models.loading import DTYPES, encode_prompts, identity, load_network, load_part
-from latentmix.models.protocol import Conditioning, Text, guided
+from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
 from latentmix.models.vae import VAE, memory_format
@@ -39,7 +39,7 @@ class UNetModel:
         self.folder = folder
         self.device = device
         self.speed = speed
-        self.dtype = DTYPES[precision]
+        self.precision, self.dtype = precision, DTYPES[precision]
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
         fitness.check_discrete(folder, PREDICTIONS)
@@ -48,7 +48,7 @@ class UNetModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return identity(self.folder, FAMILY, self.dtype)
+        return identity(self.folder, FAMILY, self.precision) | self.vae.identity
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         config, alphas = self._scheduler, self._ddim.alphas_cumprod
@@ -81,7 +81,8 @@ class UNetModel:
             time = torch.full([len(z)], float(timestep), device=z.device)  # compiling would make a number a constant
             return self._unet(z.to(self.dtype), time, text.states).sample.float()
 
-        with attention(self.speed.attention, self.device), self._prefix.on_one_half(conditioning.guidance != 1):
+        one_half = self._prefix.on_one_half(conditioning.guidance != 1)
+        with attention(self.speed.attention, self.device), products(self), one_half:
             out = guided(network, z, conditioning)
         return PREDICTIONS[self._scheduler.prediction_type](out, z, level)
 

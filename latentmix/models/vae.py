@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmix.gpu import tf32
 from latentmix.models.loading import load_network, load_part
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
 
 
 class VAE:
-    """Always float32: in float16 some decoders overflow to NaN."""
+    """In float32, since some decoders overflow to NaN in float16; `speed.vae` is what the decoder computes in."""
 
     def __init__(self, folder: Path, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
@@ -26,18 +27,26 @@ class VAE:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
-        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=memory_format(self.speed))
-        means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
+        pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=self._layout)
+        with tf32(False):  # inversions start here, and few images are encoded
+            means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
     @timed("VAE")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
-        z = (latents / self._scale + self._shift).contiguous(memory_format=memory_format(self.speed))
+        z = (latents / self._scale + self._shift).contiguous(memory_format=self._layout)
+        z = z.to(torch.bfloat16 if self.identity else torch.float32)
         size = [side * self.reduction for side in z.shape[2:]]
-        pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
+        with tf32(self.speed.vae == "tf32"):
+            pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Return what images depend on besides the weights: the decoder's precision, if it has 16 bits."""
+        return {"decoder": self.speed.vae} if self.speed.vae == "bfloat16" else {}
 
     def latent_shape(self, size: int, patch: int = 1) -> tuple[int, int, int]:
         """Return C, h, w of the latents of images of `size` × `size` pixels.
@@ -57,6 +66,13 @@ class VAE:
     def reduction(self) -> int:
         """Pixels per latent, along a side."""
         return 2 ** (len(self._config["block_out_channels"]) - 1)
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        """Return the memory layout. cuDNN's channels-last convolutions in full float32 are slow."""
+        if self.device.type == "cuda" and self.speed.vae == "ieee":
+            return torch.contiguous_format
+        return memory_format(self.speed)
 
     @property
     def _scale(self) -> float:
@@ -81,7 +97,10 @@ class VAE:
         network = load_network(
             AutoencoderKL.from_pretrained, self.folder, onednn=self.speed.onednn, torch_dtype=torch.float32
         )
-        return network.to(self.device, memory_format=memory_format(self.speed))
+        if self.identity:
+            for part in (network.post_quant_conv, network.decoder):
+                _ = part if part is None else part.to(torch.bfloat16)
+        return network.to(self.device, memory_format=self._layout)
 
 
 def memory_format(speed: SpeedConfig) -> torch.memory_format:
@@ -90,5 +109,5 @@ def memory_format(speed: SpeedConfig) -> torch.memory_format:
 
 
 def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-    """Split a batch into parts of at most eight images of 512 px, or as many pixels; each such image takes a GiB."""
-    return batch.split(max(1, 8 * 512**2 // math.prod(size)))
+    """Split a batch into parts of two images of 512 px, or as many pixels: they keep a GPU busy, and take 1.5 GiB."""
+    return batch.split(max(1, 2 * 512**2 // math.prod(size)))

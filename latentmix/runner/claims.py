@@ -178,6 +178,18 @@ class Claims:
             self.doing = ""
             self.release(name)
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Wait until no other worker of the run is in this context by the same name, and keep others out meanwhile."""
+        if self.shard.count > 1:
+            while not self.claim(name):
+                time.sleep(POLL)
+        try:
+            yield
+        finally:
+            if self.shard.count > 1:
+                self.release(name)
+
     def claim(self, name: str) -> bool:
         """Claim a task. Return False if a worker that is alive holds it."""
         self._begin()
