@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 def expand_home(path: str) -> str:
@@ -17,10 +18,11 @@ def expand_home(path: str) -> str:
 
 def _image_size(given: Any) -> Any:
     """Return a size in its plain form: a number for a square, else "WIDTHxHEIGHT"."""
-    sides = [int(side) for side in re.split("[x×]", str(given)) if re.fullmatch("[0-9]+", side)]
-    if str(given).count("x") + str(given).count("×") != len(sides) - 1 or len(sides) > 2 or 0 in sides:
-        raise ValueError(f"{given!r} is no size in pixels; give 512, or 768x512 (width x height)")
-    return sides[0] if len(set(sides)) == 1 else f"{sides[0]}x{sides[1]}"
+    found = re.fullmatch(r"(0*[1-9]\d{0,5})(?:x(0*[1-9]\d{0,5}))?", str(given))
+    if found is None:
+        raise PydanticCustomError("image_size", "should be pixels: 512, or 768x512 for width and height")
+    width, height = int(found[1]), int(found[2] or found[1])
+    return width if width == height else f"{width}x{height}"
 
 
 def height_width(size: int | str) -> tuple[int, int]:

@@ -18,7 +18,15 @@ from latentmix.models.random_weights import random_network
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sd35-medium", 2_243_171_520), ("sd35-large", 8_056_627_520)],
+    [
+        ("sd15", 859_520_964),
+        ("sd21", 865_910_724),
+        ("sdxl", 2_567_463_684),
+        ("sd35-medium", 2_243_171_520),
+        ("sd35-large", 8_056_627_520),
+        ("flux-dev", 11_901_408_320),
+        ("flux-schnell", 11_891_178_560),
+    ],
 )
 def test_denoisers_have_their_published_number_of_parameters(name: str, parameters: int) -> None:
     family = family_of(ARCHITECTURES / name)
@@ -36,8 +44,11 @@ def test_denoisers_have_their_published_number_of_parameters(name: str, paramete
         ("sd15", (4, 64, 64), (77, 768), torch.float16),
         ("sd21-base", (4, 64, 64), (77, 1024), torch.float16),
         ("sd21", (4, 96, 96), (77, 1024), torch.float16),
+        ("sdxl", (4, 128, 128), (77, 2048), torch.float16),
         ("sd35-medium", (16, 128, 128), (77 + 256, 4096), torch.bfloat16),
         ("sd35-large", (16, 128, 128), (77 + 256, 4096), torch.bfloat16),
+        ("flux-dev", (16, 128, 128), (512, 4096), torch.bfloat16),
+        ("flux-schnell", (16, 128, 128), (256, 4096), torch.bfloat16),
     ],
 )
 def test_a_model_that_is_not_here_can_be_planned_with(
@@ -55,7 +66,7 @@ def test_a_model_that_is_not_here_can_be_planned_with(
 
 def test_a_model_of_no_known_architecture_can_not_be_planned_with() -> None:
     config = compose(["model=sd15", "model.architecture=sd99"]).model
-    with pytest.raises(UserError, match="sd15, sd21, sd35-large, sd35-medium"):
+    with pytest.raises(UserError, match="flux-dev, flux-schnell, sd15, sd21, sd35-large, sd35-medium, sdxl"):
         placeholder(config)
 
 

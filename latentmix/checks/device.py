@@ -1,5 +1,6 @@
 """Checks of the device: whether it can be used, whether there is a better one, and whether a CPU will do."""
 
+import math
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from latentmix.experiment.stages import StageType
 from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.models.random_weights import denoiser_parameters
 from latentmix.runner.console import duration
+from latentmix.settings import height_width
 from latentmix.threads import usable_cores
 
 SD15 = (0.8e12, 8.6e8, 512)  # floating-point operations of an evaluation of SD 1.5, its parameters, pixels of a side
@@ -62,7 +64,7 @@ def check_speed(experiment: Experiment, stages: Sequence[StageType]) -> list[Fin
         return []
     operations, usual, side = SD15
     parameters = denoiser_parameters(local_pipeline(config) or ARCHITECTURES / str(config.architecture))
-    each = operations * parameters / usual * (config.size / side) ** 2 / _products_per_second()
+    each = operations * parameters / usual * math.prod(height_width(config.size)) / side**2 / _products_per_second()
     evaluations = sum(stage.plan(experiment, estimate(experiment)).nfe for stage in stages)
     if evaluations * each < LONG:
         return []

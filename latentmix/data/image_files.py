@@ -16,7 +16,7 @@ from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from latentmix.data.check_notes import CheckedId, checked_ids
 from latentmix.data.decode import decode
@@ -24,6 +24,7 @@ from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Source, first_few
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
+from latentmix.images import fitted
 from latentmix.threads import on_all_threads
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -177,8 +178,8 @@ def digest(content: bytes) -> str:
     return sha256(content).hexdigest()[:16]
 
 
-def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int) -> np.ndarray:
-    """Return the centred square, its side resized to `size` with antialiasing: uint8 [size, size, 3], RGB.
+def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:
+    """Return an image at a size (see `images.fitted`): uint8 [H, W, 3], RGB.
 
     Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
     """
@@ -186,7 +187,7 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int) -> np.ndarra
     if picture is None:
         picture = _read_again(blob, id_, max_megapixels)
         KEPT.add(id_, max_megapixels, picture)
-    return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
+    return fitted(picture, size)
 
 
 def _read_again(blob: Blob, id_: str, max_megapixels: float) -> Image.Image:

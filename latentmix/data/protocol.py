@@ -17,7 +17,7 @@ class Source:
     """One image. Its `id` changes whenever the picture does, so results are kept under it."""
 
     id: str
-    pixels: Callable[[int], np.ndarray]  # size -> uint8 [size, size, 3], RGB
+    pixels: Callable[[int | str], np.ndarray]  # size (512, or "768x512") -> uint8 [H, W, 3], RGB
     name: str = field(default="", compare=False)  # of its file, for people
 
     @property

@@ -24,6 +24,7 @@ from latentmix.data.colours import Colour, caption
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
+from latentmix.images import fitted
 
 Array = np.ndarray
 SIZE = 64  # pixels, square
@@ -217,6 +218,6 @@ class Shapes(Dataset):
         return "are drawn by latentmix, so there is nothing to fetch"
 
 
-def _sized(class_name: str, index: int, size: int) -> Array:
+def _sized(class_name: str, index: int, size: int | str) -> Array:
     image = Image.fromarray(draw(class_name, index))
-    return np.asarray(image if size == SIZE else image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(image) if size == SIZE else fitted(image, size)

@@ -16,6 +16,7 @@ from latentmix.cache import key
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
+from latentmix.images import fitted
 from latentmix.rng import noise
 
 
@@ -70,9 +71,9 @@ class Synthetic(Dataset):
         return noise(self.seed, f"{purpose} {class_id}", index, shape)
 
 
-def _pixels(path: Path, size: int) -> np.ndarray:
+def _pixels(path: Path, size: int | str) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+            return fitted(image.convert("RGB"), size)
     except OSError as error:
         raise UserError(f"{path} is missing or damaged; run latentmix invert, which makes such images") from error

@@ -21,6 +21,7 @@ from latentmix.data.drawings import OBJECTS, Part
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
+from latentmix.images import fitted
 
 Array = np.ndarray
 SIZE = 128  # pixels, square
@@ -222,6 +223,6 @@ class Things(Dataset):
         return "are drawn by latentmix, so there is nothing to fetch"
 
 
-def _sized(class_name: str, index: int, size: int) -> Array:
+def _sized(class_name: str, index: int, size: int | str) -> Array:
     image = Image.fromarray(draw(class_name, index))
-    return np.asarray(image if size == SIZE else image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(image) if size == SIZE else fitted(image, size)

@@ -3,6 +3,7 @@
 On a GPU the batch is doubled until memory runs short. Results depend on it only to rounding.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.models.compile import uncompiled
 from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
+from latentmix.settings import height_width
 
 MAX_BATCH = 256  # images; no device gets faster beyond
 MEMORY_SHARE = 0.45  # of the device's memory; the next power of two would need all of it
@@ -64,7 +66,7 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 def _on_cpu(experiment: Experiment) -> int:
     """Return 32 images of up to 256 px, or as many pixels. More gain nothing on a CPU."""
-    return max(1, min(32, 32 * 256**2 // experiment.config.model.size**2))
+    return max(1, min(32, 32 * 256**2 // math.prod(height_width(experiment.config.model.size))))
 
 
 def _measure(experiment: Experiment) -> int:

@@ -25,7 +25,7 @@ class Layout:
     root: Path  # of the cache
     model: Mapping[str, str]  # the model's identity
     inverter: Mapping[str, str]  # the same in the precision of inversion
-    size: int
+    size: int | str
     seed: int
     inversion: Identity  # of the inversion, its settings and its schedule
     generation: Identity  # guidance and schedule of generation

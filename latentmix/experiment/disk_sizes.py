@@ -4,6 +4,7 @@ import math
 
 from latentmix.experiment.experiment import Experiment
 from latentmix.feature_networks import clip_width, frechet_width
+from latentmix.settings import height_width
 
 PNG_BYTES = 2  # per pixel of a photograph
 FLOAT_BYTES = 4
@@ -11,7 +12,7 @@ FLOAT_BYTES = 4
 
 def image(experiment: Experiment) -> int:
     """Return the size of a PNG file."""
-    return PNG_BYTES * experiment.config.model.size**2
+    return PNG_BYTES * math.prod(height_width(experiment.config.model.size))
 
 
 def latent(experiment: Experiment) -> int:

@@ -35,8 +35,8 @@ def loader(experiment: Experiment) -> Callable[[Sequence[Source]], Loaded[str]]:
 
 
 @timed("reading")
-def pixels(sources: Sequence[Source], size: int) -> Tensor:
-    """Read images, uint8 [B, 3, size, size]."""
+def pixels(sources: Sequence[Source], size: int | str) -> Tensor:
+    """Read images at a size (512, or "768x512"), uint8 [B, 3, H, W]."""
     rows = on_all_threads(lambda source: source.pixels(size), sources)
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 

@@ -3,6 +3,7 @@
 The VAE alone loses something too. Its own reconstruction is measured as well, since no inversion can do better.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, loader, padded
 from latentmix.experiment.stages import StageType
 from latentmix.runner.tasks import Stage
+from latentmix.settings import height_width
 
 QUANTITIES = ("psnr", "psnr_vae", "rmse", "norm")
 
@@ -23,7 +25,7 @@ def _plan_reconstruction(experiment: Experiment, batch_size: int) -> Stage:
     for class_id in experiment.classes:
         sources, finished = experiment.pool(class_id), experiment.layout.reconstructions(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
-        stage.bytes += len(missing) * 3 * 3 * config.model.size**2  # the three images of each row
+        stage.bytes += len(missing) * 3 * 3 * math.prod(height_width(config.model.size))  # the three images of each row
         compute = partial(_reconstruct, experiment, class_id)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
     return stage

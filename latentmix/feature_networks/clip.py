@@ -90,7 +90,7 @@ def _image_encoder(model: Any, device: torch.device) -> Encoder:
 
     def extract(images: Tensor) -> Tensor:
         x = images.to(device).float() / 255
-        if x.shape[-1] != size:
+        if x.shape[2:] != (size, size):
             x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return model.encode_image((x - mean) / std).float()
 

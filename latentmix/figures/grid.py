@@ -16,7 +16,8 @@ def draw_grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Se
     wide = len(titles) <= 8
     side = 0.9 if wide else 0.62  # inches
     with styled():
-        figure = Figure(figsize=(side * len(titles) + 0.5, side * len(rows) + 0.3))
+        height, width = rows[0][0].shape[1:]
+        figure = Figure(figsize=(side * len(titles) + 0.5, side * height / width * len(rows) + 0.3))
         grid = figure.subplots(len(rows), len(titles), squeeze=False)
         for row_of_axes, images, name in zip(grid, rows, names, strict=True):
             for axes, image in zip(row_of_axes, images, strict=True):

@@ -26,8 +26,8 @@ def load_model(
     return model
 
 
-def check_size(model: Sized, size: int) -> None:
-    """Raise UserError where a model can't take images of `size` × `size` pixels."""
+def check_size(model: Sized, size: int | str) -> None:
+    """Raise UserError where a model can't take images of a size."""
     try:
         model.latent_shape(size)
     except ValueError as error:

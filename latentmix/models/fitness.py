@@ -37,6 +37,7 @@ UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other noise
     "use_beta_sigmas",
     "invert_sigmas",
     "stochastic_sampling",
+    "use_flow_sigmas",
 )
 OTHER_INPUTS = {  # settings of a U-Net -> what it needs beside latents, time and text, which nothing here provides
     "class_embed_type": "a class, a noise level or an image",
@@ -63,11 +64,14 @@ def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
         raise UserError(f"{place} sets {setting}, which can't be inverted; set it to false there")
 
 
-def check_flow(folder: Path) -> None:
-    """Raise UserError for a scheduler whose noise levels are not those of a rectified flow, or are not known."""
+def check_flow(folder: Path, dynamic: bool = False) -> None:
+    """Raise UserError for a scheduler whose noise levels are not those of a rectified flow, or are not known.
+
+    `dynamic` says whether the family knows a shift that depends on the size of the image.
+    """
     place, stored = folder / "scheduler", read_scheduler(folder)
     _check_class(place, stored, FLOW, "a rectified flow; write a FlowMatchEulerDiscreteScheduler with its shift there")
-    for setting in (s for s in UNKNOWN if stored.get(s)):
+    for setting in (s for s in UNKNOWN if stored.get(s) and not (dynamic and s == "use_dynamic_shifting")):
         raise UserError(f"{place} sets {setting}, which is not known here; unset it there")
 
 

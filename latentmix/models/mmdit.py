@@ -15,16 +15,17 @@ from torch.nn.functional import pad
 
 from latentmix import sampling
 from latentmix.errors import UserError
-from latentmix.models import fitness
+from latentmix.models import fitness, text_encoders
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, encode_prompts, has, identity, load_network, load_part
+from latentmix.models.loading import DTYPES, has, identity, load_network, load_part
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
+from latentmix.settings import height_width
 from latentmix.weight_files import read_config
 
 
@@ -89,23 +90,17 @@ class MMDiTModel:
             out = guided(network, z, conditioning)
         return sampling.from_velocity(out, z, level)
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
+    def latent_shape(self, size: int | str) -> tuple[int, int, int]:
         config = self._transformer_config
         shape = self.vae.latent_shape(size, patch=config["patch_size"])
         largest = config["pos_embed_max_size"] * config["patch_size"] * self.vae.reduction
-        if size > largest:
+        if max(height_width(size)) > largest:
             raise ValueError(f"must be at most {largest} for this model")
         return shape
 
     def _clip(self, prompts: Sequence[str], suffix: str) -> Text:
         """Return the last hidden state but one of each token, and the projection of the last token's."""
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
-        tokenizer = load_part(CLIPTokenizer.from_pretrained, self.folder / f"tokenizer{suffix}")
-        folder = self.folder / f"text_encoder{suffix}"
-        encoder = load_network(CLIPTextModelWithProjection.from_pretrained, folder, dtype=torch.float32)
-        length = encoder.config.max_position_embeddings
-        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, length, output_hidden_states=True)
+        outs = text_encoders.clip(self.folder, suffix, prompts, self.device, True, output_hidden_states=True)
         states = torch.cat([out.hidden_states[-2] for out in outs])
         return Text(states.to(self.dtype), torch.cat([out.text_embeds for out in outs]).to(self.dtype))
 
@@ -115,13 +110,7 @@ class MMDiTModel:
         if not has(self.folder, "text_encoder_3"):
             width = self._transformer_config["joint_attention_dim"]
             return torch.zeros(len(prompts), length, width, dtype=self.dtype, device=self.device)
-        from transformers import T5EncoderModel, T5TokenizerFast
-
-        tokenizer = load_part(T5TokenizerFast.from_pretrained, self.folder / "tokenizer_3")
-        dtype = torch.float32 if self.dtype == torch.float32 else torch.bfloat16
-        encoder = load_network(T5EncoderModel.from_pretrained, self.folder / "text_encoder_3", dtype=dtype)
-        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, length)
-        return torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
+        return text_encoders.t5(self.folder, "_3", prompts, length, self.dtype, self.device)
 
     @cached_property
     @timed("loading weights")

@@ -115,7 +115,7 @@ def _checked(folder: Path, pickled: bool = False) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from None
     if name not in FAMILIES:
-        raise UserError(f"{folder} holds a {name}; only folders of {' and '.join(FAMILIES)} can be read")
+        raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")
     family = FAMILIES[name]
     for part in present_parts(folder, family):
         if not any((folder / part).glob("*.json")):

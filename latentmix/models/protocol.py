@@ -62,8 +62,8 @@ class Conditioning:
 
 
 class Sized(Protocol):
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """Return C, h, w of the latents of images of `size` × `size` pixels.
+    def latent_shape(self, size: int | str) -> tuple[int, int, int]:
+        """Return C, h, w of the latents of images of a size: 512 pixels a side, or "768x512", width and height.
 
         Raises: ValueError for a size that the model can't take.
         """

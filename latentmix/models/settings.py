@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latentmix.settings import STRICT, Guidance, LocalPath, Positive
+from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath
 
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     name: str
-    size: Positive  # pixels, square
+    size: ImageSize
     guidance: Guidance  # of generation
     spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
@@ -27,6 +27,7 @@ class ModelConfig:
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
+    embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
 
     def __post_init__(self) -> None:

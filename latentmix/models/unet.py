@@ -14,11 +14,11 @@ from torch import Tensor
 
 from latentmix import sampling
 from latentmix.errors import UserError
-from latentmix.models import fitness
+from latentmix.models import fitness, text_encoders
 from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, encode_prompts, identity, load_network, load_part
+from latentmix.models.loading import DTYPES, identity, load_network, load_part
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
@@ -48,7 +48,11 @@ class UNetModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return identity(self.folder, FAMILY, self.precision) | self.vae.identity
+        return identity(self.folder, self._family, self.precision) | self.vae.identity
+
+    @property
+    def _family(self) -> Family:
+        return FAMILY
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         config, alphas = self._scheduler, self._ddim.alphas_cumprod
@@ -65,13 +69,8 @@ class UNetModel:
         return config["max_position_embeddings"], config["hidden_size"]
 
     @timed("text encoders")
-    @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        tokenizer = load_part(CLIPTokenizer.from_pretrained, self.folder / "tokenizer")
-        encoder = load_network(CLIPTextModel.from_pretrained, self.folder / "text_encoder", dtype=torch.float32)
-        outs = encode_prompts(encoder.to(self.device), tokenizer, prompts, encoder.config.max_position_embeddings)
+        outs = text_encoders.clip(self.folder, "", prompts, self.device, projection=False)
         states = torch.cat([out.last_hidden_state for out in outs]).to(self.dtype)
         return Text(states, states.new_empty(len(states), 0))
 
@@ -79,12 +78,16 @@ class UNetModel:
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         def network(z: Tensor, text: Text) -> Tensor:
             time = torch.full([len(z)], float(timestep), device=z.device)  # compiling would make a number a constant
-            return self._unet(z.to(self.dtype), time, text.states).sample.float()
+            return self._unet(z.to(self.dtype), time, text.states, **self._added(z, text)).sample.float()
 
         one_half = self._prefix.on_one_half(conditioning.guidance != 1)
         with attention(self.speed.attention, self.device), products(self), one_half:
             out = guided(network, z, conditioning)
         return PREDICTIONS[self._scheduler.prediction_type](out, z, level)
+
+    def _added(self, z: Tensor, text: Text) -> dict[str, Any]:
+        """Return further arguments of the U-Net, for the families that have some."""
+        return {}
 
     @cached_property
     @timed("loading weights")

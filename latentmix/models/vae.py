@@ -13,6 +13,7 @@ from latentmix.gpu import tf32
 from latentmix.models.loading import load_network, load_part
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
+from latentmix.settings import height_width
 
 
 class VAE:
@@ -48,14 +49,15 @@ class VAE:
         """Return what images depend on besides the weights: the decoder's precision, if it has 16 bits."""
         return {"decoder": self.speed.vae} if self.speed.vae == "bfloat16" else {}
 
-    def latent_shape(self, size: int, patch: int = 1) -> tuple[int, int, int]:
-        """Return C, h, w of the latents of images of `size` × `size` pixels.
+    def latent_shape(self, size: int | str, patch: int = 1) -> tuple[int, int, int]:
+        """Return C, h, w of the latents of images of a size.
 
         Raises: ValueError for a size that is not a whole number of the network's patches, of `patch` latents a side.
         """
-        if size % (self.reduction * patch):
+        height, width = height_width(size)
+        if height % (self.reduction * patch) or width % (self.reduction * patch):
             raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
-        return self.channels, size // self.reduction, size // self.reduction
+        return self.channels, height // self.reduction, width // self.reduction
 
     @property
     def channels(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.figures.style import method_styles, metric_label
 from latentmix.report.contents import Contents
+from latentmix.settings import height_width
 
 QUESTION = (
     "Images are inverted into the latent space of a diffusion model, N of these latents are mixed into one, and an "
@@ -69,10 +70,11 @@ def subtitle(contents: Contents) -> str:
 def settings(contents: Contents) -> list[tuple[str, str]]:
     """Return what was run, as terms and their descriptions."""
     config, model, data = contents.config, contents.config.model, contents.config.data
+    height, width = height_width(model.size)
     titles = [title for class_id, title in contents.titles.items() if class_id != AVERAGE]
     reference = "all" if data.reference is None else data.reference
     return [
-        ("Model", f"{_named(model.name, model.hub)}, images of {model.size} × {model.size} pixels"),
+        ("Model", f"{_named(model.name, model.hub)}, images of {width} × {height} pixels"),
         (
             "Images",
             f"{_named(data.name, data.hub)}; {len(titles)} {'class' if len(titles) == 1 else 'classes'}: "

@@ -25,7 +25,7 @@ from latentmix.models.family import Family
 from latentmix.models.protocol import Conditioning, Model, Text, guided, predictor
 from latentmix.models.settings import ModelConfig, SpeedConfig
 from latentmix.sampling import Level, Schedule
-from latentmix.settings import STRICT
+from latentmix.settings import STRICT, height_width
 
 # A norm and a mean: a line each.
 
@@ -65,10 +65,11 @@ class Stripes(Dataset):
         return ("level_stripes", "upright_stripes")
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        def pixels(index: int, size: int) -> np.ndarray:
-            width, start = 2 + index % 3, np.random.default_rng(index).integers(8)
-            row = (np.arange(size) + start) // width % 2 * np.uint8(255)
-            image = np.broadcast_to(row[:, None] if class_id == "level_stripes" else row, (size, size))
+        def pixels(index: int, size: int | str) -> np.ndarray:
+            level, (height, width) = class_id == "level_stripes", height_width(size)
+            stripe, start = 2 + index % 3, np.random.default_rng(index).integers(8)
+            line = (np.arange(height if level else width) + start) // stripe % 2 * np.uint8(255)
+            image = np.broadcast_to(line[:, None] if level else line, (height, width))
             return np.repeat(image[..., None], 3, axis=2).astype(np.uint8)
 
         ids = range(20 if count is None else count)
@@ -89,8 +90,9 @@ class FlatModel:
         self.identity = {"weights": key(self.gain.tolist()), "precision": "float32"}
         self.text_shape = 4, 2
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        return 3, size // 4, size // 4
+    def latent_shape(self, size: int | str) -> tuple[int, int, int]:
+        height, width = height_width(size)
+        return 3, height // 4, width // 4
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
         alphas_cumprod = torch.linspace(0.99, 0.01, 1000)

@@ -1,0 +1,244 @@
+"""Stable Diffusion XL and FLUX.1 against diffusers' own pipelines, on random weights of the real classes."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DiffusionPipeline, FluxPipeline
+from torch import Tensor
+
+from latentmix import sampling
+from latentmix.compose import compose
+from latentmix.errors import UserError
+from latentmix.models import load_model
+from latentmix.models.flux import FluxModel, pack, positions, unpack
+from latentmix.models.protocol import Conditioning, Model, predictor
+from latentmix.models.sdxl import SDXLModel
+
+CPU = torch.device("cpu")
+PROMPTS = ["a photo of a star", "a photo of a heart"]
+HEIGHT, WIDTH = 6, 4  # of latents
+LENGTH = 8  # tokens that T5 reads
+KINDS = {
+    "sdxl": pipelines.stable_diffusion_xl,
+    "sdxl encodes the empty prompt": lambda: pipelines.stable_diffusion_xl(force_zeros_for_empty_prompt=False),
+    "flux-dev": pipelines.flux,
+    "flux-schnell": lambda: pipelines.flux(guidance_embeds=False),
+}
+
+
+def load(folder: Path, **settings: Any) -> Model:
+    given = {"path": folder, "size": pipelines.SIZE, "max_sequence_length": LENGTH} | settings
+    return load_model(compose(["model=flux-schnell", *(f"model.{k}={v}" for k, v in given.items())]).model, CPU)
+
+
+class Pair:
+    """A pipeline folder as diffusers reads it and as latentmix does."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind, self.flow = folder, kind, kind.startswith("flux")
+        self.settings = {"embedded_guidance": 3.5} if kind == "flux-dev" else {}
+        self.model = load(folder, **self.settings)
+        shape = (2, 4, HEIGHT, WIDTH)
+        self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+    @cached_property
+    def pipeline(self) -> Any:
+        pipeline = DiffusionPipeline.from_pretrained(self.folder, dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def conditioning(self, guidance: float) -> Conditioning:
+        return Conditioning(self.model.embed(PROMPTS), self.model.embed([""]), guidance)
+
+    def theirs(self, steps: int, guidance: float, kind: str = "latent") -> Tensor:
+        """Return the pipeline's own output. FLUX's is unpacked; its classifier-free guidance has a name of its own."""
+        size = {"height": 4 * HEIGHT, "width": 4 * WIDTH, "num_inference_steps": steps, "output_type": kind}
+        if not self.flow:
+            self.pipeline.scheduler = DDIMScheduler.from_config(
+                self.pipeline.scheduler.config, timestep_spacing="trailing"
+            )
+            return self.pipeline(PROMPTS, latents=self.noise, guidance_scale=guidance, **size).images
+        own = {"true_cfg_scale": guidance, "negative_prompt": [""] * 2, "max_sequence_length": LENGTH}
+        out = self.pipeline(PROMPTS, latents=pack(self.noise), guidance_scale=3.5, **own, **size).images
+        return FluxPipeline._unpack_latents(out, 4 * HEIGHT, 4 * WIDTH, 4) if kind == "latent" else out
+
+    def schedule(self, steps: int) -> sampling.Schedule:
+        """Return the schedule of this pair's latents, which may be those of another size than the model is set to."""
+        model = load(self.folder, **self.settings, size=f"{4 * WIDTH}x{4 * HEIGHT}")
+        return model.schedule(steps, "trailing")
+
+    @torch.no_grad()
+    def ours(self, steps: int, guidance: float) -> Tensor:
+        return sampling.generate(predictor(self.model, self.conditioning(guidance)), self.noise, self.schedule(steps))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    return {}
+
+
+@pytest.fixture(params=["sdxl", "flux-dev", "flux-schnell"])
+def pair(request: pytest.FixtureRequest, pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    kind = request.param
+    if kind not in pairs:
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("families") / "pipeline"
+        KINDS[kind]().save_pretrained(folder)
+        pairs[kind] = Pair(folder, kind)
+    return pairs[kind]
+
+
+def only(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("pair", kinds, indirect=True)
+
+
+def away(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to how large `b` is."""
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("pair", KINDS, indirect=True)
+def test_generation_is_that_of_diffusers_pipeline(pair: Pair, guidance: float) -> None:
+    theirs, ours = pair.theirs(8, guidance), pair.ours(8, guidance)
+    assert ours.dtype == torch.float32
+    assert away(ours, theirs) < 1e-4
+    assert away(ours, pair.ours(8, guidance + 1)) > 1e-3  # so that the test could fail
+
+
+def test_images_are_those_of_diffusers_pipeline(pair: Pair) -> None:
+    theirs = pair.theirs(5, 4.0, "pt")
+    assert (pair.model.decode(pair.ours(5, 4.0)).float() - theirs * 255).abs().max() < 0.51
+
+
+@only("sdxl", "sdxl encodes the empty prompt")
+def test_embeddings_are_those_of_sdxl(pair: Pair) -> None:
+    theirs = pair.pipeline.encode_prompt(PROMPTS, device=CPU)
+    text, null = pair.model.embed(PROMPTS), pair.model.embed(["", ""])
+    for ours, their in zip((text.states, null.states, text.pooled, null.pooled), theirs, strict=True):
+        assert torch.allclose(ours, their, atol=1e-5)
+    assert (null.states == 0).all() == (pair.kind == "sdxl")
+    assert text.states.shape[1:] == pair.model.text_shape
+
+
+@only("flux-dev")
+def test_embeddings_are_those_of_flux(pair: Pair) -> None:
+    """Also of the empty prompt, and of one too long, which is cut."""
+    prompts = [*PROMPTS, "", "a photo of a star " * 20]
+    states, pooled, _ = pair.pipeline.encode_prompt(prompts, max_sequence_length=LENGTH)
+    ours = pair.model.embed(prompts)
+    assert torch.allclose(ours.states, states, atol=1e-5)
+    assert torch.allclose(ours.pooled, pooled, atol=1e-5)
+    assert ours.states.shape[1:] == pair.model.text_shape
+
+
+@torch.no_grad()
+def test_encoding_and_decoding_are_the_pipelines_scale_and_shift(pair: Pair) -> None:
+    vae, images = pair.pipeline.vae, torch.randint(0, 256, (2, 3, 24, 16), dtype=torch.uint8)
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0
+    mean = vae.encode(images / 127.5 - 1).latent_dist.mean
+    assert torch.allclose(pair.model.encode(images), (mean - shift) * scale, atol=1e-4)
+    pixels = vae.decode(pair.noise / scale + shift).sample
+    theirs = pair.pipeline.image_processor.postprocess(pixels, output_type="pt") * 255
+    assert (pair.model.decode(pair.noise).float() - theirs).abs().max() < 0.51
+
+
+@torch.no_grad()
+def test_inversion_is_that_of_diffusers_scheduler(pair: Pair) -> None:
+    """SDXL against DDIMInverseScheduler; FLUX against a loop over the levels of its own scheduler."""
+    clean, conditioning = 0.5 * pair.noise.flip(0), pair.conditioning(1)
+    ours = sampling.invert(predictor(pair.model, conditioning), clean, pair.schedule(20))
+    theirs = _flow_inverted(pair, clean) if pair.flow else _ddim_inverted(pair, clean)
+    assert away(ours, theirs) < 1e-4
+    assert away(ours, clean) > 1e-2
+
+
+def _ddim_inverted(pair: Pair, z: Tensor) -> Tensor:
+    scheduler = DDIMInverseScheduler.from_config(pair.pipeline.scheduler.config, timestep_spacing="trailing")
+    scheduler.set_timesteps(20)
+    text, _, pooled, _ = pair.pipeline.encode_prompt(PROMPTS, device=CPU)
+    ids = torch.tensor([[4 * HEIGHT, 4 * WIDTH, 0, 0, 4 * HEIGHT, 4 * WIDTH]] * 2)
+    added = {"text_embeds": pooled, "time_ids": ids}
+    for t in scheduler.timesteps:
+        out = pair.pipeline.unet(z, t, text, added_cond_kwargs=added).sample
+        z = scheduler.step(out, t, z).prev_sample
+    return z
+
+
+def _flow_inverted(pair: Pair, z: Tensor) -> Tensor:
+    pair.theirs(20, 1.0)  # sets the scheduler's levels
+    states, pooled, ids = pair.pipeline.encode_prompt(PROMPTS, max_sequence_length=LENGTH)
+    guidance = torch.full([2], 3.5) if pair.kind == "flux-dev" else None
+    for clean, noisy in pairwise(reversed(pair.pipeline.scheduler.sigmas.tolist())):
+        out = pair.pipeline.transformer(
+            FluxPipeline._pack_latents(z, 2, 4, HEIGHT, WIDTH),
+            states,
+            pooled,
+            torch.full([2], noisy),
+            FluxPipeline._prepare_latent_image_ids(2, HEIGHT // 2, WIDTH // 2, CPU, torch.float32),
+            ids,
+            guidance,
+        ).sample
+        z = z + (noisy - clean) * FluxPipeline._unpack_latents(out, 4 * HEIGHT, 4 * WIDTH, 4)
+    return z
+
+
+@only("sdxl", "flux-dev")
+@torch.no_grad()
+def test_the_round_trips_error_falls_with_the_step(pair: Pair) -> None:
+    """First order: twice the steps, half of the error."""
+    text, null, clean, errors = pair.model.embed(PROMPTS[:1]), pair.model.embed([""]), 0.5 * pair.noise[:1], []
+    predict = predictor(pair.model, Conditioning(text, null))
+    for steps in (40, 80):
+        schedule = pair.schedule(steps)
+        errors.append(away(sampling.generate(predict, sampling.invert(predict, clean, schedule), schedule), clean))
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.2)
+
+
+def test_the_family_is_told_from_the_folder(pair: Pair) -> None:
+    assert isinstance(pair.model, FluxModel if pair.flow else SDXLModel)
+    assert pair.model.latent_shape(16) == (4, 4, 4)
+
+
+# FLUX
+
+
+def test_packing_is_that_of_diffusers() -> None:
+    z = torch.randn(2, 3, 6, 4)
+    assert torch.equal(pack(z), FluxPipeline._pack_latents(z, 2, 3, 6, 4))
+    assert torch.equal(unpack(pack(z), 3, 2), z)
+    assert torch.equal(positions(3, 2), FluxPipeline._prepare_latent_image_ids(2, 3, 2, CPU, torch.float32))
+
+
+@only("flux-dev")
+def test_the_shift_depends_on_the_size_of_the_image(pair: Pair) -> None:
+    sizes: Sequence[Any] = (16, "16x24", 32)
+    shifts = [load(pair.folder, **pair.settings, size=size).schedule(4, "trailing")[1].noisy.sigma for size in sizes]
+    assert shifts == sorted(shifts)
+    assert len(set(shifts)) == 3
+
+
+@only("flux-dev")
+def test_embedded_guidance_is_needed_and_in_the_identity(pair: Pair) -> None:
+    other = load(pair.folder, embedded_guidance=1.0)
+    assert other.identity != pair.model.identity
+    with pytest.raises(UserError, match=r"set model.embedded_guidance=3.5"):
+        load(pair.folder)
+
+
+@only("flux-schnell")
+def test_embedded_guidance_is_refused_where_it_is_not_read(pair: Pair) -> None:
+    with pytest.raises(UserError, match=r"set model.embedded_guidance=null"):
+        load(pair.folder, embedded_guidance=3.5)
+
+
+@only("flux-dev")
+def test_odd_latents_are_refused(pair: Pair) -> None:
+    with pytest.raises(UserError, match=r"model\.size=20: must be a multiple of 8"):
+        load(pair.folder, **pair.settings, size=20)
