@@ -109,7 +109,7 @@ class Config:
     n: Several[Positive]
     methods: Several[MethodName]
     metrics: Several[MetricName]
-    controls: Several[Literal["real", "noise"]]
+    controls: Several[Literal["real", "noise", "gauss"]]
     pool: Positive
     draws: Positive
     steps: Positive

@@ -31,8 +31,10 @@ from scipy import stats
 from latentmix import cli
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
-from latentmix.experiment.draws import NOISE, Cell, subset
+from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import generate_plainly
+from latentmix.experiment.stages import mix_cell
 from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel
@@ -375,6 +377,29 @@ def test_pairs_by_hand(run: Run) -> None:
     (row,) = (r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == ("all", "4", "clip_distance_embedded"))
     assert float(row["won"]) == pytest.approx(np.mean(list(shares.values())))
     assert {r["won"] for r in pairs_of(run) if r["metric"] == "fd_embedded"} == {""}
+
+
+def test_gaussian_latents_are_mixed_by_the_same_draws_as_a_control(copy: Run) -> None:
+    """Each method beside its control: the same subsets and weights, of latents that no image is behind."""
+    done("sweep", *copy.arguments, "controls=[gauss]", "keep=2", "overwrite=true")
+    methods = {f"gauss:{method}" for method in METHODS}
+    assert {row["method"] for row in copy.rows} == {*METHODS, *methods}
+    assert {(row["n"], row["class"]) for row in copy.rows if row["method"] in methods} == {
+        (str(n), class_id) for n in NS for class_id in (*CLASSES, "all")
+    }
+    compared = {(row["method"], row["reference"]) for row in pairs_of(copy)}
+    assert compared == {("fix/chm", "fix/0"), *((method, f"gauss:{method}") for method in METHODS)}
+
+    experiment = Experiment(compose([*copy.arguments, "controls=[gauss]"]))
+    pool = experiment.gaussian_latents.pool("star")
+    assert pool.shape == (POOL, *experiment.model.latent_shape(SIZE))
+    assert not torch.equal(pool, experiment.gaussian_latents.pool("heart"))
+    cell = Cell("star", 2, Method.parse("fix/chm"), gaussian=True)
+    mixed = mix_cell(experiment, cell, [3, 1])["latents"]
+    torch.testing.assert_close(mixed, mix(pool, uniform_weights(0, "star", [3, 1], 2, POOL), "fix/chm"))
+    images = generate_plainly(experiment, "star", mixed, experiment.generation_schedule, "")
+    with Image.open(experiment.layout.image_path(cell, 1)) as image:
+        np.testing.assert_allclose(np.asarray(image), images[1].permute(1, 2, 0), atol=2)
 
 
 def test_random_latents_are_a_control(copy: Run) -> None:

@@ -357,7 +357,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("n=[]", ["n, methods and metrics"]),
     ("metrics=[fid,kidd]", ["metrics.1", "no metric 'kidd'", "did you mean 'kid'?", "density, coverage"]),
     ("metrics=[]", ["metrics"]),
-    ("controls=[nois]", ["controls.0='nois'", "'real' or 'noise'"]),
+    ("controls=[nois]", ["controls.0='nois'", "'real', 'noise' or 'gauss'"]),
     ("n=[2,129]", ["n=129", "pool=128"]),
     ("pool=63", ["n=64", "pool=63"]),
     ("n=[0]", ["n.0=0", "greater than 0"]),

@@ -35,6 +35,8 @@ def invented_results() -> list[Result]:
             for n in NS:
                 value = 100 * (k + 1) + 10 * i + math.log2(n)
                 results.append(Result(AVERAGE, n, method, metric, Estimate(value, value - 2, value + 5, 4)))
+        for n in NS:
+            results.append(Result(AVERAGE, n, "gauss:nin/chm", metric, Estimate(7.0 * n, 0.0, 1000.0, 4)))
         for i, control in enumerate(("real", "noise", "oracle")):
             results.append(Result(AVERAGE, 0, control, metric, Estimate(50.0 * (k + 1) + i, 0.0, 1000.0, 4)))
     return results
@@ -63,7 +65,9 @@ def intervals(axes: Axes) -> dict[str, list[tuple[float, float, float]]]:
     for bars in axes.collections:
         assert isinstance(bars, LineCollection)
         (method,) = (
-            name for name, line in lines(axes).items() if to_rgba(line.get_color()) == to_rgba(*bars.get_color())
+            name
+            for name, line in lines(axes).items()
+            if name in METHODS and to_rgba(line.get_color()) == to_rgba(*bars.get_color())
         )
         assert all(start[0] == end[0] for start, end in bars.get_segments())
         found[method] = [(start[0], start[1], end[1]) for start, end in bars.get_segments()]
@@ -112,13 +116,20 @@ def test_controls_are_horizontal_lines_at_their_values() -> None:
             assert lines(axes)[control].get_color() == style.GREY
 
 
+def test_the_control_of_a_method_is_dotted_in_its_colour() -> None:
+    for axes in curves(invented_results()).axes:
+        line = lines(axes)["_gauss:nin/chm"]
+        assert (x(line), y(line)) == (list(NS), [7.0 * n for n in NS])
+        assert (line.get_color(), line.get_linestyle()) == (lines(axes)["nin/chm"].get_color(), ":")
+
+
 def test_the_legend_names_the_lines_that_look_like_its_entries() -> None:
     figure = curves(invented_results())
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == [*METHODS, "real", "noise", "oracle"]
+    assert names == [*METHODS, "real", "noise", "oracle", "gauss:"]
     for axes in figure.axes:
-        for name, handle in zip(names, legend.legend_handles, strict=True):
+        for name, handle in zip(names[:-1], legend.legend_handles, strict=False):
             line = lines(axes)[name]
             assert isinstance(handle, Line2D)
             assert (handle.get_color(), handle.get_marker()) == (line.get_color(), line.get_marker())

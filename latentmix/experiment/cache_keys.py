@@ -47,13 +47,13 @@ class Layout:
         if cell.method == NOISE:
             prompt = self.prompt(cell.class_id)
             return {"model": self.model, "size": self.size, "prompt": prompt, "control": "noise", **common}
-        return {
-            "latents": self.latents_identity(cell.class_id),
-            "pool": list(self.pool_ids(cell.class_id)),
-            "n": cell.n,
-            "method": cell.method.identity,
-            **common,
-        }
+        mixed = {"n": cell.n, "method": cell.method.identity, **common}
+        pool = list(self.pool_ids(cell.class_id))
+        if cell.gaussian:
+            prompt = self.prompt(cell.class_id)
+            plain = {"model": self.model, "size": self.size, "prompt": prompt, "control": "gauss"}
+            return {**plain, "pool": len(pool), **mixed}
+        return {"latents": self.latents_identity(cell.class_id), "pool": pool, **mixed}
 
     # Folders
 

@@ -15,21 +15,26 @@ from latentmix.rng import generator, noise
 
 NEVER = 1e-9  # a probability below which nobody looks whether two of a cell's draws are the same subset
 TRIES = 20  # of a random mixture that is new, before the first that is left is taken
+GAUSS = "gauss:"  # before the name of a method whose latents are Gaussian
 NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One point of a curve before averaging over classes: a class, the number of latents that are mixed, a method."""
+    """One point of a curve before averaging over classes: a class, the number of latents that are mixed, a method.
+
+    `gaussian` marks the control that mixes Gaussian latents in place of inverted ones, by the same draws and weights.
+    """
 
     class_id: str
     n: int
     method: Method
+    gaussian: bool = False
 
     @property
     def method_name(self) -> str:
         """Return the name of the method as tables have it."""
-        return "noise" if self.method == NOISE else str(self.method)
+        return "noise" if self.method == NOISE else f"{GAUSS}{self.method}" if self.gaussian else str(self.method)
 
     def __str__(self) -> str:
         if self.method == NOISE:

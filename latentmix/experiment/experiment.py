@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,11 @@ from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
-from latentmix.experiment.draws import NOISE, Cell, distinct_draws, mixed_cells, random_latents, uniform_weights
+from latentmix.experiment.draws import GAUSS, NOISE, Cell, distinct_draws, mixed_cells, random_latents, uniform_weights
 from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
-from latentmix.inversion.base import Inversion
+from latentmix.inversion.base import Inversion, State
 from latentmix.metrics import METRICS
 from latentmix.models import attention, load_model
 from latentmix.models import compile as compilation
@@ -119,7 +120,7 @@ class Experiment:
 
     def release(self) -> None:
         """Free the memory of all networks, so that another model can use it. They are loaded again when needed."""
-        for name in ("model", "inverter", "networks", "perceptual", "_texts", "latents"):
+        for name in ("model", "inverter", "networks", "perceptual", "_texts", "latents", "gaussian_latents"):
             self.__dict__.pop(name, None)
         self._empty_cache()
 
@@ -215,16 +216,18 @@ class Experiment:
     def streams(self) -> dict[str, list[Cell]]:
         """Return groups of cells that are generated together, by name.
 
-        The cells of a class share a prompt and a pool, so they form one stream. Random latents form a stream for each
-        class, if `noise` is among the controls.
+        The cells of a class share a prompt and a pool, so they form one stream. The controls `gauss` and `noise` form
+        further ones.
         """
         mixed = {class_id: self.cells_of(class_id) for class_id in self.classes}
         plain = [Cell(class_id, 0, NOISE) for class_id in self.classes if "noise" in self.config.controls]
+        if "gauss" in self.config.controls:
+            mixed |= {f"{c}, {GAUSS}": [replace(cell, gaussian=True) for cell in cells] for c, cells in mixed.items()}
         return mixed | {str(cell): [cell] for cell in plain}
 
     @property
     def generated_cells(self) -> list[Cell]:
-        """Return all cells of which images are generated: those that mix, and the control."""
+        """Return all cells of which images are generated: those that mix, and the controls."""
         return [cell for cells in self.streams.values() for cell in cells]
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
@@ -347,7 +350,19 @@ class Experiment:
     @cached_property
     def latents(self) -> PoolLatents:
         """Return the inverted latents of the pools, to be mixed."""
-        return PoolLatents(self.layout, self.inversion.extras, self.device)
+
+        def read(class_id: str) -> State:
+            kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
+            return {name: kept.gather(ids, name) for name in ("latents", *self.inversion.extras)}
+
+        return PoolLatents(read, self.inversion.extras, self.device)
+
+    @cached_property
+    def gaussian_latents(self) -> PoolLatents:
+        """Return standard Gaussian latents in place of the inverted ones, for the control `gauss`."""
+        seed, pool, shape = self.config.seed, self.config.pool, self.model.latent_shape(self.config.model.size)
+        read = lambda class_id: {"latents": random_latents(seed, f"gauss {class_id}", range(pool), shape)}  # noqa: E731
+        return PoolLatents(read, {}, self.device)
 
     def noise(self, class_id: str, draws: Sequence[int]) -> Tensor:
         """Return standard Gaussian latents [K, C, h, w] of the control, float32 on the device."""

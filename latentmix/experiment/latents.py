@@ -1,11 +1,10 @@
-"""The inverted latents of a class's pool, read from the cache and mixed."""
+"""The latents of a class's pool, and their mixtures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from latentmix.experiment.cache_keys import Layout
 from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.profiling import timed
@@ -14,12 +13,12 @@ from latentmix.profiling import timed
 class PoolLatents:
     """Latents at t = T of one class at a time, with the extras of their inversion.
 
-    `extras` names what else the inversion leaves for each image, and the method that mixes it; None stands for the
-    method of the latents.
+    `read` returns both for a class, a row for each image of its pool, on the CPU. `extras` names what else the
+    inversion leaves for each image, and the method that mixes it; None stands for the method of the latents.
     """
 
-    def __init__(self, layout: Layout, extras: Mapping[str, str | None], device: torch.device) -> None:
-        self.layout = layout
+    def __init__(self, read: Callable[[str], State], extras: Mapping[str, str | None], device: torch.device) -> None:
+        self.read = read
         self.extras = extras
         self.device = device
         self._class_id: str | None = None
@@ -40,7 +39,6 @@ class PoolLatents:
         """Return the state of the class; latents lie on the device, extras, which may be large, on the CPU."""
         if class_id != self._class_id:
             self._class_id, self._state = None, {}  # two classes need not fit into memory
-            kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
-            state = {name: kept.gather(ids, name) for name in ("latents", *self.extras)}
+            state = self.read(class_id)
             self._class_id, self._state = class_id, state | {"latents": state["latents"].to(self.device)}
         return self._state

@@ -3,7 +3,8 @@
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -191,16 +192,19 @@ def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iter
 
 
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
-    """Yield each method beside the reference, which mixed the same images."""
+    """Yield each method beside the reference, which mixed the same images, and beside the control `gauss`.
+
+    The control mixes Gaussian latents by the same draws. So what is left in the second difference is due to inversion.
+    """
     methods, columns = experiment.config.methods, labels(experiment)
     reference = REFERENCE if REFERENCE in methods else methods[0]
     for cell, by_metric in samples.items():
-        if cell.method not in methods or cell.method == reference:
+        if cell.gaussian or cell.method not in methods:
             continue
-        expected = samples[Cell(cell.class_id, cell.n, reference)]
-        for name, sample in by_metric.items():
-            comparison = paired(sample, expected[name], METRICS[name].lower)
-            yield Pair(cell.class_id, cell.n, columns[name], str(cell.method), str(reference), comparison)
+        others = {replace(cell, method=reference), replace(cell, gaussian=True)} - {cell}
+        for other, (name, sample) in product(sorted(others & samples.keys()), by_metric.items()):
+            comparison = paired(sample, samples[other][name], METRICS[name].lower)
+            yield Pair(cell.class_id, cell.n, columns[name], cell.method_name, other.method_name, comparison)
 
 
 def _average_pairs(pairs: list[Pair]) -> list[Pair]:

@@ -164,7 +164,8 @@ def _mix(experiment: Experiment, cell: Cell, draws: Sequence[int], size: int) ->
 def mix_cell(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> State:
     """Return the mixtures of some draws of a cell, a row for each; at least float32, whatever the networks run in."""
     weights = experiment.weights(cell, draws).to(experiment.device)
-    return experiment.latents.mix(cell.class_id, weights, cell.method)
+    latents = experiment.gaussian_latents if cell.gaussian else experiment.latents
+    return latents.mix(cell.class_id, weights, cell.method)
 
 
 MIX = StageType(_plan_mixing, frozenset({"pool"}))
@@ -214,11 +215,14 @@ def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], si
     cells = dict(_by_cell(drawn))
     first, label = drawn[0][0], "; ".join(map(str, cells))
     if first.method == NOISE:
-        z = padded(experiment.noise(first.class_id, cells[first]), size)
-        images = generate_plainly(experiment, first.class_id, z, experiment.generation_schedule, label)
+        state = {"latents": padded(experiment.noise(first.class_id, cells[first]), size)}
     else:
         parts = [mix_cell(experiment, cell, draws) for cell, draws in cells.items()]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
+    if first.method == NOISE or first.gaussian:
+        z = state["latents"]
+        images = generate_plainly(experiment, first.class_id, z, experiment.generation_schedule, label)
+    else:
         _, images = generate(experiment, first.class_id, state, label)
     # Features first: a cell whose images are all there counts as measured from its files.
     if stream.unmeasured.intersection(drawn):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from latentmix.errors import UserError
+from latentmix.experiment.draws import GAUSS
 from latentmix.experiment.results import AVERAGE, Result, read_table
-from latentmix.figures.style import MethodStyle, method_styles, metric_label, save, styled
+from latentmix.figures.style import GREY, MethodStyle, method_styles, metric_label, save, styled
 
 COLUMNS = 3  # panels beside each other
 SHIFT = 0.012  # between the lines of two methods, as a share of N, so that their intervals do not hide each other
@@ -24,7 +26,8 @@ def draw_curves(table: Path, stem: Path) -> list[Path]:
 
 
 def curves(results: Sequence[Result]) -> Figure:
-    """Return a panel for each metric: lines for methods, grey horizontal lines for controls, which have no N."""
+    """Return a panel for each metric: lines for methods, dotted ones for the control `gauss` of each, and grey
+    horizontal ones for controls that have no N."""
     metrics = _plotted(dict.fromkeys(result.metric for result in results))
     styles = method_styles([result.method for result in results])
     rows = math.ceil(len(metrics) / COLUMNS)
@@ -51,7 +54,11 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
     for index, style in enumerate(methods):
         shift = 1 + SHIFT * (index - (len(methods) - 1) / 2)
         _line(axes, [result for result in results if result.method == style.name], style, shift)
-    for result in (result for result in results if styles[result.method].control):
+    for style in (style for style in styles.values() if style.name.startswith(GAUSS)):
+        points = sorted((result.n, result.estimate.value) for result in results if result.method == style.name)
+        x, y = [n for n, _ in points], [value for _, value in points]
+        axes.plot(x, y, label=f"_{style.name}", color=style.colour, linestyle=style.line, linewidth=0.8)
+    for result in (result for result in results if styles[result.method].control and not result.n):
         style = styles[result.method]
         axes.axhline(result.estimate.value, label=style.name, color=style.colour, linestyle=style.line, linewidth=0.8)
     ns = sorted({result.n for result in results if not styles[result.method].control})
@@ -89,5 +96,8 @@ def _legend(figure: Figure, styles: Mapping[str, MethodStyle]) -> None:
     """Put one legend above all panels: the methods in the order of the table, then the controls."""
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     names = [name for name in sorted(styles, key=lambda name: styles[name].control) if name in lines]
+    if any(name.startswith(GAUSS) for name in styles):
+        names.append(GAUSS)
+        lines[GAUSS] = Line2D([], [], color=GREY, linestyle=":", linewidth=0.8)
     handles = [lines[name] for name in names]
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), handlelength=3)

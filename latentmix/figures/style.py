@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from latentmix.cache import write_atomic
 from latentmix.errors import UserError
+from latentmix.experiment.draws import GAUSS
 from latentmix.metrics import METRICS, Metric
 from latentmix.mixing.means import find_mean
 from latentmix.mixing.norms import NORMS
@@ -56,6 +57,7 @@ SPARE_LINES: tuple[tuple[Line, str], ...] = (
 CONTROLS: dict[str, tuple[str, Line]] = {  # description, line style; no mixtures, but values to compare them with
     "real": ("real images: one half of them measured against the other", "-"),
     "noise": ("images generated from random latents", "--"),
+    "gauss": ("dotted: Gaussian latents mixed by the same draws", ":"),
 }
 SPARE_CONTROL_LINES: tuple[Line, ...] = (":", "-.")
 
@@ -99,6 +101,8 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
     No two look the same as long as there are spare styles.
     """
     names = list(dict.fromkeys(names))
+    gaussian = {name for name in names if name.startswith(GAUSS)}
+    names = list(dict.fromkeys(name.removeprefix(GAUSS) for name in names))
     parts = {name: (name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name}
     lines = _assign({norm: LINES.get(norm) for norm, _ in parts.values()}, SPARE_LINES)
     colours = mean_colours([mean for _, mean in parts.values()])
@@ -112,6 +116,10 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
         else:
             description = CONTROLS.get(name, ("", None))[0]
             styles[name] = MethodStyle(name, description, GREY, control_lines[name], "D", control=True)
+    for name in sorted(gaussian):
+        own = styles[name.removeprefix(GAUSS)]
+        description = f"{own.name} of Gaussian latents in place of inverted ones, by the same draws"
+        styles[name] = replace(own, name=name, description=description, line=":", marker="", control=True)
     return styles
 
 
