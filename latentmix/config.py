@@ -110,6 +110,7 @@ class Config:
     methods: Several[MethodName]
     metrics: Several[MetricName]
     controls: Several[Literal["real", "noise", "gauss"]]
+    weights: Literal["uniform"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
     pool: Positive
     draws: Positive
     steps: Positive

@@ -360,6 +360,8 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("controls=[nois]", ["controls.0='nois'", "'real', 'noise' or 'gauss'"]),
     ("n=[2,129]", ["n=129", "pool=128"]),
     ("pool=63", ["n=64", "pool=63"]),
+    ("weights=equal", ["weights", "uniform"]),
+    ("weights=0", ["weights", "greater than 0"]),
     ("n=[0]", ["n.0=0", "greater than 0"]),
     ("n=[2.5]", ["n.0=2.5", "integer"]),
     ("n=[2,8", ["[2,8"]),
@@ -402,9 +404,16 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("data.limit=100", ["data.reference=500 is more than data.limit=100"]),
     ("data.limit=0", ["data.limit=0"]),
     ("data.reference=0", ["data.reference=0"]),
+    ("data.light=300", ["data.light=300"]),
     ("launch.threads=0", ["launch.threads=0"]),
     ("name=${nothing}", ["nothing", "name"]),
 ]
+
+
+def test_only_drawn_images_can_be_lit() -> None:
+    assert compose(["data=things", "data.light=12"]).data.light == 12
+    with pytest.raises(UserError, match="data=shapes or data=things"):
+        compose(["data=synthetic", "data.classes=[star]", "data.light=12"])
 
 
 def test_a_mean_of_the_pool_needs_images_that_are_not_mixed() -> None:
@@ -584,7 +593,9 @@ def test_how_and_of_what_run_it_is_makes_no_difference(base: tuple[str, str], ov
     assert identities(*override.split()) == base
 
 
-@pytest.mark.parametrize("override", ["seed=1", "guidance=2.5", "steps=49 inversion.steps=50", "pool=100"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "guidance=2.5", "steps=49 inversion.steps=50", "pool=100", "weights=0.3"]
+)
 def test_a_cell_is_another_where_only_mixing_or_generation_is(base: tuple[str, str], override: str) -> None:
     latents, cell = identities(*override.split())
     assert latents == base[0]

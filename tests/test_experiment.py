@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentmix.compose import compose
-from latentmix.experiment.draws import Cell, distinct_draws, subset, uniform_weights
+from latentmix.experiment.draws import Cell, dirichlet_weights, distinct_draws, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import padded
 from latentmix.feature_networks import Network
@@ -140,6 +140,18 @@ def test_weights_of_a_draw_do_not_depend_on_the_draws_beside_it() -> None:
     together = uniform_weights(0, "heart", range(6), 4, POOL)
     for draw in reversed(range(6)):
         assert torch.equal(uniform_weights(0, "heart", [draw], 4, POOL)[0], together[draw])
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_dirichlet_weights_are_of_the_same_images_and_nested(alpha: float) -> None:
+    """Their squares sum to (1 + α) / (1 + nα) on average, and the ratio of two does not depend on n."""
+    few, more = (dirichlet_weights(0, "star", range(4000), n, POOL, alpha) for n in (2, 4))
+    assert torch.equal(few > 0, uniform_weights(0, "star", range(4000), 2, POOL) > 0)
+    torch.testing.assert_close(more.sum(1), torch.ones(4000))
+    assert more.square().sum(1).mean().item() == pytest.approx((1 + alpha) / (1 + 4 * alpha), rel=0.03)
+    torch.testing.assert_close(torch.where(few > 0, more, 0) / torch.where(few > 0, more, 0).sum(1, keepdim=True), few)
+    torch.testing.assert_close(dirichlet_weights(0, "star", [7], 2, POOL, alpha)[0], few[7])
+    assert not torch.equal(dirichlet_weights(1, "star", [7], 2, POOL, alpha)[0], few[7])
 
 
 def test_another_class_or_seed_draws_other_images() -> None:

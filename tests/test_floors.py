@@ -22,7 +22,7 @@ FLOORS = (
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.shared_prefix",
     "data.protocol feature_networks.* models.loading",
-    "data.drawings data.colours",
+    "data.drawings data.colours data.lighting",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
     "inversion latents models.unet models.mmdit",

@@ -8,6 +8,7 @@ from typing import Any
 
 import analytic
 import pytest
+import torch
 from analytic import TwoPeaks, clean_latents, text
 from torch import Tensor
 
@@ -152,3 +153,37 @@ def test_midpoint_is_rf_solver_on_a_flow(shift: float) -> None:
         derivative = (velocity(z + half * first, start + half) - first) / half
         z = z + (end - start) * first + (end - start) ** 2 / 2 * derivative
     assert distance(invert("midpoint", schedule, 1, z0)["latents"], z) < 1e-9
+
+
+# Forward noise in place of the first steps (Staniszewski et al.).
+
+
+@pytest.mark.parametrize("schedule", [analytic.schedule(9), flow(9)], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("replaced", [1, 3, 9])
+def test_the_first_steps_are_replaced_by_the_forward_process(schedule: Schedule, replaced: int) -> None:
+    """The noise is recovered from the result, by undoing the steps that remain."""
+    z0, predict = clean_latents(64, (4, 8, 8)), predictor(TwoPeaks(), conditioning(1))  # type: ignore[arg-type]
+    latents = invert("forward", schedule, 1, z0, replaced=replaced)["latents"]
+    level = schedule[replaced - 1].noisy
+    # Of these, every step is invertible by fixed-point iteration.
+    z = latents
+    for interval in reversed(schedule[replaced:]):
+        before = z
+        for _ in range(200):
+            before = before + z - step(predict, before, interval.clean, interval.noisy, interval.timestep)
+        z = before
+    eps = (z - level.alpha * z0) / level.sigma
+    assert abs(eps.mean()) < 0.02 and eps.std().item() == pytest.approx(1, abs=0.02)
+    assert abs((eps * z0).mean()) < 0.03  # of the image it knows nothing
+    between = torch.corrcoef(eps.flatten(1))
+    assert (between - torch.eye(64)).abs().max() < 0.3  # a common noise would be a bias
+
+
+def test_forward_noise_depends_on_the_image_and_the_seed_alone() -> None:
+    z0, schedule = clean_latents(4), analytic.schedule(6)
+    together = invert("forward", schedule, 1, z0)["latents"]
+    alone = invert("forward", schedule, 1, z0[2:3])["latents"]
+    assert distance(alone, together[2:3]) < 1e-6
+    assert distance(invert("forward", schedule, 1, z0, seed=1)["latents"], together) > 0.1
+    with pytest.raises(ValueError, match="replaced=7 is more than steps=6"):
+        invert("forward", schedule, 1, z0, replaced=7)

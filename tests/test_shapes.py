@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentmix.data.shapes import SHAPES, SIZE, TRAINING_START, describe, draw, pink
+from latentmix.data.shapes import SHAPES, SIZE, TRAINING_START, Shapes, describe, draw, pink
+from latentmix.data.things import Things
 
 Array = NDArray[np.float64]
 CLASSES = sorted(SHAPES)
@@ -155,6 +156,17 @@ def test_distances_are_continuous_and_no_steeper_than_distance(name: str) -> Non
         if name == "star":
             rise = rise[np.delete(RADIUS > 0.25, 0, axis) & np.delete(RADIUS > 0.25, -1, axis)]
         assert rise.max() < steepest + 1e-9
+
+
+@pytest.mark.parametrize("data", [Shapes, Things])
+def test_light_from_above_is_the_same_slope_in_every_image(data: type[Shapes | Things]) -> None:
+    class_id = data().classes()[0]
+    (plain, lit), size = ([data(light).images(class_id, 2)[1] for light in (0.0, 30.0)]), 128
+    assert (plain.id, lit.id) == (f"{class_id}/1", f"{class_id}/1 lit 30")
+    before, after = (source.pixels(size).astype(float) for source in (plain, lit))
+    slope = np.broadcast_to(np.linspace(30, -30, size)[:, None, None], before.shape)
+    within = (before + slope > 0) & (before + slope < 255)
+    np.testing.assert_allclose((after - before)[within], slope[within], atol=0.51)
 
 
 def test_shapes_differ_from_each_other() -> None:

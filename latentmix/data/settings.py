@@ -30,6 +30,7 @@ class DataConfig:
     synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
     limit: Positive | None = None  # images of each class that are kept; None is all of them
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
+    light: Annotated[float, Field(ge=-255, le=255)] = 0.0  # on drawn images, from above, in grey levels
     titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
     options: dict[str, Any] | None = None  # further settings of a kind of data that another package adds
 
@@ -39,5 +40,7 @@ class DataConfig:
         for entry in self.classes or ():
             if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
                 raise ValueError("data.classes=random:K draws K classes, where K is at least 1; it stands alone")
+        if self.light and self.kind not in ("shapes", "things"):
+            raise ValueError("data.light is a setting of drawn images; take data=shapes or data=things")
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")

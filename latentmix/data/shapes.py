@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from latentmix.data.colours import Colour, caption
+from latentmix.data.lighting import lit
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -189,14 +190,17 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def load(config: DataConfig) -> Dataset:
-    """Return the data set that `data=shapes` describes: it has no settings."""
-    return Shapes()
+    """Return the data set that `data=shapes` describes."""
+    return Shapes(config.light)
 
 
 class Shapes(Dataset):
     """The drawn shapes as a data set."""
 
     world = "shapes"
+
+    def __init__(self, light: float = 0.0) -> None:
+        self.light = light
 
     def classes(self) -> tuple[str, ...]:
         return tuple(sorted(SHAPES))
@@ -212,7 +216,8 @@ class Shapes(Dataset):
             raise UserError(
                 f"the number of drawn shapes is unlimited; say how many of each class, up to {TRAINING_START}"
             )
-        return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+        drawn = [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+        return [lit(source, self.light) for source in drawn]
 
     def home(self) -> str:
         return "are drawn by latentmix, so there is nothing to fetch"

@@ -18,6 +18,7 @@ from PIL import Image
 
 from latentmix.data.colours import Colour, caption
 from latentmix.data.drawings import OBJECTS, Part
+from latentmix.data.lighting import lit
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -194,14 +195,17 @@ _FALL = _fall()
 
 
 def load(config: DataConfig) -> Dataset:
-    """Return the data set that `data=things` describes: it has no settings."""
-    return Things()
+    """Return the data set that `data=things` describes."""
+    return Things(config.light)
 
 
 class Things(Dataset):
     """The drawn objects as a data set."""
 
     world = "things"
+
+    def __init__(self, light: float = 0.0) -> None:
+        self.light = light
 
     def classes(self) -> tuple[str, ...]:
         return CLASSES
@@ -217,7 +221,8 @@ class Things(Dataset):
             raise UserError(
                 f"the number of drawn objects is unlimited; say how many of each class, up to {TRAINING_START}"
             )
-        return [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+        drawn = [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
+        return [lit(source, self.light) for source in drawn]
 
     def home(self) -> str:
         return "are drawn by latentmix, so there is nothing to fetch"

@@ -28,6 +28,7 @@ class Layout:
     size: int | str
     seed: int
     inversion: Identity  # of the inversion, its settings and its schedule
+    mixing: Identity  # of the weights, unless they are uniform
     generation: Identity  # guidance and schedule of generation
     prompt: Callable[[str], str]  # of a class
     pool_ids: Callable[[str], Sequence[str]]  # ids of the images of a class that are inverted
@@ -47,7 +48,7 @@ class Layout:
         if cell.method == NOISE:
             prompt = self.prompt(cell.class_id)
             return {"model": self.model, "size": self.size, "prompt": prompt, "control": "noise", **common}
-        mixed = {"n": cell.n, "method": cell.method.identity, **common}
+        mixed = {"n": cell.n, "method": cell.method.identity, **self.mixing, **common}
         pool = list(self.pool_ids(cell.class_id))
         if cell.gaussian:
             prompt = self.prompt(cell.class_id)

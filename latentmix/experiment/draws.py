@@ -86,6 +86,16 @@ def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool
     return torch.zeros(len(draws), pool).scatter_(1, torch.from_numpy(np.stack(chosen)), 1 / n)
 
 
+def dirichlet_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int, alpha: float) -> Tensor:
+    """Return weights [K, pool] of K draws: of the n images of a draw, from a Dirichlet distribution of concentration
+    `alpha`. The ratios of the weights of two images are the same for every n."""
+    weights = torch.zeros(len(draws), pool)
+    for row, draw in zip(weights, draws, strict=True):
+        shares = generator(seed, f"weights {class_id}", draw).gamma(alpha, size=pool)[:n]
+        row[torch.from_numpy(subset(seed, class_id, draw, pool)[:n])] = torch.from_numpy(shares / shares.sum()).float()
+    return weights
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Which images of a class are mixed, by their index, and each one's part of the sum of `parts`."""

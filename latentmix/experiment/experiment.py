@@ -16,7 +16,16 @@ from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
-from latentmix.experiment.draws import GAUSS, NOISE, Cell, distinct_draws, mixed_cells, random_latents, uniform_weights
+from latentmix.experiment.draws import (
+    GAUSS,
+    NOISE,
+    Cell,
+    dirichlet_weights,
+    distinct_draws,
+    mixed_cells,
+    random_latents,
+    uniform_weights,
+)
 from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
@@ -240,7 +249,9 @@ class Experiment:
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         """Return the weights [K, pool] of the images of the pool in K draws of a cell."""
-        return uniform_weights(self.config.seed, cell.class_id, draws, cell.n, self.config.pool)
+        config = self.config
+        drawn = config.seed, cell.class_id, draws, cell.n, config.pool
+        return uniform_weights(*drawn) if config.weights == "uniform" else dirichlet_weights(*drawn, config.weights)
 
     @property
     def images_kept(self) -> int:
@@ -338,6 +349,7 @@ class Experiment:
                 "inversion": self.inversion.identity(config.inversion),
                 "schedule": schedule_key(self.inversion_schedule),
             },
+            mixing={} if config.weights == "uniform" else {"weights": config.weights},
             generation={
                 "guidance": config.guidance,
                 "generation schedule": schedule_key(self.generation_schedule),

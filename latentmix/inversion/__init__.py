@@ -6,6 +6,7 @@ from latentmix.inversion.base import Inversion
 from latentmix.inversion.ddim import DDIM, NEGATIVE_PROMPT
 from latentmix.inversion.exact import EXACT
 from latentmix.inversion.fixed_point import FIXED_POINT
+from latentmix.inversion.forward import FORWARD
 from latentmix.inversion.midpoint import MIDPOINT
 from latentmix.inversion.null_text import NULL_TEXT
 from latentmix.inversion.renoise import RENOISE
@@ -21,6 +22,7 @@ INVERSIONS: Mapping[str, Inversion] = table(
         "renoise": RENOISE,
         "midpoint": MIDPOINT,
         "exact": EXACT,
+        "forward": FORWARD,
     },
     kind=Inversion,
 )
