@@ -51,6 +51,7 @@ class Interrupted(UserError):
 
 
 EXTRAS = {  # import name of a package that is not in the base install -> the extra that brings it
+    "av": "video",
     "datasets": "data",
     "matplotlib": "metrics",
     "open_clip": "metrics",

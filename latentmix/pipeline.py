@@ -105,7 +105,8 @@ class Pipeline:
         pixels, single = read_pictures(images, self.config.model.size)
         texts = _for_each(prompts, len(pixels), "prompts")
         schedule = self.model.schedule(own.steps * kind.intervals_per_step, own.spacing)
-        with self._shown("inverting", len(pixels), len(schedule), own) as model:
+        self._use_precision(own.float32)
+        with self._shown("inverting", len(pixels), len(schedule)) as model:
 
             def compute(rows: slice) -> State:
                 cond = self._conditioning(texts[rows], own.guidance)
@@ -146,7 +147,8 @@ class Pipeline:
         _check_pairs(z, own, scale)
         texts = list(z.prompts) if prompt is None else _for_each(prompt, len(z), "prompts")
         schedule = self.model.schedule(own.steps * z.inversion.intervals_per_step, own.spacing)
-        with self._shown("generating", len(z), len(schedule), own) as model:
+        self._use_precision(own.float32 if own.float32_in == "both" else ())
+        with self._shown("generating", len(z), len(schedule)) as model:
 
             def compute(rows: slice) -> Tensor:
                 state = {name: x[rows].to(self.device) for name, x in z.state.items()}
@@ -251,9 +253,8 @@ class Pipeline:
         return Conditioning(known.mixed(weights), self._texts[""], guidance)
 
     @contextmanager
-    def _shown(self, what: str, count: int, steps: int, own: InversionSettings) -> Iterator[Any]:
-        """Show a progress bar in this context; yield the model that moves it, in the precision that `own` asks for."""
-        self._use_precision(own.float32)
+    def _shown(self, what: str, count: int, steps: int) -> Iterator[Any]:
+        """Show a progress bar in this context; yield the model that moves it."""
         total = steps * len(self._slices(count))
         bar = tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress)
         with torch.no_grad(), tf32(allowed=False), bar:
@@ -261,11 +262,11 @@ class Pipeline:
             bar.update(bar.total - bar.n)
 
     def _use_precision(self, float32: Collection[str]) -> None:
-        """Load the model again where an inversion needs another precision than the one that it has."""
+        """Load the model again where `float32`, what an inversion does not run in 16 bits, asks for another precision."""
         if self._brought or self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
-        if needed.dtype != self.model.dtype:
+        if _precision(needed) != _precision(self.model):
             self.model, self._texts = needed, {}
 
     def _slices(self, count: int) -> list[slice]:
@@ -301,3 +302,8 @@ def _check_pairs(z: Latents, own: InversionSettings, guidance: float) -> None:
                 f"{own.name} needs the same {name} in both directions: latents were inverted with {inverted}, and "
                 f"{asked} are asked for; give {name}={asked} to invert too"
             )
+
+
+def _precision(model: Model) -> object:
+    """Return what a model computes in; TF32 and float32 are one dtype."""
+    return getattr(model, "precision", model.dtype)

@@ -57,6 +57,7 @@ BASE = (*SD, *SETTINGS)
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 COMMANDS = (
     *("invert", "mix", "generate", "evaluate", "sweep", "reconstruct", "diagnose", "probe", "figure", "status"),
+    "morph",
     *("report", "compare", "bench", "doctor", "fetch", "cache", "check-inversion"),
 )
 IMAGES = len(CLASSES) * len(NS) * len(METHODS) * DRAWS

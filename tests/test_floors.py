@@ -40,7 +40,7 @@ FLOORS = (
     "experiment.augmentation",
     "experiment.generation experiment.batch_size experiment.disk_sizes experiment.diagnosis experiment.tables",
     "experiment.stages pipeline",
-    "experiment.diversity experiment.probe experiment.reconstruction",
+    "experiment.morph experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",
     "figures.style figures.grid figures.toy figures.growth figures.curves figures.mixtures figures.offsets",

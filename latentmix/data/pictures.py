@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from latentmix.data.decode import decode, rgb
+from latentmix.data.image_files import digest
+from latentmix.data.protocol import Source
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
 from latentmix.images import fitted
@@ -37,7 +39,7 @@ def read_pictures(images: Any, size: int | str | None) -> tuple[Tensor, bool]:
 def _picture(image: Any) -> Image.Image:
     """Return an upright RGB picture."""
     if isinstance(image, str | Path):
-        return read_picture(Path(image).expanduser())
+        return _read(Path(image).expanduser())[1]
     if isinstance(image, Image.Image):
         return rgb(ImageOps.exif_transpose(image))
     if not isinstance(image, Tensor | np.ndarray):
@@ -49,10 +51,17 @@ def _picture(image: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Return the picture in a file, upright and in RGB. Raises: UserError if there is none."""
+def picture_source(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Source:
+    """Return the picture in a file as data sets have their images. Raises: UserError if there is none."""
+    content, picture = _read(path, max_megapixels)
+    return Source(digest(content), lambda size: fitted(picture, size))
+
+
+def _read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[bytes, Image.Image]:
+    """Return the bytes of a file, and the picture in it, upright and in RGB. Raises: UserError if there is none."""
     try:
-        return decode(path.read_bytes(), MAX_MEGAPIXELS)[0]
+        content = path.read_bytes()
+        return content, decode(content, max_megapixels)[0]
     except Exception as error:  # Pillow raises nearly anything for damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} can't be read as an image: {reason}") from error

@@ -39,7 +39,11 @@ class Layout:
     @cache  # noqa: B019 - a layout lives as long as its experiment
     def latents_identity(self, class_id: str) -> Identity:
         """Return what the inverted latents of a class depend on."""
-        return {"model": self.inverter, "size": self.size, "prompt": self.prompt(class_id), **self.inversion}
+        return self.latents_identity_of(self.prompt(class_id))
+
+    def latents_identity_of(self, prompt: str) -> Identity:
+        """Return what latents that are inverted under a prompt depend on, besides their images."""
+        return {"model": self.inverter, "size": self.size, "prompt": prompt, **self.inversion}
 
     @cache  # noqa: B019
     def cell_identity(self, cell: Cell) -> Identity:
@@ -60,7 +64,15 @@ class Layout:
 
     def latents(self, class_id: str) -> TensorCache:
         """Return `latents` at t = T, `clean` latents and the inversion's extras: a row for each image of the pool."""
-        return self._tensors("latents", self.latents_identity(class_id))
+        return self.latents_of(self.prompt(class_id))
+
+    def latents_of(self, prompt: str) -> TensorCache:
+        """Return the latents that are inverted under a prompt: a row for each image, whatever its class."""
+        return self._tensors("latents", self.latents_identity_of(prompt))
+
+    def frames(self, identity: Identity) -> Path:
+        """Return the folder of the frames of a morph: a PNG for each mixture."""
+        return self._used("frames", {"morph": identity, **self.generation})
 
     @cache  # noqa: B019
     def cell_folder(self, cell: Cell) -> Path:

@@ -274,19 +274,22 @@ class Experiment:
 
     @cached_property
     def _texts(self) -> dict[str, dict[str, Text]]:
-        """Return the embeddings of all prompts, by the precision of the model."""
+        """Return the embeddings that were asked for, by the precision of the model and by prompt."""
         return {}
 
     def _embeddings(self, model: Model) -> dict[str, Text]:
-        """Return the embeddings of all prompts. Encode all that are not cached at once, so that the text encoders are
-        loaded only once, and by one worker."""
-        precision = model.identity["precision"]
-        if precision not in self._texts:
+        """Return the embeddings of the prompts of all classes."""
+        return self.embeddings([self.prompt(class_id) for class_id in self.classes], model)
+
+    def embeddings(self, prompts: Sequence[str], model: Model) -> dict[str, Text]:
+        """Return the embeddings of prompts and of the empty one. Encode all that are not cached at once, so that the
+        text encoders are loaded only once, and by one worker."""
+        known, wanted = self._texts.setdefault(model.identity["precision"], {}), dict.fromkeys(["", *prompts])
+        if unknown := [prompt for prompt in wanted if prompt not in known]:
             kept = self.layout.prompts({"model": model.identity})
-            prompts = dict.fromkeys(["", *(self.prompt(class_id) for class_id in self.classes)])
             with self.alone("prompts"):
                 cached = kept.ids()
-                if missing := [prompt for prompt in prompts if prompt not in cached]:
+                if missing := [prompt for prompt in unknown if prompt not in cached]:
                     texts = model.embed(missing)
                     for row, prompt in enumerate(missing):
                         kept.write([prompt], {"states": texts.states[row, None], "pooled": texts.pooled[row, None]})
@@ -295,10 +298,8 @@ class Experiment:
             def tensor(prompt: str, name: str) -> Tensor:
                 return rows[prompt][name][None].to(self.device)
 
-            self._texts[precision] = {
-                prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in prompts
-            }
-        return self._texts[precision]
+            known |= {prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in unknown}
+        return known
 
     def prompt_features(self, class_id: str) -> Tensor:
         """Return the CLIP embedding [1, D] of the prompt of a class."""

@@ -13,7 +13,7 @@ from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.inversion.base import State
-from latentmix.models.protocol import predictor
+from latentmix.models.protocol import Conditioning, predictor
 from latentmix.profiling import timed
 from latentmix.threads import on_all_threads
 
@@ -48,8 +48,13 @@ def generate(experiment: Experiment, class_id: str, state: State, label: str) ->
     Return clean latents [B, C, h, w] and images, uint8 [B, 3, H, W], on the device.
     """
     experiment.finish_inverting()
+    return generate_under(experiment, experiment.conditioning(class_id, experiment.config.guidance), state, label)
+
+
+@torch.no_grad()
+def generate_under(experiment: Experiment, cond: Conditioning, state: State, label: str) -> tuple[Tensor, Tensor]:
+    """Generate as `generate` does, under any prompts."""
     refuse_nan(state["latents"], f"mixing {label}")
-    cond = experiment.conditioning(class_id, experiment.config.guidance)
     schedule, settings = experiment.generation_schedule, experiment.config.inversion
     clean = experiment.inversion.generate(experiment.model, state, schedule, cond, settings)
     refuse_nan(clean, f"generating {label}")

@@ -1,0 +1,85 @@
+"""Frames -> a file: mp4, gif, webp, or numbered PNGs, by the ending of its name."""
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from torch import Tensor
+
+from latentmix.cache import write_atomic
+from latentmix.errors import UserError, optional_imports
+from latentmix.images import to_pil
+
+Frames = Sequence[Image.Image]
+
+
+def check_ending(path: Path) -> None:
+    """Raise UserError where no writer knows a file's ending, or what it needs is not installed."""
+    if path.suffix.lower() not in WRITERS:
+        raise UserError(f"{path} must end in {', '.join(WRITERS)}, which says what to write")
+    if path.suffix.lower() == ".mp4":
+        with optional_imports():
+            import av  # noqa: F401
+
+
+def write_frames(path: Path, images: Tensor, fps: float, loop: bool = False) -> list[Path]:
+    """Write frames, uint8 [F, 3, H, W]. Return what was written: a file, or a PNG for each frame.
+
+    gif and webp repeat for ever if `loop`. Raises: UserError for an unknown ending.
+    """
+    check_ending(path)
+    frames = to_pil(images)
+    if path.suffix.lower() == ".png":
+        digits = max(4, len(str(len(frames))))
+        paths = [path.with_name(f"{path.stem}-{index:0{digits}}.png") for index in range(len(frames))]
+        for file, frame in zip(paths, frames, strict=True):
+            _save(file, [frame], "PNG")
+        return paths
+    WRITERS[path.suffix.lower()](path, frames, fps, loop)
+    return [path]
+
+
+def _save(path: Path, frames: Frames, kind: str, **options: object) -> None:
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, **options)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+def _gif(path: Path, frames: Frames, fps: float, loop: bool) -> None:
+    """Write a GIF; its times are in hundredths of a second, and 256 colours are chosen for each frame."""
+    indexed = [frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+    times = [round(100 * (i + 1) / fps) - round(100 * i / fps) for i in range(len(frames))]
+    repeat = {"loop": 0} if loop else {}
+    _save(path, indexed, "GIF", save_all=True, append_images=indexed[1:], duration=[10 * t for t in times], **repeat)
+
+
+def _webp(path: Path, frames: Frames, fps: float, loop: bool) -> None:
+    rest = {"append_images": frames[1:], "duration": round(1000 / fps), "loop": 0 if loop else 1}
+    _save(path, frames, "WEBP", save_all=True, quality=90, method=4, **rest)
+
+
+def _mp4(path: Path, frames: Frames, fps: float, loop: bool) -> None:
+    """Write H.264 in the pixel format that every player reads, whose sides are even."""
+    import av
+
+    width, height = (side - side % 2 for side in frames[0].size)
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "video.mp4")
+        with av.open(str(file), "w", options={"movflags": "faststart"}) as video:  # so that it plays while it loads
+            stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "16"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for frame in frames:
+                video.mux(stream.encode(av.VideoFrame.from_image(frame.crop((0, 0, width, height)))))
+            video.mux(stream.encode())
+        write_atomic(path, file.read_bytes())
+
+
+WRITERS: dict[str, Callable[[Path, Frames, float, bool], None]] = {
+    ".mp4": _mp4,
+    ".gif": _gif,
+    ".webp": _webp,
+    ".png": lambda path, frames, fps, loop: None,  # a file for each frame, written above
+}
