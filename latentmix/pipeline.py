@@ -262,7 +262,7 @@ class Pipeline:
             bar.update(bar.total - bar.n)
 
     def _use_precision(self, float32: Collection[str]) -> None:
-        """Load the model again where `float32`, what an inversion does not run in 16 bits, asks for another precision."""
+        """Load the model again where `float32`, the networks that an inversion keeps out of 16 bits, needs it."""
         if self._brought or self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet

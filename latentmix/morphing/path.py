@@ -83,7 +83,7 @@ def _shares(steps: int, lengths: Sequence[float]) -> list[int]:
     """Divide steps among segments by their lengths, at least one for each."""
     counts = [1] * len(lengths)
     for _ in range(steps - len(lengths)):  # to the one whose steps are longest
-        counts[max(range(len(lengths)), key=lambda i: lengths[i] / counts[i])] += 1
+        counts[max(range(len(lengths)), key=lambda i: (lengths[i] / counts[i], -counts[i]))] += 1
     return counts
 
 
