@@ -4,9 +4,12 @@ import hashlib
 import json
 import math
 import re
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +21,108 @@ STEMS = {  # of the file that each library opens: as safetensors, and pickled
     "diffusers": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "transformers": ("model", "pytorch_model"),
 }
+VARIANTS = ("fp32", "fp16", "bf16", "ema", "non_ema")  # that are taken unasked where a network has no other, in order
+SOURCE = "weights.json"  # in the folder of a network whose weights are elsewhere
 REMEMBERED = 32 << 20  # bytes from which a file's digest is remembered; smaller files are read in 0.1 s
 SETTLED = 2e9  # ns since its last change; before, a file can change again without a new time of change
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def weight_files(folder: Path, library: str, pickled: bool = False) -> list[Path]:
-    """Return the files that a library's `from_pretrained` opens for a network's weights: one, or an index and shards.
+@dataclass(frozen=True)
+class Source:
+    """Where a network's weights are, if not simply in its own folder: see models/assembly.py."""
 
+    place: Path  # a folder, or a single file that holds all networks of a pipeline
+    variant: str | None = None
+    loras: tuple[tuple[Path, float], ...] = ()  # files that are added to the weights, each by a factor
+
+
+def assembled_folder() -> Path:
+    """Return the folder of pipeline folders that settings make: see models/assembly.py."""
+    return user_cache() / "pipelines"
+
+
+def read_source(folder: Path) -> Source:
+    """Return where the weights of the network in `folder` are. Only folders that latentmix itself wrote can say so."""
+    noted = read_json(folder / SOURCE) if folder.is_relative_to(assembled_folder()) else {}
+    loras = tuple((Path(file), factor) for file, factor in noted.get("loras", ()))
+    return Source(Path(noted.get("place", folder)), noted.get("variant"), loras)
+
+
+def weight_files(folder: Path, library: str, pickled: bool = False) -> list[Path]:
+    """Return the files that a network's weights are read from: one, shards, or an index and shards.
+
+    Full precision comes first, then the variants in the order of `VARIANTS`, unless one is named for this folder. Files
+    of LoRA are not among them.
     Raises: UserError where there are none, where they are pickles and `pickled` is false, or where an index names files
     outside the folder.
     """
-    (safe, bin_), found = STEMS[library], list[Path]()
-    for stem, suffix in [(safe, "safetensors"), (bin_, "bin")][: 2 if pickled else 1]:
-        single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+    source = read_source(folder)
+    if source.place.is_file():
+        return [source.place]
+    for stem, suffix in zip(STEMS[library], ("safetensors", "bin")[: 2 if pickled else 1], strict=False):
+        found = variants(source.place.glob(f"*.{suffix}"), stem, suffix)
         # Where both are there, diffusers takes the shards and transformers the single file.
+        index, single = source.place / f"{stem}.{suffix}.index.json", source.place / f"{stem}.{suffix}"
         if index.is_file() and not (library == "transformers" and single.is_file()):
-            found = [index, *_shards(index, suffix)]
-        elif single.is_file():
-            found = [single]
-        if found:
-            return found
-    raise UserError(_missing(folder, f"{safe}.safetensors"))
+            found[""] = [index, *_shards(index, suffix)]
+        if (files := choose(found, source.variant)) is not None:
+            return files
+    raise UserError(_missing(source.place, f"{STEMS[library][0]}.safetensors"))
+
+
+def choose(found: Mapping[str, list[Path]], variant: str | None) -> list[Path] | None:
+    """Return the files of the variant that is read: the one that is asked for, full precision, or the next best."""
+    return next((found[name] for name in (variant, "", *VARIANTS) if name is not None and name in found), None)
+
+
+def variants(files: Iterable[Path], stem: str, suffix: str) -> dict[str, list[Path]]:
+    """Return the files of each variant of a network that is whole, one or all shards. Full precision is ""."""
+    middle = r"(?:\.(?P<variant>[\w-]+?))?(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?(?:\.(?P<after>\w+))?"
+    shards: dict[tuple[str, int], dict[int, Path]] = {}  # variant and number of shards (0: one file) -> files
+    for file in sorted(files):
+        if found := re.fullmatch(re.escape(stem) + middle + rf"\.{suffix}", file.name):
+            name, count = found["variant"] or found["after"] or "", int(found["count"] or 0)
+            shards.setdefault((name, count), {})[int(found["number"] or 0)] = file
+    whole: dict[str, list[Path]] = {}
+    for (name, count), numbered in sorted(shards.items()):
+        if len(numbered) == max(1, count) and not (count and suffix == "bin"):  # shards are looked into for an index
+            whole.setdefault(name, [*numbered.values()])
+    return whole
+
+
+@contextmanager
+def under_plain_names(folder: Path, files: Sequence[Path], library: str) -> Iterator[Path]:
+    """Yield a folder where a library finds `files`: links to them under the names that it looks for, and the config."""
+    plain = (f"{stem}.{suffix}" for stem, suffix in zip(STEMS[library], ("safetensors", "bin"), strict=True))
+    if files[0].parent == folder and files[0].name.removesuffix(".index.json") in plain:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="latentmix-") as name:
+        place, suffix = Path(name), files[0].suffix
+        stem = STEMS[library][suffix == ".bin"]
+        shutil.copy(folder / "config.json", place)
+        if len(files) == 1:
+            _link(files[0], place / f"{stem}{suffix}")
+        else:
+            index = {"metadata": {}, "weight_map": {key: file.name for file in files for key in shapes(file)}}
+            (place / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
+            for file in files:
+                _link(file, place / file.name)
+        yield place
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        link.symlink_to(file.resolve())
+    except OSError:  # Windows allows links only to some users
+        shutil.copy(file, link)
 
 
 def _missing(folder: Path, name: str) -> str:
-    if variants := sorted(file.name for file in folder.glob("*.safetensors")):
-        return f"{folder} holds no {name}, only {', '.join(variants[:3])}, which is not read; copy {name} there too"
+    if others := sorted(file.name for file in folder.glob("*.safetensors")):
+        there = ", ".join(others[:3])
+        return f"{folder} holds no {name}, nor all shards or a known variant of it, only {there}; copy the folder again"
     return (
         f"{folder} holds no *.safetensors; copy the folder again, or, where its weights are pickled (*.bin) and you "
         "trust whoever made them, set model.pickled=true"
@@ -81,10 +159,15 @@ def parameters(file: Path) -> int:
     """Return how many numbers a safetensors file holds, by its header; 0 for another file."""
     if file.suffix != ".safetensors":
         return 0
+    return sum(math.prod(shape) for shape in shapes(file).values())
+
+
+def shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a safetensors file, by its header."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -100,8 +183,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def digest(folder: Path, files: Iterable[Path]) -> str:
     """Return 16 hex digits that name the contents of files, and their names relative to `folder`."""
-    lines = sorted(f"{file.relative_to(folder).as_posix()} {file_digest(file)}" for file in files)
-    return key(lines)
+    return digest_named((file.relative_to(folder).as_posix(), file) for file in files)
+
+
+def digest_named(files: Iterable[tuple[str, Path]]) -> str:
+    """Return 16 hex digits that name the contents of files, and the names that are given with them."""
+    return key(sorted(f"{name} {file_digest(file)}" for name, file in files))
 
 
 @timed("loading weights")

@@ -210,7 +210,7 @@ def fetched(server: Server, empty_caches: Path, monkeypatch: pytest.MonkeyPatch)
     def get(hub: str, **options: Any) -> str:
         started.append(hub)
         if hub == SD15:
-            assert options == {"revision": REVISION, **wanted_files()}
+            assert options == {"revision": REVISION, **wanted_files(compose(["model=sd15"]).model)}
             return str(in_cache(fake_hub.pipeline(empty_caches / "pipeline"), hub, REVISION))
         assert options == {"allow_patterns": [*DINOV2_FILES]}
         return str(in_cache(folder_of(empty_caches / "dinov2", *DINOV2_FILES), hub))

@@ -17,8 +17,8 @@ from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import load_model
+from latentmix.models.family_table import family_of
 from latentmix.models.loading import opened_files
-from latentmix.models.pipeline import family_of
 from latentmix.models.unet import UNetModel
 from latentmix.weight_files import digest, file_digest, weight_files
 
@@ -91,7 +91,7 @@ def test_files_that_are_not_opened_do_not_count(folder: Path) -> None:
 
 def test_every_file_that_is_opened_counts(folder: Path) -> None:
     seen = {identity(folder)}
-    files = opened_files(folder, family_of(folder))
+    files = list(opened_files(folder, family_of(folder)).values())
     assert {file.relative_to(folder).parts[0] for file in files} == {
         "model_index.json",
         *("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
@@ -107,7 +107,7 @@ def test_every_file_that_is_opened_counts(folder: Path) -> None:
 @torch.no_grad()
 def test_a_model_needs_no_more_than_the_files_that_count(folder: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    for file in opened_files(folder, family_of(folder)):
+    for file in opened_files(folder, family_of(folder)).values():
         (alone / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, alone / file.relative_to(folder))
     models = [load_model(compose([f"model.path={path}"]).model, CPU) for path in (folder, alone)]
@@ -227,7 +227,14 @@ def test_shards_are_found_by_their_index(network: Path, library: str, stem: str)
     assert taken == (names if library == "diffusers" else [f"{stem}.safetensors"])
 
 
-def test_only_variants_are_refused_by_name(network: Path) -> None:
-    (network / "model.fp16.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds no model\.safetensors, only model\.fp16\.safetensors"):
-        weight_files(network, "transformers")
+def test_full_precision_comes_before_variants_and_unknown_ones_are_not_taken(network: Path) -> None:
+    def taken() -> list[str]:
+        return [file.name for file in weight_files(network, "transformers")]
+
+    for name in ("model.lora.safetensors", "model.fp16-00001-of-00002.safetensors"):  # half of the shards
+        (network / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no model\.safetensors, nor all shards .*only model\.fp16-0"):
+        taken()
+    for name in ("model.non_ema.safetensors", "model.bf16.safetensors", "model.fp16.safetensors", "model.safetensors"):
+        (network / name).write_bytes(b"")
+        assert taken() == [name]

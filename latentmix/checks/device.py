@@ -1,6 +1,5 @@
 """Checks of the device: whether it can be used, whether there is a better one, and whether a CPU will do."""
 
-import math
 import shutil
 import subprocess
 import time
@@ -18,10 +17,13 @@ from latentmix.experiment.stages import StageType
 from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.models.random_weights import denoiser_parameters
 from latentmix.runner.console import duration
-from latentmix.settings import height_width
 from latentmix.threads import usable_cores
 
-SD15 = (0.8e12, 8.6e8, 512)  # floating-point operations of an evaluation of SD 1.5, its parameters, pixels of a side
+SD15 = (
+    0.8e12,
+    8.6e8,
+    64 * 64,
+)  # operations of an evaluation of SD 1.5, its parameters, its latents' size
 ADVICE = (  # where torch can't use a GPU that is there
     "nvidia-smi shows the newest CUDA that the driver knows; install torch >= 2.11 for it or for an older one,",
     "as https://pytorch.org/get-started/locally says, or a newer driver; device=cpu uses the CPU without this warning",
@@ -62,9 +64,9 @@ def check_speed(experiment: Experiment, stages: Sequence[StageType]) -> list[Fin
     config = experiment.config.model
     if experiment.device.type != "cpu" or (config.embedded and config.path is None):
         return []
-    operations, usual, side = SD15
+    (operations, usual, area), (_, h, w) = SD15, experiment.model.latent_shape(config.size)
     parameters = denoiser_parameters(local_pipeline(config) or ARCHITECTURES / str(config.architecture))
-    each = operations * parameters / usual * math.prod(height_width(config.size)) / side**2 / _products_per_second()
+    each = operations * parameters / usual * h * w / area / _products_per_second()
     evaluations = sum(stage.plan(experiment, estimate(experiment)).nfe for stage in stages)
     if evaluations * each < LONG:
         return []

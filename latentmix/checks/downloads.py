@@ -20,7 +20,7 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name
-from latentmix.models.pipeline import cached, check_weights, find, wanted_files
+from latentmix.models.pipeline import check_weights, find, snapshot, wanted_files
 from latentmix.models.settings import ModelConfig
 
 INCEPTION_URL = (  # torch-fidelity's; importing it takes seconds
@@ -103,20 +103,28 @@ def on_hub(config: ModelConfig) -> bool:
 
 
 def local_pipeline(config: ModelConfig) -> Path | None:
-    """Return the folder of a model's files; None if it is not in the hub's cache, or incomplete there."""
-    if on_hub(config):
-        return cached(str(config.hub), config.revision)
+    """Return the pipeline folder that is read of a model; None if it is not in the hub's cache, or incomplete there."""
+    if on_hub(config) and snapshot(config) is None:
+        return None
     return check_weights(find(config))
+
+
+def _origin(config: ModelConfig) -> Path | None:
+    """Return where a user put a model's files; None as `local_pipeline` does."""
+    if on_hub(config):
+        return snapshot(config)
+    folder = check_weights(find(config))
+    return folder if config.path is None else Path(config.path)
 
 
 def _model(config: ModelConfig) -> Files:
     if not on_hub(config):
-        return Files(config.name, lambda: local_pipeline(config))
-    hub, patterns = str(config.hub), wanted_files()
+        return Files(config.name, lambda: _origin(config))
+    hub, patterns = str(config.hub), wanted_files(config)
     return _of_hub(
         f"{config.name} ({hub})",
         HubFiles(hub, patterns["allow_patterns"], patterns["ignore_patterns"], config.revision),
-        lambda: local_pipeline(config),
+        lambda: _origin(config),
         lambda: find(config),
         "; or copy the pipeline's folder, and give it as model.path=FOLDER",
     )

@@ -26,9 +26,10 @@ from latentmix.cache import write_json
 from latentmix.config import Config
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
+from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import DTYPES
-from latentmix.models.pipeline import diffusers_options, family_of, find
+from latentmix.models.pipeline import diffusers_options, find
 from latentmix.models.protocol import predictor
 
 

@@ -17,7 +17,8 @@ def load_model(
     `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits.
     Raises: UserError where the model can't be had, or can't take images of the size.
     """
-    from latentmix.models.pipeline import family_of, find
+    from latentmix.models.family_table import family_of
+    from latentmix.models.pipeline import find
 
     folder = find(config)
     family = family_of(folder)

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from latentmix.errors import UserError
+from latentmix.models import lora, single_file
 from latentmix.models.family import Family
-from latentmix.weight_files import STEMS, digest, weight_files
+from latentmix.weight_files import digest_named, read_source, under_plain_names, weight_files
 
 DTYPES = {
     "float32": torch.float32,
@@ -17,7 +19,6 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-ENDINGS = ("", ".index.json")  # of a file of weights, and of an index of several
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
     "added_tokens.json",
     "merges.txt",
@@ -49,26 +50,30 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
 
 
-def opened_files(folder: Path, family: Family) -> list[Path]:
-    """Return the files of a pipeline folder that a model is read from, and no others."""
-    files = [folder / "model_index.json"]
+def opened_files(folder: Path, family: Family) -> dict[str, Path]:
+    """Return the files that a model is read from, and no others, by names that do not depend on where they are."""
+    files = {"model_index.json": folder / "model_index.json"}
     for part in present_parts(folder, family):
         if part in family.networks:
-            files += [folder / part / "config.json", *weight_files(folder / part, family.package(part), pickled=True)]
-        elif part == "scheduler":
-            files.append(folder / part / "scheduler_config.json")
+            source = read_source(folder / part)
+            for file in weight_files(folder / part, family.package(part), pickled=True):
+                files["checkpoint" if source.place.is_file() else f"{part}/{file.name}"] = file
+            files |= {f"lora {number} * {factor:g}": file for number, (file, factor) in enumerate(source.loras)}
+            names = ["config.json"]
         else:
-            files += [folder / part / name for name in TOKENIZER_FILES if (folder / part / name).is_file()]
+            names = ["scheduler_config.json"] if part == "scheduler" else list(TOKENIZER_FILES)
+        files |= {f"{part}/{name}": folder / part / name for name in names if (folder / part / name).is_file()}
     return files
 
 
 def identity(folder: Path, family: Family, precision: torch.dtype | str) -> dict[str, str]:
     """Return what the results of any model depend on: the bytes of its files, and the denoiser's precision."""
-    return {"weights": digest(folder, opened_files(folder, family)), "precision": str(precision).removeprefix("torch.")}
+    weights = digest_named(opened_files(folder, family).items())
+    return {"weights": weights, "precision": str(precision).removeprefix("torch.")}
 
 
-def load_part(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
-    """Load a part of a pipeline. Raises: UserError, in one line, where its files are damaged."""
+def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, **options: Any) -> Any:
+    """Load a part of a pipeline. Raises: UserError, in one line that has `name`, where its files are damaged."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # small files load at once
@@ -76,16 +81,25 @@ def load_part(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
         return load(folder, local_files_only=True, **options)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder} can't be loaded: {reason}") from error
+        raise UserError(f"{name or folder} can't be loaded: {reason}") from error
 
 
 def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, **options: Any) -> Any:
     """Load a network, frozen. Raises: UserError where its files lack weights, which libraries fill with random ones."""
-    safe = any((folder / f"{stem}.safetensors{index}").is_file() for stem, _ in STEMS.values() for index in ENDINGS)
-    network, info = load_part(load, folder, output_loading_info=True, use_safetensors=safe, **options)
-    if info["missing_keys"]:
-        names = ", ".join(sorted(info["missing_keys"])[:3])
-        raise UserError(f"{folder} lacks the weights {names}; copy the whole folder again")
+    library = load.__self__.__module__.partition(".")[0]  # type: ignore[attr-defined]
+    source, files = read_source(folder), weight_files(folder, library, pickled=True)
+    if source.place.is_file():
+        network, missing = load_part(partial(single_file.load, load), folder, source.place, **options)
+    else:
+        safe = files[-1].suffix == ".safetensors"
+        with under_plain_names(folder, files, library) as place:
+            network, info = load_part(load, place, folder, output_loading_info=True, use_safetensors=safe, **options)
+        missing = info["missing_keys"]
+    if missing:
+        names = ", ".join(sorted(missing)[:3])
+        raise UserError(f"{files[0].parent} lacks the weights {names}; copy the whole folder again")
+    for file, factor in source.loras:
+        lora.add(network, folder.name, file, factor)
     network.requires_grad_(False)
     if not onednn:
         return network

@@ -1,34 +1,31 @@
 """Pipeline folders in diffusers' layout: where a model's folder is, and whether latentmix can read it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.family import Family
-from latentmix.models.family_table import FAMILIES
+from latentmix.models.assembly import assembled
+from latentmix.models.family_table import FAMILIES, family_of, pipeline_class
 from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_index
 from latentmix.models.settings import ModelConfig
-from latentmix.weight_files import check_whole, weight_files
+from latentmix.models.single_file import is_single_file
+from latentmix.weight_files import STEMS, check_whole, choose, variants, weight_files
 
 
 def find(config: ModelConfig) -> Path:
-    """Return the pipeline folder that settings name: `path`, an embedded one, or a snapshot from the hub.
+    """Return the pipeline folder that settings make of `path`, an embedded one, or a snapshot from the hub.
 
     Raises: UserError where it can't be had, or latentmix can't read it.
     """
     if config.path is not None:
-        return _checked(Path(config.path).expanduser(), config.pickled)
+        return _checked(Path(config.path).expanduser(), config)
     if config.embedded is not None:
-        return _checked(embedded_folder(config.embedded))
+        return _checked(embedded_folder(config.embedded), config)
     if config.hub is None:
         raise UserError(f"model {config.name!r} has neither path nor hub; give the folder with model.path=FOLDER")
-    return _checked(_snapshot(config.hub, config.revision))
-
-
-def family_of(folder: Path) -> Family:
-    """Return the family of the pipeline in a folder. Raises: KeyError where no family has its class."""
-    return FAMILIES[str(read_index(folder)["_class_name"])]
+    return _checked(_snapshot(config), config)
 
 
 def network_files(folder: Path, pickled: bool = True) -> dict[str, list[Path]]:
@@ -54,39 +51,65 @@ def diffusers_options(folder: Path) -> dict[str, Any]:
 # --- on the hub -----------------------------------------------------------------------------------------------------
 
 
-def wanted_files() -> dict[str, Any]:
+def wanted_files(config: ModelConfig, names: Collection[str] = ()) -> dict[str, Any]:
     """Return which files of a repository to fetch, as arguments of `snapshot_download`.
 
-    Repositories hold the same weights in several formats and precisions.
+    Repositories hold the same weights in several formats and precisions. Where the `names` of its files are known, the
+    same ones are chosen as of a folder.
     """
-    networks = sorted({part for family in FAMILIES.values() for part in family.networks})
+    unread = set() if config.t5 else {part for family in FAMILIES.values() for part in family.optional}
+    unread |= {"vae"} if config.vae else set()
     allowed = ["model_index.json", "scheduler/*.json", *(f"tokenizer*/{name}" for name in TOKENIZER_FILES)]
-    allowed += [f"{part}/*.{kind}" for part in networks for kind in ("json", "safetensors")]
-    return {"allow_patterns": allowed, "ignore_patterns": ["*fp16*", "*bf16*", "*non_ema*"]}
+    for part, package in sorted(
+        {(part, family.package(part)) for family in FAMILIES.values() for part in family.networks}
+    ):
+        paths = [Path(name) for name in names if Path(name).parent == Path(part)]
+        chosen = choose(variants(paths, STEMS[package][0], "safetensors"), config.variant)
+        allowed += [f"{part}/*.json", *([f"{part}/*.safetensors"] if chosen is None else map(str, chosen))]
+    others = [f"*{variant}*" for variant in ("fp16", "bf16", "non_ema") if variant != config.variant]
+    return {
+        "allow_patterns": allowed,
+        "ignore_patterns": [*(f"{part}/*" for part in sorted(unread)), *([] if names else others)],
+    }
 
 
-def cached(hub: str, revision: str | None) -> Path | None:
-    """Return a repository's folder in the hub's cache; None where it is not there whole. No network is used."""
+def files_on_hub(config: ModelConfig) -> dict[str, Any]:
+    """Return which files of a repository to fetch, by what the hub lists; if it lists nothing, by their usual names."""
+    from huggingface_hub import HfApi
+
+    try:
+        return wanted_files(config, HfApi().list_repo_files(str(config.hub), revision=config.revision))
+    except Exception:  # the download itself will say what is wrong
+        return wanted_files(config)
+
+
+def snapshot(config: ModelConfig) -> Path | None:
+    """Return a repository's folder in the hub's cache; None where what is read of it is not there whole.
+
+    No network is used.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    patterns = wanted_files(config)
     try:
-        folder = snapshot_download(hub, revision=revision, local_files_only=True, **wanted_files())
-        return check_weights(_checked(Path(folder)))
+        folder = Path(snapshot_download(str(config.hub), revision=config.revision, local_files_only=True, **patterns))
+        check_weights(_checked(folder, config))
+        return folder
     except (LocalEntryNotFoundError, HFValidationError, UserError, OSError):
         return None
 
 
-def _snapshot(hub: str, revision: str | None) -> Path:
+def _snapshot(config: ModelConfig) -> Path:
     """Return a repository's folder in the hub's cache, fetched if it is not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError
 
-    if (folder := cached(hub, revision)) is not None:
+    if (folder := snapshot(config)) is not None:
         return folder
-    instead = "or give its folder with model.path=FOLDER"
+    hub, instead = config.hub, "or give its folder with model.path=FOLDER"
     try:
-        return Path(snapshot_download(hub, revision=revision, **wanted_files()))
+        return Path(snapshot_download(str(hub), revision=config.revision, **files_on_hub(config)))
     except GatedRepoError as error:
         raise UserError(
             f"{hub} is gated: accept its licence at https://huggingface.co/{hub}, log in with `hf auth login` (or set "
@@ -102,30 +125,43 @@ def _snapshot(hub: str, revision: str | None) -> Path:
 # --- whether it can be read -----------------------------------------------------------------------------------------
 
 
-def _checked(folder: Path, pickled: bool = False) -> Path:
-    """Return `folder` if a pipeline of a known family is there, whole. Raises: UserError that says what is missing.
+def _checked(base: Path, config: ModelConfig) -> Path:
+    """Return the pipeline folder that settings make of `base`, which is a folder or a single file.
 
     Code of the folder's own is never run, and pickled weights are read only where the settings allow them.
+    Raises: UserError, which says what is missing, where no pipeline of a known family is there, whole.
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout")
-    try:
-        index = read_index(folder)
-        name = str(index["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from None
-    if name not in FAMILIES:
-        raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")
-    family = FAMILIES[name]
+    if not is_single_file(base):
+        _check_index(base)
+    folder = assembled(base, config)
+    family, index = family_of(folder), read_index(folder)
     for part in present_parts(folder, family):
         if not any((folder / part).glob("*.json")):
-            raise UserError(f"the pipeline folder {folder} lacks its part {part!r}; copy the whole folder again")
+            raise UserError(f"the pipeline folder {base} lacks its part {part!r}; copy the whole folder again")
         if part not in family.networks:
             continue
         found = index.get(part)
         if not isinstance(found, list) or ".".join(map(str, found)) != family.networks[part]:
             raise UserError(
-                f"{folder / 'model_index.json'} asks for {part}={found}, which is not known here, and not run"
+                f"{base / 'model_index.json'} asks for {part}={found}, which is not known here, and not run"
             )
-    network_files(folder, pickled)
+    network_files(folder, config.pickled)
     return folder
+
+
+def _check_index(folder: Path) -> None:
+    """Raise UserError where a folder holds no pipeline of a known family."""
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout, or a single file"
+        )
+    try:
+        name = pipeline_class(str(read_index(folder)["_class_name"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        files = ", ".join(sorted(file.name for file in folder.glob("*.safetensors"))[:3])
+        instead = f"; for a single file give model.path=FILE, one of {files}" if files else ""
+        raise UserError(
+            f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder{instead}"
+        ) from None
+    if name not in FAMILIES:
+        raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")

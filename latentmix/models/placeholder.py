@@ -6,8 +6,7 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.family_table import FAMILIES
-from latentmix.models.loading import read_index
+from latentmix.models.family_table import family_of
 from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig
 
@@ -27,7 +26,7 @@ def placeholder(config: ModelConfig, float32: Collection[str] = ()) -> Model:
             f"model {config.name!r} is not here; to plan without it, set model.architecture= to "
             f"one of {', '.join(architectures())}"
         )
-    family = FAMILIES[read_index(folder)["_class_name"]]
+    family = family_of(folder)
     device = torch.device("cuda")  # for its precision; nothing is put there
     precision = family.precision(config.precision, device, float32)
     model = family.build(folder, config, precision, device, SpeedConfig())

@@ -15,7 +15,7 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.family_table import FAMILIES
+from latentmix.models.family_table import FAMILIES, family_of
 from latentmix.models.loading import DTYPES, read_index
 from latentmix.models.placeholder import ARCHITECTURES, architectures
 
@@ -64,7 +64,7 @@ def random_network(folder: Path, class_name: str) -> Any:
 @cache
 def denoiser_parameters(folder: Path) -> int:
     """Return the number of parameters of a pipeline's diffusion network, from its config alone."""
-    family = FAMILIES[read_index(folder)["_class_name"]]
+    family = family_of(folder)
     with torch.device("meta"):
         network = random_network(folder / family.denoiser, family.networks[family.denoiser])
     return sum(parameter.numel() for parameter in network.parameters())

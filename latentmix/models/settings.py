@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath
+
+Texts = Annotated[tuple[LocalPath, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,7 +22,7 @@ class ModelConfig:
     world: Literal["shapes", "imagenet"]  # what it draws, by which experiments choose classes
     perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
     counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
-    path: LocalPath | None = None
+    path: LocalPath | None = None  # a pipeline folder, or a single file of weights
     hub: str | None = None
     revision: str | None = None
     architecture: str | None = None  # the published one that a dry run plans with while the files are not here
@@ -29,6 +31,11 @@ class ModelConfig:
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
+    variant: str | None = None  # of the weights, such as fp16; None takes full precision, or else what is there
+    lora: Texts = ()  # FILE or FILE:FACTOR, added to the weights
+    vae: LocalPath | None = None  # a folder or a file, in place of the pipeline's own
+    t5: bool = True  # false leaves T5 out, where a pipeline can do without
+    prediction: Literal["epsilon", "v_prediction"] | None = None  # in place of what the scheduler's config says
 
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):

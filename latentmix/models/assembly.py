@@ -1,0 +1,209 @@
+"""The pipeline folder that settings make of a model: of a single file, a variant, with LoRA, another VAE, without T5.
+
+All that reads a model reads a pipeline folder. Where settings change what is read, a folder is written to the user's
+cache. It holds the JSON files of all parts and, beside each network's config.json, a note of where its weights are.
+"""
+
+import gzip
+import importlib.util
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentmix.cache import key, write_atomic
+from latentmix.errors import UserError, optional_imports
+from latentmix.models import lora, single_file
+from latentmix.models.family import Family
+from latentmix.models.family_table import family_of
+from latentmix.models.loading import TOKENIZER_FILES
+from latentmix.models.placeholder import ARCHITECTURES
+from latentmix.models.settings import ModelConfig
+from latentmix.weight_files import SOURCE, STEMS, assembled_folder, read_config, variants
+
+READ = ("config.json", "scheduler_config.json", *TOKENIZER_FILES)
+
+
+def assembled(base: Path, config: ModelConfig) -> Path:
+    """Return `base` or, where settings change what is read of it, the folder that says so. Raises: UserError."""
+    asked = [config.variant, config.lora, config.vae, config.t5, config.prediction]
+    if base.is_dir() and asked == [None, (), None, True, None]:
+        return base
+    source, index, files = base, None, dict[str, bytes]()
+    if not base.is_dir():
+        source, files = _of_single_file(base, config)
+    family = family_of(source)
+    index = json.loads((source / "model_index.json").read_bytes())
+    left_out = _left_out(family, config)
+    if left_out or source is not base:
+        index |= {part: [None, None] for part in left_out}
+        files["model_index.json"] = json.dumps(index, indent=2).encode()
+    else:
+        files["model_index.json"] = (source / "model_index.json").read_bytes()
+    for part in (part for part in family.parts if part not in left_out):
+        files = {**_copied(_place(source, part, config), part), **files}
+    if config.prediction is not None:
+        _set_scheduler(files, prediction_type=config.prediction)
+    files |= _notes(base, family, config, files)
+    folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture])
+    for name, content in files.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            write_atomic(folder / name, content)
+    return folder
+
+
+def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:
+    """Return the parts that are not read although the pipeline has them."""
+    if config.t5:
+        return ()
+    if not family.optional:
+        raise UserError(f"model.t5=false is for pipelines that can do without T5, and {family.pipeline} can't")
+    return family.optional
+
+
+def _place(source: Path, part: str, config: ModelConfig) -> Path:
+    """Return the folder of a part's JSON files."""
+    if part != "vae" or config.vae is None or Path(config.vae).is_file():
+        return source / part
+    given = Path(config.vae)
+    folder = given if (given / "config.json").is_file() else given / "vae"
+    name = read_config(folder).get("_class_name", "AutoencoderKL")
+    if name != "AutoencoderKL":
+        raise UserError(f"model.vae={config.vae} is of {name}; only an AutoencoderKL can be read")
+    return folder
+
+
+def _copied(place: Path, part: str) -> dict[str, bytes]:
+    """Return the contents of a part's JSON files, and of its tokenizer's, by name."""
+    return {f"{part}/{name}": (place / name).read_bytes() for name in READ if (place / name).is_file()}
+
+
+def _notes(base: Path, family: Family, config: ModelConfig, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the notes of where the weights of each network are. Raises: UserError where they can't be there."""
+    loras = [lora.parse(setting) for setting in config.lora]
+    changed = {file: lora.parts(file) for file, _ in loras}
+    for file, parts in changed.items():
+        if other := sorted(parts - family.networks.keys()):
+            raise UserError(f"{file} changes {', '.join(other)}, which {family.pipeline} does not have")
+    notes: dict[str, bytes] = {}
+    for part in (part for part in family.networks if f"{part}/config.json" in files):
+        place = base if base.is_file() else _place(base, part, config)
+        if part == "vae" and config.vae is not None and Path(config.vae).is_file():
+            place = Path(config.vae)
+        own = [(str(file.absolute()), factor) for file, factor in loras if part in changed[file]]
+        network = (files[f"{part}/config.json"], family.networks[part], part)
+        if place.is_file():
+            _check_file(*network, place, place.stat().st_mtime_ns, config.pickled)
+        for file in (Path(file) for file, _ in own):
+            _check_lora(*network, file, file.stat().st_mtime_ns)
+        note = {"place": str(place.absolute()), "variant": config.variant, "loras": own}
+        notes[f"{part}/{SOURCE}"] = json.dumps(note).encode()
+    if config.variant is not None and base.is_dir():
+        _check_variant(base, family, config.variant)
+    return notes
+
+
+def _check_variant(base: Path, family: Family, variant: str) -> None:
+    """Raise UserError where no network has a variant."""
+    there = set[str]()
+    for part in family.networks:
+        for stem, suffix in zip(STEMS[family.package(part)], ("safetensors", "bin"), strict=True):
+            there |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
+    if variant not in there:
+        names = ", ".join(sorted(there - {""})) or "none"
+        raise UserError(f"{base} has no weights of model.variant={variant}; its variants are: {names}")
+
+
+@cache
+def _check_lora(config: bytes, class_name: str, part: str, file: Path, _: int) -> None:
+    """Raise UserError where a LoRA does not fit a network of this config."""
+    lora.check(_empty(config, class_name), part, file)
+
+
+@cache
+def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, pickled: bool) -> None:
+    """Raise UserError where a single file's weights do not fit a network of this config."""
+    try:
+        single_file.check(_empty(config, class_name), part, single_file.headers(file, pickled))
+    except ValueError as error:
+        raise UserError(
+            f"{file} does not have the usual {part}: {error}; if it is of another size, give a pipeline folder of its "
+            "configs with model.architecture=FOLDER"
+        ) from error
+
+
+def _empty(config: bytes, class_name: str) -> Any:
+    """Return a network of this config on torch's meta device."""
+    library, _, name = class_name.partition(".")
+    network_class = getattr(importlib.import_module(library), name)
+    with torch.device("meta"):
+        if library == "diffusers":
+            return network_class.from_config(json.loads(config))
+        return network_class(network_class.config_class(**json.loads(config)))
+
+
+# --- single files ---------------------------------------------------------------------------------------------------
+
+
+def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, bytes]]:
+    """Return the folder of the configs of a checkpoint, and files that are made for it."""
+    tensors = single_file.headers(file, config.pickled)
+    told = single_file.architecture(file, tensors)
+    own = config.architecture if "/" in (config.architecture or "") else None
+    source = Path(own or ARCHITECTURES / told)
+    if not source.is_dir():
+        raise UserError(f"{file} holds {told}, whose configs latentmix does not have; give model.architecture=FOLDER")
+    files: dict[str, bytes] = {}
+    for part in (part for part in family_of(source).parts if part.startswith("tokenizer")):
+        if not (source / part).is_dir():
+            files |= {
+                f"{part}/{name}": content
+                for name, content in clip_tokenizer(told == "sd21" or part == "tokenizer_2").items()
+            }
+    files |= _copied(source / "scheduler", "scheduler")
+    if "v_pred" in tensors:
+        _set_scheduler(files, prediction_type="v_prediction")
+    elif told == "sd21" and config.prediction is None:
+        raise UserError(
+            f"{file} is a Stable Diffusion 2, and does not say what it predicts: set model.prediction=v_prediction "
+            "(as most for 768 px do) or model.prediction=epsilon (as most for 512 px)"
+        )
+    if "ztsnr" in tensors:
+        _set_scheduler(files, rescale_betas_zero_snr=True)
+    return source, files
+
+
+def _set_scheduler(files: dict[str, bytes], **settings: Any) -> None:
+    name = "scheduler/scheduler_config.json"
+    files[name] = json.dumps(json.loads(files[name]) | settings, indent=2).encode()
+
+
+@cache
+def clip_tokenizer(zero_padded: bool = False) -> dict[str, bytes]:
+    """Return the files of CLIP's tokenizer, made of the merges that come with open_clip.
+
+    Pipelines pad with the end of the text before OpenAI's CLIP, and with token 0, which is "!", before OpenCLIP.
+    """
+    with optional_imports():
+        spec = importlib.util.find_spec("open_clip")
+        if spec is None:
+            raise ModuleNotFoundError(name="open_clip")
+    place = Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(place.read_bytes()).decode().split("\n")
+    merges = lines[1 : 49152 - 256 - 2 + 1]
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [*map(chr, printable), *(chr(256 + number) for number in range(len(others)))]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = {word: number for number, word in enumerate([*words, start, end])}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": start, "eos_token": end}
+    settings |= {"unk_token": end, "pad_token": "!" if zero_padded else end}
+    return {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False).encode(),
+        "merges.txt": "\n".join(["#version: 0.2", *merges]).encode(),
+        "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
+    }

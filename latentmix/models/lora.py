@@ -1,0 +1,132 @@
+"""LoRA: low-rank changes of a network's weights, added to them once when the network is loaded.
+
+Files of kohya's scripts, of diffusers and of peft are read: all name a module of the network, by dots or underscores.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentmix.errors import UserError
+
+PARTS = (  # how names of weights begin, with underscores for dots -> the network
+    ("lora_unet_", "unet"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+    ("lora_te_", "text_encoder"),
+    ("unet_", "unet"),
+    ("transformer_", "transformer"),
+    ("text_encoder_2_", "text_encoder_2"),
+    ("text_encoder_", "text_encoder"),
+)
+WEIGHT = re.compile(r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)_weight|(?P<of>.+)_alpha")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to a module's weight: scale · up · down."""
+
+    module: str
+    down: str  # names of tensors in the file
+    up: str
+    alpha: str | None
+
+
+def parse(setting: str) -> tuple[Path, float]:
+    """Return file and factor of a setting FILE or FILE:FACTOR; of a folder, the file that diffusers saves there."""
+    name, colon, factor = setting.rpartition(":")
+    try:
+        path, number = (Path(name), float(factor)) if colon else (Path(setting), 1.0)
+    except ValueError:  # a colon of the path
+        path, number = Path(setting), 1.0
+    return path / "pytorch_lora_weights.safetensors" if path.is_dir() else path, number
+
+
+def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
+    """Return the changes that a file holds, by network and module, where names have underscores for dots.
+
+    Raises: UserError for anything that is no plain LoRA.
+    """
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for name in names:
+        flat = name.replace(".", "_").removeprefix("base_model_model_")
+        match = WEIGHT.fullmatch(flat)
+        part = next(((start, part) for start, part in PARTS if flat.startswith(start)), None)
+        if match is None or part is None:
+            raise UserError(f"{file} holds {name!r}, which no plain LoRA of Stable Diffusion has; it can't be read")
+        module = (match["module"] or match["of"]).removeprefix(part[0])
+        module = module.replace("_processor_", "_").removeprefix("text_model_")
+        kind = {"A": "down", "B": "up", None: "alpha"}.get(match["kind"], match["kind"])
+        found.setdefault(part[1], {}).setdefault(module, {})[str(kind)] = name
+    for modules in found.values():
+        for module, tensors in modules.items():
+            if not {"down", "up"} <= tensors.keys():
+                raise UserError(f"{file} lacks a half of its change of {module}; copy it again")
+    return {
+        part: {module: Change(module, t["down"], t["up"], t.get("alpha")) for module, t in modules.items()}
+        for part, modules in found.items()
+    }
+
+
+def parts(file: Path) -> set[str]:
+    """Return the networks that a file changes. Raises: UserError where it can't be read."""
+    with _opened(file) as opened:
+        return set(changes(file, opened.keys()))
+
+
+def targets(network: nn.Module, file: Path, wanted: Mapping[str, Change]) -> Iterator[tuple[Any, Change]]:
+    """Yield each module that is changed, and how. Raises: UserError where the network has no such module."""
+    modules = {name.replace(".", "_").removeprefix("text_model_"): module for name, module in network.named_modules()}
+    for name, change in wanted.items():
+        module = modules.get(name) if hasattr(modules.get(name), "weight") else modules.get(f"{name}_0")
+        if module is None:
+            raise UserError(f"{file} changes {name}, which the model's {type(network).__name__} does not have")
+        yield module, change
+
+
+def check(network: nn.Module, part: str, file: Path) -> None:
+    """Raise UserError where a file's changes do not fit a network, which may be on torch's meta device."""
+    with _opened(file) as opened:
+        for module, change in targets(network, file, changes(file, opened.keys()).get(part, {})):
+            down, up = (opened.get_slice(name).get_shape() for name in (change.down, change.up))
+            inputs = module.weight[0].numel()
+            if up[0] != len(module.weight) or torch.Size(down[1:]).numel() != inputs or up[1] != down[0]:
+                raise UserError(f"{file} was made for another model: its change of {change.module} has another size")
+
+
+@torch.no_grad()
+def add(network: nn.Module, part: str, file: Path, factor: float) -> None:
+    """Add `factor` times the changes that a file has for a network to its weights, in float32."""
+    with _opened(file) as opened:
+        usual = _usual_scale(file, part, opened.metadata() or {})
+        for module, change in targets(network, file, changes(file, opened.keys()).get(part, {})):
+            down, up = (opened.get_tensor(name).float().flatten(1) for name in (change.down, change.up))
+            scale = opened.get_tensor(change.alpha).item() / len(down) if change.alpha else usual
+            weight: Tensor = module.weight
+            product = (up @ down).view(weight.shape).to(weight.device)
+            weight.copy_(weight.float() + factor * scale * product)
+
+
+def _usual_scale(file: Path, part: str, metadata: Mapping[str, str]) -> float:
+    """Return alpha / rank where a file's metadata has them, as peft's does, and else 1."""
+    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    for name in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern"):
+        if settings.get(f"{part}.{name}"):
+            raise UserError(f"{file} uses peft's {name}, which is not known here")
+    rank = settings.get(f"{part}.r")
+    return settings.get(f"{part}.lora_alpha", rank) / rank if rank else 1.0
+
+
+def _opened(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, "pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} can't be read as a LoRA in safetensors: {error}; check model.lora") from error

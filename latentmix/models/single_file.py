@@ -1,0 +1,139 @@
+"""Single-file checkpoints, as CompVis and Stability release them: their family, and the weights of each network.
+
+The names of weights are converted by diffusers' own tables. Configs come from latentmix/embedded/architectures.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.errors import UserError
+from latentmix.weight_files import read_source, shapes
+
+ARCHITECTURES = {"v1": "sd15", "v2": "sd21", "xl_base": "sdxl"}  # what diffusers calls a checkpoint -> ours
+PREFIXES = {  # of the weights of each network: before SDXL, and since
+    "unet": ("model.diffusion_model.", "model_ema."),
+    "vae": ("first_stage_model.",),
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
+
+
+def is_single_file(path: Path) -> bool:
+    """Return True for a file of weights, or a path that can only be one."""
+    return path.is_file() or path.suffix in (".safetensors", ".ckpt")
+
+
+def headers(file: Path, pickled: bool) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, on torch's meta device if it is in safetensors. Raises: UserError."""
+    if not file.is_file():
+        raise UserError(f"there is no file {file}; check model.path")
+    if file.suffix == ".safetensors":
+        try:
+            return {name: torch.empty(shape, device="meta") for name, shape in shapes(file).items()}
+        except Exception as error:
+            raise UserError(f"{file} can't be read as safetensors: {error}; copy it again") from error
+    if not pickled:
+        raise UserError(f"{file} is a pickle; if you trust whoever made it, set model.pickled=true")
+    return _unpickled(file)
+
+
+def architecture(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Return the name of the architecture that a checkpoint has, by its names of weights and their shapes.
+
+    Raises: UserError where latentmix can't read it.
+    """
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+
+    kind = infer_diffusers_model_type(dict(tensors))
+    starts = ("model.diffusion_model.", "first_stage_model.", ("cond_stage_model.", "conditioner."))
+    lacking = [start for start in starts if not any(name.startswith(start) for name in tensors)]
+    if kind not in ARCHITECTURES or len(lacking) == len(starts):
+        what = "no Stable Diffusion" if kind == "v1" else repr(kind)
+        raise UserError(f"{file} holds {what}; single files of {', '.join(ARCHITECTURES.values())} can be read")
+    if lacking:
+        names = ", ".join("text encoders" if isinstance(start, tuple) else start.partition(".")[0] for start in lacking)
+        raise UserError(f"{file} lacks its {names}; give a file of the whole model, or a pipeline folder")
+    return ARCHITECTURES[kind]
+
+
+def load(from_pretrained: Callable[..., Any], folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """Return a network with the weights that the file named in `folder` has for it, and the names of those it lacks."""
+    network_class: Any = from_pretrained.__self__  # type: ignore[attr-defined]
+    source, dtype = read_source(folder), options.get("torch_dtype", options.get("dtype"))
+    tensors = _read(source.place, PREFIXES[folder.name])
+    if folder.name.startswith("text_encoder"):
+        config = network_class.config_class.from_pretrained(folder / "config.json")
+        options = {"config": config, "state_dict": _text_weights(tensors, folder.name, config), "dtype": dtype}
+        network, info = network_class.from_pretrained(None, output_loading_info=True, **options)
+        return network.eval(), sorted(info["missing_keys"])
+    with torch.device("meta"):
+        network = network_class.from_config(network_class.load_config(folder))
+    state = _weights(tensors, folder.name, network.config, source.variant == "ema")
+    state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    return network.eval(), sorted(network.load_state_dict(state, strict=False, assign=True).missing_keys)
+
+
+def check(network: Any, part: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a checkpoint's weights do not fit a network, which is on torch's meta device."""
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIXES[part])} or dict(tensors)
+    state = _weights(own, part, network.config)
+    if not hasattr(network, "text_model"):
+        state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    for name, tensor in network.state_dict().items():
+        if name not in state:
+            raise ValueError(f"it lacks {name}")
+        if state[name].shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {[*state[name].shape]}, not {[*tensor.shape]}")
+
+
+def _weights(tensors: dict[str, Tensor], part: str, config: Any, ema: bool = False) -> dict[str, Tensor]:
+    """Return the weights of a network by the names of diffusers and transformers."""
+    from diffusers.loaders import single_file_utils as utils
+
+    if part.startswith("text_encoder"):
+        return _text_weights(tensors, part, config)
+    if part == "unet":
+        return dict(utils.convert_ldm_unet_checkpoint(tensors, config, extract_ema=ema))
+    if any(name.startswith("encoder.down_blocks.") for name in tensors):  # a VAE alone, as diffusers saves it
+        return tensors
+    return dict(utils.convert_ldm_vae_checkpoint(tensors, config))
+
+
+def _text_weights(tensors: dict[str, Tensor], part: str, config: Any) -> dict[str, Tensor]:
+    from diffusers.loaders import single_file_utils as utils
+
+    prefix = next(prefix for prefix in PREFIXES[part] if any(name.startswith(prefix) for name in tensors))
+    if any(name.startswith(f"{prefix}transformer.") for name in tensors):  # of OpenAI's CLIP
+        state = utils.convert_ldm_clip_checkpoint(tensors)
+    else:
+        state = utils.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, f"{prefix}model.")
+    return {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+
+
+def _read(file: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with one of `prefixes`; all where none does, as in the file of a VAE."""
+    if file.suffix != ".safetensors":
+        tensors = _unpickled(file)
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)} or tensors
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+        own = [name for name in names if name.startswith(prefixes)]
+        return {name: opened.get_tensor(name) for name in own or names}
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a pickled checkpoint. Nothing but tensors is read from it."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = content.get("state_dict", content)
+        return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} can't be read as weights: {reason}") from error
