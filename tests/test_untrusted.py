@@ -576,7 +576,7 @@ FORBIDDEN_METHODS = {"instantiate", "extractall", "import_module"}
 
 
 # These import modules by names that latentmix itself writes.
-LAZY = {ROOT / "latentmix" / name for name in ("__init__.py", "runner/slurm.py", "models/random_weights.py")}
+LAZY = {ROOT / "latentmix" / name for name in ("__init__.py", "runner/slurm.py", "models/family.py")}
 LAZY.add(ROOT / "scripts" / "training" / "__main__.py")
 
 

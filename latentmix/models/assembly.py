@@ -17,7 +17,7 @@ import torch
 from latentmix.cache import key, write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.models import lora, single_file
-from latentmix.models.family import Family
+from latentmix.models.family import Family, network_class
 from latentmix.models.family_table import family_of
 from latentmix.models.loading import TOKENIZER_FILES
 from latentmix.models.placeholder import ARCHITECTURES
@@ -137,12 +137,11 @@ def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, p
 
 def _empty(config: bytes, class_name: str) -> Any:
     """Return a network of this config on torch's meta device."""
-    library, _, name = class_name.partition(".")
-    network_class = getattr(importlib.import_module(library), name)
+    network = network_class(class_name)
     with torch.device("meta"):
-        if library == "diffusers":
-            return network_class.from_config(json.loads(config))
-        return network_class(network_class.config_class(**json.loads(config)))
+        if class_name.startswith("diffusers."):
+            return network.from_config(json.loads(config))
+        return network(network.config_class(**json.loads(config)))
 
 
 # --- single files ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What latentmix knows about a family of models before it opens any of their weights."""
 
+import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,12 @@ from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig
 
 Build = Callable[[Path, ModelConfig, str, torch.device, SpeedConfig], Model]
+
+
+def network_class(name: str) -> Any:
+    """Return the class of a network that a family names as "library.Class"."""
+    library, _, own = name.partition(".")
+    return getattr(importlib.import_module(library), own)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Sizes are those of the published configs, in latentmix/embedded/architectures. T
 once; T5 is left out; tokenizers are the embedded model's.
 """
 
-import importlib
 import json
 import shutil
 from functools import cache
@@ -15,6 +14,7 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
+from latentmix.models.family import network_class
 from latentmix.models.family_table import FAMILIES, family_of
 from latentmix.models.loading import DTYPES, read_index
 from latentmix.models.placeholder import ARCHITECTURES, architectures
@@ -49,14 +49,13 @@ def random_network(folder: Path, class_name: str) -> Any:
 
     It is built in 16 bits, as two billion numbers take twice the memory in 32.
     """
-    library, _, name = class_name.partition(".")
-    network_class = getattr(importlib.import_module(library), name)
+    network = network_class(class_name)
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES["float16"])
     try:
-        if library == "diffusers":
-            return network_class.from_config(network_class.load_config(folder)).eval()
-        return network_class(network_class.config_class.from_pretrained(folder, num_hidden_layers=1)).eval()
+        if class_name.startswith("diffusers."):
+            return network.from_config(network.load_config(folder)).eval()
+        return network(network.config_class.from_pretrained(folder, num_hidden_layers=1)).eval()
     finally:
         torch.set_default_dtype(before)
 
