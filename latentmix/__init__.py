@@ -9,6 +9,8 @@ frames = pipe.morph(["cat.jpg", "fox.jpg"], frames=24)
 
 z = lm.mix(latents, weights, method="fix/chm")      # [N, C, H, W] -> [C, H, W]
 rows = lm.sweep("experiment=demo", "draws=8")       # what `latentmix sweep` does
+lm.augment("photos", "photos500", per_class=500)    # what `latentmix augment` does
+lm.evaluate("generated", "photos", ["fid"])         # any images against any others
 lm.metrics.frechet_distance(x, y)                   # of lm.features("inception")(images)
 """
 
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmix import metrics
-    from latentmix.api import features, sweep
+    from latentmix.api import augment, features, sweep
     from latentmix.errors import UserError
+    from latentmix.evaluation import evaluate
     from latentmix.latents import Latents
     from latentmix.mixing import Method, mix, mixtures
     from latentmix.pipeline import Pipeline
@@ -29,6 +32,8 @@ _HOMES = {  # public name -> the module that has it
     "Method": "mixing",
     "Pipeline": "pipeline",
     "UserError": "errors",
+    "augment": "api",
+    "evaluate": "evaluation",
     "features": "api",
     "mix": "mixing",
     "mixtures": "mixing",
@@ -40,6 +45,8 @@ __all__ = [
     "Pipeline",
     "UserError",
     "__version__",
+    "augment",
+    "evaluate",
     "features",
     "metrics",
     "mix",

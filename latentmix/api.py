@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,36 @@ def features(name: str = "inception", device: str | torch.device | None = None) 
     """
     network = load(name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return replace(network, extract=lambda images: network.extract(read_pictures(images, None)[0]))
+
+
+def augment(
+    folder: str | Path,
+    out: str | Path,
+    *overrides: str,
+    per_class: int = 500,
+    of: str = "2-4",
+    alpha: float = 1.0,
+    method: str = "nin/chm",
+    **options: Any,
+) -> Path:
+    """Write what `latentmix augment` writes to `out`, a training set with mixtures of each class of `folder`.
+
+        lm.augment("photos", "photos500", "model=sd15", per_class=500, keep_originals=True)
+
+    `overrides` are settings of runs. Further options are `min_similarity`, `copy_threshold` and `keep_originals`.
+    Return `out`. Raises: UserError for what the command refuses.
+    """
+    from latentmix.commands import augment as command
+    from latentmix.errors import optional_imports, retry_lost_rows
+    from latentmix.experiment.training_set import Options
+
+    def work() -> None:
+        experiment = command.prepare(Path(folder), per_class, of, alpha, method, overrides)
+        command.run(experiment, Options(**options), Path(out))
+
+    with optional_imports():
+        retry_lost_rows(work)
+    return Path(out)
 
 
 def sweep(*overrides: str) -> list[dict[str, Any]]:

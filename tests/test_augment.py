@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pipelines import SD, SIZE
 
+import latentmix as lm
 from latentmix.errors import warn_once
 from latentmix.experiment.draws import Mixture, count_mixtures, mixture_weights, random_mixtures
 
@@ -309,3 +310,10 @@ def test_other_results_are_not_overwritten(photos: Path) -> None:
     (photos / "big dog" / "photo, 0.png").unlink()
     assert "augment.images=" in augment(photos, "--copy-threshold", "0").err
     assert listing(out) == before
+
+
+def test_the_python_function_writes_what_the_command_writes(photos: Path) -> None:
+    assert augment(photos, "--keep-originals").code == 0
+    settings = (*SD, "steps=2", "launch.threads=1", f"outputs={photos.parent / 'outputs'}")
+    out = lm.augment(photos, photos.parent / "by python", *settings, per_class=6, keep_originals=True)
+    assert listing(out) == listing(photos.parent / "out")

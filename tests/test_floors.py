@@ -42,7 +42,7 @@ FLOORS = (
     "experiment.experiment",
     "experiment.augmentation",
     "experiment.generation experiment.batch_size experiment.disk_sizes experiment.diagnosis experiment.tables",
-    "experiment.stages pipeline",
+    "experiment.stages evaluation pipeline",
     "experiment.morph experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",

@@ -82,6 +82,7 @@ def test_generate_says_which_images_it_mixed_and_with_which_settings(outputs: Pa
     assert {row["file_name"] for row in table} == {p.relative_to(images).as_posix() for p in images.rglob("*.png")}
     for row in table:
         mixed = shares(outputs, row["label"], int(row["n"]), row["method"])[int(row["draw"])] > 0.01
+        assert json.loads(row["weights"]) == [round(1 / int(row["n"]), 4)] * int(row["n"])
         assert set(json.loads(row["sources"])) == {f"{row['label']}/{index}" for index in np.flatnonzero(mixed)}
     config = validate(yaml.safe_load((images / "config.yaml").read_text()))
     assert (config.n, config.pool, str(config.methods[3])) == (NS, POOL, METHODS[3])

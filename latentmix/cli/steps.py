@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from latentmix.cli.shared import ClassName, DryRun, Multirun, Overrides, app, composed, example, prepared, say_all
+from latentmix.errors import UserError
 
 
 @app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
@@ -47,12 +48,36 @@ def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     generate.run(prepared(overrides), dry_run)
 
 
-@app.command(epilog=example("latentmix evaluate experiment=demo"))
-def evaluate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Measure images that were generated before, and write metrics.csv."""
+@app.command(
+    epilog=example(
+        "latentmix evaluate experiment=demo",
+        "latentmix evaluate --images generated --reference photos --metrics fid,kid,precision,recall,clip_distance",
+        "latentmix evaluate --images generated --reference photos --features dinov2 -o table.csv",
+    )
+)
+def evaluate(
+    overrides: Overrides = None,
+    images: Annotated[Path | None, typer.Option(help="Instead of a run, measure the images of this folder.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The folder of real images for --images.")] = None,
+    metrics: Annotated[str, typer.Option(help="Of --images, with commas between.")] = "fid,kid,precision,recall",
+    features: Annotated[str, typer.Option(help="Network of FID and the like: inception, dinov2, ...")] = "inception",
+    clip: Annotated[str, typer.Option(help="CLIP of open_clip.")] = "ViT-L-14/openai",
+    perceptual: Annotated[str, typer.Option(help="Network of diversity.")] = "lpips-alex",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the table of --images to this CSV file.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure images that were generated before, and write metrics.csv; or measure any folder against another."""
     from latentmix.commands import evaluate
 
-    evaluate.run(prepared(overrides), sys.argv[1:], dry_run)
+    if images is None and reference is None:
+        evaluate.run(prepared(overrides), sys.argv[1:], dry_run)
+        return
+    if images is None or reference is None or overrides or dry_run:
+        raise UserError("give both --images and --reference, and no KEY=VALUE and no --dry-run beside them")
+    networks = {"features": features, "clip": clip, "perceptual": perceptual}
+    say_all(evaluate.run_folders(images, reference, metrics, networks, out))
 
 
 @app.command(

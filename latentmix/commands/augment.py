@@ -1,5 +1,6 @@
 """`latentmix augment`: a folder of images by class -> a training set with random mixtures of them."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +24,8 @@ STAGES_WITH_CLIP = (MEASURE_REFERENCES, INVERT, MEASURE_IF_COMPLETE, GENERATE)
 CONFIG = "config.yaml"
 ELSEWHERE = "give a new folder with -o"
 # Settings that options and arguments of the command stand for.
-OWN = {"n": "--of", "draws": "--per-class", "methods": "--method", "data": "DIR", "data.path": "DIR", "pool": "DIR"}
+OWN = {"n": "--of", "weights": "--alpha", "draws": "--per-class", "methods": "--method"}
+OWN |= dict.fromkeys(("data", "data.path", "pool"), "DIR")
 WITHOUT_MEANING = ("n", "pool", "draws", "methods", "metrics", "controls", "keep")
 
 
@@ -49,15 +51,16 @@ def prepare(
     sizes = _sizes(of)
     if not alpha >= 0.01:
         raise UserError(f"--alpha {alpha:g} must be at least 0.01; inf gives all images of a mixture equal weights")
+    weights = "uniform" if math.isinf(alpha) else alpha
     for override in overrides:
         if (name := override.split("=")[0].lstrip("+~")) in OWN:
             raise UserError(f"leave out {override}; latentmix augment takes this from {OWN[name]}")
     path = re.sub(r"(['\\])", r"\\\1", str(folder))
     own = ["data=folder", f"data.path='{path}'", f"draws={per_class}", f"n={sizes}", f"pool={2 * max(sizes)}"]
-    own += [f"methods=['{method}']", "controls=[]", "metrics=[clip_distance]"]
+    own += [f"methods=['{method}']", f"weights={weights}", "controls=[]", "metrics=[clip_distance]"]
     config = compose([*own, *overrides])
     session.prepare(config)
-    return Augmentation(config, alpha)
+    return Augmentation(config)
 
 
 def _sizes(of: str) -> list[int]:
@@ -75,7 +78,6 @@ def _settings(experiment: Augmentation, options: Options) -> dict[str, Any]:
     own = {
         "per_class": config.draws,
         "of": list(config.n),
-        "alpha": str(experiment.alpha),
         "method": str(config.methods[0]),
         **asdict(options),
         "images": key(images),

@@ -1,12 +1,19 @@
-"""`latentmix evaluate`: images -> features -> metrics, for images that were generated before."""
+"""`latentmix evaluate`: images -> features -> metrics, for images that a run generated, or for any folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
+from latentmix import evaluation
 from latentmix.commands import session, sweep
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES, SYNTHESIZE
+from latentmix.experiment.tables import interval, write_table
 
+COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count")
 STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
 
 
@@ -18,3 +25,19 @@ def run(experiment: Experiment, arguments: Sequence[str], dry_run: bool) -> None
     session.refuse_to_overwrite(experiment.config)
     session.run_stages(experiment, STAGES, "evaluate")
     sweep.finish(experiment, arguments)
+
+
+def run_folders(
+    images: Path, reference: Path, metrics: str, networks: Mapping[str, str], out: Path | None
+) -> list[Path]:
+    """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
+    estimates = evaluation.evaluate(images, reference, metrics.split(","), **networks)
+    table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
+    for name, e in estimates.items():
+        table.add_row(name, f"{e.value:.6g}", f"[{e.low:.6g}, {e.high:.6g}]", str(e.count))
+    Console().print(table)
+    if out is None:
+        return []
+    rows = [(images, reference, name, *interval(e), e.count) for name, e in estimates.items()]
+    write_table(out, COLUMNS, rows)
+    return [out]

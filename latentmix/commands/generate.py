@@ -13,7 +13,7 @@ from latentmix.experiment.tables import write_table
 
 STAGES = (SYNTHESIZE, INVERT, generation(copies=2))  # in the cache, and under readable names
 FOLDER = "images"
-COLUMNS = ("file_name", "label", "n", "method", "draw", "sources", "inversion", "seed")
+COLUMNS = ("file_name", "label", "n", "method", "draw", "sources", "weights", "inversion", "seed")
 
 
 def run(experiment: Experiment, dry_run: bool) -> None:
@@ -48,9 +48,11 @@ def _name(cell: Cell, draw: int) -> str:
 
 
 def _rows(experiment: Experiment, cell: Cell) -> Iterator[tuple[object, ...]]:
-    """Yield what each image of a cell was mixed of, with equal weights: files, or ids of images that are no files."""
+    """Yield what each image of a cell was mixed of: files, or ids of images that are no files, and their weights."""
     pool, config = experiment.pool(cell.class_id), experiment.config
     for draw, weights in zip(experiment.draws(cell), experiment.weights(cell, experiment.draws(cell)), strict=True):
-        sources = json.dumps([pool[index].label for index in weights.nonzero()[:, 0]], ensure_ascii=False)
-        made = (cell.n, cell.method_name, draw, sources, config.inversion.name, config.seed)
+        mixed = weights.nonzero()[:, 0].tolist()
+        sources = json.dumps([pool[index].label for index in mixed], ensure_ascii=False)
+        shares = json.dumps([round(weights[index].item(), 4) for index in mixed])
+        made = (cell.n, cell.method_name, draw, sources, shares, config.inversion.name, config.seed)
         yield _name(cell, draw), cell.class_id, *made

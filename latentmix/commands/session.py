@@ -15,7 +15,7 @@ from latentmix.cache import read_checked_json, remove_partial_files, write_atomi
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
-from latentmix.config import Config, differences
+from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import estimate, shared_batch_size
 from latentmix.experiment.experiment import Experiment
@@ -58,7 +58,7 @@ def joined(
         experiment.alone = claims.alone
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
-        settings = experiment.settings
+        settings = result_settings(config.as_dict())
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
 
 

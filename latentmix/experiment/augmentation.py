@@ -1,13 +1,12 @@
 """Augmentation: all images of each class, inverted and mixed at random, as more images of the class."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import Any
 
 from torch import Tensor
 
-from latentmix.config import Config
 from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout
@@ -25,16 +24,10 @@ class Augmentation(Experiment):
 
     measured_with = ("clip",)
 
-    def __init__(self, config: Config, alpha: float) -> None:
-        super().__init__(config)
-        self.alpha = alpha
-
     @property
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings, "alpha": str(self.alpha)}
-
-    def renewed(self) -> "Augmentation":
-        return Augmentation(self.config, self.alpha)
+    def alpha(self) -> float:
+        """Return the concentration of the weights; infinity if they are uniform."""
+        return math.inf if self.config.weights == "uniform" else self.config.weights
 
     @cached_property
     def networks(self) -> dict[str, Network]:  # type: ignore[override]
@@ -98,4 +91,4 @@ class Augmentation(Experiment):
     def layout(self) -> Layout:  # type: ignore[override]
         """Return the folders of this experiment, whose keys hold what mixtures are drawn from."""
         usual = super().layout
-        return replace(usual, generation={**usual.generation, "of": sorted(self.config.n), "alpha": str(self.alpha)})
+        return replace(usual, mixing={**usual.mixing, "of": sorted(self.config.n)})

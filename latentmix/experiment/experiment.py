@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from latentmix.config import Config, result_settings
+from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
@@ -49,14 +49,9 @@ class Experiment:
         self.config = config
         self.alone: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return all settings that results depend on: workers share tasks if theirs are equal."""
-        return result_settings(self.config.as_dict())
-
     def renewed(self) -> "Experiment":
         """Return the same experiment with nothing loaded."""
-        return Experiment(self.config)
+        return type(self)(self.config)
 
     # The device and the networks
 
@@ -243,7 +238,7 @@ class Experiment:
         """Return the numbers of a cell's draws, or of the first `most`: fewer than asked for if N has fewer subsets."""
         config = self.config
         count = config.draws if most is None else min(most, config.draws)
-        if cell.method == NOISE:
+        if cell.method == NOISE or (config.weights != "uniform" and cell.n > 1):  # random weights are never the same
             return range(count)
         return distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
 

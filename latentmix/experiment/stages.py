@@ -334,7 +334,9 @@ def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Seque
     """Return the draws of a cell, or the first `most`. Warn once if an N has fewer subsets than draws are asked for."""
     config, draws = experiment.config, experiment.draws(cell, most)
     if len(draws) < min(config.draws, config.draws if most is None else most):
-        few = {n: subsets for n in config.n if (subsets := math.comb(config.pool, n)) < config.draws}
+        single = config.weights != "uniform"  # only mixtures of one image can repeat
+        ns = [n for n in config.n if n == 1 or not single]
+        few = {n: subsets for n in ns if (subsets := math.comb(config.pool, n)) < config.draws}
         counts = ", ".join(f"{subsets} of n={n}" for n, subsets in few.items())
         warn_once(
             f"draws={config.draws} is more than the subsets that pool={config.pool} images have: {counts}; each of "

@@ -127,15 +127,20 @@ def _reasons_to_drop(experiment: Augmentation, options: Options, class_id: str) 
 
 def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:
     """Return how much each draw differs from the nearest image of its class: levels of 255, root mean square."""
-    inputs = np.stack([source.pixels(COPY_SIZE) for source in experiment.pool(cell.class_id)]).astype(np.float32)
+    size = experiment.config.model.size
+    inputs = np.stack([_small(Image.fromarray(source.pixels(size))) for source in experiment.pool(cell.class_id)])
 
     def distance(draw: int) -> float:
         with Image.open(experiment.layout.image_path(cell, draw)) as image:
-            resized = image.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
-        return float(np.sqrt(np.square(inputs - np.asarray(resized)).mean((1, 2, 3))).min())
+            return float(np.sqrt(np.square(inputs - _small(image)).mean((1, 2, 3))).min())
 
     draws = experiment.draws(cell)
     return dict(zip(draws, on_all_threads(distance, draws), strict=True))
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    resized = image.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(resized, dtype=np.float32)
 
 
 def _jpeg(path: Path) -> bytes:

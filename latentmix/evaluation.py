@@ -1,0 +1,123 @@
+"""Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentmix.data.image_files import image_files, listing_errors
+from latentmix.data.pictures import read_pictures
+from latentmix.errors import UserError
+from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
+from latentmix.metrics import METRICS, Estimate, Metric
+from latentmix.runner.tasks import split
+from latentmix.threads import on_all_threads
+
+BATCH = 32  # images
+PAIRS = 50  # of images, whose perceptual distance is the diversity
+DEFAULT = ("fid", "kid", "precision", "recall")
+
+
+def evaluate(
+    images: Any,
+    reference: Any,
+    metrics: Sequence[str] = DEFAULT,
+    *,
+    features: str = "inception",
+    clip: str = "ViT-L-14/openai",
+    perceptual: str = "lpips-alex",
+    device: str | torch.device | None = None,
+) -> dict[str, Estimate]:
+    """Return each metric of `images` against `reference`, with its 95 % interval.
+
+    Each of the two is a folder (all image files in it and below it), uint8 arrays [N, H, W, 3] or tensors
+    [N, 3, H, W], or a list of paths and PIL images. Metrics are those of runs, except `clip_score`. A metric is named
+    after the network that it is taken in, such as `fid`, `fd_embedded` or `cmmd_vit-l-14-openai`: `features` is that
+    of Fréchet distances and the like, `clip` that of CLIP distances and `perceptual` that of `diversity`. Images are
+    measured at their own size; CLIP sees their central square. Intervals are over `images` alone.
+
+        lm.evaluate("generated", "photos", ["fid", "clip_distance"])["fid"].value
+
+    Raises: UserError for an unknown metric or network, and for anything that is no image.
+    """
+    wanted = {name: _metric(name) for name in dict.fromkeys(metrics)}
+    kinds = {metric.network for metric in wanted.values()}
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    networks = dict[str, Network]()
+    if "frechet" in kinds:
+        networks["frechet"] = frechet_network(features, place)
+    if "clip" in kinds:
+        networks["clip"] = clip_network(clip, place, texts=False)
+    labels = {kind: network.name for kind, network in networks.items()}
+    items, others = _items(images), _items(reference)
+    x, y = _features(items, networks), _features(others, networks)
+    if "pairs" in kinds:
+        between = perceptual_network(perceptual, place)
+        labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
+        y["pairs"] = x["pairs"]  # which no metric looks at
+    return {
+        metric.column(name, labels[metric.network]): metric.sample(x[metric.network], y[metric.network]).interval()
+        for name, metric in wanted.items()
+    }
+
+
+def _metric(name: str) -> Metric:
+    known = [known for known in METRICS if not METRICS[known].of_prompt]
+    if name in known:
+        return METRICS[name]
+    if name in METRICS:
+        raise UserError(f"{name} compares images with a prompt, and there is none here; leave it out")
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    raise UserError(f"there is no metric {name!r}; did you mean {nearest!r}? (there are {', '.join(known)})")
+
+
+def _items(images: Any) -> list[Any]:
+    """Return the single images of what a caller gave. Raises: UserError for fewer than two."""
+    if not isinstance(images, str | Path):
+        found, what = list(images), "one side"
+    else:
+        folder, what = Path(images).expanduser(), str(images)
+        with listing_errors("give a folder of images"):
+            found = list(image_files(folder))
+    if len(found) < 2:
+        raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")
+    return found
+
+
+def _read(item: Any) -> Tensor:
+    return read_pictures([item], None)[0][0]
+
+
+def _features(items: Sequence[Any], networks: Mapping[str, Network]) -> dict[str, Tensor]:
+    """Return the features [N, D] of images by each network."""
+    found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
+    for batch in tqdm(split(items, BATCH) if networks else [], desc="images", unit="batch", disable=None, leave=False):
+        for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
+            pixels = torch.stack(list(group))
+            for kind, network in networks.items():
+                found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+    return {kind: torch.cat(rows) for kind, rows in found.items()}
+
+
+def _square(pixels: Tensor) -> Tensor:
+    """Return the central square of images [B, 3, H, W]."""
+    height, width = pixels.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[:, :, top : top + side, left : left + side]
+
+
+def _distances(items: Sequence[Any], between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the perceptual distances [K, 1] of the first and second image, the third and fourth, and so on."""
+    rows = []
+    for first, second in list(zip(items[::2], items[1::2], strict=False))[:PAIRS]:
+        one, other = _read(first), _read(second)
+        if one.shape != other.shape:
+            raise UserError(f"diversity compares images in pairs, and {first} and {second} differ in size; resize them")
+        rows.append(between(one[None], other[None]).cpu())
+    return torch.cat(rows)[:, None]
