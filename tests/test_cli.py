@@ -35,7 +35,7 @@ from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate_plainly
 from latentmix.experiment.stages import mix_cell
-from latentmix.metrics import METRICS
+from latentmix.metrics import METRICS, mean, paired
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel
 
@@ -205,8 +205,23 @@ def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
 def test_values_lie_in_their_intervals_and_counts_are_right(run: Run) -> None:
     for row in run.rows:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
-        of_class = REFERENCE // 2 if row["method"] == "real" else DRAWS
-        assert int(row["count"]) == (len(CLASSES) if row["class"] == "all" else of_class)
+        of_class = (REFERENCE // 2, "images") if row["method"] == "real" else (DRAWS, "draws")
+        classes = len(CLASSES) if row["class"] == "all" else 1  # fewer than four, so the interval is over draws
+        assert (int(row["count"]), row["over"]) == (classes * of_class[0], of_class[1])
+
+
+def test_intervals_are_possible_values(run: Run) -> None:
+    shares = {f"{name}_embedded" for name in ("precision", "recall", "coverage")}
+    for row in run.rows:
+        if row["metric"] not in ("kd_embedded", "cmmd_embedded"):  # unbiased, so these may be negative
+            assert float(row["low"]) >= 0
+        if row["metric"] in shares:
+            assert float(row["high"]) <= 1
+        if row["metric"].startswith("clip_distance"):
+            assert float(row["high"]) <= 2
+    for row in pairs_of(run):
+        if row["metric"] in shares:
+            assert -1 <= float(row["low"]) <= float(row["high"]) <= 1
 
 
 def test_the_average_is_the_mean_of_the_classes(run: Run) -> None:
@@ -214,8 +229,11 @@ def test_the_average_is_the_mean_of_the_classes(run: Run) -> None:
         cells = [run.row(c, int(row["n"]), row["method"], row["metric"]) for c in CLASSES]
         values = [float(cell["value"]) for cell in cells]
         assert float(row["value"]) == pytest.approx(np.mean(values), rel=1e-14)
-        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-        low, high = np.mean(values) - half, np.mean(values) + half
+        ends = [[float(cell[end]) for cell in cells] for end in ("low", "high")]
+        low, high = (
+            np.mean(values) + sign * np.linalg.norm(np.subtract(end, values)) / len(values)
+            for sign, end in zip((-1, 1), ends, strict=True)
+        )
         assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
 
 
@@ -332,7 +350,7 @@ def test_methods_are_paired_with_fix_0(run: Run) -> None:
     rows = pairs_of(run)
     assert list(rows[0]) == [
         *("model", "data", "inversion", "class", "n", "metric", "method", "reference"),
-        *("difference", "low", "high", "won", "count"),
+        *("difference", "low", "high", "won", "count", "over"),
     ]
     metrics = {row["metric"] for row in run.rows}
     wanted = sorted(product((*CLASSES, "all"), map(str, NS), metrics))
@@ -360,7 +378,7 @@ def test_fix_0_is_the_reference_wherever_it_stands(methods: str, reference: str,
 
 
 def test_pairs_by_hand(run: Run) -> None:
-    """Student's paired interval of the distances image by image, and the share of draws in which fix/chm is nearer."""
+    """The difference of the distances image by image, and the share of draws in which fix/chm is nearer."""
     images = pq.read_table(run.folder / "images.parquet").to_pylist()
     shares = {}
     for class_id in CLASSES:
@@ -371,8 +389,10 @@ def test_pairs_by_hand(run: Run) -> None:
         (row,) = (
             r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == (class_id, "4", "clip_distance_embedded")
         )
-        low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
-        assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high), rel=1e-6)
+        compared = paired(*(mean(torch.from_numpy(x), (None, 1.0)) for x in (a, b))).difference
+        assert [float(row[name]) for name in ("difference", "low", "high")] == pytest.approx(
+            [(a - b).mean(), compared.low, compared.high], rel=1e-6
+        )
         assert float(row["won"]) == pytest.approx((a < b).mean())
         shares[class_id] = float(row["won"])
     (row,) = (r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == ("all", "4", "clip_distance_embedded"))
@@ -771,7 +791,9 @@ def test_a_folder_of_images_from_end_to_end(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {"drop", "ring", "star", "all"}
     assert {row["data"] for row in rows} == {"shapes"}
-    assert {row["count"] for row in rows} == {"3", "4", "5"}  # classes, draws, and half of the real images
+    counts = {(row["class"] == "all", row["count"], row["over"]) for row in rows}
+    of_class = {(False, "4", "draws"), (False, "5", "images")}  # half of the real images
+    assert counts == of_class | {(True, "12", "draws"), (True, "15", "images")}
     references = [cached(folder, "features") for folder in tmp_path.glob("outputs/cache/references/*/*")]
     assert [len(rows) for rows in references] == [10] * 6  # all there are, in two networks
     assert (tmp_path / "outputs" / "tiny-shapes" / "fig1.png").exists()

@@ -425,10 +425,11 @@ def plain_coverage(x: Tensor, y: Tensor) -> float:
 def test_recall_and_coverage_have_jackknives(
     metric: Callable[[Tensor, Tensor], Sample], plain: Callable[[Tensor, Tensor], float]
 ) -> None:
-    x, y = normal(60, 3, seed=1), normal(70, 3, seed=2) + 0.5
-    expected = jackknifed(lambda rows: plain(rows, y), x)
-    assert metric(x, y).value == expected.value
-    assert (metric(x, y).parts - expected.parts).abs().max() < 1e-12
+    for n in (5, 23):
+        x, y = normal(n, 3, seed=1), normal(70, 3, seed=2) + 0.5
+        without = torch.tensor([plain(x[torch.arange(n) != i], y) for i in range(n)], dtype=torch.float64)
+        assert metric(x, y).value == plain(x, y)
+        assert (metric(x, y).parts - (n * plain(x, y) - (n - 1) * without)).abs().max() < 1e-12
 
 
 # Cosine distances.
@@ -545,8 +546,10 @@ def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
             parts = sample.parts.numpy()
             assert len(parts) in (15, 30), name  # groups of the jackknife, or images
             width = 2 * stats.t.ppf(0.975, len(parts) - 1) * stats.sem(parts)
-            assert estimate.high - estimate.low == pytest.approx(width, rel=1e-9), name
-            assert (estimate.high + estimate.low) / 2 == pytest.approx(estimate.value, abs=1e-12), name
+            assert estimate.low < estimate.high, name
+            assert estimate.low <= estimate.value <= estimate.high, name
+            if sample.unseen is None:
+                assert estimate.high - estimate.low == pytest.approx(width, rel=1e-9), name
         if sample.by_row:
             assert sample.value == sample.parts.mean().item()
         assert metric.sample(x.float(), y.float()).value == pytest.approx(sample.value, rel=1e-4, abs=1e-5)
@@ -583,13 +586,13 @@ def test_the_interval_of_a_mean_is_students(values: list[float]) -> None:
     low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     estimate = mean_interval(torch.tensor(values, dtype=torch.float64))
     expected = (np.mean(values), low, high, len(values))
-    assert astuple(estimate) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert astuple(estimate)[:4] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_the_interval_of_a_mean_by_hand() -> None:
     """Mean 2, std 1, and t = 4.302653 for two degrees of freedom."""
     low, high = 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5
-    assert astuple(mean_interval(torch.tensor([1.0, 2.0, 3.0]))) == pytest.approx((2, low, high, 3), rel=1e-6)
+    assert astuple(mean_interval(torch.tensor([1.0, 2.0, 3.0])))[:4] == pytest.approx((2, low, high, 3), rel=1e-6)
 
 
 def test_a_single_value_has_no_interval() -> None:
@@ -620,7 +623,7 @@ def test_jackknife_of_the_mean_is_the_classical_formula(n: int, groups: int) -> 
     x = normal(n, 1, seed=3).exp()
     means = x.view(-1, groups).mean(0).numpy()  # group g has rows g, g + groups, …
     low, high = stats.t.interval(0.95, groups - 1, loc=means.mean(), scale=stats.sem(means))
-    assert astuple(jackknife_interval(mean_of, x, groups)) == pytest.approx((means.mean(), low, high, n), rel=1e-10)
+    assert astuple(jackknife_interval(mean_of, x, groups))[:4] == pytest.approx((means.mean(), low, high, n), rel=1e-10)
 
 
 def test_jackknife_of_the_mean_with_groups_of_unlike_sizes_is_nearly_that() -> None:

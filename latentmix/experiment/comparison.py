@@ -19,8 +19,21 @@ from latentmix.metrics import METRICS, Comparison, Sample, paired
 
 Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
 
-COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count")
-PAIR_COLUMNS = ("run", "reference", "class", "n", "method", "metric", "difference", "low", "high", "won", "count")
+COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count", "over")
+PAIR_COLUMNS = (
+    "run",
+    "reference",
+    "class",
+    "n",
+    "method",
+    "metric",
+    "difference",
+    "low",
+    "high",
+    "won",
+    "count",
+    "over",
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +100,12 @@ def differences(run: Run, reference: Run) -> list[Difference]:
     if not share_draws(run, reference):
         return []
     found = list(_by_class(run, reference))
+    limits = {metric: METRICS[name].limits for (*_, metric), (name, _) in run.samples.items()}
     groups: dict[tuple[int, str, str], list[Comparison]] = {}
     for difference in found:
         groups.setdefault(difference.key[1:], []).append(difference.comparison)
     averages = [
-        Difference(run.label, reference.label, (AVERAGE, *group), average_comparison(comparisons))
+        Difference(run.label, reference.label, (AVERAGE, *group), average_comparison(comparisons, limits[group[2]]))
         for group, comparisons in groups.items()
     ]
     return found + averages
@@ -116,19 +130,22 @@ def _read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
         cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
         if parts is None:
             parts = [image[row["name"]] for image in images[cell]]
-        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"])
+        unseen, by_row = row.get("unseen"), row["parts"] is None or METRICS[row["name"]].network == "pairs"
+        ends = None if unseen is None else (unseen[0], unseen[1])
+        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], ends, by_row)
         yield (*cell, row["metric"]), (row["name"], sample)
 
 
-def _numbers(comparison: Comparison) -> tuple[float, ...]:
-    return *interval(comparison.difference), comparison.won, comparison.difference.count
+def _numbers(comparison: Comparison) -> tuple[object, ...]:
+    difference = comparison.difference
+    return *interval(difference), comparison.won, difference.count, difference.over
 
 
 def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:
     """Write the joined tables of runs, and all differences from the first one. Return the files."""
     tables, pairs = folder / "comparison.csv", folder / "comparison-pairs.csv"
     rows = [
-        (run.label, r.class_id, r.n, r.method, r.metric, *interval(r.estimate), r.estimate.count)
+        (run.label, r.class_id, r.n, r.method, r.metric, *interval(r.estimate), r.estimate.count, r.estimate.over)
         for run in runs
         for r in run.results
     ]

@@ -15,20 +15,35 @@ from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.tables import RUN, interval, number, read_rows, run_names, write_table
-from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, mean_interval, paired
+from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, average, mean_interval, paired
 from latentmix.mixing import Method
 
-COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count")
-PAIR_COLUMNS = (*RUN, "class", "n", "metric", "method", "reference", "difference", "low", "high", "won", "count")
+COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count", "over")
+PAIR_COLUMNS = (
+    *RUN,
+    "class",
+    "n",
+    "metric",
+    "method",
+    "reference",
+    "difference",
+    "low",
+    "high",
+    "won",
+    "count",
+    "over",
+)
 AVERAGE = "all"  # the class that stands for the average over classes
+LEAST_CLASSES = 4  # with fewer, intervals of averages are over draws: those over classes would say nothing
 REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first method if it has no fix/0
 
 Samples = dict[str, Sample]  # by metric
+Limits = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of `metrics.csv`. Interval and count are over draws for a class, over classes for `all`."""
+    """One row of `metrics.csv`."""
 
     class_id: str
     n: int
@@ -62,12 +77,14 @@ def evaluate(experiment: Experiment) -> list[Result]:
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
             rows.append((0, "real", _samples(experiment, *_halves(real))))
         for n, method, by_metric in rows:
-            results += [Result(class_id, n, method, columns[m], sample.interval()) for m, sample in by_metric.items()]
+            estimates = {name: _estimate(name, sample, method) for name, sample in by_metric.items()}
+            results += [Result(class_id, n, method, columns[name], e) for name, e in estimates.items()]
         pairs += _compare(experiment, samples)
         images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.draws(cell)))
         parts += (row for cell in cells for row in _part_rows(cell, samples[cell], columns))
-    results += averages(results)
-    pairs += _average_pairs(pairs)
+    limits = {column: METRICS[name].limits for name, column in columns.items()}
+    results += averages(results, limits)
+    pairs += _average_pairs(pairs, limits)
     folder, run = experiment.config.folder, run_names(experiment.config)
     write_table(folder / "metrics.csv", COLUMNS, [(*run, *_result_row(result)) for result in results])
     write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *_pair_row(pair)) for pair in pairs])
@@ -85,12 +102,26 @@ def labels(experiment: Experiment) -> dict[str, str]:
     return {name: METRICS[name].column(name, networks[METRICS[name].network]) for name in wanted}
 
 
-def averages(results: list[Result]) -> list[Result]:
-    """Return the mean over classes of each value, with the interval that the scatter of classes gives."""
-    groups: dict[tuple[int, str, str], list[float]] = {}
+def averages(results: list[Result], limits: Mapping[str, Limits]) -> list[Result]:
+    """Return the mean over classes of each value. `limits` are those of the metrics' values."""
+    groups: dict[tuple[int, str, str], list[Estimate]] = {}
     for result in results:
-        groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate.value)
-    return [Result(AVERAGE, *group, _over_classes(values)) for group, values in groups.items()]
+        groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate)
+    return [
+        Result(AVERAGE, *group, over_classes(estimates).within(limits[group[2]])) for group, estimates in groups.items()
+    ]
+
+
+def over_classes(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of the estimates of classes.
+
+    Its interval comes from the scatter of the classes (Student's t), or for fewer than `LEAST_CLASSES` from the
+    intervals of the classes, which are over draws.
+    """
+    if len(estimates) < LEAST_CLASSES and not any(math.isnan(e.low) for e in estimates):
+        return average(estimates)
+    values = torch.tensor([e.value for e in estimates], dtype=torch.float64)
+    return replace(mean_interval(values), over="classes")
 
 
 def read_table(path: Path) -> list[Result]:
@@ -101,7 +132,13 @@ def read_table(path: Path) -> list[Result]:
             int(row["n"]),
             row["method"],
             row["metric"],
-            Estimate(number(row["value"]), number(row["low"]), number(row["high"]), int(row["count"])),
+            Estimate(
+                number(row["value"]),
+                number(row["low"]),
+                number(row["high"]),
+                int(row["count"]),
+                row.get("over") or ("classes" if row["class"] == AVERAGE else "draws"),  # of an earlier release
+            ),
         )
         for row in read_rows(path)
     ]
@@ -152,6 +189,12 @@ def _sample(metric: Metric, generated: Tensor, real: Tensor) -> Sample:
         return Sample(math.nan, torch.empty(0, dtype=torch.float64), len(generated))
 
 
+def _estimate(name: str, sample: Sample, method: str) -> Estimate:
+    """Return a sample's estimate, which says what its interval is over."""
+    over = "pairs" if METRICS[name].network == "pairs" else "images" if method == "real" else "draws"
+    return replace(sample.interval().within(METRICS[name].limits), over=over)
+
+
 def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Yield the features of every other real image, and those of the rest; prompt and pairs belong to both."""
     for start in (0, 1):
@@ -188,6 +231,7 @@ def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iter
         yield {
             **{"class": cell.class_id, "n": cell.n, "method": cell.method_name, "name": name, "metric": columns[name]},
             **{"value": sample.value, "count": sample.count, "parts": None if in_images else sample.parts.tolist()},
+            "unseen": None if sample.unseen is None else list(sample.unseen),
         }
 
 
@@ -207,38 +251,36 @@ def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterato
             yield Pair(cell.class_id, cell.n, columns[name], cell.method_name, other.method_name, comparison)
 
 
-def _average_pairs(pairs: list[Pair]) -> list[Pair]:
+def _average_pairs(pairs: list[Pair], limits: Mapping[str, Limits]) -> list[Pair]:
     """Return the mean over classes of each comparison."""
     groups: dict[tuple[int, str, str, str], list[Comparison]] = {}
     for pair in pairs:
         groups.setdefault((pair.n, pair.metric, pair.method, pair.reference), []).append(pair.comparison)
     rows = []
     for group, comparisons in groups.items():
-        rows.append(Pair(AVERAGE, *group, average_comparison(comparisons)))
+        rows.append(Pair(AVERAGE, *group, average_comparison(comparisons, limits[group[1]])))
     return rows
 
 
-def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
-    """Return the mean over classes of a comparison."""
-    difference = _over_classes([comparison.difference.value for comparison in comparisons])
+def average_comparison(comparisons: Sequence[Comparison], limits: Limits) -> Comparison:
+    """Return the mean over classes of a comparison. `limits` are those of the values that are compared."""
+    low, high = limits
+    difference = over_classes([comparison.difference for comparison in comparisons]).within((low - high, high - low))
     return Comparison(difference, sum(comparison.won for comparison in comparisons) / len(comparisons))
-
-
-def _over_classes(values: list[float]) -> Estimate:
-    return mean_interval(torch.tensor(values, dtype=torch.float64))
 
 
 # Files
 
 
 def _result_row(result: Result) -> tuple[object, ...]:
-    return result.class_id, result.n, result.method, result.metric, *interval(result.estimate), result.estimate.count
+    e = result.estimate
+    return result.class_id, result.n, result.method, result.metric, *interval(e), e.count, e.over
 
 
 def _pair_row(pair: Pair) -> tuple[object, ...]:
     difference = pair.comparison.difference
     names = (pair.class_id, pair.n, pair.metric, pair.method, pair.reference)
-    return *names, *interval(difference), pair.comparison.won, difference.count
+    return *names, *interval(difference), pair.comparison.won, difference.count, difference.over
 
 
 def _write_parquet(path: Path, rows: list[dict[str, object]]) -> None:

@@ -1,25 +1,27 @@
 """Metrics: functions of the features of generated and real images, and intervals of their values."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from latentmix.metrics.distances import (
     Features,
     Others,
     activation_distances,
     clip_scores,
+    cmmd,
     cmmd_contributions,
     cosine_distances,
     frechet_distance,
     frechet_infinity,
+    kid,
     kid_contributions,
 )
-from latentmix.metrics.intervals import Comparison, Estimate, Sample, jackknifed, mean, mean_interval, paired
+from latentmix.metrics.intervals import Comparison, Estimate, Sample, average, jackknifed, mean, mean_interval, paired
 from latentmix.metrics.neighbours import coverage, density, precision, recall
 from latentmix.plugins import table
 
@@ -32,6 +34,7 @@ __all__ = [
     "Others",
     "Sample",
     "activation_distances",
+    "average",
     "clip_scores",
     "cmmd_contributions",
     "cosine_distances",
@@ -64,6 +67,8 @@ class Metric:
     elsewhere: tuple[str, str] | None = None  # name and label in other networks than Inception
     of_prompt: bool = False  # compares with the embedding [1, D] of the prompt, not with real images
     plotted: bool = True  # has a panel in Fig. 7; metrics without one are drawn only if no other metric was measured
+    limits: tuple[float, float] = (-math.inf, math.inf)  # of its values, and so of its intervals
+    note: str = ""  # what captions and reports say about it
 
     @property
     def lower(self) -> bool:
@@ -91,30 +96,54 @@ def _frechet_infinity(x: Features, y: Others) -> Sample:
     return Sample(frechet_infinity(x, y), torch.empty(0, dtype=torch.float64), len(x))
 
 
-def _by_row(contributions: Callable[..., Tensor], **options: bool) -> Callable[[Features, Others], Sample]:
-    """Return a metric that is the mean of what each row contributes."""
-    return lambda x, y: mean(contributions(x, y, **options))
+def _cosine(x: Features, y: Others, unit: bool = True) -> Sample:
+    """Return the mean distance. Its interval allows for draws at a distance of 1, which resemble no real image."""
+    return mean(cosine_distances(x, y, unit), (None, 1.0))
 
+
+def _clip_score(x: Features, text: Others) -> Sample:
+    """Return the mean score. Its interval allows for draws with a score of 0."""
+    return mean(clip_scores(x, text), (0.0, None))
+
+
+def _precision(x: Features, y: Others) -> Sample:
+    return mean(precision(x, y), SHARE)
+
+
+def _density(x: Features, y: Others) -> Sample:
+    """Return the mean density. Its interval allows for draws of density 1, which real images have on average."""
+    values = density(x, y)
+    return mean(values, (0.0, max(1.0, values.max().item())))
+
+
+DISTANCE, COSINE, SHARE = (0.0, math.inf), (0.0, 2.0), (0.0, 1.0)  # limits of metrics
+TYPICAL = (
+    "It rewards typical images: real ones are further from their own mean than mixtures are. Below the value of real "
+    "images, smaller is not better."
+)
+
+COUNTS = "It depends on the numbers of images; its interval is one of the expected value at these numbers."
+LIMIT = "Its interval over classes is one of the limit of many generated images."
 
 _Unplotted = partial(Metric, plotted=False)
 
 METRICS: Mapping[str, Metric] = table(
     "metrics",
     {
-        "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance")),
-        "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞")),
-        "kid": _Unplotted("KID", "lower", "frechet", _by_row(kid_contributions), ("kd", "Kernel distance")),
-        "clip_distance": Metric("Cosine distance", "lower", "clip", _by_row(cosine_distances)),
+        "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance"), limits=DISTANCE, note=COUNTS),
+        "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞"), note=LIMIT),
+        "kid": _Unplotted("KID", "lower", "frechet", kid, ("kd", "Kernel distance")),
+        "clip_distance": Metric("Cosine distance", "lower", "clip", _cosine, limits=COSINE, note=TYPICAL),
         "clip_distance_raw": Metric(
-            "Cosine distance, raw mean", "lower", "clip", _by_row(cosine_distances, unit=False)
+            "Cosine distance, raw mean", "lower", "clip", partial(_cosine, unit=False), limits=COSINE, note=TYPICAL
         ),
-        "clip_score": _Unplotted("CLIP score", "higher", "clip", _by_row(clip_scores), of_prompt=True),
-        "cmmd": _Unplotted("CMMD", "lower", "clip", _by_row(cmmd_contributions)),
-        "precision": _Unplotted("Precision", "higher", "frechet", _by_row(precision)),
-        "recall": _Unplotted("Recall", "higher", "frechet", recall),
-        "density": _Unplotted("Density", "higher", "frechet", _by_row(density)),
-        "coverage": _Unplotted("Coverage", "higher", "frechet", coverage),
-        "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0])),
+        "clip_score": _Unplotted("CLIP score", "higher", "clip", _clip_score, of_prompt=True, limits=(0.0, 100.0)),
+        "cmmd": _Unplotted("CMMD", "lower", "clip", cmmd),
+        "precision": _Unplotted("Precision", "higher", "frechet", _precision, limits=SHARE),
+        "recall": _Unplotted("Recall", "higher", "frechet", recall, limits=SHARE),
+        "density": _Unplotted("Density", "higher", "frechet", _density, limits=DISTANCE),
+        "coverage": _Unplotted("Coverage", "higher", "frechet", coverage, limits=SHARE),
+        "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0]), limits=DISTANCE),
     },
     kind=Metric,
 )

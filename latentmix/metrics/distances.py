@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from latentmix.metrics.intervals import Sample, mean
+
 Features = Float[Tensor, "n D"]
 Others = Float[Tensor, "m D"]
 Values = Float[Tensor, " n"]
@@ -84,7 +86,12 @@ def kid_contributions(x: Features, y: Others) -> Float[Tensor, " n"]:
     KID is the mean of the contributions. It is unbiased, so it may be negative. All rows are used at once, where the
     original averages over random subsets. Raises ValueError for fewer than two rows.
     """
-    return _mmd(_polynomial, x.double(), y.double())
+    return kid(x, y).parts
+
+
+def kid(x: Features, y: Others) -> Sample:
+    """Return KID. Its interval allows for draws like any row of x or y."""
+    return _sample(*_mmd(_polynomial, x.double(), y.double()))
 
 
 def cmmd_contributions(x: Features, y: Others) -> Float[Tensor, " n"]:
@@ -94,7 +101,17 @@ def cmmd_contributions(x: Features, y: Others) -> Float[Tensor, " n"]:
     paper's formula is. Its authors' code has the biased estimator, which is larger by
     1000 ((1 − k̄x)/n + (1 − k̄y)/m), where k̄ is the mean of k between different rows.
     """
-    return 1000 * _mmd(_gaussian, *(functional.normalize(f.double(), dim=1) for f in (x, y)))
+    return cmmd(x, y).parts
+
+
+def cmmd(x: Features, y: Others) -> Sample:
+    """Return CMMD. Its interval allows for draws like any row of x or y."""
+    of_x, of_y = _mmd(_gaussian, *(functional.normalize(f.double(), dim=1) for f in (x, y)))
+    return _sample(1000 * of_x, 1000 * of_y)
+
+
+def _sample(of_x: Tensor, of_y: Tensor) -> Sample:
+    return mean(of_x, (min(of_x.min(), of_y.min()).item(), max(of_x.max(), of_y.max()).item()))
 
 
 def _polynomial(a: Tensor, b: Tensor) -> Tensor:
@@ -106,15 +123,17 @@ def _gaussian(a: Tensor, b: Tensor, sigma: float = 10) -> Tensor:
     return torch.exp((a @ b.T - 1) / sigma**2)
 
 
-def _mmd(kernel: Kernel, x: Features, y: Others) -> Float[Tensor, " n"]:
+def _mmd(kernel: Kernel, x: Features, y: Others) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Return what each row of x contributes to the unbiased MMD² (Gretton et al., eq. 3), which is their mean.
 
-    The contributions are first-order (Hájek) projections, so their scatter gives the error of MMD² over x.
+    The contributions are first-order (Hájek) projections, so their scatter gives the error of MMD² over x. The second
+    result is what each row of y would contribute if it were one of x.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased distance needs at least 2 rows of each, not {len(x)} and {len(y)}")
-    near_x, near_y = _to_others(kernel(x, x)), _to_others(kernel(y, y))
-    return 2 * near_x - near_x.mean() - 2 * kernel(x, y).mean(1) + near_y.mean()
+    near_x, near_y, across = _to_others(kernel(x, x)), _to_others(kernel(y, y)), kernel(x, y)
+    of_both = near_y.mean() - near_x.mean()
+    return 2 * near_x - 2 * across.mean(1) + of_both, 2 * across.mean(0) - 2 * near_y + of_both
 
 
 def _to_others(k: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:

@@ -1,55 +1,77 @@
 """95 % intervals over draws, images or classes, and paired comparisons of methods.
 
-Intervals are Student's, of pseudo-values: what each draw, or group of draws, contributes to a statistic. Two methods
-that mixed the same draws are compared by the differences of their pseudo-values.
+Intervals are computed from pseudo-values: what each draw, or group of draws, contributes to a statistic. They are
+Student's, or `bounded` ones where the values of draws not seen yet are bounded. docs/statistics.md has their coverage.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from latentmix.metrics.bounded import bounded_interval
+
 Values = Float[Tensor, " n"]
 Rows = Shaped[Tensor, "n ..."]
+Ends = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval, and the number of draws, images or classes that it was computed from."""
+    """A value, its 95 % interval, and the number of draws, pairs, images or classes (`over`) that these are over."""
 
     value: float
     low: float
     high: float
     count: int
+    over: str = "draws"
+
+    def within(self, limits: tuple[float, float]) -> "Estimate":
+        """Return the estimate with an interval that lies within the limits of what is estimated.
+
+        A value outside of them stays, and lies within its interval: an unbiased estimate may be negative.
+        """
+        low, high = limits
+        return replace(self, low=max(self.low, min(low, self.value)), high=min(self.high, max(high, self.value)))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A statistic of `count` rows, and its pseudo-values: independent parts that scatter as the statistic does."""
+    """A statistic of `count` rows, and its pseudo-values: independent parts that scatter as the statistic does.
+
+    `unseen` are the least and the greatest part that a row not drawn yet may have. There, None stands for the least or
+    the greatest part that was drawn. Without `unseen`, parts are taken to be normal.
+    """
 
     value: float
     parts: Float[Tensor, " k"]
     count: int
-
-    @property
-    def by_row(self) -> bool:
-        """Return whether each row has a part of its own; the statistic is then the mean of the parts."""
-        return len(self.parts) == self.count
+    unseen: Ends | None = None
+    by_row: bool = False  # each row has a part of its own, and the statistic is the mean of the parts
 
     def interval(self) -> Estimate:
-        """Return Student's interval from the scatter of the parts; NaN for fewer than two."""
-        if (k := len(self.parts)) < 2:
+        """Return an interval from the scatter of the parts: `bounded` or Student's; NaN for fewer than two parts."""
+        return self._interval
+
+    @cached_property
+    def _interval(self) -> Estimate:
+        if (k := len(self.parts)) < 2 or not self.parts.isfinite().all():
             return Estimate(self.value, math.nan, math.nan, self.count)
+        if self.unseen is not None:
+            parts = self.parts + (self.value - self.parts.mean())  # pseudo-values of a jackknife may be off
+            found = Estimate(self.value, *bounded_interval(parts, *self.unseen), self.count)
+            return found if self.by_row else found.within((0.0, 1.0))
         half = _student(k - 1) * self.parts.std().item() / math.sqrt(k)
         return Estimate(self.value, self.value - half, self.value + half, self.count)
 
 
-def mean(values: Values) -> Sample:
-    """Return the mean of independent values, which are its parts."""
-    return Sample(values.double().mean().item(), values.double(), len(values))
+def mean(values: Values, unseen: Ends | None = None) -> Sample:
+    """Return the mean of independent values, which are its parts. For `unseen` see `Sample`."""
+    return Sample(values.double().mean().item(), values.double(), len(values), unseen, by_row=True)
 
 
 def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) -> Sample:
@@ -80,8 +102,9 @@ class Comparison:
 
 
 def paired(a: Sample, b: Sample, lower: bool = True) -> Comparison:
-    """Return a − b of two methods on the same draws, with Student's interval from the differences of their parts.
+    """Return a − b of two methods on the same draws, with an interval from those of a and b.
 
+    The interval is that of Zou & Donner (MOVER). Between Student's intervals it is Student's paired interval.
     `lower` says whether lower values are better. A tie counts as half won. The share is NaN unless each draw has a part
     of its own. Raises ValueError if a and b are not of the same draws.
     """
@@ -90,7 +113,33 @@ def paired(a: Sample, b: Sample, lower: bool = True) -> Comparison:
     differences = a.parts - b.parts
     ahead = -differences if lower else differences
     won = ((ahead > 0).double() + 0.5 * (ahead == 0).double()).mean().item() if a.by_row else math.nan
-    return Comparison(Sample(a.value - b.value, differences, a.count).interval(), won)
+    correlation, x, y = _correlation(a, b), a.interval(), b.interval()
+    below, above = (
+        math.sqrt(max(p * p + q * q - 2 * correlation * p * q, 0.0))
+        for p, q in ((x.value - x.low, y.high - y.value), (x.high - x.value, y.value - y.low))
+    )
+    value = a.value - b.value
+    return Comparison(Estimate(value, value - below, value + above, a.count), won)
+
+
+def _correlation(a: Sample, b: Sample) -> float:
+    """Return the correlation of the parts; 0 if one has no scatter.
+
+    If rare parts may be unseen it is shrunk by 2/n, as Newcombe does for shares: parts that agree in n draws may differ
+    in the next one.
+    """
+    x, y = (sample.parts - sample.parts.mean() for sample in (a, b))
+    scale = (x.norm() * y.norm()).item()
+    correlation = (x @ y).item() / scale if scale > 0 else 0.0
+    return correlation * (1 - 2 / len(x)) if a.unseen is not None else correlation
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of independent estimates, with an interval from theirs (Zou & Donner). `count` is their sum."""
+    value = sum(e.value for e in estimates) / len(estimates)
+    below = math.sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / len(estimates)
+    above = math.sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / len(estimates)
+    return Estimate(value, value - below, value + above, sum(e.count for e in estimates), estimates[0].over)
 
 
 def _student(freedom: int) -> float:
