@@ -20,7 +20,7 @@ FLOORS = (
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base feature_networks.base",
-    "models.attention models.compile models.family models.linear models.shared_prefix",
+    "models.attention models.compile models.family models.linear models.norms models.shared_prefix",
     "models.lora models.single_file",
     "data.protocol feature_networks.* models.loading",
     "data.drawings data.colours data.lighting",

@@ -1,24 +1,31 @@
 """What holds on a GPU. Most of it is seen on a CPU; tests marked `gpu` need a GPU, and `make test-gpu` runs them."""
 
+import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.normalization import RMSNorm
 from driver import invoke
 from pipelines import SD, SD3
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from latentmix import gpu
-from latentmix.commands import sweep
+from latentmix.commands import bench, sweep
 from latentmix.compose import compose
 from latentmix.config import differences
+from latentmix.errors import UserError
+from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.models import attention
+from latentmix.models import compile as compilation
 from latentmix.models.family import Family
+from latentmix.models.norms import with_fused_norms
 from latentmix.models.protocol import Conditioning
 from latentmix.models.unet import UNetModel
 from latentmix.runner.claims import Claims, Shard
@@ -229,3 +236,149 @@ def test_prompts_are_encoded_by_one_worker_at_a_time(tmp_path: Path) -> None:
             assert not second.claim("prompts")
         with second.alone("prompts"):
             assert not first.claim("prompts")
+
+
+# The batch that fits
+
+
+class Card:
+    """A GPU of so many bytes that takes `each` for an image and `whole` for all the rest."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, size: int, whole: int, each: int) -> None:
+        self.size, self.whole, self.each, self.rows = size, whole, each, 0
+        self.tried: list[tuple[int, bool]] = []  # the rows of each evaluation, and whether it has gradients
+        predict = UNetModel.predict
+
+        def limited(model: UNetModel, z: Tensor, *rest: Any) -> Any:
+            self.rows = len(z)
+            self.tried.append((len(z), torch.is_grad_enabled()))
+            if self.used() > self.size:
+                raise torch.AcceleratorError("CUDA error: out of memory")
+            return predict(model, z, *rest)
+
+        patch.setattr(UNetModel, "predict", limited)
+        patch.setattr(batch_size, "_free_memory", lambda _: self.size)
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            patch.setattr(torch.cuda, name, lambda *_: None)
+        patch.setattr(torch.cuda, "max_memory_reserved", lambda _: self.used())
+
+    def used(self) -> int:
+        return self.whole + self.rows * self.each
+
+
+@pytest.mark.parametrize(("size", "expected"), [(24, 32), (12, 8), (5, 1), (4, 1), (1000, 256)])
+def test_the_largest_batch_is_found_though_weights_take_much(
+    monkeypatch: pytest.MonkeyPatch, size: int, expected: int
+) -> None:
+    card = Card(monkeypatch, 1000 * size, 4000, 400)
+    assert batch_size._measure(Experiment(compose([*SD, *SMALL]))) == expected
+    assert max(rows for rows, _ in card.tried) <= max(2, 2 * expected)
+
+
+def test_large_images_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch, 10**9, 0, 1)
+    monkeypatch.setattr(batch_size, "MAX_PIXELS", 64 * 16**2)
+    assert batch_size._measure(Experiment(compose([*SD, *SMALL]))) == 64
+
+
+@pytest.mark.parametrize(("inversion", "gradients"), [("ddim", False), ("null_text", True), ("midpoint", False)])
+def test_the_heaviest_step_is_that_of_the_inversion(
+    monkeypatch: pytest.MonkeyPatch, inversion: str, gradients: bool
+) -> None:
+    card = Card(monkeypatch, 5200, 4000, 400)
+    experiment = Experiment(compose([*SD, *SMALL, f"inversion={inversion}", "guidance=3"]))
+    batch_size._measure(experiment)
+    assert any(grad for _, grad in card.tried) == gradients
+    assert batch_size._name(experiment) != batch_size._name(Experiment(compose([*SD, *SMALL, "inversion=exact"])))
+
+
+def test_the_benchmark_halves_its_batch_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
+        tried.append(size)
+        if size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"batch": size}
+
+    monkeypatch.setattr(bench, "_measured", measured)
+    experiment = Experiment(compose([*SD, *SMALL, "device=cpu", f"outputs={tmp_path}"]))
+    monkeypatch.setattr(bench, "USUAL_PIXELS", 16 * 16**2)
+    assert bench.measure(experiment, 1) == {"batch": 4}
+    assert tried == [16, 8, 4]
+    monkeypatch.setattr(bench, "_measured", lambda *_: measured(experiment, 99, 1))
+    with pytest.raises(UserError, match="not even one image"):
+        bench.measure(experiment, 1)
+
+
+# Compiling
+
+
+def test_compiling_pays_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "check", lambda _: None)
+    assert compilation.pays(200_000, 512**2, GPU) and compilation.pays(50_000, 1024**2, GPU)
+    assert not compilation.pays(199_999, 512**2, GPU)
+    assert not compilation.pays(200_000, 64**2, GPU)
+    assert not compilation.pays(10**9, 512**2, HERE)
+
+    def nothing(_: torch.device) -> None:
+        raise UserError("there is no compiler")
+
+    monkeypatch.setattr(compilation, "check", nothing)
+    assert not compilation.pays(200_000, 512**2, GPU)
+
+
+def test_a_long_run_has_its_networks_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(compilation, "pays", lambda evaluations, *_: not given.append(evaluations))  # type: ignore[func-returns-value]
+    experiment = Experiment(compose([*SD, *SMALL, f"outputs={tmp_path}"]))
+    loaded = experiment.model
+    experiment.settle_compiling(1000)
+    assert experiment.config.speed.compile is True and experiment.model is not loaded
+    experiment.settle_compiling(1000)  # is settled
+    off = Experiment(compose([*SD, *SMALL, "speed.compile=false"]))
+    off.settle_compiling(1000)
+    assert off.config.speed.compile is False and given == [1000]
+
+
+def test_the_blocks_of_a_transformer_are_compiled_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[str] = []
+    monkeypatch.setattr(compilation, "check", lambda _: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: parts.append(type(self).__name__))
+
+    class Far(torch.nn.Module):
+        """A network whose parameters are said to be on a GPU."""
+
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.transformer_blocks = getattr(network, "transformer_blocks", [])
+
+        def parameters(self, recurse: bool = True) -> Iterator[Any]:
+            yield SimpleNamespace(device=GPU)
+
+    for overrides in (SD3, SD):
+        model: Any = Experiment(compose([*overrides, *SMALL])).model
+        compilation.compiled(Far(model._transformer if overrides == SD3 else model._unet))
+    assert parts == ["JointTransformerBlock", "JointTransformerBlock", "Far"]
+
+
+# Kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fused_norms_round_no_more_than_those_of_diffusers(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(RMSNorm(64, 1e-6), RMSNorm(64, 1e-6, elementwise_affine=False))
+    torch.nn.init.normal_(network[0].weight, 1, 0.2)  # type: ignore[arg-type]
+    network, x = network.to(dtype), torch.randn(2, 5, 64).to(dtype)
+    expected = copy.deepcopy(network).double()(x.double())
+    usual = network(x)
+    fused = with_fused_norms(network)(x)
+    assert fused.dtype == usual.dtype == dtype
+    assert (fused - expected).abs().max() <= (usual - expected).abs().max() + 1e-6
+
+
+def test_fused_norms_are_for_transformers_and_can_be_switched_off() -> None:
+    for setting, expected in (("true", {"FusedRMSNorm"}), ("false", {"RMSNorm"})):
+        model: Any = Experiment(compose([*SD3, *SMALL, f"speed.fused_norms={setting}"])).model
+        assert {type(m).__name__ for m in model._transformer.modules() if isinstance(m, RMSNorm)} == expected

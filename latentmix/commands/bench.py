@@ -1,16 +1,19 @@
 """`latentmix bench`: how fast images are generated, beside diffusers' own pipeline and the device's limit.
 
-Both generate the same batch from the same latents, in turn, so that both see the same machine; the best of several
-times counts. The plain pipeline runs in a process of its own, as a script of a few lines would, without the settings of
-`set_up_process`. torch counts the FLOPs, a multiplication and an addition being two.
+With `speed.compile=true` that pipeline is also measured compiled, with channels-last memory. All generate one batch
+from the same latents, in turn, so that all see the same machine; the best of several times counts. Each pipeline of
+diffusers' runs in a process of its own, as a script of a few lines would, without the settings of `set_up_process`.
+torch counts the FLOPs, a multiplication and an addition being two.
 """
 
+import math
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentmix import sampling
 from latentmix.cache import write_json
 from latentmix.config import Config
+from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
+from latentmix.gpu import is_out_of_memory
 from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import DTYPES
 from latentmix.models.pipeline import diffusers_options, find
 from latentmix.models.protocol import predictor
+from latentmix.runner.console import say
+from latentmix.settings import height_width
+
+USUAL_PIXELS = 16 * 512**2  # of a batch, all of which diffusers' pipeline decodes at once
+COMPILED = "diffusers, compiled"
 
 
 @dataclass(frozen=True)
@@ -56,24 +66,42 @@ def run(experiment: Experiment, repeat: int) -> Path:
 
 
 def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
-    """Return both speeds, the device's rate and how far the images differ."""
-    config = experiment.config
-    batch = _batch(experiment, determine(experiment))
-    ours, rate = _ours(experiment, batch), matmul_rate(experiment.device, DTYPES[batch.precision])
-    spawn = multiprocessing.get_context("spawn")
-    if experiment.device.type == "cuda":
-        torch.cuda.empty_cache()  # memory left over from finding the batch size is for the other process too
-    with ProcessPoolExecutor(1, spawn, _load, (batch,)) as plain_process:
-        ways: dict[str, Callable[[bool], _Run]] = {
-            "latentmix": lambda count: _run(ours, experiment.device, count),
-            "diffusers": lambda count: plain_process.submit(_run_plain, count).result(),
-        }
+    """Return the speeds, the device's rate and how far the images differ.
+
+    Unless the config sets a batch, it is at most `USUAL_PIXELS`, and half of that where the memory runs out.
+    """
+    size, pixels = determine(experiment), math.prod(height_width(experiment.config.model.size))
+    if experiment.config.batch == "auto":
+        size = min(size, max(1, USUAL_PIXELS // pixels))
+    while True:
+        try:
+            return _measured(experiment, size, repeat)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise UserError("not even one image fits into memory; lower model.size") from error
+        size //= 2
+        say(f"memory ran out; going on with {size} images at once")
+
+
+def _measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
+    config, device, batch = experiment.config, experiment.device, _batch(experiment, size)
+    ours, rate = _ours(experiment, batch), matmul_rate(device, DTYPES[batch.precision])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # memory left over from finding the batch size is for the other processes too
+    with ExitStack() as stack:
+        ways: dict[str, Callable[[bool], _Run]] = {"latentmix": lambda count: _run(ours, device, count)}
+        ways["diffusers"] = _in_process(stack, batch, False)
+        if config.speed.compile is True:
+            ways[COMPILED] = _in_process(stack, batch, True)
         counted = {name: way(True) for name, way in ways.items()}  # also warms up
-        if config.speed.compile:
-            ours()  # compiles
+        if config.speed.compile is True:
+            for name in ("latentmix", COMPILED):
+                ways[name](False)  # compiles
         runs = [{name: way(False) for name, way in ways.items()} for _ in range(repeat)]
     speeds = {name: _speed(counted[name], [run[name] for run in runs], rate) for name in ways}
-    images, expected = (counted[name].images.int() for name in ways)
+    difference = counted["latentmix"].images.int() - counted["diffusers"].images.int()
     about = {
         "device": experiment.device_name,
         "model": config.model.name,
@@ -82,14 +110,26 @@ def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
         "steps": config.steps,
         "guidance": config.guidance,
         "precision": batch.precision,
-        "compiled": config.speed.compile,
+        "compiled": config.speed.compile is True,
         "threads": batch.threads,
         "torch": torch.__version__,
         "matmul TFLOP/s": rate / 1e12,
-        "mean difference in levels": (images - expected).abs().float().mean().item(),
-        "times as fast": speeds["latentmix"]["images_per_second"] / speeds["diffusers"]["images_per_second"],
+        "mean difference in levels": difference.abs().float().mean().item(),
     }
-    return about | speeds
+    own = speeds["latentmix"]["images_per_second"]
+    ratios = {name: own / speed["images_per_second"] for name, speed in speeds.items() if name != "latentmix"}
+    return (
+        about
+        | {"times as fast": ratios.pop("diffusers"), **{f"times as fast as {k}": v for k, v in ratios.items()}}
+        | speeds
+    )
+
+
+def _in_process(stack: ExitStack, batch: Batch, compiled: bool) -> "Callable[[bool], _Run]":
+    """Return a function that runs diffusers' pipeline once, in a process that `stack` ends."""
+    spawn = multiprocessing.get_context("spawn")
+    process = stack.enter_context(ProcessPoolExecutor(1, spawn, _load, (batch, compiled)))
+    return lambda count: process.submit(_run_plain, count).result()
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -97,12 +137,14 @@ def _show(result: dict[str, Any]) -> None:
     names = ("device", "model", "size", "batch", "steps", "precision")
     table = Table("", "images/s", "TFLOP/image", "TFLOP/s", "of the matmul rate", "peak memory")
     table.title = ", ".join(f"{name} {result[name]}" for name in names)
-    for name in ("latentmix", "diffusers"):
+    for name in (name for name in ("latentmix", "diffusers", COMPILED) if name in result):
         speed = result[name]
         numbers = (f"{speed['images_per_second']:.2f}", f"{speed['tflop_per_image']:.3g}", f"{speed['tflops']:.3g}")
         table.add_row(name, *numbers, f"{speed['share']:.0%}", f"{speed['memory'] / 2**30:.2f} GiB")
     console = Console()
     console.print(table)
+    if (ratio := result.get(f"times as fast as {COMPILED}")) is not None:
+        console.print(f"{ratio:.2f} times as fast as that pipeline compiled, with channels-last memory")
     console.print(
         f"{result['times as fast']:.2f} times as fast as diffusers' pipeline; images differ by "
         f"{result['mean difference in levels']:.2g} of 256 levels on average; matrix products run at "
@@ -159,17 +201,17 @@ _plain: Callable[[], Tensor]  # in the process of the plain pipeline
 _plain_device: torch.device
 
 
-def _load(batch: Batch) -> None:
+def _load(batch: Batch, compiled: bool) -> None:
     global _plain, _plain_device
     torch.set_num_threads(batch.threads)
-    _plain, _plain_device = plain(batch), torch.device(batch.device)
+    _plain, _plain_device = plain(batch, compiled), torch.device(batch.device)
 
 
 def _run_plain(count: bool) -> _Run:
     return _run(_plain, _plain_device, count)
 
 
-def plain(batch: Batch) -> Callable[[], Tensor]:
+def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
     """Return a function that generates the batch by diffusers' own pipeline, as its documentation does."""
     import diffusers
 
@@ -179,6 +221,9 @@ def plain(batch: Batch) -> Callable[[], Tensor]:
     pipeline = getattr(diffusers, family.pipeline).from_pretrained(batch.folder, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(batch.device)
+    if compiled:
+        for network in (getattr(pipeline, family.denoiser), pipeline.vae.decoder):
+            network.to(memory_format=torch.channels_last).compile(dynamic=False)
     if not family.flow:  # the same steps as ours; many folders name other schedulers
         settings = pipeline.scheduler.config
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=config.spacing)

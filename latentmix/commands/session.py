@@ -58,6 +58,9 @@ def joined(
         experiment.alone = claims.alone
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
+        if experiment.device.type == "cuda":
+            planned = [plan(batch_size.value) for plan in plans(experiment, stages)]
+            experiment.settle_compiling(sum(s.nfe_per_item * (s.items + s.finished) for s in planned))
         settings = result_settings(config.as_dict())
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
 

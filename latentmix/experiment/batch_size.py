@@ -1,4 +1,4 @@
-"""How many images a network processes at once: determined once for each device and model, and then remembered.
+"""How many images a network processes at once: determined once for each device, model and inversion, then remembered.
 
 On a GPU the batch is doubled until memory runs short. Results depend on it only to rounding.
 """
@@ -10,13 +10,15 @@ import torch
 
 from latentmix.cache import key, read_json, write_json
 from latentmix.experiment.experiment import Experiment
+from latentmix.gpu import is_out_of_memory
 from latentmix.models.compile import uncompiled
 from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
 from latentmix.settings import height_width
 
-MAX_BATCH = 256  # images; no device gets faster beyond
-MEMORY_SHARE = 0.45  # of the device's memory; the next power of two would need all of it
+MAX_BATCH = 256  # images
+MAX_PIXELS = 64 * 512**2  # of a batch; no GPU gets faster beyond
+MEMORY_SHARE = 0.8  # of the GPU's free memory; the rest is for the networks that measure
 GPU_GUESS = 32  # for a dry run, before anything was measured
 
 
@@ -56,10 +58,10 @@ def _halved(experiment: Experiment, batch_size: int) -> None:
     _remember(experiment, batch_size)
 
 
-def largest(fits: Callable[[int], bool]) -> int:
-    """Return the largest power of two up to `MAX_BATCH` that fits, if all smaller ones do; 1 if none does."""
+def largest(fits: Callable[[int], bool], most: int = MAX_BATCH) -> int:
+    """Return the largest power of two up to `most` that fits, if all smaller ones do; 1 if none does."""
     size = 1
-    while size < MAX_BATCH and fits(2 * size):
+    while 2 * size <= most and fits(2 * size):
         size *= 2
     return size
 
@@ -70,35 +72,48 @@ def _on_cpu(experiment: Experiment) -> int:
 
 
 def _measure(experiment: Experiment) -> int:
-    total = torch.cuda.get_device_properties(experiment.device).total_memory
-    experiment.conditioning(experiment.classes[0], 1.0)  # loads and frees the text encoders before anything is measured
+    device, room = experiment.device, MEMORY_SHARE * _free_memory(experiment.device)
+    for model in (experiment.inverter, experiment.model):  # load and free the text encoders before memory is measured
+        experiment.conditioning(experiment.classes[0], 1.0, model)
     torch.cuda.empty_cache()
 
     def fits(size: int) -> bool:
-        torch.cuda.reset_peak_memory_stats(experiment.device)
+        torch.cuda.reset_peak_memory_stats(device)
         try:
-            _heaviest_step(experiment, size)
-        except torch.OutOfMemoryError:
+            _heaviest_steps(experiment, size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         finally:
             torch.cuda.empty_cache()
-        return torch.cuda.max_memory_reserved(experiment.device) < MEMORY_SHARE * total
+        return torch.cuda.max_memory_reserved(device) < room
 
-    return largest(fits)
+    pixels = math.prod(height_width(experiment.config.model.size))
+    return largest(fits, max(1, min(MAX_BATCH, MAX_PIXELS // pixels)))
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the memory of a GPU that this process has or can have; other processes may have the rest."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
 @torch.no_grad()
-def _heaviest_step(experiment: Experiment, size: int) -> None:
-    """Run what needs most memory: one guided evaluation of the network, and the decoder."""
-    interval = experiment.generation_schedule[-1]
-    z = torch.randn(size, *experiment.model.latent_shape(experiment.config.model.size), device=experiment.device)
-    cond = experiment.conditioning(experiment.classes[0], max(2.0, experiment.config.guidance))
+def _heaviest_steps(experiment: Experiment, size: int) -> None:
+    """Run what needs most memory: a step of inversion, which may have gradients, one of generation, and the decoder."""
+    config, class_id, inversion = experiment.config, experiment.classes[0], experiment.inversion
+    z = torch.randn(size, *experiment.model.latent_shape(config.model.size), device=experiment.device)
     with uncompiled():  # otherwise each size that is tried would be compiled
+        cond = experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter)
+        step = experiment.inversion_schedule[-inversion.intervals_per_step :]
+        inversion.invert(experiment.inverter, z, step, cond, config.inversion)
+        cond, interval = experiment.conditioning(class_id, config.guidance), experiment.generation_schedule[-1]
         experiment.model.decode(experiment.model.predict(z, interval.noisy, interval.timestep, cond)[0])
 
 
 def _name(experiment: Experiment) -> str:
-    return key([experiment.model.identity, experiment.config.model.size, experiment.device_name])
+    identities = [experiment.model.identity, experiment.inverter.identity, experiment.config.inversion.kind]
+    return key([*identities, experiment.config.model.size, experiment.device_name])
 
 
 def _remembered(experiment: Experiment) -> dict[str, int]:

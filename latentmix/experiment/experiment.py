@@ -1,6 +1,7 @@
 """An experiment: a config, and the model, data and networks that it names, each loaded when it is first used."""
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -36,6 +37,7 @@ from latentmix.models import compile as compilation
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.profiling import timed
 from latentmix.sampling import Schedule
+from latentmix.settings import height_width
 
 MAX_PAIRS = 50  # of images in a cell or class, whose perceptual distance is the diversity
 
@@ -122,6 +124,13 @@ class Experiment:
         """Return whether pairs of images are compared."""
         return "diversity" in self.config.metrics
 
+    def settle_compiling(self, evaluations: int) -> None:
+        """Turn `speed.compile=auto` into true, if so many evaluations of the diffusion network are worth it."""
+        speed, pixels = self.config.speed, math.prod(height_width(self.config.model.size))
+        if speed.compile == "auto" and compilation.pays(evaluations, pixels, self.device):
+            self.release()  # networks that were loaded to find out the size of batches
+            self.config = replace(self.config, speed=replace(speed, compile=True))
+
     def release(self) -> None:
         """Free the memory of all networks, so that another model can use it. They are loaded again when needed."""
         for name in ("model", "inverter", "networks", "perceptual", "_texts", "latents", "gaussian_latents"):
@@ -141,7 +150,7 @@ class Experiment:
                 self.pool(class_id)
         if self.config.speed.attention != "auto":
             attention.check(self.config.speed.attention, self.device, self.model.dtype)
-        if self.config.speed.compile:
+        if self.config.speed.compile is True:
             compilation.check(self.device)
 
     # The data

@@ -20,6 +20,7 @@ from latentmix.models.attention import attention
 from latentmix.models.compile import compiled
 from latentmix.models.family import Family
 from latentmix.models.loading import DTYPES, identity, load_network, load_part
+from latentmix.models.norms import with_fused_norms
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.vae import VAE
@@ -131,7 +132,8 @@ class FluxModel:
         network = load_network(
             FluxTransformer2DModel.from_pretrained, folder, onednn=self.speed.onednn, torch_dtype=self.dtype
         ).to(self.device)
-        return compiled(network) if self.speed.compile else network
+        network = with_fused_norms(network) if self.speed.fused_norms else network
+        return compiled(network) if self.speed.compile is True else network
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class SpeedConfig:
     onednn: bool = False
     shared_prefix: bool = True
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
-    compile: bool = False
+    fused_norms: bool = True
+    compile: bool | Literal["auto"] = "auto"
     vae: Literal["tf32", "ieee", "bfloat16"] = "tf32"
 
 

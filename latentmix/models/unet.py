@@ -98,7 +98,7 @@ class UNetModel:
             UNet2DConditionModel.from_pretrained, self.folder / "unet", onednn=self.speed.onednn, torch_dtype=self.dtype
         )
         network = network.to(self.device, memory_format=memory_format(self.speed))
-        return compiled(network) if self.speed.compile else network
+        return compiled(network) if self.speed.compile is True else network
 
     @cached_property
     def _prefix(self) -> SharedPrefix:

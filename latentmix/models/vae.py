@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.gpu import tf32
+from latentmix.models.compile import compiled
 from latentmix.models.loading import load_network, load_part
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
@@ -102,7 +103,10 @@ class VAE:
         if self.identity:
             for part in (network.post_quant_conv, network.decoder):
                 _ = part if part is None else part.to(torch.bfloat16)
-        return network.to(self.device, memory_format=self._layout)
+        network = network.to(self.device, memory_format=self._layout)
+        if self.speed.compile is True and self.device.type == "cuda":
+            compiled(network.decoder)
+        return network
 
 
 def memory_format(speed: SpeedConfig) -> torch.memory_format:
