@@ -3,11 +3,12 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from driver import invoke
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from latentmix.data import check_notes as notes
 from latentmix.data import decoded_images
@@ -110,7 +111,7 @@ def test_an_empty_class_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="no images, and are left out: dog"):
         assert Folder(tmp_path).classes() == ("cat",)
     assert Folder(tmp_path).resolve("dog") == "dog"
-    message = f"class 'dog' in {tmp_path} has no usable images; add some (.jpg, .jpeg, .png, .webp)"
+    message = f"class 'dog' in {tmp_path} has no usable images; add some (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp)"
     assert refusal(lambda: Folder(tmp_path).images("dog", 3)) == message
 
 
@@ -300,6 +301,62 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped(hats: Path) -> None:
     assert pixels(hats)[:, 0, 0] == pytest.approx(ramp / 257, abs=0.51)
 
 
+@pytest.mark.parametrize(("name", "options"), [("a.tif", {}), ("a.TIFF", {"compression": "tiff_lzw"}), ("a.bmp", {})])
+def test_tiff_and_bmp_are_read(hats: Path, name: str, options: dict[str, Any]) -> None:
+    picture = Image.radial_gradient("L").resize((20, 20)).convert("RGB")
+    picture.save(hats / name, **options)
+    assert np.array_equal(pixels(hats, 20), np.asarray(picture))
+
+
+def test_sixteen_bit_tiffs_are_scaled_and_more_bits_are_refused(hats: Path) -> None:
+    values = np.linspace(0, 65535, 400).reshape(20, 20)
+    Image.fromarray(values.astype(np.uint16)).save(hats / "a.tif")
+    assert np.array_equal(pixels(hats, 20)[..., 0], np.rint(values.astype(np.uint16) / 257))
+    for kind in (np.float32, np.int32):
+        Image.fromarray((values * 100).astype(kind)).save(hats / "a.tif")
+        assert "more than 16 bits; save it with 8 or 16" in refusal(lambda: pixels(hats))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_colour_profiles_are_applied(hats: Path, name: str, mode: str) -> None:
+    """A profile that is sRGB's but for its tone curve, or for greys any that is."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    linear = _linear_profile(srgb)
+    colour = (200, 60, 120) if mode == "RGB" else (60, 60, 60)
+    picture = Image.new("RGB", (16, 16), colour).convert(mode)
+    options: dict[str, Any] = {} if name == "a.tif" else {"quality": 100}
+
+    def away(profile: bytes, expected: list[int]) -> int:
+        picture.save(hats / name, icc_profile=profile, **options)
+        return int(abs(pixels(hats, 16).astype(int) - expected).max())
+
+    assert away(srgb, list(colour)) <= 3
+    if mode == "RGB":
+        assert away(linear, [round(255 * _to_srgb(value / 255)) for value in colour]) <= 4
+        assert away(linear, list(colour)) > 15
+    for unfit in (b"no profile at all", linear if mode == "L" and name != "a.webp" else b""):
+        if unfit:
+            warn_once.cache_clear()
+            with pytest.warns(UserWarning, match="colour profile of"):
+                assert away(unfit, list(colour)) <= 3
+
+
+def _to_srgb(linear: float) -> float:
+    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
+
+
+def _linear_profile(srgb: bytes) -> bytes:
+    """Return a profile of sRGB's primaries with a gamma of 1, and another name."""
+    content, at = bytearray(srgb), 132
+    for _ in range(int.from_bytes(srgb[128:132])):
+        tag, start = srgb[at : at + 4], int.from_bytes(srgb[at + 4 : at + 8])
+        if tag in (b"rTRC", b"gTRC", b"bTRC"):
+            content[start : start + 14] = b"curv" + bytes(4) + (1).to_bytes(4) + (256).to_bytes(2)
+        at += 12
+    return bytes(content).replace(b"s\0R\0G\0B", b"x\0x\0x\0x").replace(b"sRGB", b"xxxx")
+
+
 @pytest.mark.parametrize("size", [16, 64])
 def test_cropping_equals_resizing_the_short_side_and_cutting_out_the_middle(hats: Path, size: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
@@ -343,7 +400,7 @@ def test_damaged_images_are_refused_by_name_or_skipped_with_a_warning(hats: Path
     assert message.startswith(f"{hats / name} cannot be used: ")
     assert message.endswith("; mend or delete it, or set data.bad_images=skip")
     if kind == "text":
-        assert "it is not an image in JPEG, PNG or WebP format" in message
+        assert "it is not an image in JPEG, PNG, WebP, TIFF or BMP format" in message
     with pytest.warns(UserWarning, match=SKIPPED) as caught:
         sources = Folder(hats.parent, SKIP).images("hat", 2)
     assert [source.pixels(8)[0, 0, 2] for source in sources] == [10, 30]

@@ -307,6 +307,57 @@ def test_classes_of_which_nothing_is_known_are_asked_for(fruit: Path) -> None:
 # ImageNet's classes
 
 
+def other_labels(folder: Path, kind: str, values: list[Any]) -> Path:
+    """A data set whose labels are of another type; image number i is grey i."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    rows = {"image": [{"bytes": jpeg(grey), "path": None} for grey in range(len(values))], "label": values}
+    folder.mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("string", ["cat", "dog", "cat", None, "", "dog"], {"cat": [0, 2], "dog": [1, 5]}),
+        ("int64", [7, 10, 7, None, 10, 10], {"10": [1, 4, 5], "7": [0, 2]}),
+        ("bool", [True, False, True], {"False": [1], "True": [0, 2]}),
+        ("string", ["a/b", "a/b"], {"a-b": [0, 1]}),
+    ],
+)
+def test_labels_may_be_text_or_numbers_and_missing(
+    kind: str, values: list[Any], expected: dict[str, list[int]], tmp_path: Path, opened: list[str]
+) -> None:
+    folder = other_labels(tmp_path / "pets", kind, values)
+    made = data(folder)
+    assert made.classes() == tuple(expected)
+    assert {name: greys(made, name) for name in expected} == expected
+    opened.clear()
+    assert {name: greys(data(folder), name) for name in expected} == expected and opened == []
+
+
+def test_rows_without_a_class_label_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "fruit"
+    folder.mkdir()
+    rows = {"image": [{"bytes": jpeg(grey), "path": None} for grey in range(6)], "label": [0, 1, None, -1, 0, 1]}
+    datasets.Dataset.from_dict(rows, features=FEATURES).to_parquet(folder / "train-00000-of-00001.parquet")
+    assert greys(data(folder), "plum") == [0, 4] and greys(data(folder), "apple") == [1, 5]
+
+
+def test_without_labels_all_images_are_one_class(fruit: Path) -> None:
+    made = data(fruit, "data.label=null")
+    assert made.classes() == ("fruit",) and made.title("fruit") == "fruit"
+    assert greys(made, "fruit") == list(range(ROWS))
+
+
+def test_captions_are_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "MOST_CLASSES", 5)
+    folder = other_labels(tmp_path / "c", "string", [f"caption {row}" for row in range(9)])
+    assert "more than 5 values of 'label', so they are no classes" in refusal(data(folder))
+    empty = other_labels(tmp_path / "e", "string", [None, ""])
+    assert "only empty values of 'label'; data.label=null takes one class" in refusal(data(empty))
+
+
 def test_all_of_imagenets_labels_are_wordnet_ids_in_their_order(tmp_path: Path) -> None:
     spelt = [", ".join(every) for every in names().values()]
     spelt[517] = "crane2"  # as labels may not be the same
@@ -396,7 +447,8 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Exception,
     ("override", "text"),
     [
         ("data.image=img", "no Image column 'img'; set data.image to one, of: image (Image), label (ClassLabel)"),
-        ("data.label=image", "no ClassLabel column 'image'; set data.label to one, of: image (Image), label"),
+        ("data.label=image", "no column of labels 'image'; set data.label to one, of: image (Image), label"),
+        ("data.label=class", "or to null, if all images are of one class"),
         (
             "data.split=trian",
             "can't be read: Bad split: trian. Available splits: ['train']; check data.subset",

@@ -145,7 +145,7 @@ def test_transparent_and_rotated_pictures_are_read_as_their_files_are(pipe: lm.P
         ([None], "NoneType is no image"),
         (7, "int is no image"),
         ("nowhere.png", "nowhere.png can't be read as an image: No such file"),
-        ([Path(__file__)], "not an image in JPEG, PNG or WebP format"),
+        ([Path(__file__)], "not an image in JPEG, PNG, WebP, TIFF or BMP format"),
     ],
 )
 def test_whatever_is_no_image_is_refused(pipe: lm.Pipeline, images: Any, message: str) -> None:

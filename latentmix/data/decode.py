@@ -1,6 +1,6 @@
-"""Decoding: the bytes of a JPEG, PNG or WebP file -> an upright RGB picture.
+"""Decoding: the bytes of an image file -> an upright RGB picture, in the colours of sRGB.
 
-Pillow's classes of these three formats are called directly. `Image.open` would refuse large pictures by a limit that
+Pillow's classes of these formats are called directly. `Image.open` would refuse large pictures by a limit that
 belongs to the whole process; here `data.max_megapixels` decides.
 """
 
@@ -8,23 +8,36 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-FORMATS: dict[str, type[ImageFile.ImageFile]] = {".jpg": JpegImageFile, ".png": PngImageFile, ".webp": WebPImageFile}
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    ".jpg": JpegImageFile,
+    ".png": PngImageFile,
+    ".webp": WebPImageFile,
+    ".tif": TiffImageFile,
+    ".bmp": BmpImageFile,
+}
 PNG_START = b"\x89PNG\r\n\x1a\n"
+STARTS = {b"\xff\xd8\xff": ".jpg", PNG_START: ".png", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
+PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # what begins a colour profile in JPEG, PNG and WebP
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
 
 def suffix(content: bytes) -> str | None:
-    """Return ".jpg", ".png" or ".webp" by the first bytes of a file; None for anything else."""
-    if content.startswith(b"\xff\xd8\xff"):
-        return ".jpg"
-    if content.startswith(PNG_START):
-        return ".png"
-    return ".webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+    """Return a format of `FORMATS` by the first bytes of a file; None for anything else."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    return next((format_ for start, format_ in STARTS.items() if content.startswith(start)), None)
+
+
+def names_a_profile(content: bytes) -> bool:
+    """Return whether a file of JPEG, PNG or WebP may have a colour profile other than sRGB, by its bytes."""
+    return b"sRGB" not in content and any(mark in content for mark in PROFILES)
 
 
 def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
@@ -50,7 +63,7 @@ def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | No
 def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
     start = suffix(content)
     if start is None:
-        raise OSError("it is not an image in JPEG, PNG or WebP format")
+        raise OSError("it is not an image in JPEG, PNG, WebP, TIFF or BMP format")
     with FORMATS[start](io.BytesIO(content)) as opened:
         megapixels = opened.width * opened.height / 1e6
         if megapixels > max_megapixels:
@@ -61,11 +74,30 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
             ImageOps.exif_transpose(opened, in_place=True)
         except Exception:  # for bytes that are no Exif, Pillow raises SyntaxError, struct.error, OSError, TypeError...
             unreadable = "Exif"
-        return rgb(opened), unreadable
+        try:
+            return in_srgb(opened), unreadable
+        except (ImageCms.PyCMSError, OSError):  # OSError for bytes that are no profile
+            return rgb(opened), "colour profile"
+
+
+def in_srgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, on white where it is transparent, and in sRGB if it has a colour profile.
+
+    Raises: PyCMSError or OSError for a profile that cannot be used.
+    """
+    profile = picture.info.get("icc_profile")
+    plain = picture if picture.mode in ("L", "CMYK") and not picture.has_transparency_data else rgb(picture)
+    if profile:
+        own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        if "sRGB" not in ImageCms.getProfileDescription(own):
+            return ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
+    return rgb(plain)
 
 
 def rgb(picture: Image.Image) -> Image.Image:
     """Return a picture in RGB, on white where it is transparent."""
+    if picture.mode == "F" or (picture.mode == "I" and np.abs(np.asarray(picture)).max() > 65535):
+        raise OSError("its pixels have more than 16 bits; save it with 8 or 16")
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
         picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.has_transparency_data:

@@ -1,9 +1,10 @@
-"""data=hub: any data set of the Hugging Face hub that has a column of images and one of class labels.
+"""data=hub: any data set of the Hugging Face hub that has a column of images and, for several classes, one of labels.
 
 Its split is streamed once, past whatever is not wanted. The wanted images are kept in the user's cache as files, in the
 stream's order, and are read like any folder from then on, without a network.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ SYNSETS = {  # the classes of data sets that need not be asked for them
 VOLUME = {IMAGENET: "about 150 GB", IMAGENETTE: "1.1 GB"}  # of their training images
 MOST = 1300  # images that a class of ImageNet has, at most
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
+MOST_CLASSES = 10_000  # different values of a column that is no ClassLabel
+VALUES = re.compile(r"(large_)?string|u?int\d+|bool")  # of such a column
 STRIDE = 500  # rows of the stream between two notes of how far it came
 
 
@@ -123,18 +126,58 @@ class Hub(Dataset):
 
     @cached_property
     def _labels(self) -> dict[str, int]:
-        """Class -> its number in the column of labels. Classes name files, so none has a slash."""
-        about = read_checked_json(self._folder / "about.json")
-        if "names" not in about:
-            about = {"hub": self._name, "names": self._open().features[self.config.label].names}
-            with self._explained():
-                write_checked_json(self._folder / "about.json", about)
-        names = [str(name) for name in about["names"]]
+        """Class -> its number. Classes name files, so none has a slash."""
+        names = [str(name) for name in self._about["names"]]
         ids = imagenet_names.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
         labels = {class_id: label for label, class_id in enumerate(ids)}
         if len(labels) < len(ids):
             raise UserError(f"{self._name} has classes of the same name, which can't be told apart")
         return labels
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        """Return the names of the classes, in the order of their numbers, and whether the column has these numbers."""
+        about = read_checked_json(self._folder / "about.json")
+        if "names" not in about:
+            rows = self._open()
+            names, numbered = self._names(rows)
+            about = {"hub": self._name, "names": names, "numbered": numbered}
+            with self._explained():
+                write_checked_json(self._folder / "about.json", about)
+        return about
+
+    def _names(self, rows: Any) -> tuple[list[str], bool]:
+        """Return the names of the classes, and whether the column has their numbers. Any other column is read whole."""
+        column = self.config.label
+        if column is None:
+            return [self._name.rstrip("/").rpartition("/")[2]], True
+        if hasattr(rows.features[column], "names"):
+            return list(rows.features[column].names), True
+        values = set[str]()
+        with self._explained(), _progress(f"labels of {self._name}", None) as show:
+            for row, example in enumerate(rows.select_columns([column]), 1):
+                values |= {str(example[column])} - {"None", ""}
+                if len(values) > MOST_CLASSES:
+                    raise UserError(
+                        f"{self._name} has more than {MOST_CLASSES} values of {column!r}, so they are no classes; set "
+                        "data.label to another column"
+                    )
+                if row % STRIDE == 0:
+                    show(len(values), row)
+        if not values:
+            raise UserError(f"{self._name} has only empty values of {column!r}; data.label=null takes one class")
+        return sorted(values), False
+
+    def _number(self, example: dict[str, Any]) -> int | None:
+        """Return the number of a row's class; None where its label is missing."""
+        if self.config.label is None:
+            return 0
+        value = example[self.config.label]
+        return value if self._about.get("numbered", True) else self._numbers.get(str(value))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {str(name): number for number, name in enumerate(self._about["names"])}
 
     def _is_kept(self, label: int) -> bool:
         """Return True if all wanted images of a class are kept, or all that exist."""
@@ -156,16 +199,23 @@ class Hub(Dataset):
                 self._name, split=config.split, revision=config.revision, streaming=True, **part
             )
             self._check(rows.features or {})
-            rows = rows.select_columns([config.image, config.label])
+            rows = rows.select_columns([config.image, *([config.label] if config.label else [])])
             return rows.cast_column(config.image, datasets.Image(decode=False))
 
     def _check(self, features: Any) -> None:
         """Raise UserError if the columns are not what they should be."""
         columns = {name: type(feature).__name__ for name, feature in features.items()}
         listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
-        for key_, name, kind in (("image", self.config.image, "Image"), ("label", self.config.label, "ClassLabel")):
-            if columns.get(name) != kind:
-                raise UserError(f"{self._name} has no {kind} column {name!r}; set data.{key_} to one, of: {listed}")
+        if columns.get(self.config.image) != "Image":
+            image = self.config.image
+            raise UserError(f"{self._name} has no Image column {image!r}; set data.image to one, of: {listed}")
+        if (name := self.config.label) is None or columns.get(name) == "ClassLabel":
+            return
+        if columns.get(name) != "Value" or not VALUES.match(features[name].dtype):
+            raise UserError(
+                f"{self._name} has no column of labels {name!r}; set data.label to one, of: {listed}; or to null, "
+                "if all images are of one class"
+            )
 
     def _stream(self, labels: set[int]) -> None:
         """Keep the wanted images of these labels."""
@@ -175,8 +225,8 @@ class Hub(Dataset):
         with self._explained(), _progress(self._name, total) as show:
             kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
-                label = example[self.config.label]
-                if label in labels and kept[label] != limit:
+                label = self._number(example)
+                if label is not None and label in labels and kept[label] != limit:
                     self._keep(label, row, example[self.config.image])
                     kept[label] += 1
                     if kept.total() == total:

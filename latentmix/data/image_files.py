@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from latentmix.data.check_notes import CheckedId, checked_ids
-from latentmix.data.decode import decode
+from latentmix.data.decode import decode, names_a_profile
 from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Source, first_few
 from latentmix.data.settings import MAX_MEGAPIXELS
@@ -27,7 +27,7 @@ from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
 from latentmix.threads import on_all_threads
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 LARGEST = 1 << 30  # bytes of an image file
 BLOCK = 64  # images that are checked at a time, on all threads
 # Folders that others left.
@@ -162,8 +162,8 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
 def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
     """Return the digest of an image that can be decoded; raise anything for one that cannot."""
     content = blob.read()
-    id_ = digest(content)
-    if blob.digest not in ("", id_):
+    id_ = image_id(content)
+    if blob.digest not in ("", digest(content)):
         raise ValueError("its bytes are not those that were fetched")
     if not KEPT.is_whole(id_, max_megapixels):
         picture, unreadable = decode(content, max_megapixels)
@@ -176,6 +176,11 @@ def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
 def digest(content: bytes) -> str:
     """Return 16 hex digits that name an image's bytes."""
     return sha256(content).hexdigest()[:16]
+
+
+def image_id(content: bytes) -> str:
+    """Return 16 hex digits that name an image as it is read; `in sRGB` since colour profiles are applied."""
+    return digest(content + b"in sRGB" if names_a_profile(content) else content)
 
 
 def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:
@@ -195,7 +200,7 @@ def _read_again(blob: Blob, id_: str, max_megapixels: float) -> Image.Image:
         content = blob.read()
     except OSError as error:
         raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
-    if digest(content) != id_:
+    if image_id(content) != id_:
         raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
     return decode(content, max_megapixels)[0]
 

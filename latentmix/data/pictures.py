@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from latentmix.data.decode import decode, rgb
-from latentmix.data.image_files import digest
+from latentmix.data.decode import decode, in_srgb, rgb
+from latentmix.data.image_files import image_id
 from latentmix.data.protocol import Source
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
@@ -41,7 +41,11 @@ def _picture(image: Any) -> Image.Image:
     if isinstance(image, str | Path):
         return _read(Path(image).expanduser())[1]
     if isinstance(image, Image.Image):
-        return rgb(ImageOps.exif_transpose(image))
+        upright = ImageOps.exif_transpose(image)
+        try:
+            return in_srgb(upright)
+        except (ImageCms.PyCMSError, OSError):
+            return rgb(upright)
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{type(image).__name__} is no image; give {KINDS}")
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else np.asarray(image)
@@ -54,7 +58,7 @@ def _picture(image: Any) -> Image.Image:
 def picture_source(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Source:
     """Return the picture in a file as data sets have their images. Raises: UserError if there is none."""
     content, picture = _read(path, max_megapixels)
-    return Source(digest(content), lambda size: fitted(picture, size))
+    return Source(image_id(content), lambda size: fitted(picture, size))
 
 
 def _read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[bytes, Image.Image]:

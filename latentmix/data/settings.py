@@ -26,7 +26,7 @@ class DataConfig:
     revision: str | None = None
     split: str = "train"
     image: str = "image"  # the columns of the images
-    label: str = "label"  # and of their classes
+    label: str | None = "label"  # and of their classes; None takes all images as one class
     synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
     limit: Positive | None = None  # images of each class that are kept; None is all of them
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
