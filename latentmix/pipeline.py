@@ -10,16 +10,17 @@ image = pipe.generate(lm.mix(z, [0.5, 0.5], "nin/chm"), prompt="an animal")
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.compose import compose
+from latentmix.compose import Presets, compose
 from latentmix.config import Config
 from latentmix.data.pictures import read_pictures
 from latentmix.errors import UserError
@@ -33,8 +34,9 @@ from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.latents import Latents, Prompt, weighted
 from latentmix.mixing import Method
-from latentmix.model_names import overrides_for
-from latentmix.models import load_model
+from latentmix.model_names import native_size, nearest_preset, overrides_for
+from latentmix.models import check_size, load_model
+from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.progress import CountedSteps
@@ -77,6 +79,24 @@ class Pipeline:
             overrides.append(f"model.size={size}")
         experiment = Experiment(compose(overrides))
         return cls(experiment.model, experiment.config, overrides, experiment.device)
+
+    @classmethod
+    def from_diffusers(cls, pipe: Any, *settings: str, size: int | str | None = None) -> "Pipeline":
+        """Return the pipeline of modules that are loaded already: adapted, quantised, offloaded, compiled, as they are.
+
+        `pipe` is diffusers' text-to-image pipeline of a family that latentmix knows. Its modules stay on their devices
+        and in their precision. `settings` and `size` are as for `from_pretrained`. Adapters are set through `pipe`.
+        Raises: UserError for a pipeline or a module of another class.
+        """
+        denoiser, vae = denoiser_and_vae(pipe)
+        device = device_of(pipe)
+        side = size or native_size(denoiser, vae)
+        overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", *settings, f"device={device}"]
+        config = compose(overrides := [*overrides, *([f"model.size={side}"] if side else [])])
+        made = cls(brought_model(pipe, config.model), config, overrides, device)
+        made._brought = pipe
+        check_size(made.model, config.model.size)
+        return made
 
     # Inversion
 
@@ -208,27 +228,36 @@ class Pipeline:
         self, inversion: str | Inversion, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
     ) -> tuple[Inversion, InversionSettings, float]:
         """Return an inversion, its settings, and the guidance of generation that goes with it."""
+        if isinstance(inversion, str) and inversion in INVERSIONS and inversion not in Presets().options("inversion"):
+            inversion = INVERSIONS[inversion]  # of another package, without a preset
         if isinstance(inversion, Inversion):
-            config = self.config
-            common: dict[str, Any] = {
-                "name": "own",
-                "kind": "own",
-                "steps": steps or config.steps,
-                "spacing": config.spacing,
-            }
-            scale = config.guidance if "guidance" in inversion.paired else 1.0
-            common["guidance"] = scale if guidance is None else guidance
-            return inversion, inversion.settings(**common, **settings), config.guidance
-        overrides = [*self._overrides, f"inversion={inversion}"]
-        overrides += [f"inversion.{name}={value}" for name, value in settings.items()]
+            return self._own_recipe(inversion, steps, guidance, settings)
+        overrides = [f"inversion={inversion}", *(f"inversion.{name}={value}" for name, value in settings.items())]
         if steps is not None:
             overrides.append(f"steps={steps}")
-        config = compose(overrides)
-        kind = INVERSIONS[config.inversion.kind]
         if guidance is not None:
-            key = "guidance" if "guidance" in kind.paired else "inversion.guidance"
-            config = compose([*overrides, f"{key}={guidance}"])
-        return kind, config.inversion, config.guidance
+            kind = INVERSIONS.get(self._composed(tuple(overrides)).inversion.kind)
+            overrides.append(f"{'guidance' if kind and 'guidance' in kind.paired else 'inversion.guidance'}={guidance}")
+        config = self._composed(tuple(overrides))
+        return INVERSIONS[config.inversion.kind], config.inversion, config.guidance
+
+    @cache  # noqa: B019 - a pipeline lives as long as its notebook
+    def _composed(self, overrides: tuple[str, ...]) -> Config:
+        return compose([*self._overrides, *overrides])
+
+    def _own_recipe(
+        self, inversion: Inversion, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
+    ) -> tuple[Inversion, InversionSettings, float]:
+        """Return the settings of an inversion that has no preset: the class's own defaults."""
+        paired = "guidance" in inversion.paired
+        scale = guidance if guidance is not None else self.config.guidance if paired else 1.0
+        common = {"name": "own", "kind": "own", "steps": steps or self.config.steps, "spacing": self.config.spacing}
+        try:
+            own = TypeAdapter(inversion.settings).validate_python({**common, "guidance": scale, **settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"the inversion's {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        return inversion, own, scale if paired else self.config.guidance
 
     def _plain(self, latents: Any, prompt: Any) -> Latents:
         """Return latents of unknown origin as those of the plain sampler."""
@@ -260,10 +289,14 @@ class Pipeline:
         with torch.no_grad(), tf32(allowed=False), bar:
             yield CountedSteps(self.model, bar, steps)
             bar.update(bar.total - bar.n)
+        if self._brought is not None:
+            self._brought.maybe_free_model_hooks()  # as diffusers does after each call
 
     def _use_precision(self, float32: Collection[str]) -> None:
         """Load the model again where `float32`, the networks that an inversion keeps out of 16 bits, needs it."""
-        if self._brought or self.config.model.precision != "auto":
+        if self._brought is not None:
+            self._texts = {}  # the caller may have set other adapters
+        if self._brought is not None or self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
         if _precision(needed) != _precision(self.model):

@@ -29,7 +29,7 @@ FLOORS = (
     "inversion latents models.unet models.mmdit",
     "models.sdxl models.flux",
     "models.family_table",
-    "models.placeholder",
+    "models.placeholder models.brought",
     "models.assembly",
     "models.pipeline",
     "models models.random_weights",

@@ -1,5 +1,6 @@
 """`lm.Pipeline` and its neighbours: the same numbers as the command line and diffusers, and what users hand to it."""
 
+import gc
 import json
 import os
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from driver import invoke
 from PIL import Image
-from pipelines import FOLDER, SD, SD3, SIZE
+from pipelines import FLUX, FOLDER, SD, SD3, SDXL, SIZE
 from torch import Tensor
 
 import latentmix as lm
@@ -19,12 +20,13 @@ from latentmix.cache import load_tensors
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.ddim import DDIM
 from latentmix.inversion.null_text import NullTextSettings
+from latentmix.models.loading import NETWORKS
 from latentmix.models.pipeline import diffusers_options
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 STEPS = 3
 PROMPTS = ["a photo of a cat", "a photo of a fox"]
-FAMILIES = {"sd": SD, "sd3": SD3}
+FAMILIES = {"sd": SD, "sd3": SD3, "sdxl": SDXL, "flux": FLUX}
 
 
 def pipeline(family: str = "sd", *settings: str) -> lm.Pipeline:
@@ -37,6 +39,21 @@ def pipeline(family: str = "sd", *settings: str) -> lm.Pipeline:
 @pytest.fixture(scope="module")
 def pipe(random_pipelines: None) -> lm.Pipeline:
     return pipeline()
+
+
+def diffusers_pipeline(family: str) -> Any:
+    from diffusers import DiffusionPipeline
+
+    folder = Path(os.environ[FOLDER], family)
+    pipe = DiffusionPipeline.from_pretrained(folder, **diffusers_options(folder))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def brought(theirs: Any, *settings: str) -> lm.Pipeline:
+    pipe = lm.Pipeline.from_diffusers(theirs, f"steps={STEPS}", *settings)
+    pipe.progress = False
+    return pipe
 
 
 def pictures(count: int, width: int = SIZE, height: int = SIZE) -> list[Image.Image]:
@@ -91,12 +108,8 @@ def test_results_are_those_of_the_command_line(
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_generation_is_that_of_diffusers_from_the_same_latents(family: str) -> None:
-    from diffusers import DiffusionPipeline
-
     pipe = pipeline(family, "model.max_sequence_length=256")  # of T5, as diffusers has it
-    folder = Path(os.environ[FOLDER], family)
-    theirs = DiffusionPipeline.from_pretrained(folder, **diffusers_options(folder))
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(family)
     if family == "sd":
         theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, timestep_spacing="trailing")
     z = pipe.noise(2, seed=1)
@@ -116,7 +129,7 @@ def test_images_may_be_paths_pictures_tensors_or_arrays(pipe: lm.Pipeline, paths
     expected = pipe.invert(paths).tensor
     assert expected.shape == (3, 4, SIZE // 4, SIZE // 4)
     mixed: list[Any] = [str(paths[0]), opened[1], tensors[2]]
-    for images in (opened, arrays, tensors, np.stack(arrays), torch.stack(tensors), tuple(mixed), map(str, paths)):
+    for images in (arrays, np.stack(arrays), torch.stack(tensors), tuple(mixed), map(str, paths)):
         assert torch.equal(pipe.invert(images).tensor, expected)
     for image in (paths[1], str(paths[1]), opened[1], arrays[1], tensors[1]):
         torch.testing.assert_close(pipe.invert(image).tensor, expected[1], rtol=1e-4, atol=1e-5)
@@ -238,7 +251,10 @@ def test_an_inversion_of_ones_own_is_given_itself(pipe: lm.Pipeline) -> None:
     own = replace(DDIM, invert=lambda *args: {"latents": -DDIM.invert(*args)["latents"]})
     assert torch.equal(pipe.invert(pictures(2), inversion=own).tensor, -pipe.invert(pictures(2)).tensor)
     null_text = pipe.invert(pictures(1), inversion=INVERSIONS["null_text"], guidance=2.0, iterations=1)
-    assert null_text.settings.guidance == 2.0 and "nulls" in null_text.state
+    assert null_text.settings.guidance == null_text.guidance == 2.0 and "nulls" in null_text.state
+    pipe.generate(null_text)
+    with pytest.raises(lm.UserError, match="the inversion's iteration: Unexpected keyword argument"):
+        pipe.invert(pictures(1), inversion=INVERSIONS["null_text"], iteration=1)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +278,9 @@ def test_a_folder_is_read_as_the_preset_that_is_most_like_it() -> None:
     assert pipe.config.model.size == SIZE and pipe.config.model.world == "imagenet"
     pipe.progress = False
     assert pipe.generate(pipe.noise(seed=3), "a cat").size == (SIZE, SIZE)
+    wide = lm.Pipeline.from_pretrained(f"{os.environ[FOLDER]}/sd", "steps=1", device="cpu", size="24x16")
+    wide.progress = False
+    assert wide.generate(wide.invert(pictures(1, 48, 32)))[0].size == (24, 16)
 
 
 @pytest.mark.parametrize("name", ["nothing", "./nowhere", "~/nowhere", "a/b/c"])
@@ -276,3 +295,88 @@ def test_a_folder_of_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "OtherPipeline"}))
     with pytest.raises(lm.UserError, match="holds a OtherPipeline"):
         lm.Pipeline.from_pretrained(str(tmp_path))
+
+
+# Pipelines that a caller brought
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3", "sdxl", "flux"])
+def test_modules_that_are_loaded_give_what_their_folder_gives(family: str) -> None:
+    theirs, prompts = diffusers_pipeline(family), ["a cat", ""]
+    usual = pipeline(family)
+    settings = [f"model.{name}={getattr(usual.config.model, name)}" for name in ("spacing", "max_sequence_length")]
+    settings += ["model.size=16"] if family == "flux" else []  # of which a config does not say its size
+    pipe = brought(theirs, *settings, f"guidance={usual.config.guidance}")
+    assert pipe.config.model.size == SIZE
+    z, expected = pipe.invert(pictures(2), prompts), usual.invert(pictures(2), prompts)
+    torch.testing.assert_close(z.tensor, expected.tensor, rtol=1e-3, atol=1e-4)
+    assert same(pipe.generate(lm.mix(z), output="tensor"), usual.generate(lm.mix(expected), output="tensor"))
+
+
+def test_adapters_of_a_pipeline_are_used_and_its_modules_left_as_they_are() -> None:
+    theirs = diffusers_pipeline("sd")
+    theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, timestep_spacing="trailing")
+    pipe = brought(theirs)
+    z = pipe.noise(1, seed=2)
+    before = pipe.generate(z, PROMPTS[0], guidance=2.0, output="tensor")
+    layer = theirs.unet.mid_block.attentions[0].proj_out
+    layer.register_forward_hook(lambda module, args, out: 3 * out)  # as an adapter would
+    last = next(module for name, module in theirs.text_encoder.named_modules() if name.endswith("final_layer_norm"))
+    last.register_forward_hook(lambda module, args, out: out + 1)
+    after = pipe.generate(z, PROMPTS[1], guidance=2.0, output="tensor")
+    theirs_after = theirs(PROMPTS[1], latents=z.tensor, num_inference_steps=STEPS, guidance_scale=2.0, output_type="np")
+    assert same(after.permute(0, 2, 3, 1), torch.from_numpy((theirs_after.images * 255).round().astype(np.uint8)))
+    assert not same(before, after)
+    assert all(parameter.requires_grad for parameter in theirs.unet.parameters())
+    assert theirs.unet.conv_in.weight.is_contiguous()
+
+
+def test_offloaded_modules_and_half_precision_work() -> None:
+    from accelerate import cpu_offload
+
+    theirs = diffusers_pipeline("sd")
+    expected = brought(theirs).invert(pictures(2), "a cat")
+    for part in (theirs.unet, theirs.vae, theirs.text_encoder):
+        cpu_offload(part, torch.device("cpu"))
+    assert theirs.unet.conv_in.weight.device.type == "meta"
+    z = brought(theirs).invert(pictures(2), "a cat")
+    torch.testing.assert_close(z.tensor, expected.tensor, rtol=1e-3, atol=1e-4)
+    assert theirs.unet.conv_in.weight.device.type == "meta"
+    half = diffusers_pipeline("sd").to(torch.bfloat16)
+    rounded = brought(half).invert(pictures(2), "a cat")
+    assert half.unet.dtype == half.vae.dtype == torch.bfloat16 and rounded.tensor.dtype == torch.float32
+    assert 0 < (rounded.tensor - expected.tensor).norm() / expected.tensor.norm() < 0.1
+    assert len(brought(half).generate(rounded)) == 2
+
+
+def test_a_vae_that_overflows_is_called_in_float32() -> None:
+    theirs = diffusers_pipeline("sdxl").to(torch.bfloat16)
+    theirs.vae.to(torch.float16).register_to_config(force_upcast=True)
+    seen = []
+    theirs.vae.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    pipe = brought(theirs)
+    pipe.generate(pipe.noise(1), "a cat")
+    assert seen == [torch.float32] and theirs.vae.dtype == torch.float16
+
+
+def test_what_was_registered_of_a_pipeline_is_forgotten_with_it() -> None:
+    count = len(NETWORKS)
+    pipe = brought(diffusers_pipeline("sd"))
+    folder = vars(pipe.model)["folder"]
+    assert len(NETWORKS) == count + 3 and folder.is_dir()
+    del pipe
+    gc.collect()
+    assert len(NETWORKS) == count and not folder.exists()
+
+
+def test_other_pipelines_and_modules_are_refused() -> None:
+    from diffusers import AutoencoderTiny, DDPMPipeline, StableDiffusionImg2ImgPipeline
+
+    theirs = diffusers_pipeline("sd")
+    img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    for other in (img2img, DDPMPipeline(theirs.unet, theirs.scheduler)):
+        with pytest.raises(lm.UserError, match=r"can't be used, only StableDiffusionPipeline.*from_pipe\(pipe\)"):
+            lm.Pipeline.from_diffusers(other)
+    theirs.vae = AutoencoderTiny()
+    with pytest.raises(lm.UserError, match="vae is a AutoencoderTiny; only a AutoencoderKL"):
+        lm.Pipeline.from_diffusers(theirs, size=SIZE)

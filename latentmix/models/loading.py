@@ -19,6 +19,8 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+NETWORKS: dict[Path, Any] = {}  # of pipelines that callers brought (brought.py), by the folders they would be in
+TOKENIZERS: dict[Path, Any] = {}
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
     "added_tokens.json",
     "merges.txt",
@@ -74,6 +76,8 @@ def identity(folder: Path, family: Family, precision: torch.dtype | str) -> dict
 
 def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, **options: Any) -> Any:
     """Load a part of a pipeline. Raises: UserError, in one line that has `name`, where its files are damaged."""
+    if folder in TOKENIZERS:
+        return TOKENIZERS[folder]
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # small files load at once
@@ -86,6 +90,8 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
 
 def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, **options: Any) -> Any:
     """Load a network, frozen. Raises: UserError where its files lack weights, which libraries fill with random ones."""
+    if folder in NETWORKS:
+        return NETWORKS[folder]
     library = load.__self__.__module__.partition(".")[0]  # type: ignore[attr-defined]
     source, files = read_source(folder), weight_files(folder, library, pickled=True)
     if source.place.is_file():
@@ -115,4 +121,7 @@ def encode_prompts(encoder: Any, tokenizer: Any, prompts: Sequence[str], length:
     """
     padding = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids = tokenizer(list(prompts), max_length=length, **padding).input_ids
-    return [encoder(row, **options) for row in ids.to(encoder.device).split(1)]
+    hooks = [getattr(module, "_hf_hook", None) for module in encoder.modules()]  # where weights wait elsewhere
+    devices = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
+    device = devices[0] if devices else encoder.device
+    return [encoder(row, **options) for row in ids.to(device).split(1)]

@@ -1,0 +1,154 @@
+"""A caller's own diffusers pipeline as a `Model`, with its modules as they are: adapters, quantisation, offloading.
+
+Families read a folder. So a temporary folder gets the JSON files of the pipeline, and `loading` finds its modules under
+the paths that they would have there. Nothing is copied, moved, cast or frozen.
+"""
+
+import json
+import shutil
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.errors import UserError
+from latentmix.models.family import Family
+from latentmix.models.family_table import FAMILIES
+from latentmix.models.loading import DTYPES, NETWORKS, TOKENIZERS
+from latentmix.models.protocol import Model
+from latentmix.models.settings import ModelConfig, SpeedConfig
+
+AS_IT_IS = SpeedConfig(channels_last=False, shared_prefix=False)  # no technique that would change a module
+
+
+class _Held:
+    """A network that stays where and as it is: `to` returns the network itself."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        """Return the network."""
+        return self.network
+
+
+class _HeldVAE(_Held):
+    """A VAE that is called in its own precision. Its float16 is left for float32 where its config asks for that."""
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def encode(self, pixels: Tensor) -> Any:
+        """Return what `AutoencoderKL.encode` does, in float32."""
+        with self._usable() as network:
+            mean = network.encode(pixels.to(network.dtype)).latent_dist.mean
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean.float()))
+
+    def decode(self, latents: Tensor) -> Any:
+        """Return what `AutoencoderKL.decode` does."""
+        with self._usable() as network:
+            return network.decode(latents.to(network.dtype))
+
+    @contextmanager
+    def _usable(self) -> Iterator[Any]:
+        upcast = self.network.dtype == torch.float16 and self.network.config.get("force_upcast")
+        if upcast:
+            self.network.to(torch.float32)
+        try:
+            yield self.network
+        finally:
+            if upcast:
+                self.network.to(torch.float16)
+
+
+def family_of(pipe: Any) -> Family:
+    """Return the family of a pipeline. Raises: UserError where latentmix knows none."""
+    names = [cls.__name__ for cls in type(pipe).__mro__]
+    known = next((name for name in names if name in FAMILIES), None)
+    if known is None:
+        raise UserError(
+            f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; take the text-to-image pipeline of its modules: "
+            "diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
+        )
+    return FAMILIES[known]
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Return the device that a pipeline computes on, also where its modules wait elsewhere."""
+    return torch.device(getattr(pipe, "_execution_device", pipe.device))
+
+
+def brought_model(pipe: Any, config: ModelConfig) -> Model:
+    """Return the model that a pipeline's modules are. Raises: UserError where one has no weights or a wrong config."""
+    family, folder = family_of(pipe), Path(mkdtemp(prefix="latentmix-"))
+    try:
+        _register(pipe, family, folder)
+        model = family.build(folder, config, _precision(getattr(pipe, family.denoiser)), device_of(pipe), AS_IT_IS)
+    except BaseException:
+        _forget(folder)
+        raise
+    vars(model)["identity"] = {"pipeline": type(pipe).__name__, "precision": str(model.dtype)}  # it is on no disk
+    weakref.finalize(model, _forget, folder)
+    return model
+
+
+def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configs of a pipeline's denoiser and VAE.
+
+    Raises: UserError for a pipeline, or one of its networks, that is of no known class.
+    """
+    family = family_of(pipe)
+    for part in family.networks:
+        if (network := getattr(pipe, part, None)) is not None:
+            _check_class(network, part, family)
+    return dict(getattr(pipe, family.denoiser).config), dict(pipe.vae.config)
+
+
+def _register(pipe: Any, family: Family, folder: Path) -> None:
+    """Write the JSON files, and remember the modules under their paths."""
+    pipe.save_config(folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": family.pipeline}))
+    for part in family.parts:
+        own, place = getattr(pipe, part, None), folder / part
+        if own is None and part not in family.optional:
+            raise UserError(f"the pipeline has no {part}; load it with one")
+        if own is None:
+            continue
+        if part == "scheduler":
+            own.save_config(place)
+        elif part in family.networks:
+            writer = own if hasattr(own, "save_config") else own.config  # diffusers' networks, transformers'
+            getattr(writer, "save_config" if writer is own else "save_pretrained")(place)
+            NETWORKS[place] = (_HeldVAE if part == "vae" else _Held)(own)
+        else:
+            TOKENIZERS[place] = own
+
+
+def _check_class(network: Any, part: str, family: Family) -> None:
+    expected = family.networks[part].rpartition(".")[2]
+    plain = getattr(network, "_orig_mod", network)  # of a network that torch compiled
+    if expected not in [cls.__name__ for cls in type(plain).__mro__]:
+        raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
+
+
+def _precision(denoiser: Any) -> str:
+    """Return the name of a denoiser's dtype; that of its computations where its weights are quantised."""
+    dtype = denoiser.dtype if denoiser.dtype in DTYPES.values() else torch.float16
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def _forget(folder: Path) -> None:
+    for known in (NETWORKS, TOKENIZERS):
+        for path in [path for path in known if path.parent == folder]:
+            del known[path]
+    shutil.rmtree(folder, ignore_errors=True)
