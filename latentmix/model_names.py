@@ -7,22 +7,32 @@ from typing import Any
 
 from latentmix.compose import Presets
 from latentmix.errors import UserError
+from latentmix.models import single_file
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.weight_files import read_config
 
 
-def overrides_for(name: str) -> list[str]:
-    """Return the settings by which the command line has the model of a name. Raises: UserError where there is none."""
+def overrides_for(name: str, pickled: bool = False) -> list[str]:
+    """Return the settings by which the command line has the model of a name.
+
+    `pickled` says whether a single file may be a pickle. Raises: UserError where there is no such model.
+    """
     presets = Presets()
     if name in presets.options("model"):
         return [f"model={name}"]
     path = Path(name).expanduser()
     if path.is_dir():
         return [*_like(path), f"model.path={_quoted(path)}"]
+    if path.is_file():
+        told = single_file.architecture(path, single_file.headers(path, pickled))
+        alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == told]
+        return [f"model={told if told in alike else alike[0]}", f"model.path={_quoted(path)}"]
     if path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
-        raise UserError(f"there is no model {name!r}: no preset ({', '.join(presets.options('model'))}), and no folder")
+        raise UserError(
+            f"there is no model {name!r}: no preset ({', '.join(presets.options('model'))}), and no folder or file"
+        )
     return [*_like(_indices(name)), f"model.hub={name}", "model.revision=null"]
 
 

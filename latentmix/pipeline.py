@@ -67,14 +67,17 @@ class Pipeline:
     def from_pretrained(
         cls, name: str, *settings: str, device: str = "auto", size: int | str | None = None
     ) -> "Pipeline":
-        """Return the pipeline of a model: a preset such as "sd15" or "tiny", a folder, or a repository of the hub.
+        """Return the pipeline of a model: a preset such as "sd15" or "tiny", a folder, a single file, or OWNER/NAME.
+
+        A folder has diffusers' layout, a single file is a checkpoint, such as a .safetensors, and OWNER/NAME is a
+        repository of the Hugging Face hub.
 
         `settings` are further ones, as the command line has them: "model.precision=float32", "steps=30". `size` is in
         pixels, 512 or "768x512" (width and height); by default the model's own. Weights are read when they are first
         needed.
         Raises: UserError where there is no such model, or it can't be read.
         """
-        overrides = [*overrides_for(name), *settings, f"device={device}"]
+        overrides = [*overrides_for(name, "model.pickled=true" in settings), *settings, f"device={device}"]
         if size is not None:
             overrides.append(f"model.size={size}")
         experiment = Experiment(compose(overrides))

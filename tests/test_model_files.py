@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from driver import invoke
-from pipelines import stable_diffusion, stable_diffusion_3
+from pipelines import SIZE, stable_diffusion, stable_diffusion_3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import latentmix as lm
 from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.models import load_model
@@ -229,6 +230,16 @@ def test_a_single_file_is_read_as_the_folder_that_it_was_made_of(original: Path,
     known = identity(checkpoint, own)
     copy = shutil.copy(checkpoint, checkpoint.with_name("renamed.safetensors"))
     assert identity(Path(copy), own) == known != identity(original)
+
+
+def test_a_single_file_is_a_pipeline_by_its_name(checkpoint: Path, original: Path) -> None:
+    settings = (f"model.architecture={original}", f"model.size={SIZE}", "steps=2")
+    pipes = [lm.Pipeline.from_pretrained(str(path), *settings, device="cpu") for path in (checkpoint, original)]
+    images = []
+    for pipe in pipes:
+        pipe.progress = False
+        images.append(pipe.generate(pipe.noise(1), "a cat", output="tensor"))
+    assert int((images[0].int() - images[1].int()).abs().max()) <= 1
 
 
 def test_a_single_file_goes_through_all_commands(original: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_a_folder_is_read_as_the_preset_that_is_most_like_it() -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "./nowhere", "~/nowhere", "a/b/c"])
 def test_a_name_of_no_model_is_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(lm.UserError, match=r"no preset .*sd15.*, and no folder"):
+    with pytest.raises(lm.UserError, match=r"no preset .*sd15.*, and no folder or file"):
         lm.Pipeline.from_pretrained(name)
 
 
