@@ -389,7 +389,8 @@ def test_pairs_by_hand(run: Run) -> None:
         (row,) = (
             r for r in pairs_of(run) if (r["class"], r["n"], r["metric"]) == (class_id, "4", "clip_distance_embedded")
         )
-        compared = paired(*(mean(torch.from_numpy(x), (None, 1.0)) for x in (a, b))).difference
+        first, second = (mean(torch.from_numpy(x), (None, 1.0)) for x in (a, b))
+        compared = paired(first, second).difference
         assert [float(row[name]) for name in ("difference", "low", "high")] == pytest.approx(
             [(a - b).mean(), compared.low, compared.high], rel=1e-6
         )
