@@ -14,7 +14,7 @@ from latentmix.cache import key
 from latentmix.commands import session
 from latentmix.compose import compose
 from latentmix.config import differences
-from latentmix.errors import UserError, warn_once
+from latentmix.errors import UserError
 from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.stages import GENERATE, INVERT, MEASURE_IF_COMPLETE, MEASURE_REFERENCES, generation
 from latentmix.experiment.training_set import CARD, TABLE, Counts, Options, similarities, write_training_set
@@ -34,9 +34,9 @@ def run(experiment: Augmentation, options: Options, out: Path, dry_run: bool = F
     settings = _settings(experiment, options)
     if not dry_run:
         _refuse_to_overwrite(out, settings)
-    _warn_of_few_mixtures(experiment)
     stages = STAGES if options.min_similarity is None else STAGES_WITH_CLIP
     if not session.run_stages(experiment, stages, "augment", dry_run):
+        session.say(f"The training set would be in {out}.")
         return []
     session.write_config(out, settings)
     counts = write_training_set(experiment, options, Path(str(experiment.config.data.path)), out)
@@ -99,15 +99,6 @@ def _refuse_to_overwrite(out: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{out} is not empty, and no training set of latentmix augment; {ELSEWHERE}") from None
     if different := differences(existing, settings):
         raise UserError(f"{out} was made with other settings ({'; '.join(different[:2])}); {ELSEWHERE}")
-
-
-def _warn_of_few_mixtures(experiment: Augmentation) -> None:
-    """Say in one line which classes have fewer mixtures than asked for."""
-    counts = {class_id: experiment.count(class_id) for class_id in experiment.classes}
-    few = [f"{class_id} has {count}" for class_id, count in counts.items() if count < experiment.config.draws]
-    if few:
-        wanted = f"--per-class {experiment.config.draws}"
-        warn_once(f"{wanted} is more than the different mixtures of some classes, which get all: {', '.join(few)}")
 
 
 def _say_counts(experiment: Augmentation, options: Options, counts: dict[str, Counts], out: Path) -> None:

@@ -55,10 +55,12 @@ class Augmentation(Experiment):
         """Return the numbers of images that may be mixed of a pool."""
         return [size for size in self.config.n if self._least * size <= pool]
 
-    def count(self, class_id: str) -> int:
-        """Return how many different mixtures of a class there are."""
-        pool = len(self.pool(class_id))
-        return count_mixtures(self._sizes(pool), self.alpha, pool)
+    @property
+    def few_draws(self) -> str:
+        wanted, pools = self.config.draws, {class_id: len(self.pool(class_id)) for class_id in self.classes}
+        counts = {c: count_mixtures(self._sizes(pool), self.alpha, pool) for c, pool in pools.items()}
+        few = ", ".join(f"{class_id} has {count}" for class_id, count in counts.items() if count < wanted)
+        return f"--per-class {wanted} is more than the different mixtures of some classes, which get all: {few}"
 
     @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:

@@ -7,7 +7,6 @@ small batches. Other N, methods or draws divide the stream differently, which ma
 as they are.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -331,15 +330,8 @@ def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
 
 
 def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Sequence[int]:
-    """Return the draws of a cell, or the first `most`. Warn once if an N has fewer subsets than draws are asked for."""
-    config, draws = experiment.config, experiment.draws(cell, most)
-    if len(draws) < min(config.draws, config.draws if most is None else most):
-        single = config.weights != "uniform"  # only mixtures of one image can repeat
-        ns = [n for n in config.n if n == 1 or not single]
-        few = {n: subsets for n in ns if (subsets := math.comb(config.pool, n)) < config.draws}
-        counts = ", ".join(f"{subsets} of n={n}" for n, subsets in few.items())
-        warn_once(
-            f"draws={config.draws} is more than the subsets that pool={config.pool} images have: {counts}; each of "
-            "these is drawn once"
-        )
+    """Return the draws of a cell, or the first `most`. Warn once if there are fewer than are asked for."""
+    draws, wanted = experiment.draws(cell, most), experiment.config.draws
+    if len(draws) < min(wanted, wanted if most is None else most):
+        warn_once(experiment.few_draws)
     return draws
