@@ -80,6 +80,13 @@ def distinct_draws(seed: int, class_id: str, draws: int, n: int, pool: int) -> S
     return tuple(found)
 
 
+def few_subsets(ns: Iterable[int], draws: int, pool: int) -> str:
+    """Return what to say of each N that has fewer subsets than `draws`."""
+    counts = {n: math.comb(pool, n) for n in ns}
+    few = ", ".join(f"{count} of n={n}" for n, count in counts.items() if count < draws)
+    return f"draws={draws} is more than the subsets that pool={pool} images have: {few}; each of these is drawn once"
+
+
 def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int) -> Tensor:
     """Return weights [K, pool] of K draws: 1/n for the n images of the draw, 0 for the others."""
     chosen = [subset(seed, class_id, draw, pool)[:n] for draw in draws]

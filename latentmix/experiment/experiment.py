@@ -23,6 +23,7 @@ from latentmix.experiment.draws import (
     Cell,
     dirichlet_weights,
     distinct_draws,
+    few_subsets,
     mixed_cells,
     random_latents,
     uniform_weights,
@@ -255,12 +256,7 @@ class Experiment:
     def few_draws(self) -> str:
         """Return what to say if some N has fewer draws than asked for."""
         config, every = self.config, self.config.weights == "uniform"  # otherwise only those of one image can repeat
-        few = {n: count for n in config.n if (every or n == 1) and (count := math.comb(config.pool, n)) < config.draws}
-        counts = ", ".join(f"{count} of n={n}" for n, count in few.items())
-        return (
-            f"draws={config.draws} is more than the subsets that pool={config.pool} images have: {counts}; each of "
-            "these is drawn once"
-        )
+        return few_subsets([n for n in config.n if every or n == 1], config.draws, config.pool)
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         """Return the weights [K, pool] of the images of the pool in K draws of a cell."""
