@@ -91,6 +91,12 @@ def test_draws_that_were_distinct_already_keep_their_numbers() -> None:
     assert len(set(subsets(0, "star", range(20), 2, 256))) == 20
 
 
+def test_mixtures_with_random_weights_differ_though_their_images_are_the_same() -> None:
+    weighted = experiment("weights=1.0", "pool=3", "n=[1,2]", "draws=10")
+    assert len(weighted.draws(Cell("star", 2, FIX))) == 10 and len(weighted.draws(Cell("star", 1, FIX))) == 3
+    assert "3 of n=1; each" in weighted.few_draws
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_every_image_is_drawn_equally_often(n: int) -> None:
     pool, draws = 10, 2000

@@ -18,8 +18,9 @@ from latentmix.feature_networks import Network
 class Augmentation(Experiment):
     """An experiment whose draws are random mixtures; see `random_mixtures`.
 
-    The config's `n` are the numbers of images that may be mixed, and `draws` is the number of mixtures of each class.
-    The pool of a class is all of its images. Methods with a mean of the pool mix at most half of it.
+    The config's `n` are the numbers of images that may be mixed, `draws` is the number of mixtures of each class, and
+    the first of `methods` is used. The pool of a class is all of its images. A method with a mean of the pool mixes at
+    most half of it.
     """
 
     measured_with = ("clip",)
@@ -49,7 +50,7 @@ class Augmentation(Experiment):
     @property
     def _least(self) -> int:
         """Return how many images a pool must have for each that is mixed: two for means of the pool."""
-        return 2 if any(method.of_pool for method in self.config.methods) else 1
+        return 2 if self.config.methods[0].of_pool else 1
 
     def _sizes(self, pool: int) -> list[int]:
         """Return the numbers of images that may be mixed of a pool."""
@@ -68,8 +69,8 @@ class Augmentation(Experiment):
         return self.pool(class_id)
 
     def cells_of(self, class_id: str) -> list[Cell]:
-        """Return a cell for each method; its N is the most images that are mixed."""
-        return [Cell(class_id, max(self.config.n), method) for method in dict.fromkeys(self.config.methods)]
+        """Return the single cell of a class; its N is the most images that are mixed."""
+        return [Cell(class_id, max(self.config.n), self.config.methods[0])]
 
     @property
     def images_kept(self) -> int:
