@@ -1,6 +1,7 @@
 """The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,8 @@ from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 # Settings that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
 # Further settings that change no number of a run's tables.
-WITHOUT_EFFECT = ("name", "keep", "overwrite")
+OF_A_CALL = ("budget", "until", "track")
+WITHOUT_EFFECT = ("name", "keep", "overwrite", *OF_A_CALL)
 SBATCH = {  # arguments of sbatch -> the settings that they have
     **{name: name for name in ("partition", "account", "qos", "constraint", "requeue")},
     **{"time": "timeout_min", "cpus-per-task": "cpus", "mem": "mem_gb", "array": "shards", "no-requeue": "requeue"},
@@ -31,6 +33,14 @@ GROWING = ("n", "methods", "metrics", "controls")  # what a run may be given mor
 
 def _method(method: Any) -> Any:
     return Method.parse(method) if isinstance(method, str) else method
+
+
+def _seconds(time: Any) -> Any:
+    """Return a time such as 12h, 1h30m or 90s in seconds; numbers, which are seconds, as they are."""
+    if not isinstance(time, str) or not re.fullmatch(r"(\d+(\.\d+)?(d|h|min|m|s))+", time):
+        return time
+    parts = re.findall(r"([\d.]+)(d|h|min|m|s)", time)
+    return sum(float(number) * {"d": 86400, "h": 3600, "s": 1}.get(unit, 60) for number, unit in parts)
 
 
 def _metric(name: str) -> str:
@@ -57,6 +67,7 @@ def _unknown(what: str, name: object, known: Iterable[str]) -> str:
 MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]
 MetricName = Annotated[str, AfterValidator(_metric)]
 Device = Annotated[str, AfterValidator(lambda name: f"cuda:{name}" if name.isdecimal() else name)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 OwnSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_own_settings)]
 
 
@@ -123,6 +134,9 @@ class Config:
     keep: Annotated[int, Field(ge=0)]
     overwrite: bool = False
     speed: SpeedConfig = USUAL
+    budget: Seconds | None = None
+    until: Annotated[float, Field(gt=0)] | None = None
+    track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None
 
     def __post_init__(self) -> None:
         for spacing in (self.spacing, self.inversion.spacing):
@@ -204,7 +218,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a plain config that can change a result."""
-    kept = {key: value for key, value in plain.items() if key not in (*OF_A_MACHINE, "name", "overwrite")}
+    left_out = (*OF_A_MACHINE, *OF_A_CALL, "name", "overwrite")
+    kept = {key: value for key, value in plain.items() if key not in left_out}
     return kept | _decoder(plain)
 
 

@@ -13,6 +13,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class OutOfTime(UserError):
+    """The time that was given for the work is over. What is finished is kept."""
+
+    exit_code = 0
+
+
 class RowsLost(UserError):
     """Rows that were listed in the cache proved damaged, or are gone. When planned again, they count as missing."""
 

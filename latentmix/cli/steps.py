@@ -87,6 +87,7 @@ def evaluate(
         "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
         "latentmix sweep -m inversion=ddim,null_text seed=0,1,2 name=inversions",
         "latentmix sweep experiment=demo --shard 0/3",
+        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR budget=12h until=0.05",
         "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
     )
 )
@@ -94,8 +95,12 @@ def sweep(
     overrides: Overrides = None,
     multirun: Multirun = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Be worker I of N that share this run; I starts at 0.")
+        str | None,
+        typer.Option(metavar="I/N", help="Be worker I of N that share this run, from 0; auto: as a scheduler says."),
     ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Do every N-th batch and no others, without claims; for object stores.")
+    ] = False,
     dry_run: DryRun = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
@@ -103,9 +108,8 @@ def sweep(
 ) -> None:
     """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
     from latentmix.commands import grid, sweep
-    from latentmix.runner.claims import Shard
 
-    part = None if shard is None else Shard.parse(shard)
+    part = sweep.parse_shard(shard, static)
     if multirun:
         grid.run("sweep", overrides or [], lambda one: sweep.run(one.config, one.arguments, part, dry_run, profile))
     else:

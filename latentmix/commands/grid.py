@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from latentmix.cache import read_checked_json
-from latentmix.commands import compare, session
+from latentmix.commands import compare, rounds, session
 from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
-from latentmix.config import Config, result_settings
+from latentmix.config import Config
 from latentmix.errors import Interrupted, UserError, retry_lost_rows
 from latentmix.experiment.comparison import read_runs
 from latentmix.overrides import grid
@@ -88,9 +87,7 @@ def _folder(overrides: Sequence[str], config: Config) -> Path:
 
 def is_finished(config: Config) -> bool:
     """Return whether the run's folder holds all results of these settings."""
-    done = read_checked_json(config.folder / "done.json").get("config", {})
-    same = result_settings(done) == result_settings(config.as_dict())
-    return same and (config.folder / "metrics.csv").exists()
+    return rounds.finished_draws(config) == config.draws
 
 
 def _note(config: Config, error: Exception) -> str:
@@ -106,7 +103,7 @@ def _note(config: Config, error: Exception) -> str:
 
 
 def _compare(configs: Sequence[Config], folder: Path) -> None:
-    finished = [str(config.folder) for config in configs if is_finished(config)]
+    finished = [str(config.folder) for config in configs if rounds.finished_draws(config)]
     if finished:
         for path in compare.show(read_runs(finished), folder):
             session.say(str(path))

@@ -26,6 +26,7 @@ from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
 from latentmix.runner.rates import Rates
+from latentmix.runner.static import StaticClaims
 from latentmix.runner.tasks import Plan
 
 
@@ -54,7 +55,7 @@ def joined(
         for plan in plans(experiment, stages):
             plan(estimate(experiment))
     remember_outputs(config.outputs)
-    with Claims(config.work, shard) as claims:
+    with (StaticClaims if shard is not None and shard.static else Claims)(config.work, shard) as claims:
         experiment.alone = claims.alone
         note_folders(experiment, command)
         batch_size = shared_batch_size(experiment, claims)
@@ -129,6 +130,8 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
     existing = read_checked_json(place / "done.json").get("config")
     if config.overwrite or not isinstance(existing, dict):
         return
+    if (config.budget or config.until) and existing.get("draws", 0) < config.draws:
+        existing = existing | {"draws": config.draws}  # those of an earlier round
     if different := differences(existing, config.as_dict()):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(

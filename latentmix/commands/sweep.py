@@ -5,19 +5,21 @@ everything done writes the results. For several workers, the config is first fro
 """
 
 import json
+import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from latentmix.cache import key, read_checked_json, write_checked_json, write_json
-from latentmix.commands import session
+from latentmix.cache import key, write_checked_json, write_json
+from latentmix.commands import rounds, session
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
@@ -26,7 +28,7 @@ from latentmix.experiment.results import AVERAGE, Result, evaluate, labels
 from latentmix.experiment.sweep import SWEEP
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
-from latentmix.runner import local, slurm
+from latentmix.runner import local, scheduler, slurm
 from latentmix.runner.claims import POLL, Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
 
@@ -37,27 +39,32 @@ PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch"
 
 def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: bool, profile: bool) -> None:
     """Run a sweep as its config says: here, by several processes of this machine, or by Slurm jobs."""
-    launch = config.launch
+    launch, config = config.launch, config if shard is None else on_own_gpu(config, scheduler.local_rank())
     if profile and (launch.name == "slurm" or launch.processes > 1):
         raise UserError("--profile measures one process; leave out launch=")
+    if shard is not None and shard.static and config.batch == "auto":
+        raise UserError("--static shards must all use the same batch; give all of them the same batch=N")
     if dry_run:
         session.report_plan(session.prepare(config), SWEEP)
         return
 
-    def frozen(threads: int) -> Path:
+    def frozen(config: Config, threads: int) -> Path:
         return freeze(replace(config, launch=replace(launch, threads=threads)), arguments)
 
     if shard is None and launch.name == "slurm":
-        for line in slurm.submit(config, frozen, "latentmix.commands.sweep:work"):
+        for line in slurm.submit(config, partial(frozen, config), "latentmix.commands.sweep:work"):
             session.say(line)
         return
-    if shard is None and launch.processes > 1:
-        session.refuse_to_overwrite(config)
-        local.run(config.launch, config.work, frozen)
-        # What remains is to write the results, or to do what the workers left.
+
+    def once(config: Config, deadline: float) -> None:
+        if shard is None and launch.processes > 1:
+            session.refuse_to_overwrite(config)
+            local.run(launch, config.work, partial(frozen, config))
+            # What remains is to write the results, or to do what the workers left.
+        run_worker(session.prepare(config), arguments, shard, deadline=deadline)
+
     with profiled() if profile else nullcontext() as taken:
-        experiment = session.prepare(config)
-        run_worker(experiment, arguments, shard)
+        in_rounds(config, once)
     if taken is not None:
         show_profile(taken)
         path = config.folder / "profile.json"
@@ -65,18 +72,53 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
         session.say(str(path))
 
 
+def parse_shard(text: str | None, static: bool) -> Shard | None:
+    """Return the shard that I/N or `auto` means; raise UserError if it is none."""
+    if text is None:
+        if static:
+            raise UserError("--static needs --shard I/N, or --shard auto")
+        return None
+    shard = scheduler.find_shard() if text == "auto" else Shard.parse(text)
+    return replace(shard, static=static)
+
+
+def on_own_gpu(config: Config, rank: int | None) -> Config:
+    """Return a config whose device is the GPU of a process of that rank among those of this machine."""
+    import torch
+
+    if rank is None or config.device not in ("auto", "cuda") or (count := torch.cuda.device_count()) < 2:
+        return config
+    return replace(config, device=f"cuda:{rank % count}")
+
+
+def in_rounds(config: Config, once: Callable[[Config, float], None]) -> None:
+    """Call `once` with a config and its deadline: for each round if the config has a budget, else for the whole run."""
+    if config.budget is None and config.until is None:
+        once(config, math.inf)
+    else:
+        rounds.run(config, once)
+
+
 def run_worker(
-    experiment: Experiment, arguments: Sequence[str], shard: Shard | None = None, results: bool = True
+    experiment: Experiment,
+    arguments: Sequence[str],
+    shard: Shard | None = None,
+    results: bool = True,
+    deadline: float = math.inf,
 ) -> None:
     """Run a shard's tasks and whatever others leave, until all is done. Then write the results, unless another worker
-    does or `results` is False."""
+    does or `results` is False. Raises: OutOfTime at the deadline, before the results."""
     session.refuse_to_overwrite(experiment.config)
     with session.joined(experiment, SWEEP, "sweep", shard) as executor:
+        executor.deadline = deadline
         executor.run(session.plans(experiment, SWEEP))
         if not results:
             return
         claims = executor.claims
         task = _results_task(experiment, claims)
+        if claims.shard.static and claims.shard.index:
+            say("all is done; shard 0 writes the results")
+            return
         if claims.shard.count > 1 and not _claim_results(experiment, claims, task):
             say("all is done; another worker wrote the results")
             return
@@ -94,10 +136,9 @@ def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
     """Claim the task that writes the results. Return False if the results are written already."""
     while not claims.claim(task):
         time.sleep(POLL)
-    config, folder = experiment.config.as_dict(), experiment.config.folder
-    existing = result_settings(read_checked_json(folder / "done.json").get("config", {}))
-    current = existing == result_settings(config) and (folder / "metrics.csv").exists()
-    if current and task in DoneLists(claims.done.folder).read_new():
+    config = experiment.config
+    current = rounds.finished_draws(config) == config.draws
+    if rounds.finished_draws(config) > config.draws or (current and task in DoneLists(claims.done.folder).read_new()):
         claims.release(task)
         return False
     return True
@@ -172,4 +213,8 @@ def work(frozen: Path, shard: str, results: bool = True) -> None:
         config, arguments = content["config"], content["arguments"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{frozen} can't be read: {error}; give the command that started the run again") from error
-    run_worker(session.prepare(validate(config)), arguments, Shard.parse(shard), results)
+
+    def once(config: Config, deadline: float) -> None:
+        run_worker(session.prepare(config), arguments, Shard.parse(shard), results, deadline)
+
+    in_rounds(validate(config), once)

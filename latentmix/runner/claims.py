@@ -43,10 +43,14 @@ POLL, LONGEST_POLL = 0.5, 10.0  # seconds between two looks at what others do; t
 
 @dataclass(frozen=True)
 class Shard:
-    """The i-th of n parts of a run, counted from 0. The default is the whole run."""
+    """The i-th of n parts of a run, counted from 0. The default is the whole run.
+
+    A static shard does nothing but its own part, and claims nothing.
+    """
 
     index: int = 0
     count: int = 1
+    static: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Shard":

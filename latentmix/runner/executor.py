@@ -1,11 +1,12 @@
 """Run stages: under a progress bar, shared with the other workers of a run, in smaller batches if memory runs out."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from latentmix.cache import key
-from latentmix.errors import STOPPED, Interrupted, UserError
+from latentmix.errors import STOPPED, Interrupted, OutOfTime, UserError
 from latentmix.gpu import is_out_of_memory
 from latentmix.profiling import timed
 from latentmix.runner.batch_agreement import BatchSize
@@ -25,6 +26,7 @@ class Executor:
     rates: Rates
     settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
     before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
+    deadline: float = math.inf  # of time.monotonic; no task is begun after it
 
     def run(self, plans: Sequence[Plan]) -> None:
         """Run all stages, one after another."""
@@ -72,16 +74,23 @@ class Executor:
                     "not even one image fits into memory; lower model.size, set model.precision=bfloat16, or use a "
                     "device with more memory"
                 ) from error
+        if self.claims.shard.static:
+            raise UserError(
+                f"memory ran out, and --static shards must all use the same batch; give all of them batch="
+                f"{self.batch_size.value // 2}"
+            )
         self.batch_size.halve()  # outside of `except`, where the error and all that its frames hold are released
         say(f"memory ran out; going on with {self.batch_size.value} images at once")
         return False
 
     def _run_tasks(self, stage: Stage) -> bool:
         remaining, own, work, seconds = self._tasks(stage), 0, 0, 0.0
+        self._check_time(remaining)
         try:
             with stage_bar(stage) as bar, Prefetcher() as prefetcher:
                 for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, bar):
                     own, work, seconds = own + 1, work + (task.nfe or task.items), seconds + duration
+                    self._check_time(remaining)
                     if self.batch_size.refresh():
                         return False  # another worker ran out of memory, so the batches are different ones now
                 bar.show("", 0)
@@ -90,6 +99,11 @@ class Executor:
         if own:
             self.rates.remember(stage, self.batch_size.value, work, seconds)
         return own == len(stage.tasks)
+
+    def _check_time(self, remaining: dict[str, Task]) -> None:
+        """Raise OutOfTime if the time is up and tasks remain."""
+        if remaining and time.monotonic() > self.deadline:
+            raise OutOfTime(f"the time is up, and {len(remaining)} batches of this stage remain")
 
 
 def run_claimed(

@@ -1,0 +1,73 @@
+"""`budget=` and `until=`: a sweep in rounds of 50, 100, 200, ... draws, as far as time goes or intervals matter.
+
+Draws are nested, so a round only adds to the one before it. The results of each whole round are written before the next
+one begins. Work of a round that is cut short stays in the cache, and the same command continues it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from latentmix.cache import read_checked_json
+from latentmix.commands import session
+from latentmix.config import Config, result_settings
+from latentmix.errors import OutOfTime, retry_lost_rows
+from latentmix.experiment.results import AVERAGE, read_table
+
+FIRST = 50  # draws
+
+
+def rounds(draws: int) -> Iterator[int]:
+    """Yield the draws of each round, up to `draws`."""
+    count = FIRST
+    while count < draws:
+        yield count
+        count *= 2
+    yield draws
+
+
+def run(config: Config, once: Callable[[Config, float], None]) -> None:
+    """Call `once` with the config of each round and the time (of `time.monotonic`) at which it must end.
+
+    `once` raises OutOfTime then. Stop before the next round if all intervals are narrower than `until`.
+    """
+    deadline = math.inf if config.budget is None else time.monotonic() + config.budget
+    for draws in rounds(config.draws):
+        left = None if config.budget is None else max(deadline - time.monotonic(), 1e-3)
+        one = replace(config, draws=draws, budget=left)
+        try:
+            if finished_draws(one) < draws:
+                retry_lost_rows(partial(once, one, deadline))
+        except OutOfTime:
+            known = finished_draws(config)
+            results = (
+                f"the results are those of {known} draws" if known else "no round is whole yet, so there are no results"
+            )
+            session.say(f"the time is up in the round of {draws} draws; {results}; the same command continues")
+            return
+        if (
+            config.until is not None
+            and (known := finished_draws(one))
+            and (widest := widest_interval(one)) <= config.until
+        ):
+            session.say(f"all intervals are within {widest:.1%} of their values, by {known} draws")
+            return
+
+
+def finished_draws(config: Config) -> int:
+    """Return the draws of the results in the run's folder, if these are of the same settings otherwise; else 0."""
+    done = read_checked_json(config.folder / "done.json").get("config", {})
+    draws = done.get("draws", 0)
+    same = result_settings(done | {"draws": 0}) == result_settings(config.as_dict() | {"draws": 0})
+    return draws if same and (config.folder / "metrics.csv").exists() else 0
+
+
+def widest_interval(config: Config) -> float:
+    """Return half the width of the widest interval of the first metric in any class, relative to its value."""
+    rows = [row for row in read_table(config.folder / "metrics.csv") if row.class_id != AVERAGE and row.n]
+    widths = [
+        (e.high - e.low) / 2 / abs(e.value) for row in rows if row.metric == rows[0].metric for e in [row.estimate]
+    ]
+    return math.inf if any(map(math.isnan, widths)) else max(widths, default=math.inf)

@@ -1,0 +1,78 @@
+"""`--shard auto`: which part of a run a process does, from the variables of what started it.
+
+LATENTMIX_SHARDS says the number of parts where a scheduler does not.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from latentmix.errors import UserError
+from latentmix.runner.claims import Shard
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The variables of a scheduler: the index of a process, and what else says its place among all."""
+
+    name: str
+    index: str
+    count: str = "LATENTMIX_SHARDS"
+    first: str = ""  # the lowest index, which is 0 where no variable says it
+    last: str = ""  # the highest index, where no variable says the count
+    step: str = ""
+
+
+# The first one whose index is set counts: a launcher inside a job comes before the job.
+SCHEDULERS = (
+    Scheduler("torchrun", "RANK", "WORLD_SIZE"),
+    Scheduler(
+        "Slurm's arrays",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_COUNT",
+        "SLURM_ARRAY_TASK_MIN",
+        step="SLURM_ARRAY_TASK_STEP",
+    ),
+    Scheduler("Slurm's srun", "SLURM_PROCID", "SLURM_NTASKS"),
+    Scheduler("SkyPilot's jobs", "SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS"),
+    Scheduler("SkyPilot's nodes", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
+    Scheduler("Kubernetes", "JOB_COMPLETION_INDEX"),
+    Scheduler("PBS", "PBS_ARRAY_INDEX"),
+    Scheduler("Torque", "PBS_ARRAYID"),
+    Scheduler("SGE", "SGE_TASK_ID", "", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
+)
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")  # which of the processes of one machine it is
+
+
+def find_shard(environment: Mapping[str, str] = os.environ) -> Shard:
+    """Return the shard of this process. Raises UserError if no scheduler says it, or the number of shards."""
+    for scheduler in SCHEDULERS:
+        if (index := _number(environment, scheduler.index)) is not None:
+            return _shard(scheduler, index, environment)
+    names = ", ".join(scheduler.index for scheduler in SCHEDULERS)
+    raise UserError(f"--shard auto finds none of the variables {names}; give --shard I/N")
+
+
+def _shard(scheduler: Scheduler, index: int, environment: Mapping[str, str]) -> Shard:
+    first, step = (_number(environment, name) for name in (scheduler.first, scheduler.step))
+    first, step = first or 0, step or 1
+    count = _number(environment, scheduler.count)
+    if (last := _number(environment, scheduler.last)) is not None:
+        count = (last - first) // step + 1
+    place = (index - first) // step
+    if count is None or place >= count:
+        raise UserError(
+            f"{scheduler.name} says that this is process {scheduler.index}={index}, but not of how many; set "
+            "LATENTMIX_SHARDS to one more than the highest index"
+        )
+    return Shard(place, count)
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return which of the processes of this machine this one is, if a launcher says so."""
+    return next((rank for name in LOCAL_RANKS if (rank := _number(environment, name)) is not None), None)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() else None  # SGE says "undefined" outside of arrays
