@@ -35,7 +35,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"
 
 BASE = (
     *SD,
-    *("data.classes=[star,heart]", "n=2", "methods=[fix/0,fix/chm]", "pool=6", "draws=6", "data.reference=6"),
+    *("data.classes=[star]", "n=2", "methods=[fix/0,fix/chm]", "pool=6", "draws=6", "data.reference=6"),
     *("steps=2", "batch=2", "keep=1", "metrics=[clip_distance,fid]", "name=small", "launch.threads=1"),
 )
 
@@ -268,7 +268,6 @@ def test_when_the_time_is_up_the_results_are_those_of_the_last_whole_round(
     assert "the time is up in the round of 4 draws; the results are those of 2 draws" in said.out
     assert draws == [2] and draws_of(tmp_path) == 2
     monkeypatch.setattr(time, "monotonic", clock)
-    assert "6" not in said.out.splitlines()[-1] or "4 draws" in said.out
     run(tmp_path, "budget=1h")  # continues, without the first round
     assert draws == [2, 4, 6] and draws_of(tmp_path) == 6
     monkeypatch.setattr(rounds, "FIRST", 100)

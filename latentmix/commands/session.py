@@ -130,8 +130,8 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
     existing = read_checked_json(place / "done.json").get("config")
     if config.overwrite or not isinstance(existing, dict):
         return
-    if (config.budget or config.until) and existing.get("draws", 0) < config.draws:
-        existing = existing | {"draws": config.draws}  # those of an earlier round
+    if config.budget or config.until:
+        existing = existing | {"draws": config.draws}  # those of another round, which this one never replaces by fewer
     if different := differences(existing, config.as_dict()):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(

@@ -33,6 +33,11 @@ class StaticClaims(Claims):
         """Return whether this is the shard that does what only one may do, such as writing the results."""
         return self.shard.index == 0
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Keep nobody out: what several workers do at the same time has the same result."""
+        yield
+
     def release(self, name: str) -> None:
         """Do nothing."""
 
