@@ -227,6 +227,17 @@ def test_a_stopped_run_goes_on_and_a_larger_one_adds_to_it(photos: Path) -> None
     assert listing(photos.parent / "at once") == grown
 
 
+@pytest.mark.parametrize("other", [("--of", "2-3"), ("--alpha", "9"), ("seed=1",), ("--method", "fix/0")])
+def test_images_of_other_options_are_not_taken_from_the_cache(photos: Path, other: tuple[str, ...]) -> None:
+    usual = ("--per-class", "2", "data.classes=[big dog]", "--of", "3", "--copy-threshold", "0")
+    assert augment(photos, *usual, out="first").code == 0
+    assert augment(photos, *usual, *other, out="second").code == 0
+    assert augment(photos, *usual, *other, f"outputs={photos.parent / 'elsewhere'}", out="alone").code == 0
+    second, alone = (listing(photos.parent / out) for out in ("second", "alone"))
+    images = [name for name in second if name.endswith(".jpg")]
+    assert len(images) == 2 and [second[name] for name in images] == [alone[name] for name in images]
+
+
 def test_more_than_there_are_is_said_in_one_line(photos: Path) -> None:
     said = augment(photos, "--alpha", "inf", "--of", "3-4", "--copy-threshold", "0")
     assert said.code == 0
