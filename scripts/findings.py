@@ -1,0 +1,157 @@
+"""Run `experiment=findings` and its variants on one model, and print the tables of docs/findings.md.
+
+    python scripts/findings.py --model tiny > tiny.md
+    python scripts/findings.py --model sd15 --dry-run data=imagenet data.path=DIR
+
+The script resumes like the commands that it runs. `--runs main light` limits it to some of the runs below.
+"""
+
+import argparse
+import contextlib
+import io
+import math
+import sys
+from pathlib import Path
+
+from latentmix import checks, cli
+from latentmix.checks.finding import readable_size
+from latentmix.commands import session
+from latentmix.compose import compose
+from latentmix.experiment.batch_size import estimate
+from latentmix.experiment.sweep import SWEEP
+from latentmix.experiment.tables import read_rows
+
+FEW = ("methods=[fix/chm,nin/0,nin/pool]", "controls=[]")
+RUNS = {
+    "main": (),
+    "light": ("data.light=12", "n=[8,64]", *FEW),
+    "weights1": ("weights=1", "n=[64]", *FEW),
+    "weights0.3": ("weights=0.3", "n=[64]", *FEW),
+    "pool128": ("pool=128", "n=[64]", *FEW),
+    "pool96": ("pool=96", "n=[64]", *FEW),
+    "ddim_cfg": ("inversion=ddim_cfg", "n=[64]", *FEW),
+    "forward": ("inversion=forward", "n=[64]", *FEW),
+    "null_text": ("inversion=null_text", "pool=32", "n=[8,16]", *FEW),
+}
+DRAWN = ("light",)  # runs of drawn images only
+FIRST, METHOD = "fix/chm", "nin/pool"
+
+
+def overrides(run: str, given: argparse.Namespace) -> list[str]:
+    """Return the arguments of a run."""
+    name = f"name=findings-{given.model}{'' if run == 'main' else f'-{run}'}"
+    return [
+        "experiment=findings",
+        f"model={given.model}",
+        f"outputs={given.outputs}",
+        name,
+        *RUNS[run],
+        *given.overrides,
+    ]
+
+
+def sweep(arguments: list[str]) -> None:
+    """Run a sweep without printing its tables. Exit if it fails."""
+    sys.argv = ["latentmix", "sweep", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            if stop.code:
+                raise
+
+
+def plan(arguments: list[str]) -> tuple[float, float]:
+    """Return how many seconds and bytes a sweep would still take; NaN seconds if no run has measured them."""
+    experiment = session.prepare(compose(arguments))
+    checks.use_placeholders(experiment)
+    size, known = estimate(experiment), session.rates(experiment)
+    stages = [plan(size) for plan in session.plans(experiment, SWEEP)]
+    seconds = [known.estimate(stage, size) for stage in stages]
+    return sum(math.nan if s is None else s for s in seconds), sum(stage.bytes for stage in stages)
+
+
+# Tables
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def values(folder: Path, metric: str) -> dict[tuple[str, int], float]:
+    """Return the averages over classes, by method and N."""
+    rows = [row for row in read_rows(folder / "metrics.csv") if (row["class"], row["metric"]) == ("all", metric)]
+    return {(row["method"], int(row["n"])): float(row["value"]) for row in rows}
+
+
+def difference(folder: Path, metric: str, n: int, method: str, reference: str) -> str:
+    """Return a paired difference with two 95 % intervals: ± over draws, in brackets over classes."""
+    wanted = (str(n), metric, method, reference)
+    rows = [r for r in read_rows(folder / "pairs.csv") if (r["n"], r["metric"], r["method"], r["reference"]) == wanted]
+    halves = {r["class"]: (float(r["high"] or "nan") - float(r["low"] or "nan")) / 2 for r in rows}
+    (average,) = (float(r["difference"]) for r in rows if r["class"] == "all")
+    over_classes = halves.pop("all")
+    over_draws = math.hypot(*halves.values()) / len(halves)
+    return f"{average:+.3g} ±{over_draws:.2g} [{over_classes:.2g}]"
+
+
+def metrics_of(folder: Path) -> list[str]:
+    return list(dict.fromkeys(row["metric"] for row in read_rows(folder / "metrics.csv")))
+
+
+def main_tables(folder: Path) -> None:
+    """Print each metric's values by method and N, then how the methods differ from the first and from their control."""
+    for metric in metrics_of(folder):
+        found = values(folder, metric)
+        ns = sorted({n for _, n in found if n})
+        methods = [m for m in dict.fromkeys(m for m, _ in found) if (m, ns[0]) in found]
+        plain = [method for method in methods if not method.startswith("gauss:")]
+        controls = "; ".join(f"`{method}` {value:.3g}" for (method, n), value in found.items() if not n)
+        rows = [[f"`{m}`", *(f"{found[m, n]:.3g}" for n in ns)] for m in methods]
+        for method, reference in [*((m, plain[0]) for m in plain[1:]), *((m, f"gauss:{m}") for m in plain)]:
+            row = [difference(folder, metric, n, method, reference) for n in ns]
+            rows.append([f"`{method}` − `{reference}`", *row])
+        print(f"`{metric}`, of {controls}:\n")
+        print(table(["", *(f"N = {n}" for n in ns)], rows))
+
+
+def variants_table(folders: dict[str, Path]) -> None:
+    """Print how the method differs from the first in each run, at each of its N."""
+    metrics, rows = metrics_of(next(iter(folders.values()))), []
+    for run, folder in folders.items():
+        found = values(folder, metrics[0])
+        for n in sorted({n for _, n in found if n}):
+            row = [f"{found[m, n]:.3g}" for m in (FIRST, "nin/0", METHOD)]
+            row += [difference(folder, metric, n, METHOD, FIRST) for metric in metrics]
+            rows.append([run, str(n), *row])
+    print(f"`{METHOD}` − `{FIRST}` in every run; the first columns are `{metrics[0]}`:\n")
+    print(table(["run", "N", f"`{FIRST}`", "`nin/0`", f"`{METHOD}`", *(f"`{metric}`" for metric in metrics)], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="as of latentmix, KEY=VALUE")
+    given = parser.parse_intermixed_args()
+    drawn = compose([f"model={given.model}"]).model.world != "imagenet"
+    runs = {run: overrides(run, given) for run in given.runs if drawn or run not in DRAWN}
+    if given.dry_run:
+        planned = {run: plan(arguments) for run, arguments in runs.items()}
+        for run, (seconds, size) in planned.items():
+            print(
+                f"{run:<12}{'not known' if math.isnan(seconds) else f'{seconds / 3600:.1f} h':>10}{readable_size(size):>10}"
+            )
+        return
+    for arguments in runs.values():
+        sweep(arguments)
+    folders = {run: compose(arguments).folder for run, arguments in runs.items()}
+    if "main" in folders:
+        main_tables(folders["main"])
+    variants_table(folders)
+
+
+if __name__ == "__main__":
+    main()
