@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentmix.metrics import Estimate, mean_interval
 from latentmix.mixing import mix
+from latentmix.octaves import Octave, octaves, safe
 
 Latents = Float[Tensor, "P C h w"]
 Values = tuple[float, ...]  # one for each channel
@@ -94,7 +95,8 @@ class Growth:
 class Diagnosis:
     """The diagnosis of a pool. `means` and `stds` are those of the channels, with intervals over images.
 
-    `resolved` says which means differ from 0. `band` and `limit` are the results of the functions of these names.
+    `resolved` says which means differ from 0. `band`, `octaves` and `safe` are the results of the functions of these
+    names.
     """
 
     images: int
@@ -107,7 +109,8 @@ class Diagnosis:
     terminal: Terminal
     growth: Growth
     band: float
-    limit: int | None
+    octaves: tuple[Octave, ...]
+    safe: dict[str, int | None]
 
 
 def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], orders: Tensor) -> Diagnosis:
@@ -131,7 +134,8 @@ def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], order
         terminal=terminal(c, clean.double().mean((2, 3)), alpha, biased=any(sure)),
         growth=growth(z, sizes, orders),
         band=band(*z.shape[1:]),
-        limit=limit(x, sure),
+        octaves=(found := octaves(x)),
+        safe=safe(found, len(z)),
     )
 
 
@@ -220,20 +224,6 @@ def band(channels: int, h: int, w: int) -> float:
     is distributed as N(0, C/L).
     """
     return NormalDist().inv_cdf((1 + SURE ** (1 / channels)) / 2) / math.sqrt(h * w)
-
-
-def limit(z: Latents, sure: Sequence[bool]) -> int | None:
-    """Return the largest N whose `fix/0` centroids should keep all channels' means within the `band`; None for any N.
-
-    A channel's mean grows as α·d (see `gains`). It stays within the bound r while d²/(δ² + v/N) ≤ r², where δ² is the
-    mean square of d: up to N = v·r²/(d² − r²·δ²), which is eq. 9's (r/d)² for small δ. The result is None if δ stops
-    the growth before the bound, or if no mean differs from 0 (`sure`).
-    """
-    r = band(*z.shape[1:])
-    d = z.mean((0, 2, 3))[torch.tensor(sure)]
-    over = d.square() - r**2 * common(z)
-    most = (z.var(0).mean() * r**2 / over[over > 0]).tolist()
-    return math.floor(min(most)) if most else None
 
 
 def _check(z: Tensor, clean: Tensor, sizes: Sequence[int], orders: Tensor) -> None:

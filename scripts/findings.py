@@ -141,9 +141,8 @@ def main() -> None:
     if given.dry_run:
         planned = {run: plan(arguments) for run, arguments in runs.items()}
         for run, (seconds, size) in planned.items():
-            print(
-                f"{run:<12}{'not known' if math.isnan(seconds) else f'{seconds / 3600:.1f} h':>10}{readable_size(size):>10}"
-            )
+            time = "not known" if math.isnan(seconds) else f"{seconds / 3600:.1f} h"
+            print(f"{run:<12}{time:>10}{readable_size(size):>10}")
         return
     for arguments in runs.values():
         sweep(arguments)

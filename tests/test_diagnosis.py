@@ -24,7 +24,6 @@ from latentmix.diagnosis import (
     diagnose,
     gains,
     growth,
-    limit,
     norms,
     resolved,
     terminal,
@@ -249,43 +248,6 @@ def test_random_centroids_keep_within_the_band_whatever_n_is(n: int) -> None:
     assert outside(0.0, n) == pytest.approx(0.05, abs=0.02)
 
 
-def test_centroids_leave_the_band_at_the_limit_that_a_pool_predicts() -> None:
-    """In expectation, so at the limit half of them are outside; before and after it few and most."""
-    d = per_channel(0.07, 0, 0, 0)
-    most = limit(latents(4000, d, seed=18), [True, False, False, False])
-    assert most == pytest.approx((band(C, H, W) / 0.07) ** 2, rel=0.1)
-    assert most is not None
-    assert outside(d, most) == pytest.approx(0.5, abs=0.08)
-    assert outside(d, most // 4) < 0.2
-    assert outside(d, 3 * most) > 0.9
-
-
-@pytest.mark.parametrize("scale", [0.5, 1, 2])
-def test_the_limit_is_where_the_amplified_bias_meets_the_band(scale: float) -> None:
-    z = scale * latents(200, per_channel(0.1, 0.05, -0.12, 0), seed=19)
-    most = limit(z, [True] * C)
-    assert most is not None
-    within, beyond = (gains(z, [most, most + 1])[:, None] * z.mean((0, 2, 3)).abs()).amax(1)
-    assert within <= band(C, H, W) < beyond
-
-
-def test_the_limit_is_that_of_a_whole_diagnosis() -> None:
-    z = latents(300, per_channel(0.1, 0, 0, 0), seed=20)
-    found = diagnosis(z)
-    assert found.limit == limit(z, [True, False, False, False])
-    assert found.band == band(C, H, W)
-
-
-def test_there_is_no_limit_without_a_bias_or_if_a_bias_in_space_stops_the_growth() -> None:
-    assert diagnosis(latents(30, 0.0, seed=21)).limit is None
-    wave = 2 * torch.sin(2 * math.pi * torch.arange(W) / W)
-    z = latents(500, per_channel(0.2, 0, 0, 0) + wave, seed=22)
-    found = diagnosis(z)
-    assert any(found.resolved)
-    assert found.limit is None
-    assert outside(per_channel(0.2, 0, 0, 0) + wave, 10_000, count=20) == 0
-
-
 # The whole.
 
 
@@ -306,7 +268,7 @@ def flat(found: Diagnosis) -> list[float]:
         found.bias.channels,
         found.bias.space,
         found.terminal.share,
-        found.limit or 0,
+        *(x for octave in found.octaves for x in (octave.bias, octave.error, octave.variance)),
     )
     return [x for row in (*estimates, *lines, *(a.channels for a in found.autocorrelation), rest) for x in row]
 
@@ -337,13 +299,16 @@ def test_shapes_and_sizes_that_do_not_fit_are_refused(
         diagnose(torch.zeros(shape), torch.zeros(clean), 0.1, chosen, torch.zeros(order, dtype=torch.int64))
 
 
-def test_the_verdict_says_how_many_to_mix() -> None:
-    found = diagnosis(latents(40, per_channel(0.2, 0, 0, 0), seed=27))
-    assert any(found.resolved)
-    assert "at most 9" in verdict(replace(found, limit=9))
-    assert "none" in verdict(replace(found, limit=1))
-    assert "any number" in verdict(replace(found, limit=None))
-    assert "no bias" in verdict(replace(found, limit=None, resolved=(False,) * C))
+def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
+    found = diagnosis(latents(40, per_channel(0.4, 0, 0, 0), seed=27))
+    few = replace(found, safe={"fix/0": 9, "fix/chm": None, "fix/pool": 20})
+    assert verdict(few, 10) == (
+        "mix up to 9 by fix/0, any number by fix/chm, 20 by fix/pool (half of the pool); for N = 10 take nin/pool"
+    )
+    assert "up to none by fix/0" in verdict(replace(found, safe=few.safe | {"fix/0": 1}), 10)
+    assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")
+    unbiased = diagnosis(latents(40, 0.0, seed=28))
+    assert verdict(unbiased, 10) == "40 images show no bias at any frequency; for N = 10 take nin/0"
 
 
 @pytest.mark.parametrize("pool", [2, 3, 16, 128, 1000])
@@ -366,7 +331,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = invoke("diagnose", *BASE, f"outputs={folder}")
     assert said.code == 0, said.err
     run = folder / "tiny-shapes"
-    assert said.out.splitlines()[-3:] == [str(run / n) for n in ("diagnosis.json", "fig4.png", "fig4.pdf")]
+    written = [str(run / n) for n in ("diagnosis.json", "fig4.png", "fig4.pdf", "octaves.png", "octaves.pdf")]
+    assert said.out.splitlines()[-5:] == written
+    assert "Two draws of N = 2 from a pool of 8 share 0.5 images on average, which is harmless" in said.out
     for class_id in ("star", "heart"):
         assert f"{class_id}: {classes(folder)[class_id]['verdict']}" in said.out
         assert f"│ {class_id}" in said.out
@@ -395,6 +362,8 @@ def test_the_numbers_are_those_of_the_cached_latents(outputs: Path) -> None:
         signal = alphas[999].sqrt() * clean.mean((0, 2, 3))
         assert found["terminal"]["channels"] == pytest.approx(signal.tolist(), abs=1e-6)
         assert found["images"] == POOL
+        assert [octave["low"] for octave in found["octaves"]] == [0, 1, 2, 4]
+        assert found["safe"]["fix/pool"] == POOL // 2
 
 
 NAMES = ("latents", "clean")

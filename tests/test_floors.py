@@ -15,7 +15,7 @@ PACKAGE = "latentmix"
 FLOORS = (
     "errors embedded",
     "gpu rng settings profiling cache threads",
-    "plugins weight_files images runner.tasks runner.claims runner.rates runner.progress mixing.* metrics.*",
+    "octaves plugins weight_files images runner.tasks runner.claims runner.rates runner.progress mixing.* metrics.*",
     "morphing morphing.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
     "runner.scheduler runner.static",
@@ -47,7 +47,8 @@ FLOORS = (
     "experiment.morph experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",
-    "figures.style figures.grid figures.toy figures.growth figures.curves figures.mixtures figures.offsets",
+    "figures.style figures.grid figures.toy figures.growth figures.octaves figures.curves figures.mixtures "
+    "figures.offsets",
     "figures figures.paper report report.* checks.finding",
     "checks.downloads",
     "checks.data checks.device checks.space",
@@ -61,7 +62,7 @@ FLOORS = (
     "cli.*",
     "cli __main__",
 )
-MATHEMATICS = {"mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis"}
+MATHEMATICS = {"mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis", "octaves"}
 FOR_MATHEMATICS = {"torch", "jaxtyping", "scipy", *sys.stdlib_module_names}
 
 

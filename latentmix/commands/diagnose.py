@@ -18,61 +18,80 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
 from latentmix.experiment.tables import without_nan
 from latentmix.figures.growth import draw_growth
+from latentmix.figures.octaves import draw_octaves
+from latentmix.octaves import recommended, shared_images
 
 STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (
     "mean: the largest of a channel (which); corr.: of neighbouring positions; bias²: of channel means + in space; "
-    "of z0: the share of the first that the terminal signal explains; R²: of that mean against √N; N: the most latents "
-    "to mix without mean adjustment"
+    "of z0: the share of the first that the terminal signal explains; R²: of that mean against √N; N of a method: the "
+    "most latents to mix by it before the amplified bias of an octave of frequencies reaches one standard deviation"
 )
 
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
-    """Diagnose every class. Show a table, and return the files written: `diagnosis.json` and Fig. 4."""
+    """Diagnose every class. Show a table, and return the files written: `diagnosis.json`, Fig. 4 and the octaves."""
     if not session.run_stages(experiment, STAGES, "diagnose", dry_run):
         return []
     diagnoses = {class_id: diagnose_class(experiment, class_id) for class_id in experiment.classes}
     _show(experiment, diagnoses)
     lines = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
     figure = draw_growth({experiment.config.model.name: lines}, experiment.config.folder / "fig4")
-    return [_record(experiment, diagnoses), *figure]
+    return [_record(experiment, diagnoses), *figure, *draw_octaves(lines, experiment.config.folder / "octaves")]
 
 
-def verdict(diagnosis: Diagnosis) -> str:
-    """Return in a sentence how many latents can be mixed without mean adjustment."""
-    limit = diagnosis.limit
-    if not any(diagnosis.resolved):
-        return f"{diagnosis.images} images show no bias in any channel's mean; mean adjustment is not needed"
-    if limit is None:
-        return "the channels' means stay within what is random; mix any number of these without mean adjustment"
-    return f"mix {'none' if limit < 2 else f'at most {limit}'} of these without mean adjustment"
+def verdict(diagnosis: Diagnosis, n: int) -> str:
+    """Return in a sentence how many latents can be mixed by which method, and the method to take for N."""
+    limits = [f"{_limit(limit)} by {method}" for method, limit in diagnosis.safe.items()]
+    take = recommended(diagnosis.safe, n)
+    if all(octave.limit is None for octave in diagnosis.octaves):
+        return f"{diagnosis.images} images show no bias at any frequency; for N = {n} take {take}"
+    return f"mix up to {', '.join(limits)} (half of the pool); for N = {n} take {take}"
+
+
+def _limit(limit: int | None) -> str:
+    return "any number" if limit is None else str(limit) if limit > 1 else "none"
+
+
+def overlap(n: int, pool: int) -> str:
+    """Return in a sentence how much the draws of a run have in common."""
+    shared = shared_images(n, pool)
+    text = f"Two draws of N = {n} from a pool of {pool} share {shared:.3g} images on average"
+    alike = "as much as a bias of one standard deviation makes them alike" if 2 * n >= pool else "which is harmless"
+    return f"{text}, {alike}; this begins at N = {pool // 2}"
 
 
 def _record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
     """Write `diagnosis.json`, with null for what is not a number."""
     path = experiment.config.folder / "diagnosis.json"
     run = {name: getattr(experiment.config, name).name for name in ("model", "data", "inversion")}
-    classes = {class_id: asdict(d) | {"verdict": verdict(d)} for class_id, d in diagnoses.items()}
-    write_json(path, without_nan({**run, "classes": classes}))
+    n, pool = max(experiment.config.n), experiment.config.pool
+    classes = {
+        class_id: asdict(d) | {"recommended": recommended(d.safe, n), "verdict": verdict(d, n)}
+        for class_id, d in diagnoses.items()
+    }
+    shared = {"n": n, "pool": pool, "shared images": shared_images(n, pool), "alike from n": pool // 2}
+    write_json(path, without_nan({**run, "overlap": shared, "classes": classes}))
     return path
 
 
 def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
-    headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N")
+    headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N, fix/0", "N, fix/chm")
+    n = max(experiment.config.n)
     table = Table(*headings, title=f"latents at t = T of {experiment.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
         table.add_row(escape(experiment.title(class_id)), *_row(diagnosis))
     console = Console()
     console.print(table)
     for class_id, diagnosis in diagnoses.items():
-        console.print(f"{experiment.title(class_id)}: {verdict(diagnosis)}", highlight=False, markup=False)
+        console.print(f"{experiment.title(class_id)}: {verdict(diagnosis, n)}", highlight=False, markup=False)
+    console.print(overlap(n, experiment.config.pool), highlight=False, markup=False)
 
 
 def _row(diagnosis: Diagnosis) -> tuple[str, ...]:
     channel, mean = max(enumerate(diagnosis.means), key=lambda pair: abs(pair[1].value))
     bias, share = diagnosis.bias, diagnosis.terminal.share
     neighbours = diagnosis.autocorrelation[0].channels if diagnosis.autocorrelation else (math.nan,)
-    unlimited = "any" if any(diagnosis.resolved) else "–"
     return (
         f"{diagnosis.norms.mean:.3f}",
         f"{mean.value:+.3f} ({channel})",
@@ -80,5 +99,5 @@ def _row(diagnosis: Diagnosis) -> tuple[str, ...]:
         f"{1000 * bias.channels:.1f} + {1000 * bias.space:.1f}",
         "–" if math.isnan(share) else f"{share:.0%}",
         f"{diagnosis.growth.root.r2[channel]:.3f}",
-        unlimited if diagnosis.limit is None else str(diagnosis.limit),
+        *("any" if diagnosis.safe[method] is None else str(diagnosis.safe[method]) for method in ("fix/0", "fix/chm")),
     )

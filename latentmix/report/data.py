@@ -1,6 +1,7 @@
 """The JSON in a page, from which its script draws curves and tables."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ from latentmix.experiment.tables import without_nan
 from latentmix.figures.style import HUES, SHAPES, Line, method_styles, metric_label
 from latentmix.report.contents import Contents
 
+SAFE = ("fix/0", "fix/chm", "fix/pool")  # methods whose largest safe N a diagnosis has
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # SVG's for matplotlib's line styles
 WIDTH = 1.6  # of a page's lines, as a multiple of a figure's
 
@@ -98,7 +100,7 @@ def _diagnosis(contents: Contents) -> dict[str, Any] | None:
             "bias² in channels · 1000",
             "bias² in space · 1000",
             "explained by z0",
-            "largest N without mean adjustment",
+            *(f"largest N, {method}" for method in SAFE),
         ],
         "rows": [_diagnosis_row(title, found, channels) for title, found in titled],
         "verdicts": [{"title": title, "verdict": found["verdict"]} for title, found in titled],
@@ -115,7 +117,7 @@ def _largest_channels(diagnoses: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[TableCell]:
     means = [[found["means"][channel][part] for part in ("value", "low", "high")] for channel in channels]
-    bias, unlimited = found["bias"], "any" if any(found["resolved"]) else None
+    bias, limits = found["bias"], found.get("safe", {})  # which an older run lacks
     return [
         title,
         found["norms"]["mean"],
@@ -123,7 +125,7 @@ def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]
         1000 * bias["channels"],
         1000 * bias["space"],
         found["terminal"]["share"],
-        unlimited if found["limit"] is None else found["limit"],
+        *("any" if (limit := limits.get(method, math.nan)) is None else limit for method in SAFE),
     ]
 
 
