@@ -27,7 +27,7 @@ OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo figures $(FIGURES) test test-slurm test-faults lint format typecheck docs lock clean always
+.PHONY: help setup demo figures findings $(FIGURES) test test-slurm test-faults lint format typecheck docs lock clean always
 
 help: ## List the targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
@@ -42,6 +42,10 @@ figures: $(FIGURES) ## Make all figures of the paper; MODEL=sd15 uses Stable Dif
 
 $(FIGURES): $(READY) always
 	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
+
+findings: $(READY) ## Make the runs and tables of docs/findings.md; MODEL=sd15 DRY_RUN=1 says what that would take
+	$(BIN)/python scripts/findings.py --model $(or $(MODEL),tiny) $(if $(DRY_RUN),--dry-run) \
+	  $(if $(DATA),data=$(DATA)) $(ARGS)
 
 fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo makes fig1, fig4 or fig7 of the demo
 	@echo "there is no figure $@; there are $(FIGURES)" >&2; exit 2

@@ -3,7 +3,7 @@
     python scripts/findings.py --model tiny > tiny.md
     python scripts/findings.py --model sd15 --dry-run data=imagenet data.path=DIR
 
-The script resumes like the commands that it runs. `--runs main light` limits it to some of the runs below.
+The script resumes like the commands that it runs. `--runs main,light` limits it to some of the runs below.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from latentmix.experiment.tables import read_rows
 FEW = ("methods=[fix/chm,nin/0,nin/pool]", "controls=[]")
 RUNS = {
     "main": (),
+    "norms": ("methods=[fix/pool,nin/pool,lol/pool]", "n=[8,64]", "controls=[]"),
     "light": ("data.light=12", "n=[8,64]", *FEW),
     "weights1": ("weights=1", "n=[64]", *FEW),
     "weights0.3": ("weights=0.3", "n=[64]", *FEW),
@@ -61,14 +62,27 @@ def sweep(arguments: list[str]) -> None:
                 raise
 
 
-def plan(arguments: list[str]) -> tuple[float, float]:
-    """Return how many seconds and bytes a sweep would still take; NaN seconds if no run has measured them."""
+def plan(arguments: list[str], rate: float) -> tuple[float, float, float]:
+    """Return what a sweep would still take: evaluations of the diffusion network, seconds, and bytes on the disk.
+
+    Seconds are by the rates of earlier runs; for stages that never ran, by `rate` evaluations per second.
+    """
     experiment = session.prepare(compose(arguments))
     checks.use_placeholders(experiment)
     size, known = estimate(experiment), session.rates(experiment)
     stages = [plan(size) for plan in session.plans(experiment, SWEEP)]
     seconds = [known.estimate(stage, size) for stage in stages]
-    return sum(math.nan if s is None else s for s in seconds), sum(stage.bytes for stage in stages)
+    guessed = [stage.nfe / rate if s is None else s for stage, s in zip(stages, seconds, strict=True)]
+    return sum(stage.nfe for stage in stages), sum(guessed), sum(stage.bytes for stage in stages)
+
+
+def show_plan(planned: dict[str, tuple[float, float, float]]) -> None:
+    """Print a line for each run, and the sum: at most, as runs share what is in the cache."""
+    total = tuple(map(sum, zip(*planned.values(), strict=True)))
+    print(f"{'run':<12}{'evaluations':>12}{'time':>12}{'disk':>10}")
+    for run, (nfe, seconds, size) in (planned | {"all, at most": total}).items():
+        time = "not known" if math.isnan(seconds) else f"{seconds / 3600:.1f} h"
+        print(f"{run:<12}{f'{nfe / 1e6:.2f} M':>12}{time:>12}{readable_size(size):>10}")
 
 
 # Tables
@@ -99,7 +113,7 @@ def metrics_of(folder: Path) -> list[str]:
     return list(dict.fromkeys(row["metric"] for row in read_rows(folder / "metrics.csv")))
 
 
-def main_tables(folder: Path) -> None:
+def tables(folder: Path) -> None:
     """Print each metric's values by method and N, then how the methods differ from the first and from their control."""
     for metric in metrics_of(folder):
         found = values(folder, metric)
@@ -108,10 +122,12 @@ def main_tables(folder: Path) -> None:
         plain = [method for method in methods if not method.startswith("gauss:")]
         controls = "; ".join(f"`{method}` {value:.3g}" for (method, n), value in found.items() if not n)
         rows = [[f"`{m}`", *(f"{found[m, n]:.3g}" for n in ns)] for m in methods]
-        for method, reference in [*((m, plain[0]) for m in plain[1:]), *((m, f"gauss:{m}") for m in plain)]:
+        compared = [(method, plain[0]) for method in plain[1:]]
+        compared += [(method, f"gauss:{method}") for method in plain if f"gauss:{method}" in methods]
+        for method, reference in compared:
             row = [difference(folder, metric, n, method, reference) for n in ns]
             rows.append([f"`{method}` − `{reference}`", *row])
-        print(f"`{metric}`, of {controls}:\n")
+        print(f"`{metric}`{f' of {controls}' if controls else ''}:\n")
         print(table(["", *(f"N = {n}" for n in ns)], rows))
 
 
@@ -131,25 +147,25 @@ def variants_table(folders: dict[str, Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--runs", default=",".join(RUNS), help="some of %(default)s")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="print what the runs would take")
+    parser.add_argument("--rate", type=float, default=math.nan, help="evaluations per second, where none was measured")
     parser.add_argument("overrides", nargs="*", help="as of latentmix, KEY=VALUE")
     given = parser.parse_intermixed_args()
     drawn = compose([f"model={given.model}"]).model.world != "imagenet"
-    runs = {run: overrides(run, given) for run in given.runs if drawn or run not in DRAWN}
+    runs = {run: overrides(run, given) for run in given.runs.split(",") if drawn or run not in DRAWN}
     if given.dry_run:
-        planned = {run: plan(arguments) for run, arguments in runs.items()}
-        for run, (seconds, size) in planned.items():
-            time = "not known" if math.isnan(seconds) else f"{seconds / 3600:.1f} h"
-            print(f"{run:<12}{time:>10}{readable_size(size):>10}")
+        show_plan({run: plan(arguments, given.rate) for run, arguments in runs.items()})
         return
     for arguments in runs.values():
         sweep(arguments)
     folders = {run: compose(arguments).folder for run, arguments in runs.items()}
-    if "main" in folders:
-        main_tables(folders["main"])
-    variants_table(folders)
+    for run in ("main", "norms"):
+        if run in folders:
+            tables(folders[run])
+    if variants := {run: folder for run, folder in folders.items() if run != "norms"}:
+        variants_table(variants)
 
 
 if __name__ == "__main__":

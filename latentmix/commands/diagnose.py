@@ -24,8 +24,8 @@ from latentmix.octaves import recommended, shared_images
 STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (
     "mean: the largest of a channel (which); corr.: of neighbouring positions; bias²: of channel means + in space; "
-    "of z0: the share of the first that the terminal signal explains; R²: of that mean against √N; N of a method: the "
-    "most latents to mix by it before the amplified bias of an octave of frequencies reaches one standard deviation"
+    "of z0: the share of the first that the terminal signal explains; R²: of that mean against √N; N: the most latents "
+    "to mix by fix/0 and by fix/chm before the amplified bias of some frequencies reaches one standard deviation"
 )
 
 
@@ -50,7 +50,7 @@ def verdict(diagnosis: Diagnosis, n: int) -> str:
 
 
 def _limit(limit: int | None) -> str:
-    return "any number" if limit is None else str(limit) if limit > 1 else "none"
+    return "any" if limit is None else str(limit) if limit > 1 else "none"
 
 
 def overlap(n: int, pool: int) -> str:
@@ -76,7 +76,7 @@ def _record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
 
 
 def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
-    headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N, fix/0", "N, fix/chm")
+    headings = ("class", "norm/√L", "mean", "corr.", "bias²·1000", "of z0", "R²", "N")
     n = max(experiment.config.n)
     table = Table(*headings, title=f"latents at t = T of {experiment.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
@@ -99,5 +99,5 @@ def _row(diagnosis: Diagnosis) -> tuple[str, ...]:
         f"{1000 * bias.channels:.1f} + {1000 * bias.space:.1f}",
         "–" if math.isnan(share) else f"{share:.0%}",
         f"{diagnosis.growth.root.r2[channel]:.3f}",
-        *("any" if diagnosis.safe[method] is None else str(diagnosis.safe[method]) for method in ("fix/0", "fix/chm")),
+        "; ".join(_limit(diagnosis.safe[method]) for method in ("fix/0", "fix/chm")),
     )

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from latentmix.diagnosis import Diagnosis
 from latentmix.figures.style import HUES, SHAPES, save, styled
 from latentmix.octaves import Octave
+
+NOTE = {"fontsize": 7, "color": "0.3", "va": "bottom", "ha": "right"}
 
 Classes = Sequence[tuple[str, Diagnosis]]  # the title and the diagnosis of each class
 
@@ -37,7 +40,7 @@ def octaves(classes: Classes) -> Figure:
         limits.plot(unknown, [_least(found[i]) for i in unknown], **look | {"linewidth": 0, "markerfacecolor": "white"})
     first = classes[0][1]
     limits.axhline(first.safe["fix/pool"], color="0.3", linewidth=0.7, linestyle="--")
-    limits.text(0, first.safe["fix/pool"], "half of the pool", fontsize=7, color="0.3", va="bottom")
+    limits.text(1, first.safe["fix/pool"] or 0, "half of the pool", transform=limits.get_yaxis_transform(), **NOTE)
     powers.set_ylabel("bias d²; dotted: variance v")
     limits.set_ylabel("N of one standard deviation, v/d²")
     for axes in (powers, limits):
@@ -54,5 +57,7 @@ def _least(octave: Octave) -> float:
 
 def _label_octaves(axes: Axes, found: Sequence[Octave]) -> None:
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(range(len(found)), labels=[f"{o.low}–{o.high}" if o.high else "0" for o in found])
     axes.set_xlabel("frequency, cycles per frame")
