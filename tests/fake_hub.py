@@ -3,6 +3,7 @@
 A test file takes a fixture by giving it a name of its own: `server = fake_hub.server`.
 """
 
+import json
 import os
 import shutil
 import threading
@@ -43,10 +44,11 @@ NETWORKS = {"text_encoder/model": 1, "unet/diffusion_pytorch_model": 3, "vae/dif
 
 @dataclass
 class Server:
-    """Answers by what is in the path of a request. Keeps all paths in `asked`."""
+    """Answers by what is in the path of a request. Keeps all paths in `asked`, and what is sent in `posted`."""
 
     answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    posted: list[tuple[str, bytes]] = field(default_factory=list)
     delay: float = 0.0
 
     def answer(self, path: str) -> tuple[int, dict[str, str]]:
@@ -54,6 +56,25 @@ class Server:
         time.sleep(self.delay)
         headers = {"ETag": '"1"', "X-Repo-Commit": REVISION, "Content-Length": "0"}
         return next((answer for part, answer in self.answers.items() if part in path), (200, headers))
+
+    def post_answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Answer as the hub does when a repository is made and written to; all files are small enough for a commit."""
+        if any(part in path and answer[0] >= 400 for part, answer in self.answers.items()):
+            return 403, b'{"error": "you may not write here"}'
+        if path == "/api/repos/create":
+            made = json.loads(body)
+            return 200, json.dumps(
+                {"url": f"{constants.ENDPOINT}/datasets/{made['organization']}/{made['name']}"}
+            ).encode()
+        if "/preupload/" in path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return 200, json.dumps({"files": files}).encode()
+        return 200, json.dumps(
+            {"commitUrl": f"{constants.ENDPOINT}{path.removeprefix('/api')}", "commitOid": REVISION, "hookOutput": ""}
+        ).encode()
 
     def refuse(self, part: str, code: int, reason: str) -> None:
         self.answers[part] = code, {"X-Error-Code": reason, "Content-Length": "0"}
@@ -71,6 +92,15 @@ def server(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            state.posted.append((self.path, body))
+            code, content = state.post_answer(self.path, body)
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def do_GET(self) -> None:
             state.asked.append(self.path)

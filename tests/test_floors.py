@@ -55,7 +55,7 @@ FLOORS = (
     "checks",
     "commands commands.cache",
     "commands.session",
-    "commands.rounds commands.compare",
+    "commands.rounds commands.compare commands.tracking",
     "commands.sweep",
     "commands.*",
     "api cli.shared",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latentmix.cli.shared import app, example, say, say_all
+from latentmix.cli.shared import PushToHub, app, example, say, say_all
 
 
 @app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
@@ -35,8 +35,14 @@ def compare(
 
 
 @app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
-def report(run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name.")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name.")], push_to_hub: PushToHub = None
+) -> None:
     """Write report.html in a finished run's folder: curves, a table, pictures and settings, on one page to send."""
+    from latentmix.commands import push
     from latentmix.report import write_report
 
-    say(str(write_report(run)))
+    page = write_report(run)
+    say(str(page))
+    if push_to_hub is not None:
+        say(push.push(page.parent, push_to_hub))

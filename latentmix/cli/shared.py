@@ -50,6 +50,10 @@ OfFigure = Annotated[
 Multirun = Annotated[
     bool, typer.Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
 ]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 ClassName = Annotated[str | None, typer.Option("--class", help="The class; by default the run's first one.")]
 

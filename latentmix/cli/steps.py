@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from latentmix.cli.shared import ClassName, DryRun, Multirun, Overrides, app, composed, example, prepared, say_all
+from latentmix.cli.shared import (
+    ClassName,
+    DryRun,
+    Multirun,
+    Overrides,
+    PushToHub,
+    app,
+    composed,
+    example,
+    prepared,
+    say,
+    say_all,
+)
 from latentmix.errors import UserError
 
 
@@ -105,15 +117,23 @@ def sweep(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
     ] = False,
+    push_to_hub: PushToHub = None,
 ) -> None:
     """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
-    from latentmix.commands import grid, sweep
+    from latentmix.commands import grid, push, sweep
 
     part = sweep.parse_shard(shard, static)
+    if push_to_hub is not None:
+        push.require(push_to_hub)
+        if multirun or part is not None:
+            raise UserError("--push-to-hub is for one run; later: latentmix report RUN --push-to-hub OWNER/NAME")
     if multirun:
         grid.run("sweep", overrides or [], lambda one: sweep.run(one.config, one.arguments, part, dry_run, profile))
     else:
-        sweep.run(composed(overrides), sys.argv[1:], part, dry_run, profile)
+        config = composed(overrides)
+        sweep.run(config, sys.argv[1:], part, dry_run, profile)
+        if push_to_hub is not None and not dry_run and config.launch.name != "slurm":
+            say(push.push(config.folder, push_to_hub))
 
 
 @app.command(hidden=True)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix.cache import key, write_checked_json, write_json
-from latentmix.commands import rounds, session
+from latentmix.commands import rounds, session, tracking
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
@@ -40,6 +40,7 @@ PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch"
 def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: bool, profile: bool) -> None:
     """Run a sweep as its config says: here, by several processes of this machine, or by Slurm jobs."""
     launch, config = config.launch, config if shard is None else on_own_gpu(config, scheduler.local_rank())
+    tracking.require(config)
     if profile and (launch.name == "slurm" or launch.processes > 1):
         raise UserError("--profile measures one process; leave out launch=")
     if shard is not None and shard.static and config.batch == "auto":
@@ -164,6 +165,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
     session.note_folders(experiment, "sweep")
     write_checked_json(folder / "done.json", about)
     _show_results(experiment, results, figures)
+    tracking.send(experiment.config, results, figures)
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,106 @@
+"""`track=`: send a finished run's settings and averages to an experiment tracker, through accelerate's classes."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from latentmix.config import Config
+from latentmix.errors import UserError
+from latentmix.experiment.results import AVERAGE, Result
+
+PROJECT = "latentmix"
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def require(config: Config) -> None:
+    """Raise UserError if the run is to be tracked and the tracker is not installed."""
+    if config.track is None:
+        return
+    packages = ("tensorboard", "tensorboardX") if config.track == "tensorboard" else (config.track,)
+    if not any(find_spec(package) for package in packages):
+        raise UserError(f"track={config.track} needs {packages[0]}, which is not installed: pip install {packages[0]}")
+    _tracker_class(config.track)
+
+
+def send(config: Config, results: Sequence[Result], figures: Sequence[Path]) -> None:
+    """Send the settings, the averages over classes (N is the step) and the figures. Warn if the tracker fails, as the
+    results are on the disk by then."""
+    if config.track is None:
+        return
+    try:
+        _send(config, results, [path for path in figures if path.suffix == ".png"])
+    except Exception as error:  # whatever a tracker of somebody else's raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"track={config.track} failed: {reason}; the results are in {config.folder}", stacklevel=2)
+
+
+def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) -> None:
+    with _no_launcher():
+        from accelerate import PartialState
+
+        PartialState(cpu=True)  # which accelerate's classes ask for
+    tracker = _tracker_class(config.track)(**_names(config))
+    tracker.main_process_only = False  # this is the only process that sends the results
+    tracker.start()
+    tracker.store_init_configuration(_flat(config.as_dict()))
+    averages = [result for result in results if result.class_id == AVERAGE and not math.isnan(result.estimate.value)]
+    for n in sorted({result.n for result in averages}):
+        tracker.log({f"{r.metric}/{r.method}": r.estimate.value for r in averages if r.n == n}, step=n)
+    if hasattr(tracker, "log_images"):
+        for path in figures:
+            layout = {"dataformats": "NHWC"} if config.track == "tensorboard" else {}
+            tracker.log_images({path.stem: _pixels(path)}, **layout)
+    tracker.finish()
+
+
+@contextmanager
+def _no_launcher() -> Iterator[None]:
+    """Hide torchrun's and MPI's variables, by which accelerate would wait for the other processes to form a group."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _names(config: Config) -> dict[str, Any]:
+    """Return what each tracker's class takes, such that the run has its own name there."""
+    names: dict[str, dict[str, Any]] = {
+        "tensorboard": {"run_name": config.name, "logging_dir": config.outputs / "tensorboard"},
+        "mlflow": {"experiment_name": PROJECT, "run_name": config.name},
+    }
+    return names.get(str(config.track), {"run_name": PROJECT, "name": config.name})
+
+
+def _tracker_class(name: str | None) -> Any:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    try:
+        return LOGGER_TYPE_TO_CLASS[str(name)]
+    except KeyError as error:
+        raise UserError(f"track={name} needs a newer accelerate: pip install --upgrade accelerate") from error
+
+
+def _pixels(path: Path) -> Any:
+    """Return an image file as an array [1, H, W, 3]."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))[None]
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings as numbers and texts by keys such as "model.size"."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return flat
