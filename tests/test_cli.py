@@ -6,7 +6,6 @@ import json
 import math
 import os
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from pipelines import FOLDER, SD, SIZE
 from safetensors.torch import load_file
 from scipy import stats
 
-from latentmix import cli
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
 from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
@@ -165,18 +163,6 @@ def test_help_of_a_command_shows_its_examples_whole(command: str) -> None:
         shown = " ".join(text.split("Examples:")[1].split())
         assert f"latentmix {command} " in f"{shown} "
         assert "=' " not in f"{shown} "  # values in brackets, which rich could take for markup
-
-
-def test_the_examples_are_made_of_keys_that_exist() -> None:
-    shown = [command.epilog for command in cli.app.registered_commands]
-    plain = [text.replace("\\[", "[") for text in shown if text]
-    lines = [line.strip() for text in plain for line in text.splitlines() if line.startswith("    ")]
-    assert len(lines) >= len(COMMANDS)
-    for line in lines:
-        name, command, *words = shlex.split(line)
-        assert (name, command in COMMANDS) == ("latentmix", True)
-        preset = [f"inversion={words[0]}"] if command == "check-inversion" else []
-        compose(preset + [word for word in words if "=" in word and not word.startswith("-")])
 
 
 def test_without_a_command_the_help_appears() -> None:

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentmix import cli
+from latentmix.commands.grid import combinations
 from latentmix.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,10 @@ def check(command: str) -> None:
     overrides = list(parsed.params.get("overrides") or [])
     if name == "check-inversion":
         overrides.insert(0, f"inversion={parsed.params['name']}")
-    compose(overrides)
+    if parsed.params.get("multirun"):
+        combinations(str(name), overrides)
+    else:
+        compose(overrides)
 
 
 @pytest.mark.parametrize(("source", "command"), [*of_helps(), *of_pages()], ids=lambda text: text)

@@ -31,10 +31,10 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
 
     Raises: UserError for overrides that can't be composed, before any run; and at the end, if runs failed.
     """
-    combinations, failed = _combinations(command, overrides), list[str]()
-    for number, combination in enumerate(combinations, 1):
+    planned, failed = combinations(command, overrides), list[str]()
+    for number, combination in enumerate(planned, 1):
         name = combination.config.name
-        session.say(f"run {number} of {len(combinations)}: {name}")
+        session.say(f"run {number} of {len(planned)}: {name}")
         if command == "sweep" and is_finished(combination.config):
             session.say(f"{name} is finished")
             continue
@@ -46,13 +46,13 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
             failed.append(_note(combination.config, error))
         gc.collect()  # the memory of the run's networks
     if command == "sweep":
-        _compare([combination.config for combination in combinations], _folder(overrides, combinations[0].config))
+        _compare([combination.config for combination in planned], _folder(overrides, planned[0].config))
     if failed:
-        many = f"{len(failed)} of {len(combinations)} runs failed"
+        many = f"{len(failed)} of {len(planned)} runs failed"
         raise UserError(f"{many}; the same command tries them again. {'; '.join(failed)}")
 
 
-def _combinations(command: str, overrides: Sequence[str]) -> list[Combination]:
+def combinations(command: str, overrides: Sequence[str]) -> list[Combination]:
     """Return all runs. The name of each is the grid's, followed by the values that are its own.
 
     A name that is not given contains the model and the data already.
