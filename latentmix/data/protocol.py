@@ -19,6 +19,7 @@ class Source:
     id: str
     pixels: Callable[[int | str], np.ndarray]  # size (512, or "768x512") -> uint8 [H, W, 3], RGB
     name: str = field(default="", compare=False)  # of its file, for people
+    prompt: str | None = None  # its own, under which it is inverted; None is that of its class
 
     @property
     def label(self) -> str:

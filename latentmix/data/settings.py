@@ -32,6 +32,7 @@ class DataConfig:
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
     light: Annotated[float, Field(ge=-255, le=255)] = 0.0  # on drawn images, from above, in grey levels
     titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
+    prompts: LocalPath | None = None  # a CSV file with a prompt for each image
     options: dict[str, Any] | None = None  # further settings of a kind of data that another package adds
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
+from latentmix.data.prompts import read_prompts, with_prompts
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
@@ -191,8 +192,14 @@ class Experiment:
 
     @cache  # noqa: B019 - an experiment lives as long as its command
     def pool(self, class_id: str) -> list[Source]:
-        """Return the images of a class that are inverted and mixed."""
-        return self._fetched_data.images(class_id, self.config.pool)
+        """Return the images of a class that are inverted and mixed, with their own prompts where they have some."""
+        sources, file = self._fetched_data.images(class_id, self.config.pool), self.config.data.prompts
+        return sources if file is None else with_prompts(sources, self._prompts, Path(file), f"class {class_id!r}")
+
+    @cached_property
+    def _prompts(self) -> dict[str, str]:
+        """Return the prompts of images by file name."""
+        return read_prompts(Path(str(self.config.data.prompts)))
 
     @cache  # noqa: B019
     def references(self, class_id: str) -> list[Source]:
@@ -282,6 +289,20 @@ class Experiment:
         """
         texts = self._embeddings(model or self.model)
         return Conditioning(texts[self.prompt(class_id)], texts[""], guidance)
+
+    def conditioning_of(
+        self, class_id: str, ids: Sequence[str], size: int, guidance: float, model: Model
+    ) -> Conditioning:
+        """Return the embedded prompts of images of a class's pool for a padded batch, one row if they share it."""
+        if self.config.data.prompts is None:
+            return self.conditioning(class_id, guidance, model)
+        own = {source.id: source.prompt for each in self.classes for source in self.pool(each)}
+        rows = [own[id_] or self.prompt(class_id) for id_ in ids]
+        asked = [*map(self.prompt, self.classes), *(prompt for prompt in own.values() if prompt)]
+        texts = self.embeddings(asked, model)  # all at once
+        every = [texts[prompt] for prompt in [*rows, *rows[-1:] * (size - len(rows))]]
+        text = Text(torch.cat([text.states for text in every]), torch.cat([text.pooled for text in every]))
+        return Conditioning(text, texts[""], guidance)
 
     @cached_property
     def _texts(self) -> dict[str, dict[str, Text]]:

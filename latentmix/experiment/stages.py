@@ -105,7 +105,7 @@ def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: in
     settings, ids = experiment.config.inversion, images.ids
     clean = experiment.model.encode(padded(images.pixels, size))
     inverter = experiment.inverter
-    cond = experiment.conditioning(class_id, settings.guidance, inverter)
+    cond = experiment.conditioning_of(class_id, ids, size, settings.guidance, inverter)
     state = experiment.inversion.invert(inverter, clean, experiment.inversion_schedule, cond, settings)
     refuse_nan(state["latents"], f"inverting {class_id}")
     rows = {name: x[: len(ids)] for name, x in (state | {"clean": clean}).items()}

@@ -1,0 +1,61 @@
+"""A prompt of its own for each image, from a CSV file (`data.prompts=FILE.csv`). Images are inverted under them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from latentmix.cache import key
+from latentmix.data.protocol import Source, first_few
+from latentmix.errors import UserError, warn_once
+
+NAMES = ("file_name", "file", "image", "path")  # columns of the images' file names
+TEXTS = ("prompt", "text", "caption")  # and of their prompts
+
+
+def read_prompts(file: Path) -> dict[str, str]:
+    """Return prompts by file name. Raises: UserError where the file can't be read, or names an image twice."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = list(csv.DictReader(opened, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"data.prompts={file} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    columns = list(rows[0]) if rows else []
+    name, text = (next((column for column in known if column in columns), None) for known in (NAMES, TEXTS))
+    if name is None or text is None:
+        raise UserError(f"{file} needs the columns {NAMES[0]} and {TEXTS[0]} in its first line, and rows below")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        image = PurePosixPath((row[name] or "").replace("\\", "/")).as_posix().removeprefix("./")
+        if not row[text] or image == "." or image in found:
+            raise UserError(
+                f"{file}, row {number}: {row[name] or 'an image'} has no name, no prompt, or two; mend the row"
+            )
+        found[image] = row[text]
+    return found
+
+
+def with_prompts(sources: Sequence[Source], prompts: Mapping[str, str], file: Path, where: str) -> list[Source]:
+    """Return images with the prompts of their file names, by as many folders of their path as `prompts` has.
+
+    An image without one has the prompt of its class. Raises: UserError if none has one.
+    """
+    made = [_with_prompt(source, prompts) for source in sources]
+    without = [source.label for source in made if source.prompt is None]
+    if len(without) == len(made):
+        raise UserError(
+            f"{file} names no image of {where}; write them as CLASS/NAME, such as "
+            f"{'/'.join(PurePosixPath(Path(sources[0].label).as_posix()).parts[-2:])}"
+        )
+    if without:
+        warn_once(
+            f"{file} has no prompt for {len(without)} images of {where}: {first_few(without)}; theirs is the class's"
+        )
+    return made
+
+
+def _with_prompt(source: Source, prompts: Mapping[str, str]) -> Source:
+    parts = PurePosixPath(Path(source.label).as_posix()).parts
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
+    prompt = next((prompts[end] for end in ends if end in prompts), None)
+    return source if prompt is None else replace(source, id=f"{source.id}-{key(prompt)}", prompt=prompt)

@@ -1,0 +1,109 @@
+"""Images may have prompts of their own, under which they are inverted and returned to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from driver import invoke, rows
+from PIL import Image
+from pipelines import SD
+
+from latentmix.compose import compose
+from latentmix.data.prompts import read_prompts
+from latentmix.errors import UserError, warn_once
+from latentmix.experiment.experiment import Experiment
+
+pytestmark = pytest.mark.usefixtures("random_pipelines")
+FEW = (
+    "pool=3",
+    "n=[2]",
+    "methods=[fix/0]",
+    "draws=2",
+    "steps=2",
+    "inversion.steps=2",
+    "data.reference=2",
+    "model.name=m",
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """The settings of an experiment on two classes of three pictures."""
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
+    warn_once.cache_clear()
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.radial_gradient("L").rotate(40 * index).save(tmp_path / "pets" / name / f"{index}.png")
+    return (*SD, *FEW, "data=folder", f"data.path={tmp_path / 'pets'}", f"outputs={tmp_path / 'out'}")
+
+
+def write(tmp_path: Path, text: str) -> str:
+    (tmp_path / "p.csv").write_text(text)
+    return f"data.prompts={tmp_path / 'p.csv'}"
+
+
+ALL = "file_name,prompt\n" + "".join(f'{c}/{i}.png,"a {c}, number {i}"\n' for c in ("cat", "dog") for i in range(3))
+
+
+@pytest.mark.parametrize("kind", ["ddim_cfg", "null_text"])
+def test_each_image_is_inverted_under_its_own_prompt(kind: str, run: tuple[str, ...], tmp_path: Path) -> None:
+    """As a run with that prompt for the whole class inverts it."""
+    settings = (*run, f"inversion={kind}", "data.classes=[cat]")
+
+    def inverted(*own: str) -> list[np.ndarray]:
+        assert invoke("invert", *settings, *own).code == 0
+        found = Experiment(compose([*settings, *own]))
+        latents = rows(found.layout.latents("cat").folder, "latents")
+        return [latents[source.id] for source in found.pool("cat")]
+
+    found = inverted(write(tmp_path, ALL))
+    expected = inverted("model.prompt='a {}, number 1'", "name=alone")
+    away = [abs(a - b).max() for a, b in zip(found, expected, strict=True)]
+    assert away[1] < 1e-4 < 1e-3 < min(away[0], away[2])
+
+
+def test_a_run_with_prompts_goes_through_and_its_keys_follow_them(run: tuple[str, ...], tmp_path: Path) -> None:
+    own = write(tmp_path, ALL)
+    for command in (["sweep"], ["reconstruct", "guidance=1"]):
+        result = invoke(*command, *run, own)
+        assert result.code == 0, result.err
+    before = [source.id for source in Experiment(compose([*run, own])).pool("cat")]
+    changed = write(tmp_path, ALL.replace("cat, number 1", "tiger"))
+    after = [source.id for source in Experiment(compose([*run, changed])).pool("cat")]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    plain = [source.id for source in Experiment(compose(run)).pool("cat")]
+    assert [id_.partition("-")[0] for id_ in before] == plain
+
+
+def test_images_without_a_prompt_have_that_of_their_class(run: tuple[str, ...], tmp_path: Path) -> None:
+    found = Experiment(compose([*run, write(tmp_path, "image,caption\ncat/0.png,striped\ncat/2.png,black\n")]))
+    with pytest.warns(UserWarning, match=r"no prompt for 1 images of class 'cat': .*cat/1.png; theirs is the class's"):
+        assert [source.prompt for source in found.pool("cat")] == ["striped", None, "black"]
+    with pytest.raises(UserError, match=r"names no image of class 'dog'; write them as CLASS/NAME, such as dog/0.png"):
+        found.pool("dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name,prompt\na,b\n", "needs the columns file_name and prompt"),
+        ("", "needs the columns file_name and prompt"),
+        ("file_name,prompt\na.png,\n", "row 2: a.png has no name, no prompt, or two"),
+        ("file_name,prompt\na.png,x\n./a.png,y\n", "row 3: a.png has no name, no prompt, or two"),
+        ("file_name,prompt\n,x\n", "row 2: an image has no name"),
+        (None, "can't be read: No such file"),
+        ('file_name,prompt\na.png,"x\n', "can't be read: unexpected end of data"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_prompts_is_said(text: Any, expected: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        read_prompts(tmp_path / "p.csv")
+
+
+def test_file_names_may_be_windows_own_and_the_longest_counts(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("\ufefffile_name,text\r\ncat\\0.png,one\r\n0.png,two\r\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "p.csv") == {"cat/0.png": "one", "0.png": "two"}
