@@ -175,14 +175,20 @@ class Config:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
 
     def _check_pairs(self) -> None:
-        """Raise ValueError where generation must repeat a setting of the inversion, and does not."""
-        for setting in INVERSIONS[self.inversion.kind].paired:
+        """Raise ValueError where generation must repeat a setting of the inversion, and does not; or lacks guidance."""
+        kind = INVERSIONS[self.inversion.kind]
+        for setting in kind.paired:
             inversion, generation = getattr(self.inversion, setting), getattr(self, setting)
             if inversion != generation:
                 raise ValueError(
                     f"inversion={self.inversion.name} needs the same {setting} in both directions, not {inversion} and "
                     f"{generation}; set {setting}=..., which sets both, and leave out inversion.{setting}"
                 )
+        if kind.needs_guidance and self.inversion.guidance == 1:
+            raise ValueError(
+                f"inversion={self.inversion.name} needs classifier-free guidance, and guidance=1 is none; set "
+                "guidance=2 or more, or take another inversion"
+            )
 
     @property
     def folder(self) -> Path:

@@ -58,6 +58,7 @@ class Interrupted(UserError):
 
 EXTRAS = {  # import name of a package that is not in the base install -> the extra that brings it
     "av": "video",
+    "bitsandbytes": "quantize",
     "datasets": "data",
     "matplotlib": "metrics",
     "open_clip": "metrics",
@@ -65,6 +66,7 @@ EXTRAS = {  # import name of a package that is not in the base install -> the ex
     "scipy": "metrics",
     "submitit": "slurm",
     "torch_fidelity": "metrics",
+    "torchao": "quantize",
     "torchmetrics": "metrics",
     "torchvision": "metrics",
 }

@@ -1,5 +1,6 @@
 """Stable Diffusion XL and FLUX.1 against diffusers' own pipelines, on random weights of the real classes."""
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -19,6 +20,7 @@ from latentmix.models import load_model
 from latentmix.models.flux import FluxModel, pack, positions, unpack
 from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.models.sdxl import SDXLModel
+from latentmix.models.settings import USUAL, SpeedConfig
 
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a star", "a photo of a heart"]
@@ -32,9 +34,10 @@ KINDS = {
 }
 
 
-def load(folder: Path, **settings: Any) -> Model:
+def load(folder: Path, speed: SpeedConfig = USUAL, **settings: Any) -> Model:
     given = {"path": folder, "size": pipelines.SIZE, "max_sequence_length": LENGTH} | settings
-    return load_model(compose(["model=flux-schnell", *(f"model.{k}={v}" for k, v in given.items())]).model, CPU)
+    config = compose(["model=flux-schnell", *(f"model.{key}={value}" for key, value in given.items())])
+    return load_model(config.model, CPU, (), speed)
 
 
 class Pair:
@@ -42,7 +45,7 @@ class Pair:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind, self.flow = folder, kind, kind.startswith("flux")
-        self.settings = {"embedded_guidance": 3.5} if kind == "flux-dev" else {}
+        self.settings: dict[str, Any] = {"embedded_guidance": 3.5} if kind == "flux-dev" else {}
         self.model = load(folder, **self.settings)
         shape = (2, 4, HEIGHT, WIDTH)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -242,3 +245,60 @@ def test_embedded_guidance_is_refused_where_it_is_not_read(pair: Pair) -> None:
 def test_odd_latents_are_refused(pair: Pair) -> None:
     with pytest.raises(UserError, match=r"model\.size=20: must be a multiple of 8"):
         load(pair.folder, **pair.settings, size=20)
+
+
+# Less memory
+
+
+def predicted(pair: Pair, settings: dict[str, Any] = {}, **speed: Any) -> Tensor:  # noqa: B006
+    """Return x0 of one prediction by the pair's model, loaded again."""
+    model = load(pair.folder, SpeedConfig(**speed), **pair.settings, **settings)
+    cond, interval = pair.conditioning(2.0), pair.schedule(4)[-1]
+    with torch.no_grad():
+        return model.predict(pair.noise, interval.noisy, interval.timestep, cond)[0]
+
+
+@only("sdxl", "flux-dev")
+def test_offloading_changes_no_bit(pair: Pair) -> None:
+    assert torch.equal(predicted(pair, offload=True), predicted(pair))
+    model = load(pair.folder, SpeedConfig(offload=True), **pair.settings)
+    assert model.identity == pair.model.identity
+
+
+@only("sdxl", "flux-dev")
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.05), ("fp8", 0.15), ("nf4", 0.5)])
+def test_quantized_weights_round_and_are_in_the_identity(pair: Pair, kind: str, most: float) -> None:
+    pytest.importorskip("bitsandbytes" if kind == "nf4" else "torchao")
+    model = load(pair.folder, quantize=kind, **pair.settings)
+    assert model.identity == pair.model.identity | {"precision": f"float32+{kind}"}
+    assert 1e-4 < away(predicted(pair, {"quantize": kind}), predicted(pair)) < most
+
+
+@only("sdxl")
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_package_that_is_missing_is_named(pair: Pair, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = "bitsandbytes" if kind == "nf4" else "torchao"
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}, .* pip install 'latentmix\[quantize\]'"):
+        load(pair.folder, quantize=kind)
+
+
+@only("sdxl")
+def test_quantizing_and_offloading_exclude_each_other(pair: Pair) -> None:
+    pytest.importorskip("torchao")
+    with pytest.raises(UserError, match="can't be combined"):
+        load(pair.folder, SpeedConfig(offload=True), quantize="int8")
+
+
+@only("flux-dev")
+def test_the_vae_works_in_tiles_as_diffusers_does(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentmix.models.vae.TILE", 16)
+    model, images = load(pair.folder, SpeedConfig(vae_tiling=True), **pair.settings), torch.rand(2, 3, 24, 32)
+    theirs = DiffusionPipeline.from_pretrained(pair.folder, dtype=torch.float32).vae
+    theirs.enable_tiling()
+    theirs.tile_sample_min_size, theirs.tile_latent_min_size = 16, 4
+    with torch.no_grad():
+        mean = theirs.encode((images * 255).byte() / 127.5 - 1).latent_dist.mean
+    assert torch.allclose(model.encode((images * 255).byte()), (mean - 0.1) * 0.5, atol=1e-5)
+    assert not torch.allclose(pair.model.encode((images * 255).byte()), (mean - 0.1) * 0.5, atol=1e-3)
+    assert model.identity == pair.model.identity | {"vae tiles": "16"}

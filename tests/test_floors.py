@@ -27,6 +27,7 @@ FLOORS = (
     "data.drawings data.colours data.lighting",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
+    "models.denoiser",
     "inversion latents models.unet models.mmdit",
     "models.sdxl models.flux",
     "models.family_table",

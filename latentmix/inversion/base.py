@@ -62,6 +62,7 @@ class Inversion:
     paired: tuple[str, ...] = ()
     """Settings that must be the same in inversion and generation: of "steps", "guidance", "spacing"."""
     unguided: bool = False  # generation ignores guidance
+    needs_guidance: bool = False  # without classifier-free guidance it does nothing
 
     intervals_per_step: int = 1  # of the schedule
     predictions_per_step: int = 1  # of generation

@@ -102,5 +102,6 @@ NULL_TEXT = Inversion(
     extras={"nulls": "lin/0"},  # as the paper's Appendix B does
     extra_numbers=lambda settings, latent, text: settings.steps * text,
     paired=("steps", "guidance", "spacing"),
+    needs_guidance=True,
     nfe=lambda settings: 3 + 3 * settings.iterations,  # a gradient costs two evaluations
 )

@@ -17,12 +17,19 @@ def load_model(
     `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits.
     Raises: UserError where the model can't be had, or can't take images of the size.
     """
+    from latentmix.models.denoiser import check_quantization
     from latentmix.models.family_table import family_of
     from latentmix.models.pipeline import find
 
     folder = find(config)
     family = family_of(folder)
-    model = family.build(folder, config, family.precision(config.precision, device, float32), device, speed)
+    precision = family.precision(config.precision, device, float32)
+    if config.quantize is not None:
+        check_quantization(config.quantize)
+        if speed.offload:
+            raise UserError("model.quantize and speed.offload can't be combined; leave out one of them")
+        precision += f"+{config.quantize}"
+    model = family.build(folder, config, precision, device, speed)
     check_size(model, config.size)
     return model
 

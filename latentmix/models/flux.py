@@ -17,10 +17,9 @@ from latentmix import sampling
 from latentmix.errors import UserError
 from latentmix.models import fitness, text_encoders
 from latentmix.models.attention import attention
-from latentmix.models.compile import compiled
+from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, identity, load_network, load_part
-from latentmix.models.norms import with_fused_norms
+from latentmix.models.loading import dtype_of, identity, load_part
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.vae import VAE
@@ -29,6 +28,7 @@ from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
 
 PATCH = 2  # latents along a side of a token's square
+LARGEST_SHIFT = 16.0  # the logarithm of a shift; FLUX.1 at 4096 px has 11.6
 
 
 class FluxModel:
@@ -42,7 +42,7 @@ class FluxModel:
         self.device = device
         self.speed = speed
         self.precision = precision
-        self.dtype = DTYPES[precision]
+        self.dtype = dtype_of(precision)
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
         fitness.check_flow(folder, dynamic=True)
@@ -73,7 +73,10 @@ class FluxModel:
 
     @property
     def _shift(self) -> float:
-        """Return the shift towards noise: a constant, or one that grows with the number of tokens of an image."""
+        """Return the shift towards noise: a constant, or one that grows with the number of tokens of an image.
+
+        Raises: ValueError where an image is so large that only noise would be left of the schedule.
+        """
         config = self._scheduler
         if not config["use_dynamic_shifting"]:
             return float(config["shift"])
@@ -82,6 +85,8 @@ class FluxModel:
             config["max_image_seq_len"] - config["base_image_seq_len"]
         )
         mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
+        if mu > LARGEST_SHIFT:
+            raise ValueError(f"model.size={self.config.size} is too large for {self.folder / 'scheduler'}")
         return mu if config["time_shift_type"] == "linear" else math.exp(mu)
 
     @property
@@ -128,12 +133,8 @@ class FluxModel:
     def _transformer(self) -> Any:
         from diffusers import FluxTransformer2DModel
 
-        folder = self.folder / "transformer"
-        network = load_network(
-            FluxTransformer2DModel.from_pretrained, folder, onednn=self.speed.onednn, torch_dtype=self.dtype
-        ).to(self.device)
-        network = with_fused_norms(network) if self.speed.fused_norms else network
-        return compiled(network) if self.speed.compile is True else network
+        load, folder = FluxTransformer2DModel.from_pretrained, self.folder / "transformer"
+        return load_denoiser(load, folder, self.precision, self.device, self.speed)
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:

@@ -32,6 +32,11 @@ TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it
 )
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the type of products of a precision, which may also name that of weights, as "bfloat16+nf4" does."""
+    return DTYPES[precision.partition("+")[0]]
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """Return a pipeline's model_index.json. Raises: OSError or ValueError where it is not readable."""
     return json.loads((folder / "model_index.json").read_text())

@@ -17,10 +17,9 @@ from latentmix import sampling
 from latentmix.errors import UserError
 from latentmix.models import fitness, text_encoders
 from latentmix.models.attention import attention
-from latentmix.models.compile import compiled
+from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, has, identity, load_network, load_part
-from latentmix.models.norms import with_fused_norms
+from latentmix.models.loading import dtype_of, has, identity, load_part
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.vae import VAE
@@ -44,7 +43,7 @@ class MMDiTModel:
         self.folder = folder
         self.device = device
         self.speed = speed
-        self.precision, self.dtype = precision, DTYPES[precision]
+        self.precision, self.dtype = precision, dtype_of(precision)
         self.max_sequence_length = max_sequence_length
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
@@ -118,12 +117,8 @@ class MMDiTModel:
     def _transformer(self) -> Any:
         from diffusers import SD3Transformer2DModel
 
-        folder = self.folder / "transformer"
-        network = load_network(
-            SD3Transformer2DModel.from_pretrained, folder, onednn=self.speed.onednn, torch_dtype=self.dtype
-        ).to(self.device)
-        network = with_fused_norms(network) if self.speed.fused_norms else network
-        return compiled(network) if self.speed.compile is True else network
+        load, folder = SD3Transformer2DModel.from_pretrained, self.folder / "transformer"
+        return load_denoiser(load, folder, self.precision, self.device, self.speed)
 
     @cached_property
     def _transformer_config(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Model(Sized, Protocol):
 
 def products(model: Model) -> AbstractContextManager[None]:
     """Compute float32 products of a model, forwards and backwards, as its precision says: in 32 bits, or in TF32."""
-    return tf32(getattr(model, "precision", "float32") == "tf32")
+    return tf32(getattr(model, "precision", "float32").startswith("tf32"))
 
 
 def predictor(model: Model, conditioning: Conditioning) -> Predict:

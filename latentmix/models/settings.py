@@ -28,6 +28,7 @@ class ModelConfig:
     architecture: str | None = None  # the published one that a dry run plans with while the files are not here
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
+    quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
@@ -47,7 +48,7 @@ class SpeedConfig:
     """Techniques of the diffusion network and the VAE that change no result beyond rounding.
 
     Each can be switched by itself, so that each can be measured; see docs/performance.md. A decoder in bfloat16 rounds
-    more than the others do, so it is part of the model's identity.
+    more than the others do, and one that works in tiles blends them, so both are part of the model's identity.
     """
 
     channels_last: bool = True
@@ -56,6 +57,8 @@ class SpeedConfig:
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
     fused_norms: bool = True
     compile: bool | Literal["auto"] = "auto"
+    offload: bool = False
+    vae_tiling: bool = False
     vae: Literal["tf32", "ieee", "bfloat16"] = "tf32"
 
 

@@ -16,13 +16,13 @@ from latentmix import sampling
 from latentmix.errors import UserError
 from latentmix.models import fitness, text_encoders
 from latentmix.models.attention import attention
-from latentmix.models.compile import compiled
+from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family
-from latentmix.models.loading import DTYPES, identity, load_network, load_part
+from latentmix.models.loading import dtype_of, identity, load_part
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
-from latentmix.models.vae import VAE, memory_format
+from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
@@ -39,7 +39,7 @@ class UNetModel:
         self.folder = folder
         self.device = device
         self.speed = speed
-        self.precision, self.dtype = precision, DTYPES[precision]
+        self.precision, self.dtype = precision, dtype_of(precision)
         self.vae = VAE(folder / "vae", device, self.speed)
         self.encode, self.decode, self.latent_shape = self.vae.encode, self.vae.decode, self.vae.latent_shape
         fitness.check_discrete(folder, PREDICTIONS)
@@ -94,11 +94,8 @@ class UNetModel:
     def _unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
-        network = load_network(
-            UNet2DConditionModel.from_pretrained, self.folder / "unet", onednn=self.speed.onednn, torch_dtype=self.dtype
-        )
-        network = network.to(self.device, memory_format=memory_format(self.speed))
-        return compiled(network) if self.speed.compile is True else network
+        load, folder = UNet2DConditionModel.from_pretrained, self.folder / "unet"
+        return load_denoiser(load, folder, self.precision, self.device, self.speed)
 
     @cached_property
     def _prefix(self) -> SharedPrefix:

@@ -16,6 +16,8 @@ from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
 from latentmix.settings import height_width
 
+TILE = 512  # pixels along a side, where the VAE works in tiles; neighbours overlap by a quarter and are blended
+
 
 class VAE:
     """In float32, since some decoders overflow to NaN in float16; `speed.vae` is what the decoder computes in."""
@@ -31,7 +33,7 @@ class VAE:
         """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
         pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=self._layout)
         with tf32(False):  # inversions start here, and few images are encoded
-            means = [self._network.encode(part).latent_dist.mean for part in _within_memory(pixels, pixels.shape[2:])]
+            means = [self._network.encode(part).latent_dist.mean for part in self._parts(pixels, pixels.shape[2:])]
         return ((torch.cat(means) - self._shift) * self._scale).contiguous()
 
     @timed("VAE")
@@ -39,16 +41,17 @@ class VAE:
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
         z = (latents / self._scale + self._shift).contiguous(memory_format=self._layout)
-        z = z.to(torch.bfloat16 if self.identity else torch.float32)
+        z = z.to(torch.bfloat16 if self.speed.vae == "bfloat16" else torch.float32)
         size = [side * self.reduction for side in z.shape[2:]]
         with tf32(self.speed.vae == "tf32"):
-            pixels = torch.cat([self._network.decode(part).sample for part in _within_memory(z, size)])
+            pixels = torch.cat([self._network.decode(part).sample for part in self._parts(z, size)])
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
 
     @property
     def identity(self) -> dict[str, str]:
-        """Return what images depend on besides the weights: the decoder's precision, if it has 16 bits."""
-        return {"decoder": self.speed.vae} if self.speed.vae == "bfloat16" else {}
+        """Return what images depend on besides the weights: the decoder's precision, if it has 16 bits, and tiles."""
+        decoder = {"decoder": self.speed.vae} if self.speed.vae == "bfloat16" else {}
+        return decoder | ({"vae tiles": str(TILE)} if self.speed.vae_tiling else {})
 
     def latent_shape(self, size: int | str, patch: int = 1) -> tuple[int, int, int]:
         """Return C, h, w of the latents of images of a size.
@@ -92,6 +95,9 @@ class VAE:
 
         return load_part(AutoencoderKL.load_config, self.folder)
 
+    def _parts(self, batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+        return batch.split(1) if self.speed.vae_tiling else _within_memory(batch, size)
+
     @cached_property
     @timed("loading weights")
     def _network(self) -> Any:
@@ -100,9 +106,12 @@ class VAE:
         network = load_network(
             AutoencoderKL.from_pretrained, self.folder, onednn=self.speed.onednn, torch_dtype=torch.float32
         )
-        if self.identity:
+        if self.speed.vae == "bfloat16":
             for part in (network.post_quant_conv, network.decoder):
                 _ = part if part is None else part.to(torch.bfloat16)
+        if self.speed.vae_tiling:
+            network.enable_tiling()
+            network.tile_sample_min_size, network.tile_latent_min_size = TILE, TILE // self.reduction
         network = network.to(self.device, memory_format=self._layout)
         if self.speed.compile is True and self.device.type == "cuda":
             compiled(network.decoder)
