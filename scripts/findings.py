@@ -104,9 +104,9 @@ def difference(folder: Path, metric: str, n: int, method: str, reference: str) -
     rows = [r for r in read_rows(folder / "pairs.csv") if (r["n"], r["metric"], r["method"], r["reference"]) == wanted]
     halves = {r["class"]: (float(r["high"] or "nan") - float(r["low"] or "nan")) / 2 for r in rows}
     (average,) = (float(r["difference"]) for r in rows if r["class"] == "all")
-    over_classes = halves.pop("all")
+    over_classes, known = halves.pop("all"), all(r["over"] == "classes" for r in rows if r["class"] == "all")
     over_draws = math.hypot(*halves.values()) / len(halves)
-    return f"{average:+.3g} ±{over_draws:.2g} [{over_classes:.2g}]"
+    return f"{average:+.3g} ±{over_draws:.2g}{f' [{over_classes:.2g}]' if known else ''}"
 
 
 def metrics_of(folder: Path) -> list[str]:

@@ -164,6 +164,7 @@ def test_a_dry_run_computes_nothing(pictures: list[str], tmp_path: Path) -> None
         (["a.png", "b.png", "c.png", "--frames", "2"], "2 frames are too few for 3 pictures; give at least 3"),
         (["a.png", "b.png", "c.png", "--prompt", "x", "--prompt", "y"], "--prompt was given 2 times; give it once, or"),
         (["a.png", "b.png", "--method", "fx/chm"], "--method fx/chm: there is no method 'fx/chm'; did you mean"),
+        (["a.png", "b.png", "--method", "nin/pool"], "needs a pool of pictures that are not mixed; take nin/chm"),
         (["a.png", "b.png", "--fps", "0"], "--fps 0 must be more than 0"),
         (["a.png", "b.png", "--grid", "-o", "g.png"], "three or four pictures"),
         (["a.png", "b.png", "c.png", "--grid"], "give -o NAME.png, not morph.mp4"),

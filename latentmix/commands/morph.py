@@ -109,6 +109,8 @@ def _morph(names: Sequence[str], options: Options, max_megapixels: float) -> Mor
         method = Method.parse(options.method)
     except ValueError as error:
         raise UserError(f"--method {options.method}: {error}") from error
+    if method.of_pool:
+        raise UserError(f"--method {method} needs a pool of pictures that are not mixed; take {method.norm}/chm")
     prompts = options.prompts if len(options.prompts) > 1 else list(options.prompts or [""]) * len(names)
     sources = tuple(picture_source(Path(name).expanduser(), max_megapixels) for name in names)
     return Morph(tuple(Path(name).name for name in names), sources, tuple(prompts), method)

@@ -405,8 +405,12 @@ class Experiment:
     @cached_property
     def gaussian_latents(self) -> PoolLatents:
         """Return standard Gaussian latents in place of the inverted ones, for the control `gauss`."""
-        seed, pool, shape = self.config.seed, self.config.pool, self.model.latent_shape(self.config.model.size)
-        read = lambda class_id: {"latents": random_latents(seed, f"gauss {class_id}", range(pool), shape)}  # noqa: E731
+        seed, shape = self.config.seed, self.model.latent_shape(self.config.model.size)
+
+        def read(class_id: str) -> State:
+            rows = range(len(self.pool(class_id)))
+            return {"latents": random_latents(seed, f"gauss {class_id}", rows, shape)}
+
         return PoolLatents(read, {}, self.device)
 
     def noise(self, class_id: str, draws: Sequence[int]) -> Tensor:
