@@ -1,0 +1,189 @@
+"""Check on one NVIDIA GPU, within nine minutes and without a network, all that latentmix does on a GPU.
+
+    make gpu-check                                   # or: python3 -m scripts.gpu_check
+    python3 -m scripts.gpu_check vae unet            # some of the stages
+    make gpu-docs FILE=/tmp/gpu-check/results.jsonl  # fill the tables of docs/ with the numbers
+
+Each stage runs in a process of its own, with a time limit; a stage that no longer fits is skipped. Results go to
+results.jsonl in --out as they come, what was said to log.txt beside it. Packages that the machine lacks are taken from
+the wheels of --wheels (`make gpu-wheels` fetches them). Nothing here changes the settings of the GPU. Without one, the
+stages do the same with `tiny` on the CPU, so that the check itself can be tested.
+"""
+
+import argparse
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .environment import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = {  # module, and seconds at most
+    "ceilings": ("hardware", 40),
+    "agree": ("hardware", 110),
+    "vae": ("networks", 70),
+    "unet": ("networks", 110),
+    "bench_sd15": ("runs", 90),
+    "mmdit": ("networks", 130),
+    "memory": ("memory", 100),
+    "bench_sd35": ("runs", 100),
+    "demo": ("runs", 70),
+    "frechet": ("memory", 30),
+    "tests": ("runs", 60),
+    "shards": ("runs", 60),
+    "bench_compiled": ("runs", 120),
+}
+MODELS = ("sd15", "sd35-medium")  # whose random weights other processes make at the start
+SHORTEST = 0.4  # of a stage's limit; with less time left it is skipped
+
+
+def main() -> int:
+    given = arguments()
+    if given.inside:
+        return inside(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(given.work, ignore_errors=True)
+    given.work.mkdir(parents=True)
+    (given.out / "results.jsonl").unlink(missing_ok=True)
+    run = Run(given, time.monotonic(), install(given.wheels, given.work / "site"))
+    background = [run.start("random", name) for name in MODELS] if on_gpu(given) else []
+    try:
+        for stage in given.stages:
+            run.stage(stage)
+    finally:
+        for process in background:
+            process.kill()
+        run.close()
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--seconds", type=float, default=float(os.environ.get("GPU_CHECK_SECONDS", 520)))
+    parser.add_argument("--slow", type=float, default=1, help="times as long for each stage, on a slow machine")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "/tmp/gpu-check")))
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-check-work"))
+    parser.add_argument("--wheels", type=Path, default=ROOT / ".whl")
+    parser.add_argument("--cpu", action="store_true", help="do as if there were no GPU")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # a process of a stage
+    given = parser.parse_args()
+    if unknown := [stage for stage in given.stages if stage not in STAGES and not given.inside]:
+        parser.error(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    return given
+
+
+def inside(given: argparse.Namespace) -> int:
+    """Run a stage in this process, or make random weights."""
+    first, *rest = given.stages
+    if first == "random":
+        from latentmix.models.random_weights import random_folder
+
+        print(random_folder(rest[0], given.work / "random"))
+        return 0
+    from .record import Check
+
+    check = Check(given.out, given.work, stage=first)
+    module = importlib.import_module(f".{STAGES[first][0]}", __package__)
+    with check.trying(first):
+        getattr(module, first)(check)
+    return 0
+
+
+def on_gpu(given: argparse.Namespace) -> bool:
+    """Return whether there is a GPU, without loading torch."""
+    return not given.cpu and shutil.which("nvidia-smi") is not None
+
+
+def install(wheels: Path, site: Path) -> str:
+    """Install wheels into a folder of their own, without a network. Return what went wrong, if anything."""
+    files = sorted(wheels.glob("*.whl"))
+    if not files:
+        return ""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    command += ["--no-cache-dir", "--upgrade", "--target", str(site), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"pip: {done.stderr.strip()[-300:]}"
+
+
+@dataclass
+class Run:
+    """The processes of a check."""
+
+    given: argparse.Namespace
+    began: float
+    trouble: str
+
+    def __post_init__(self) -> None:
+        self.summary: list[str] = []
+        if self.trouble:
+            self.tell(f"FAIL wheels: {self.trouble}")
+
+    def tell(self, line: str) -> None:
+        print(line, flush=True)
+        self.summary.append(line)
+
+    def start(self, *stages: str) -> "subprocess.Popen[bytes]":
+        """Start a process inside, whose output goes to a log of its own; its environment hides the GPU under --cpu."""
+        given, log = self.given, self.given.work / f"{'-'.join(stages)}.log"
+        command = [sys.executable, "-m", "scripts.gpu_check", "--inside", *stages]
+        command += ["--out", str(given.out), "--work", str(given.work)]
+        own = {"CUDA_VISIBLE_DEVICES": ""} if given.cpu else {}
+        if stages[0] == "random":
+            own |= {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+        with log.open("wb") as file:
+            environ = environment(given.work) | own
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def stage(self, name: str) -> None:
+        """Run a stage within its limit and what is left, or skip it."""
+        limit = STAGES[name][1] * self.given.slow
+        left = self.given.seconds - (time.monotonic() - self.began)
+        if left < SHORTEST * limit:
+            self.tell(f"SKIPPED {name}: {left:.0f} s are left")
+            return
+        start = time.monotonic()
+        process = self.start(name)
+        try:
+            code = str(process.wait(min(limit, left)))
+        except subprocess.TimeoutExpired:
+            code = "FAIL, out of time"
+        end(process)
+        log = self.given.work / f"{name}.log"
+        lines = log.read_text(errors="replace").splitlines()
+        for line in lines:
+            if line.startswith("RESULT"):
+                self.tell(line)
+        self.tell(f"STAGE {name}: ended with {code} after {time.monotonic() - start:.0f} s")
+        if code != "0":
+            print("\n".join(lines[-8:]), flush=True)
+
+    def close(self) -> None:
+        """Write the log of all stages, and say what failed."""
+        logs = sorted(self.given.work.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        texts = [f"===== {log.stem}\n{log.read_text(errors='replace')[-60_000:]}" for log in logs]
+        (self.given.out / "log.txt").write_text("\n".join(["\n".join(self.summary), *texts]))
+        bad = [line for line in self.summary if "FAIL" in line or line.startswith("SKIPPED") or "ended with -" in line]
+        print("\n".join(["", "what failed or was skipped:", *(bad or ["nothing"])]))
+        took = time.monotonic() - self.began
+        print(f"{took:.0f} s in all; numbers are in {self.given.out / 'results.jsonl'}, and log.txt is beside it")
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
