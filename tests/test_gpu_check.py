@@ -1,0 +1,160 @@
+"""`make gpu-check`: stages run on the CPU with `tiny`, their parts for a GPU on a pretended one; they fill the docs."""
+
+import contextlib
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from latentmix.experiment import batch_size
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    monkeypatch.setattr(matmul, "allow_tf32", matmul.allow_tf32)
+    monkeypatch.setattr(cudnn, "allow_tf32", cudnn.allow_tf32)
+
+
+def part(name: str) -> Any:
+    return importlib.import_module(f"scripts.gpu_check.{name}")
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    return dict(part("tables").read(out / "results.jsonl"))
+
+
+def failed(found: dict[str, Any]) -> list[str]:
+    return [what for what in found if what.startswith("FAIL")]
+
+
+def test_the_stages_run_on_a_cpu(tmp_path: Path) -> None:
+    for stage in ("ceilings", "vae", "unet", "mmdit", "memory", "frechet"):
+        check = part("record").Check(tmp_path, tmp_path / "work", torch.device("cpu"), stage)
+        with check.trying(stage):
+            getattr(part(part("__main__").STAGES[stage][0]), stage)(check)
+    found = results(tmp_path)
+    assert not failed(found)
+    assert found["decode float32 ieee NHWC"]["levels"] == 0
+    assert found["null-text tf32, 2 at once"]["apart_when_repeated"] == 0
+    assert found["U-Net batch 2 as it is"]["image_steps_s"] > 0
+
+
+def test_a_model_is_compared_with_itself_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware = part("hardware")
+    check = part("record").Check(tmp_path, tmp_path / "work", torch.device("cpu"), "agree")
+    pair = hardware._Pair(check, "tiny", "float32")
+    pair.compare("ddim float32", "ddim", "float32", 1e-4)
+    pair.expected["ddim"]["latents"] = pair.expected["ddim"]["latents"] + 1
+    pair.compare("another ddim", "ddim", "float32", 1e-4)
+    found = results(tmp_path)
+    assert found["tiny ddim float32"]["latents"] == 0
+    assert failed(found) == ["FAIL tiny another ddim"]
+
+
+@pytest.fixture
+def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Return checks that take the CPU for a GPU. They time nothing, so networks run only where results need them."""
+    Check, runs = part("record").Check, part("runs")
+
+    class Pretended(Check):  # type: ignore[misc]
+        on_gpu = True
+        half = torch.float32
+
+        def timed(self, work: Any, *_: Any) -> float:
+            return 2.0
+
+        once = queued = timed
+
+        def free(self) -> None: ...
+        def wait(self) -> None: ...
+        def show_kernels(self, *_: Any, **__: Any) -> None: ...
+        def peak(self) -> float:
+            return 1.0
+
+        reserved = peak
+
+        def full_size(self, name: str) -> list[str]:
+            return ["model=tiny" if name == "sd15" else "model=tiny-sd3", "model.size=64"]
+
+    def start(_: Any, command: str, *arguments: str) -> Any:
+        folder = Path(next(a.removeprefix("outputs=") for a in arguments if a.startswith("outputs="))) / "bench"
+        folder.mkdir(parents=True, exist_ok=True)
+        speed = {"images_per_second": 7.0, "tflops": 300.0, "share": 0.4, "memory": 2**33}
+        names = ["latentmix", "diffusers", *(["diffusers, compiled"] if "speed.compile=true" in arguments else [])]
+        about = {"batch": 16, "steps": 20, "size": 512, "times as fast": 1.6, "compiled": len(names) == 3}
+        (folder / "bench.json").write_text(json.dumps(about | dict.fromkeys(names, speed)))
+        return SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr(runs, "_start", start)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr("latentmix.models.compile.check", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda _: None)
+    about = SimpleNamespace(name="NVIDIA H100", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about)
+    monkeypatch.setattr(batch_size, "_measure", lambda _: 64)
+    monkeypatch.setattr(batch_size, "_heaviest_steps", lambda *_: None)
+    monkeypatch.setattr(part("memory"), "_run_out", lambda _: None)
+    monkeypatch.setattr(part("networks"), "_measuring", lambda _: None)
+    real = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **more: real(*(min(n, 64) for n in size), **more))
+    yield lambda stage: Pretended(tmp_path, tmp_path / "work", torch.device("cpu"), stage)
+
+
+def test_the_parts_for_a_gpu_measure_all_that_the_docs_show(
+    tmp_path: Path, pretended: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", lambda *_, **more: torch.empty(64, **more))
+        check = pretended("ceilings")
+        part("hardware").ceilings(check)
+    for stage in ("vae", "unet", "mmdit", "memory", "bench_sd15", "bench_sd35", "bench_compiled"):
+        check = pretended(stage)
+        with check.trying(stage):
+            getattr(part(part("__main__").STAGES[stage][0]), stage)(check)
+    tables, found = part("tables"), results(tmp_path)
+    assert not failed(found)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "page.md").write_text("".join(f"<!-- gpu {name} -->\n<!-- end -->\n\n" for name in tables.TABLES))
+    assert tables.fill(docs, found) == [docs / "page.md"]
+    text = (docs / "page.md").read_text()
+    assert "not measured" not in text and "failed" not in text
+    assert "Measured on one NVIDIA H100, torch" in text
+    assert "| 7 images/s, 1.60 times diffusers', 40% of the matmul rate, 8.0 GiB |" in text
+    before = text
+    tables.fill(docs, found)
+    assert (docs / "page.md").read_text() == before  # so it can be filled again
+
+
+def test_the_docs_say_what_was_not_measured() -> None:
+    tables = part("tables")
+    for page in tables.DOCS.glob("*.md"):
+        for name, _, content in (piece.partition(" -->") for piece in page.read_text().split("<!-- gpu ")[1:]):
+            assert name in tables.TABLES
+            assert "Measured on one" in content or "not measured" in content
+    row = tables.TABLES["steps"][0]
+    assert tables.measured(row, {f"FAIL {row.what}": {}}) == "failed"
+
+
+def test_a_stage_is_run_within_its_time_and_skipped_without(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.gpu_check", "--cpu", "--out", str(tmp_path / "out")]
+    command += ["--work", str(tmp_path / "work"), "--wheels", str(tmp_path)]
+    done = subprocess.run([*command, "ceilings", "--seconds", "5", "--slow", "0.02"], cwd=ROOT, capture_output=True)
+    said = done.stdout.decode()
+    assert done.returncode == 0 and "STAGE ceilings: ended with FAIL, out of time" in said
+    assert "STAGE ceilings" in (tmp_path / "out" / "log.txt").read_text()
+    done = subprocess.run([*command, "ceilings", "--seconds", "5"], cwd=ROOT, capture_output=True)
+    assert "SKIPPED ceilings" in done.stdout.decode()
+    with contextlib.suppress(FileNotFoundError):
+        assert not (tmp_path / "out" / "results.jsonl").read_text()
