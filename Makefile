@@ -86,8 +86,10 @@ lock: $(UV) ## Update requirements.lock after a change of pyproject.toml; ARGS=-
 	$(UV) pip compile pyproject.toml --extra dev --no-emit-package latentmix --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --quiet -o requirements.lock $(ARGS)
 
-WHEELS := diffusers==0.42.1 hydra-core==1.3.8 omegaconf==2.3.1 pydantic==2.14.3 pydantic_core==2.50.4 annotated-types==0.8.0 \
-  typing-inspection==0.4.5 open_clip_torch==3.3.0 ftfy==6.3.1 wcwidth==0.9.4 beartype==0.23.1
+# diffusers' import asks for requests, which a machine with transformers 5 may lack.
+WHEELS := diffusers==0.42.1 hydra-core==1.3.8 omegaconf==2.3.1 pydantic==2.14.3 pydantic_core==2.50.4 \
+  annotated-types==0.8.0 typing-inspection==0.4.5 open_clip_torch==3.3.0 ftfy==6.3.1 wcwidth==0.9.4 beartype==0.23.1 \
+  requests==2.34.2 urllib3==2.8.0 certifi==2026.10.18 idna==3.20 charset-normalizer==3.5.2
 
 gpu-wheels: $(READY) ## Fetch what a bare machine with torch and a GPU lacks into .whl/, for its Python; GPU_PYTHON=3.12
 	mkdir -p .whl

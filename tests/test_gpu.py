@@ -22,6 +22,8 @@ from latentmix.config import differences
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.results import read_table
+from latentmix.metrics import distances
 from latentmix.models import attention
 from latentmix.models import compile as compilation
 from latentmix.models.family import Family
@@ -34,7 +36,6 @@ from latentmix.runner.process import set_up_process
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 HERE = torch.device("cpu")
 GPU = torch.device("cuda")
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")]
 SMALL = ("data.classes=[star]", "n=[2]", "pool=4", "draws=4", "data.reference=4", "steps=2", "launch.threads=1")
 
 
@@ -382,3 +383,84 @@ def test_fused_norms_are_for_transformers_and_can_be_switched_off() -> None:
     for setting, expected in (("true", {"FusedRMSNorm"}), ("false", {"RMSNorm"})):
         model: Any = Experiment(compose([*SD3, *SMALL, f"speed.fused_norms={setting}"])).model
         assert {type(m).__name__ for m in model._transformer.modules() if isinstance(m, RMSNorm)} == expected
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (30, 30)])
+def test_the_nuclear_norm_by_eigenvalues_is_that_by_singular_values(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64)
+    x[:, 0] = 0  # one singular value of 0, as centred features have
+    expected = torch.linalg.matrix_norm(x, ord="nuc")
+    assert distances._by_eigenvalues(x).item() == pytest.approx(expected.item(), rel=1e-8)
+
+
+# On a GPU
+
+
+def on_gpu(test: Any) -> Any:
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")(test))
+
+
+@on_gpu
+def test_products_are_exact_unless_they_are_tf32() -> None:
+    set_up_process(None)
+    a, b = torch.randn(2, 1024, 1024, device=GPU)
+    x, w = torch.randn(2, 64, 64, 64, device=GPU), torch.randn(64, 64, 3, 3, device=GPU)
+
+    def errors() -> tuple[float, float]:
+        conv = torch.nn.functional.conv2d
+        pairs = [(a @ b, a.double() @ b.double()), (conv(x, w), conv(x.double(), w.double()))]
+        matmul, convolution = ((found - exact).norm().item() / exact.norm().item() for found, exact in pairs)
+        return matmul, convolution
+
+    assert max(errors()) < 1e-6
+    with gpu.tf32():
+        assert min(errors()) > 1e-5 and max(errors()) < 1e-3
+    assert max(errors()) < 1e-6
+
+
+@on_gpu
+@pytest.mark.parametrize("model", [SD, SD3])
+def test_gradients_of_null_text_have_the_same_bits_each_time(model: tuple[str, ...]) -> None:
+    settings = ("inversion=null_text", "inversion.iterations=3", "guidance=3", "device=cuda")
+    experiment = Experiment(compose([*model, *SMALL, *settings]))
+    cond = experiment.conditioning("star", 3.0, experiment.inverter)
+    z, schedule, own = experiment.noise("star", range(4)), experiment.inversion_schedule, experiment.config.inversion
+    first, second = (experiment.inversion.invert(experiment.inverter, z, schedule, cond, own) for _ in range(2))
+    assert torch.equal(first["nulls"], second["nulls"]) and first["nulls"].is_cuda
+
+
+@on_gpu
+def test_a_gpu_that_is_full_halves_the_batch(tmp_path: Path) -> None:
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 300 * 2**20) / whole)
+    try:
+        said = invoke("invert", "model=tiny", *SMALL[:1], "pool=64", "n=[2]", "draws=2", "data.reference=4", "steps=1",
+                      "batch=64", "device=cuda", f"outputs={tmp_path}", "inversion.guidance=3")  # fmt: skip
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert said.code == 0, said.err
+
+
+@on_gpu
+@pytest.mark.parametrize("overrides", [SD, SD3])
+def test_a_sweep_on_a_gpu_ends_where_one_on_the_cpu_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    rows = []
+    for device in ("cpu", "cuda"):
+        few = (*overrides, *SMALL, "metrics=[fid,clip_distance]", "model.precision=float32", f"device={device}")
+        assert invoke("sweep", *few, f"outputs={tmp_path / device}").code == 0
+        (table,) = (tmp_path / device).glob("*/metrics.csv")
+        rows.append(read_table(table))
+    for one, other in zip(*rows, strict=True):
+        assert one.estimate.value == pytest.approx(other.estimate.value, rel=1e-2, abs=1e-4)
+
+
+@on_gpu
+def test_the_batch_that_fits_is_found_on_a_gpu(tmp_path: Path) -> None:
+    experiment = Experiment(compose([*SD, *SMALL, "device=cuda", f"outputs={tmp_path}"]))
+    assert 1 <= batch_size.determine(experiment) <= batch_size.MAX_BATCH
+    assert torch.cuda.max_memory_reserved() < batch_size._free_memory(experiment.device)

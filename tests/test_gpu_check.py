@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(ROOT))
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    monkeypatch.setattr(matmul, "allow_tf32", matmul.allow_tf32)
-    monkeypatch.setattr(cudnn, "allow_tf32", cudnn.allow_tf32)
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def part(name: str) -> Any:
@@ -85,7 +86,10 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         reserved = peak
 
         def full_size(self, name: str) -> list[str]:
-            return ["model=tiny" if name == "sd15" else "model=tiny-sd3", "model.size=64"]
+            return ["model=tiny" if name == "sd15" else "model=tiny-sd3"]
+
+        def experiment(self, *overrides: str) -> Any:
+            return super().experiment(*(given for given in overrides if not given.startswith("model.size=")))
 
     def start(_: Any, command: str, *arguments: str) -> Any:
         folder = Path(next(a.removeprefix("outputs=") for a in arguments if a.startswith("outputs="))) / "bench"
@@ -107,7 +111,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     monkeypatch.setattr(part("memory"), "_run_out", lambda _: None)
     monkeypatch.setattr(part("networks"), "_measuring", lambda _: None)
     real = torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *size, **more: real(*(min(n, 64) for n in size), **more))
+    monkeypatch.setattr(torch, "randn", lambda *size, **more: real(*(min(n, 8) for n in size), **more))
     yield lambda stage: Pretended(tmp_path, tmp_path / "work", torch.device("cpu"), stage)
 
 
@@ -115,7 +119,7 @@ def test_the_parts_for_a_gpu_measure_all_that_the_docs_show(
     tmp_path: Path, pretended: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "zeros", lambda *_, **more: torch.empty(64, **more))
+        patch.setattr(torch, "zeros", lambda *_, **more: torch.empty(8, **more))
         check = pretended("ceilings")
         part("hardware").ceilings(check)
     for stage in ("vae", "unet", "mmdit", "memory", "bench_sd15", "bench_sd35", "bench_compiled"):

@@ -174,9 +174,17 @@ def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
 
 
 def _samples(experiment: Experiment, generated: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
-    """Return each metric of generated images against real ones, or against the prompt."""
-    wanted = {name: METRICS[name] for name in dict.fromkeys(experiment.config.metrics)}
-    return {name: _sample(metric, generated[metric.network], real[metric.against]) for name, metric in wanted.items()}
+    """Return each metric of generated images against real ones, or against the prompt; computed on a GPU if it is one.
+
+    Other devices than CUDA's have no float64.
+    """
+    device = experiment.device if experiment.device.type == "cuda" else torch.device("cpu")
+    samples = {}
+    for name in dict.fromkeys(experiment.config.metrics):
+        metric = METRICS[name]
+        sample = _sample(metric, generated[metric.network].to(device), real[metric.against].to(device))
+        samples[name] = replace(sample, parts=sample.parts.cpu())
+    return samples
 
 
 def _sample(metric: Metric, generated: Tensor, real: Tensor) -> Sample:

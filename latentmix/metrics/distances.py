@@ -33,8 +33,24 @@ def frechet_distance(x: Features, y: Float[Tensor, "m _"]) -> float:
         )
     mean_x, root_x = _mean_and_root(x)
     mean_y, root_y = _mean_and_root(y)
-    overlap = torch.linalg.matrix_norm(root_x @ root_y.T, ord="nuc")
+    overlap = _nuclear_norm(root_x @ root_y.T)
     return ((mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * overlap).item()
+
+
+def _nuclear_norm(x: Float[Tensor, "n m"]) -> Tensor:
+    """Return the sum of the singular values.
+
+    A GPU takes the roots of the eigenvalues of x xᵀ, which it finds many times as fast; they are exact to about 1e-8 of
+    the largest.
+    """
+    if x.device.type != "cuda":
+        return torch.linalg.matrix_norm(x, ord="nuc")
+    return _by_eigenvalues(x)
+
+
+def _by_eigenvalues(x: Float[Tensor, "n m"]) -> Tensor:
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
 
 
 PARTS = 10  # of an extrapolation

@@ -86,7 +86,7 @@ def run_stage(given: argparse.Namespace, stage: str) -> None:
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = TABLE[given.settings or device.type]
     settings = replace(settings, half=settings.half or given.half)
-    prepare(device, exact=stage.startswith("gates"))
+    prepare(device, exact=stage.startswith(("gates", "spectrum")))
     module, function = STAGES[stage].split(".")
     run = Run(settings, device, given.work, given.to, given.deadline, given.compile)
     getattr(importlib.import_module(f".{module}", __package__), function)(run)

@@ -33,7 +33,8 @@ def clip(run: Run) -> None:
         x, number, described = data.pick(batch, images, classes, full)
         text = torch.where(torch.rand(batch, 1, device=run.device) < 0.25, short[number], described)
         image, caption, scale = network(varied(data.to_network(x)), text)
-        logits = scale.float() * image.float() @ caption.float().T
+        with torch.autocast(run.device.type, enabled=False):  # 16 bits are too few for logits of up to 100
+            logits = scale.float() * image.float() @ caption.float().T
         same = (text[:, None] == text[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
         loss = nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)

@@ -10,9 +10,8 @@ import torch
 def prepare(device: torch.device, exact: bool) -> None:
     """Set up the device. Products of 32 bits are TF32 on a GPU, unless they must be `exact`."""
     torch.backends.cudnn.benchmark = True
-    precision = "ieee" if exact else "tf32"
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = precision
+    # The old names of these settings set the new ones, too; Inductor and other libraries read either.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
     if device.type == "cpu":
         _keep_freed_memory()
 

@@ -82,7 +82,8 @@ def subject(folder: Path, device: torch.device) -> Subject:
     from latentmix.models import load_model
     from latentmix.models.protocol import Conditioning
 
-    config = compose([f"model={folder.name}", f"model.path='{folder}'", "model.size=128"]).model
+    settings = ["model.size=128", "model.precision=float32"]  # to measure errors of the networks, not of bfloat16
+    config = compose([f"model={folder.name}", f"model.path='{folder}'", *settings]).model
     model = load_model(config, device)
     null = model.embed([""])
     prompts = {name: Conditioning(model.embed([class_prompt(name)]), null) for name in CLASSES}
