@@ -28,9 +28,8 @@ def read_prompts(file: Path) -> dict[str, str]:
     for number, row in enumerate(rows, 2):
         image = PurePosixPath((row[name] or "").replace("\\", "/")).as_posix().removeprefix("./")
         if not row[text] or image == "." or image in found:
-            raise UserError(
-                f"{file}, row {number}: {row[name] or 'an image'} has no name, no prompt, or two; mend the row"
-            )
+            named = "an image" if image == "." else image
+            raise UserError(f"{file}, row {number}: {named} has no name, no prompt, or two; mend the row")
         found[image] = row[text]
     return found
 
