@@ -103,6 +103,27 @@ def test_another_repository_is_not_asked_for_the_presets_revision(server: Server
     assert found.state == "missing" and "me/tuned has no model_index.json, so it is no pipeline" in found.text
 
 
+def test_half_precision_that_another_program_left_is_taken_if_it_is_whole(
+    snapshot: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in [*snapshot.glob("*/*.safetensors")]:
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert text(sd15(), "model") == f"sd15 ({SD15}) is in {snapshot}; its fp16 weights are read"
+    assert text(sd15("model.variant=fp16"), "model") == text(sd15(), "model")
+    assert "is not here yet; latentmix fetch gets it" in text(sd15("model.variant=bf16"), "model")
+    (snapshot / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert "is not here yet; latentmix fetch gets it" in text(sd15(), "model")
+    got: list[Any] = []
+
+    def get(_: str, **options: Any) -> str:
+        got.append(options)
+        return str(snapshot)
+
+    fake_hub.replace_download(monkeypatch, get)
+    fake_hub.error_line("fetch", *SMALL, "model=sd15", *fake_hub.EMBEDDED)
+    assert "*fp16*" in got[0]["ignore_patterns"]  # full precision is fetched
+
+
 def test_a_hub_that_can_not_be_reached_is_given_up_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "'a/b/c' is not OWNER/NAME" in text(sd15("model.hub=a/b/c"), "model")
     monkeypatch.setattr(downloads, "TIMEOUT", 0.1)

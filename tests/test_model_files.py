@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from driver import invoke
-from pipelines import SIZE, stable_diffusion, stable_diffusion_3
+from pipelines import SIZE, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -148,6 +148,7 @@ def test_doctor_dry_run_and_run_agree_on_what_is_there(folder: Path, tmp_path: P
     for command in (["doctor"], ["sweep", "--dry-run"], ["sweep"], ["mix"]):
         result = invoke(*command, *arguments)
         assert result.code == 0, result.err
+        assert command != ["doctor"] or f"is in {folder}; its fp16 weights are read" in result.out
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
     for command in (["doctor"], ["sweep", "--dry-run"], ["sweep", "name=again"], ["mix", "name=again"]):
         result = invoke(*command, *arguments)
@@ -157,16 +158,18 @@ def test_doctor_dry_run_and_run_agree_on_what_is_there(folder: Path, tmp_path: P
 # Single files, under the names that CompVis gave
 
 
-def to_compvis(folder: Path, place: Path, dtype: torch.dtype = torch.float32, **more: Tensor) -> Path:
+def to_compvis(
+    folder: Path, place: Path, dtype: torch.dtype = torch.float32, text: str = "cond_stage_model.", **more: Tensor
+) -> Path:
     """Write a pipeline of one layer a block as one file, by the names of the checkpoints of Stable Diffusion 1."""
-    unet, vae, text = (load_file(folder / part / f"{stem}.safetensors") for part, stem in STEMS.items())
+    unet, vae, encoder = (load_file(folder / part / f"{stem}.safetensors") for part, stem in STEMS.items())
     names = {f"model.diffusion_model.{unet_name(name)}": value for name, value in unet.items()}
     for name, value in vae.items():
         is_attention = any(f".{part}." in name for part in ("to_q", "to_k", "to_v", "to_out.0"))
         value = value[:, :, None, None] if is_attention and value.ndim == 2 else value  # were convolutions
         names[f"first_stage_model.{vae_name(name)}"] = value
-    prefix = "cond_stage_model.transformer.text_model."
-    names |= {prefix + name.removeprefix("text_model."): value for name, value in text.items()}
+    prefix = f"{text}transformer.text_model."
+    names |= {prefix + name.removeprefix("text_model."): value for name, value in encoder.items()}
     names |= {f"{prefix}embeddings.position_ids": torch.arange(77)[None]} | more
     save_file({name: value.to(dtype).contiguous() for name, value in names.items()}, place)
     return place
@@ -184,6 +187,8 @@ def unet_name(name: str, levels: int = 2, layers: int = 1) -> str:
         return ".".join([plain[block], *rest])
     if block == "time_embedding":
         return ".".join(["time_embed", {"linear_1": "0", "linear_2": "2"}[rest[0]], *rest[1:]])
+    if block == "add_embedding":  # of SDXL
+        return ".".join(["label_emb.0", {"linear_1": "0", "linear_2": "2"}[rest[0]], *rest[1:]])
     if block == "mid_block":
         start = f"middle_block.{1 if rest[0] == 'attentions' else 2 * int(rest[1])}"
         return ".".join([start, *inner(rest[0], rest[2:])])
@@ -293,6 +298,13 @@ def test_what_a_single_file_says_of_its_prediction_is_followed(original: Path, t
         ({"model.diffusion_model.x": (1,), "cond_stage_model.x": (1,)}, "lacks its first_stage_model"),
         ({"model.diffusion_model.x": (1,), "first_stage_model.x": (1,)}, "lacks its text encoders"),
         ({"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (1,)}, "'xl_refiner'"),
+        (
+            {
+                "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+                **{"first_stage_model.x": (1,), "cond_stage_model.x": (1,)},
+            },
+            "is a Stable Diffusion 2, and does not say what it predicts: set model.prediction=v_prediction",
+        ),
         ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "'flux-schnell'"),
     ],
 )
@@ -308,6 +320,70 @@ def test_damaged_and_missing_single_files_are_named(checkpoint: Path, tmp_path: 
     (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:10_000])
     assert "cut.safetensors can't be read as safetensors" in refusal(tmp_path / "cut.safetensors")
     assert "for a single file give model.path=FILE, one of cut.safetensors" in refusal(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A pipeline of SDXL's classes as a folder and as one file."""
+    from transformers import CLIPTextModelWithProjection
+
+    folder = tmp_path_factory.mktemp("xl") / "folder"
+    torch.manual_seed(0)
+    pipeline = stable_diffusion_xl()
+    pipeline.text_encoder_2.config.num_hidden_layers = 10  # by the tenth layer SDXL is told
+    second = CLIPTextModelWithProjection(pipeline.text_encoder_2.config).eval()
+    pipeline.register_modules(text_encoder_2=second)
+    pipeline.save_pretrained(folder)
+    prefix, weights = "conditioner.embedders.1.model.", load_file(folder / "text_encoder_2" / "model.safetensors")
+    more = {f"{prefix}{name}": value for name, value in open_clip_weights(weights).items()}
+    file = to_compvis(folder, folder.with_name("xl.safetensors"), torch.float32, "conditioner.embedders.0.", **more)
+    return folder, file
+
+
+def open_clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder's weights by OpenCLIP's names, in which queries, keys and values are one matrix."""
+    plain = {name.removeprefix("text_model."): value for name, value in weights.items()}
+    made = {
+        "positional_embedding": plain["embeddings.position_embedding.weight"],
+        "token_embedding.weight": plain["embeddings.token_embedding.weight"],
+        "text_projection": plain["text_projection.weight"].T,
+        **{f"ln_final.{kind}": plain[f"final_layer_norm.{kind}"] for kind in ("weight", "bias")},
+    }
+    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    for layer in range(10):
+        start, end = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        for kind in ("weight", "bias"):
+            parts = [plain[f"{start}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
+            made[f"{end}.attn.in_proj_{kind}"] = torch.cat(parts)
+            made[f"{end}.attn.out_proj.{kind}"] = plain[f"{start}.self_attn.out_proj.{kind}"]
+            made |= {f"{end}.{theirs}.{kind}": plain[f"{start}.{ours}.{kind}"] for ours, theirs in names.items()}
+    return made
+
+
+def test_a_single_file_of_sdxl_is_read_as_its_folder(xl: tuple[Path, Path]) -> None:
+    folder, file = xl
+    assert same(outputs(file, f"model.architecture={folder}"), outputs(folder), 1e-5)
+    assert find(compose(["model=tiny", f"model.path={file}", f"model.architecture={folder}"]).model).is_dir()
+
+
+def test_a_lora_of_sdxl_names_blocks_as_compvis_did(xl: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, lora = xl[0], tmp_path / "l.safetensors"
+    module = "down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_v"
+    names = [module, "mid_block.resnets.1.conv1", "up_blocks.0.attentions.1.proj_in"]
+    added = make_lora(lora, folder, "kohya", "unet", names)
+    theirs = {
+        f"lora_unet_{unet_name(f'{name}.weight').removesuffix('.weight')}".replace(".", "_"): name for name in names
+    }
+    tensors = load_file(lora)
+    renamed = {
+        f"{new}.lora_{kind}.weight": tensors[f"lora_unet_{name.replace('.', '_')}.lora_{kind}.weight"]
+        for new, name in theirs.items()
+        for kind in ("down", "up")
+    }
+    assert any("input_blocks_3_1" in name for name in renamed) and any("middle_block_2" in name for name in renamed)
+    save_file(renamed, lora)
+    fused(shutil.copytree(folder, tmp_path / "xl"), "unet", added, 1.0)
+    assert same(outputs(folder, f"model.lora={lora}"), outputs(tmp_path / "xl"), 1e-5)
 
 
 @pytest.mark.parametrize("zero_padded", [False, True])
@@ -481,6 +557,15 @@ def test_other_pipelines_of_the_same_parts_are_read(name: str, original: Path, f
     more = {"_class_name": name, "controlnet": ["diffusers", "ControlNetModel"]}
     (folder / "model_index.json").write_text(json.dumps(index | more))
     assert same(outputs(folder), outputs(original), 0)
+
+
+def test_a_refiner_is_refused(xl: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(xl[0], tmp_path / "refiner")
+    shutil.rmtree(folder / "text_encoder")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "was saved without text_encoder, as refiners" in refusal(folder)
 
 
 # On the hub

@@ -9,7 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name
-from latentmix.models.pipeline import check_weights, find, snapshot, wanted_files
+from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
 from latentmix.models.settings import ModelConfig
+from latentmix.weight_files import VARIANTS
 
 INCEPTION_URL = (  # torch-fidelity's; importing it takes seconds
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -39,6 +40,7 @@ class Files:
     get: Callable[[], Any] = lambda: None
     size: Callable[[], int | None] = lambda: None  # bytes to download, if the hub says
     copy: str = ""  # what to bring from another machine, and where to put it
+    note: Callable[[], str] = lambda: ""  # what else to say of files that are here
 
 
 def look(part: str, config: ModelConfig) -> Finding:
@@ -49,7 +51,7 @@ def look(part: str, config: ModelConfig) -> Finding:
     except UserError as error:
         return Finding("missing", part, str(error))
     if path is not None:
-        return Finding("ok", part, f"{files.name} {location(path)}")
+        return Finding("ok", part, f"{files.name} {location(path)}{files.note()}")
     refusal = files.refusal()
     size = None if refusal else files.size()
     if refusal := refusal or _no_room(size):
@@ -109,6 +111,14 @@ def local_pipeline(config: ModelConfig) -> Path | None:
     return check_weights(find(config))
 
 
+def _variants(config: ModelConfig) -> str:
+    """Say which variants of a model's weights are read in place of full precision."""
+    names = [file.name for files in network_files(find(config)).values() for file in files]
+    known = dict.fromkeys((config.variant, *VARIANTS))
+    read = [variant for variant in known if variant and any(f".{variant}" in name for name in names)]
+    return f"; its {' and '.join(read)} weights are read" if read else ""
+
+
 def _origin(config: ModelConfig) -> Path | None:
     """Return where a user put a model's files; None as `local_pipeline` does."""
     if on_hub(config):
@@ -119,15 +129,21 @@ def _origin(config: ModelConfig) -> Path | None:
 
 def _model(config: ModelConfig) -> Files:
     if not on_hub(config):
-        return Files(config.name, lambda: _origin(config))
-    hub, patterns = str(config.hub), wanted_files(config)
-    return _of_hub(
+        return Files(config.name, lambda: _origin(config), note=lambda: _variants(config))
+
+    def on_hub_now() -> HubFiles:
+        patterns = files_on_hub(config)
+        return HubFiles(hub, patterns["allow_patterns"], patterns["ignore_patterns"], config.revision)
+
+    hub = str(config.hub)
+    files = _of_hub(
         f"{config.name} ({hub})",
-        HubFiles(hub, patterns["allow_patterns"], patterns["ignore_patterns"], config.revision),
+        HubFiles(hub, ["model_index.json"], revision=config.revision),
         lambda: _origin(config),
         lambda: find(config),
         "; or copy the pipeline's folder, and give it as model.path=FOLDER",
     )
+    return replace(files, size=lambda: on_hub_now().size(), note=lambda: _variants(config))
 
 
 def _features(config: ModelConfig) -> Files:

@@ -52,7 +52,9 @@ SILENT = 1e-6  # ᾱ of a level that has no signal left, for what a network can 
 def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
     """Raise UserError for a scheduler that a U-Net on discrete time steps can't have, or that can't be inverted."""
     place, stored = folder / "scheduler", read_scheduler(folder)
-    _check_class(place, stored, DISCRETE, "a U-Net on discrete time steps")
+    _check_class(
+        place, stored, DISCRETE, "a U-Net on discrete time steps; copy the scheduler of the model it is made of"
+    )
     predicted = stored.get("prediction_type", "epsilon")
     if stored.get("use_flow_sigmas") or stored.get("flow_shift", 1) != 1 or predicted == "flow_prediction":
         raise UserError(f"{place} is set for a rectified flow (flow_shift, use_flow_sigmas), and the model is a U-Net")
@@ -128,6 +130,6 @@ def check_levels(folder: Path, alphas: Sequence[float], timesteps: Sequence[int]
     if predicted == "epsilon" and alphas[timesteps[-1]] < SILENT:
         raise UserError(
             f"{folder / 'scheduler'} ends without signal (zero terminal SNR), where no network that predicts ε can "
-            "tell the image; if this one predicts v, set prediction_type to v_prediction there; otherwise unset "
-            "rescale_betas_zero_snr, or take spacing=leading inversion.spacing=leading"
+            "tell the image; if this one predicts v, set model.prediction=v_prediction; otherwise unset "
+            "rescale_betas_zero_snr there, or take spacing=leading inversion.spacing=leading"
         )

@@ -26,6 +26,12 @@ PARTS = (  # how names of weights begin, with underscores for dots -> the networ
     ("text_encoder_", "text_encoder"),
 )
 WEIGHT = re.compile(r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)_weight|(?P<of>.+)_alpha")
+COMPVIS = ("input_blocks_", "middle_block_", "output_blocks_")  # as files for SDXL name the blocks of the U-Net
+BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)_(?:(\d+)_)?(resnets|attentions)_(\d+)_")
+RESNET = (
+    *(("conv1", "in_layers_2"), ("conv2", "out_layers_3"), ("time_emb_proj", "emb_layers_1")),
+    ("conv_shortcut", "skip_connection"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,26 @@ def parts(file: Path) -> set[str]:
         return set(changes(file, opened.keys()))
 
 
+def compvis_name(name: str, layers: int) -> str:
+    """Return the name of a U-Net's module, with underscores for dots, in CompVis' layout of so many layers a block."""
+    if found := BLOCK.match(name):
+        side, level, kind, layer = found.groups()
+        number, rest = int(level or 0) * (layers + 1) + int(layer), name[found.end() :]
+        if kind == "resnets":
+            rest = next((theirs + rest.removeprefix(ours) for ours, theirs in RESNET if rest.startswith(ours)), rest)
+        if side == "mid_block":
+            return f"middle_block_{1 if kind == 'attentions' else 2 * int(layer)}_{rest}"
+        start = f"input_blocks_{number + 1}" if side == "down_blocks" else f"output_blocks_{number}"
+        return f"{start}_{int(kind == 'attentions')}_{rest}"
+    return name
+
+
 def targets(network: nn.Module, file: Path, wanted: Mapping[str, Change]) -> Iterator[tuple[Any, Change]]:
     """Yield each module that is changed, and how. Raises: UserError where the network has no such module."""
     modules = {name.replace(".", "_").removeprefix("text_model_"): module for name, module in network.named_modules()}
+    if any(name.startswith(COMPVIS) for name in wanted):
+        config: Any = network.config
+        modules = {compvis_name(name, config.layers_per_block): module for name, module in modules.items()}
     for name, change in wanted.items():
         module = modules.get(name) if hasattr(modules.get(name), "weight") else modules.get(f"{name}_0")
         if module is None:

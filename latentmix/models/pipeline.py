@@ -137,6 +137,10 @@ def _checked(base: Path, config: ModelConfig) -> Path:
     family, index = family_of(folder), read_index(folder)
     for part in present_parts(folder, family):
         if not any((folder / part).glob("*.json")):
+            if index.get(part) == [None, None]:
+                raise UserError(
+                    f"{base} was saved without {part}, as refiners and parts of cascades are; it can't be read"
+                )
             raise UserError(f"the pipeline folder {base} lacks its part {part!r}; copy the whole folder again")
         if part not in family.networks:
             continue
