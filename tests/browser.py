@@ -37,6 +37,10 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.loaded = False
         self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the page is loaded, once `loaded` was set to False."""
         while not self.loaded:
             self._receive()
 

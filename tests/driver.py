@@ -50,7 +50,7 @@ def results(outputs: Path) -> dict[str, bytes]:
     """Whatever must not depend on how a run went, and who did it: all but notes of time, of place, and what is left of
     the dead."""
     there = [path for path in files(outputs) if not path.name.startswith(".")]
-    besides = {"rates.json", "config.yaml", "done.json", "cache.json"}
+    besides = {"rates.json", "config.yaml", "done.json", "cache.json", "report.html"}
     kept = [path for path in there if path.name not in besides]
     return {path.relative_to(outputs).as_posix(): path.read_bytes() for path in sorted(kept)}
 

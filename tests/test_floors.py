@@ -15,7 +15,8 @@ PACKAGE = "latentmix"
 FLOORS = (
     "errors embedded",
     "gpu rng settings profiling cache threads",
-    "octaves plugins weight_files images runner.tasks runner.claims runner.rates runner.progress mixing.* metrics.*",
+    "octaves plugins weight_files images runner.tasks runner.claims runner.rates runner.records runner.progress",
+    "mixing.* metrics.*",
     "morphing morphing.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
     "runner.scheduler runner.static",

@@ -20,7 +20,8 @@ from driver import Said, invoke
 from PIL import Image
 
 from latentmix.compose import compose, find_run
-from latentmix.experiment.draws import Cell
+from latentmix.experiment.comparison import Run
+from latentmix.experiment.draws import Cell, subset
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.metrics import METRICS, Estimate, Metric, mean
@@ -28,9 +29,12 @@ from latentmix.mixing import MEANS, NORMS, Mean, Method, Norm
 from latentmix.report.contents import Contents, Images, find_experiment
 from latentmix.report.data import page_data
 from latentmix.report.page import render
+from latentmix.report.wording import answers, notes
 
 NASTY = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'">'&amp;"""
 CLASSES, NS, METHODS = ("star",), (2, 4), ("fix/0", "fix/chm")
+PAIR = {"class": "star", "n": "16", "metric": "fd_embedded", "method": "fix/chm", "reference": "fix/0"}
+PAIR |= {"difference": "-1.5", "low": "-2", "high": "-1", "won": "0.75", "count": "3", "over": "draws"}
 BASE = (
     "data.classes=[star]",
     "n=[2,4]",
@@ -70,7 +74,8 @@ def run(outputs: Path, tmp_path: Path) -> Path:
 def embedded_data(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
-    return json.loads(found[1])
+    (run,) = json.loads(found[1])["runs"]
+    return run
 
 
 def test_the_numbers_are_those_of_the_table(outputs: Path) -> None:
@@ -97,6 +102,13 @@ def test_small_images_are_those_of_the_cache_exactly(outputs: Path) -> None:
     for (class_id, n, method, draw), uri in mixed.items():
         with Image.open(experiment.layout.image_path(Cell(class_id, n, Method.parse(method)), draw)) as image:
             np.testing.assert_array_equal(decoded(uri), np.asarray(image))
+    pool = experiment.pool("star")
+    order = subset(experiment.config.seed, "star", 1, experiment.config.pool)
+    for one in embedded_data((outputs / "small" / "report.html").read_text())["inputs"]:
+        assert (one["class"], len(one["src"])) == ("star", 4)
+        if one["draw"] == 1:
+            expected = np.asarray(Image.fromarray(pool[order[0]].pixels(64)).resize((48, 48))).astype(int)
+            assert np.abs(decoded(one["src"][0]).astype(int) - expected).mean() < 12
     real = [p["src"] for p in shown if p["method"] == "real"]
     assert len(real) == 2
     np.testing.assert_array_equal(decoded(real[1]), experiment.references("star")[1].pixels(64))
@@ -112,7 +124,7 @@ def decoded(uri: str) -> np.ndarray:
 def test_the_page_asks_for_nothing_from_elsewhere(outputs: Path) -> None:
     page = (outputs / "small" / "report.html").read_text()
     assert "default-src 'none'" in page
-    assert re.findall(r"https?://[^\"'\s]*", page) == ["http://www.w3.org/2000/svg"]  # a name, and no place
+    assert set(re.findall(r"https?://[^\"'\s]*", page)) == {"http://www.w3.org/2000/svg"}  # a name, and no place
     assert all(place.startswith("data:") for place in re.findall(r"""(?:src|href)=["']?([^"'\s>]*)""", page))
     assert "@import" not in page and not re.search(r"url\((?!#)", page)
 
@@ -124,6 +136,8 @@ def test_the_page_says_what_was_run_and_with_what(outputs: Path) -> None:
         assert text in page
     for name, version in about["versions"].items():
         assert f"<dt>{name}</dt><dd>{version}</dd>" in page
+    for term in ("Finished", "Duration", "Device", "Speed, generate"):
+        assert f"<dt>{term}</dt>" in page
     assert "<code>latentmix sweep &#x27;data.classes=[star]&#x27;" in page
     assert str(outputs) not in page  # where it ran is private
 
@@ -163,11 +177,8 @@ def test_a_diagnosis_and_pairs_are_shown_if_they_exist(run: Path) -> None:
     channel = int(growth["title"].removeprefix("Channel "))
     assert [n for n, _ in growth["series"][0]["points"]] == found["growth"]["sizes"]
     assert [value for _, value in growth["series"][0]["points"]] == [row[channel] for row in found["growth"]["means"]]
-    assert shown["pairs"] == {
-        "classes": ["star"],
-        "columns": ["N", "metric", "method", "reference", "difference", "share of draws won", "count"],
-        "rows": [[2, "FID", "fix/chm", "fix/0", [-1.5, -2, -1], None, 2]],
-    }
+    (pair,) = shown["pairs"]
+    assert (pair["n"], pair["method"], pair["difference"], pair["high"], pair["won"]) == (2, "fix/chm", -1.5, -1, None)
 
 
 def test_a_run_without_images_says_so(run: Path) -> None:
@@ -244,15 +255,15 @@ def test_a_run_that_is_not_finished(missing: str, tmp_path: Path) -> None:
     for name in {"metrics.csv", "done.json"} - {missing}:
         (tmp_path / name).write_text("")
     line = refusal(invoke("report", str(tmp_path)))
-    assert f"is not finished, as {missing} is missing; run latentmix sweep again" in line
+    assert "is not finished; give its command again" in line
 
 
 @pytest.mark.parametrize(
     ("done", "table", "reason"),
     [
-        ("{", "", "done.json can't be read"),
-        ("[]", "", "done.json can't be read"),
-        ("{}", "", "can't be read: 'config'"),
+        ("{", "", "is not finished"),
+        ("[]", "", "is not finished"),
+        ("{}", "", "is not finished"),
         ('{"config": {}}', "class,n\nstar,x\n", "can't be read"),
         ('{"config": {}}', "", "is empty"),
     ],
@@ -286,7 +297,9 @@ def invented(
     config = compose(["n=[2,4,16]"])
     about = {"python": "3.x", "versions": {"latentmix": "0"}, "model": {"weights": "abc"}}
     titles = {class_id: class_id for class_id in (*classes, AVERAGE)}
-    return Contents(config, about, results, titles, Images(uris), {}, [])
+    run = Run(Path("nowhere/invented"), "invented", config.as_dict(), results)
+    inputs = {(c, draw): [data_uri((0, 0, place)) for place in range(16)] for c in classes for draw in range(2)}
+    return Contents(run, config, about, titles, Images(uris, inputs=inputs), {}, [])
 
 
 def data_uri(colour: tuple[int, int, int]) -> str:
@@ -299,9 +312,9 @@ def nasty() -> Contents:
     contents = invented(classes=(NASTY, "n" * 300))
     return replace(
         contents,
-        config=replace(contents.config, name="name"),
+        run=replace(contents.run, label="name"),
         about={**contents.about, "versions": {NASTY: NASTY}, "arguments": ["sweep", NASTY]},
-        pairs=[{"class": NASTY, "method": NASTY, "won": "0.5"}],
+        pairs=[{"class": NASTY, "method": NASTY, "won": "0.5"}, {**PAIR, "method": NASTY, "metric": NASTY}],
         images=replace(contents.images, note=NASTY),
     )
 
@@ -328,13 +341,49 @@ def test_no_two_methods_look_alike_and_controls_come_last() -> None:
     assert {m["name"] for m in methods[-3:]} == {"noise", "real", "future"}
 
 
-def test_the_summary_takes_the_better_end_and_tells_of_ties() -> None:
-    page = render(invented())
-    assert "At the largest N = 16, averaged over 2 classes" in page
-    assert "<td>fix/0: 4.2 [3.2, 5.2]</td><td>fix/chm: 8.2 [7.2, 9.2]</td>" in page  # a distance
-    assert "<td>fix/chm: 28.2 [27.2, 29.2]</td><td>fix/0: 24.2 [23.2, 25.2]</td>" in page  # precision
+def test_the_answer_takes_the_better_end_and_says_what_is_undecided() -> None:
+    """fix/0 has the smaller distance and the smaller precision. Its parts, where there are any, decide."""
+    by_metric = {answer.metric: answer for answer in answers(invented())}
+    assert (by_metric["fd_embedded"].best, by_metric["precision_embedded"].best) == ("fix/0", "fix/chm")
+    assert "undecided" in by_metric["fd_embedded"].sentence and "not known" in by_metric["fd_embedded"].sentence
     same = [replace(r, estimate=Estimate(1.0, math.nan, math.nan, 3)) for r in invented().results]
-    assert "<td>all alike: 1</td><td></td>" in render(replace(invented(), results=same))
+    assert "all methods have 1 by" in answers(with_results(invented(), same))[0].sentence
+    for spread, wanted in ((0.1, "fix/0 is best and fix/chm worst"), (50.0, "it is undecided which method is best")):
+        page = render(with_parts(invented(), spread))
+        assert wanted in re.sub("</?b>", "", page)
+        assert page.count("<b>fix/0</b>") == (1 if spread < 1 else 0) or spread > 1
+
+
+def with_results(contents: Contents, results: list[Result]) -> Contents:
+    return replace(contents, run=replace(contents.run, results=results))
+
+
+def with_parts(contents: Contents, spread: float) -> Contents:
+    """Return contents whose values are means of parts, which scatter by so much."""
+    parts = spread * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    names = {"fd_embedded": "fid", "clip_distance_embedded": "clip_distance"}
+    contents.run.__dict__["samples"] = {
+        (r.class_id, r.n, r.method, r.metric): (
+            names[r.metric],
+            mean(r.estimate.value + (parts if r.method == "fix/0" else -parts)),
+        )
+        for r in contents.results
+        if r.metric in names and r.n
+    }
+    return contents
+
+
+@pytest.mark.parametrize(
+    ("metric", "worse", "text"),
+    [("clip_distance_embedded", 99.0, "rewards typical"), ("precision_embedded", -99.0, "one half")],
+)
+def test_real_images_are_explained_where_they_are_not_the_best(metric: str, worse: float, text: str) -> None:
+    for value in (worse, -worse):
+        estimate = Estimate(value, math.nan, math.nan, 3)
+        results = [replace(r, estimate=estimate) if r.method == "real" else r for r in invented().results]
+        said = notes(with_results(invented(), results), metric)
+        assert ("not the best" in said) == (value == worse)
+        assert text in said or value != worse
 
 
 def test_images_are_found_where_a_gpu_made_them() -> None:
@@ -395,12 +444,13 @@ def test_the_page_of_a_run_loads_without_complaint(chromium: Browser, outputs: P
     chromium.open(outputs / "small" / "report.html")
     assert chromium.complaints == []
     assert chromium.run("document.querySelectorAll('#grid img').length") >= len(NS) * len(METHODS)
-    assert chromium.run("[...document.images].every((image) => image.complete && image.naturalWidth === 64)")
+    assert chromium.run("[...document.querySelectorAll('#grid img')].every((image) => image.naturalWidth === 64)")
     assert chromium.run("document.querySelectorAll('figure svg .curve').length") > 0
 
 
 @needs_chromium
 def test_the_table_sorts_by_any_column(page: Browser) -> None:
+    page.run("document.querySelector('#table').open = true")
     before = column(page, 2)
     button = "document.querySelectorAll('#numbers th button')[2]"
     for order in (False, True):
@@ -418,8 +468,8 @@ def test_the_table_sorts_by_any_column(page: Browser) -> None:
 @needs_chromium
 @pytest.mark.parametrize("class_id", ["heart", AVERAGE])
 def test_a_class_is_chosen(page: Browser, class_id: str) -> None:
-    select(page, "Class", "heart", "#curves")
-    select(page, "Class", "all (average)" if class_id == AVERAGE else class_id, "#curves")
+    select(page, "Class", "heart", "#answer")
+    select(page, "Class", "all (average)" if class_id == AVERAGE else class_id, "#answer")
     wanted = [r.estimate.value for r in invented().results if (r.class_id, r.metric) == (class_id, "fd_embedded")]
     assert column(page, 2) == wanted
 
@@ -443,10 +493,10 @@ def test_a_method_is_switched_off_and_on(page: Browser) -> None:
 def test_values_are_shown_by_the_arrow_keys(page: Browser) -> None:
     page.run("document.querySelector('figure svg').focus()")
     for key, wanted in (
-        ("ArrowRight", "fix/0, N = 2: 1.614 [0.6142, 2.614] over 3 classes"),
-        ("ArrowRight", "fix/0, N = 4: 2.2 [1.2, 3.2] over 3 classes"),
-        ("ArrowDown", "fix/chm, N = 4: 4.2 [3.2, 5.2] over 3 classes"),
-        ("ArrowDown", "real: 1.5 over 3 classes"),
+        ("ArrowRight", "fix/0, N = 2: 1.614 [0.6142, 2.614] over 3 draws"),
+        ("ArrowRight", "fix/0, N = 4: 2.2 [1.2, 3.2] over 3 draws"),
+        ("ArrowDown", "fix/chm, N = 4: 4.2 [3.2, 5.2] over 3 draws"),
+        ("ArrowDown", "real: 1.5 over 3 draws"),
     ):
         page.press(key)
         assert texts(page, "figure output")[0] == wanted
@@ -473,22 +523,52 @@ def test_the_grid_spans_what_is_left_open(page: Browser) -> None:
 
 
 @needs_chromium
-def test_two_methods_on_the_same_draw_side_by_side(page: Browser) -> None:
-    def sources() -> list[str]:
-        return page.run("['.over', ':not(.over)'].map((kind) => document.querySelector('.slider img' + kind).src)")
+def test_an_image_is_shown_large_with_its_inputs(page: Browser) -> None:
+    def large() -> tuple[str, list[str]]:
+        shown = page.run("[...document.querySelectorAll('#chosen img')].map((image) => image.src)")
+        return shown[0], shown[1:]
 
-    kept = invented().images.uris
-    assert sources() == [kept["star", 16, "fix/0", 0], kept["star", 16, "fix/chm", 0]]
+    contents = invented()
+    kept, inputs = contents.images.uris, contents.images.inputs
     select(page, "Draw", "draw 2", "#pictures")
-    select(page, "N", "N = 2", "#choose-pair")
-    assert sources() == [kept["star", 2, "fix/0", 1], kept["star", 2, "fix/chm", 1]]
-    page.run("document.querySelector('.slider input').focus()")
-    for _ in range(3):
-        page.press("ArrowRight")
-    at = "getComputedStyle(document.querySelector('.slider')).getPropertyValue('--at')"
-    assert page.run(at) == "53%"
-    page.run("document.querySelectorAll('#grid tbody tr')[1].querySelector('button').click()")  # fix/chm, N = 2
-    assert sources() == [kept["star", 2, "fix/chm", 1], kept["star", 2, "fix/0", 1]]
+    page.run("document.querySelectorAll('#grid tbody tr')[1].querySelectorAll('button')[1].click()")
+    assert large() == (kept["star", 4, "fix/chm", 1], inputs["star", 1][:4])
+    page.run("document.querySelector('#grid tbody tr:last-child button').click()")
+    assert large() == (kept["star", 0, "real", 1], [])
+
+
+@needs_chromium
+def test_differences_are_drawn_by_metric_and_n(chromium: Browser, tmp_path: Path) -> None:
+    other = {**PAIR, "n": "4", "difference": "1", "low": "-1", "high": "3"}
+    page = opened(chromium, replace(invented(), pairs=[PAIR, other]), tmp_path)
+    select(page, "Class", "star", "#answer")
+    page.run("document.querySelector('#pairs').open = true")
+    titles = "[...document.querySelectorAll('#forest title')].map((node) => node.textContent)"
+    assert page.run(titles) == ["fix/chm: −1.5 [−2, −1], over 3 draws"]
+    select(page, "N", "N = 4", "#pairs")
+    assert page.run(titles) == ["fix/chm: 1 [−1, 3], over 3 draws"]
+    assert texts(page, "#forest td:nth-child(2)") == ["1[−1, 3]"]
+    assert page.complaints == []
+
+
+@needs_chromium
+def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
+    other = invented()
+    other = replace(other, run=replace(other.run, label="other", config=compose(["n=[2,4,16]", "seed=7"]).as_dict()))
+    path = tmp_path / "report.html"
+    path.write_text(render(invented(), other))
+    chromium.complaints.clear()
+    chromium.open(path)
+    assert texts(chromium, "#runs th[scope=row]") == ["invented", "other"]
+    assert "seed" in texts(chromium, "#runs th[scope=col]")
+    assert chromium.run("document.querySelectorAll('#run-plots [data-name]').length") == 4  # two metrics, two runs
+    chromium.loaded = False
+    select(chromium, "Run", "other", "#runs")
+    chromium.wait()
+    assert chromium.run(
+        "[...document.querySelectorAll('[data-run]:not([hidden])')].every((n) => n.dataset.run === '1')"
+    )
+    assert chromium.complaints == []
 
 
 @needs_chromium
@@ -509,7 +589,7 @@ def test_names_are_never_taken_for_html(chromium: Browser, tmp_path: Path) -> No
     page = opened(chromium, nasty(), tmp_path)
     assert page.run("document.title") == "name · latentmix"
     assert page.run("[...document.images].every((image) => image.src.startsWith('data:'))")
-    assert NASTY in texts(page, "#curves option")
+    assert NASTY in texts(page, "#choose-curves option")
     assert page.complaints == []
 
 
@@ -529,9 +609,41 @@ def test_everything_has_a_name_and_can_be_reached(page: Browser) -> None:
     assert page.run("[...document.querySelectorAll('select, input')].every((n) => n.labels.length || n.ariaLabel)")
     assert page.run("[...document.querySelectorAll('.plot')].every((n) => n.tabIndex === 0 && n.ariaLabel)")
     assert page.run("[...document.querySelectorAll('.wide')].every((n) => n.tabIndex === 0 && n.ariaLabel)")
-    links = page.run("[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))")
-    assert {"#curves", "#table", "#pictures", "#settings", "#repeat", "#environment"} <= set(links)
-    assert all(page.run(f"Boolean(document.querySelector({json.dumps(link)} + ' h2'))") for link in links)
+    summaries = texts(page, "details > summary")
+    assert len(summaries) == len(set(summaries)) >= 4
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_stand_out_from_their_ground(chromium: Browser, tmp_path: Path, dark: bool) -> None:
+    """WCAG's contrast of all texts is at least 4.5."""
+    page = opened(chromium, invented(), tmp_path, dark=dark)
+    page.run("for (const details of document.querySelectorAll('details')) details.open = true")
+    pairs = page.run(
+        """(() => {
+        const seen = new Set();
+        for (const node of document.querySelectorAll('body *')) {
+            if (![...node.childNodes].some((one) => one.nodeType === 3 && one.textContent.trim())) continue;
+            if (['SCRIPT', 'STYLE', 'NOSCRIPT', 'TITLE'].includes(node.tagName.toUpperCase())) continue;
+            const style = getComputedStyle(node), ink = node instanceof SVGElement ? style.fill : style.color;
+            let ground = node;
+            while (ground && /rgba\\(0, 0, 0, 0\\)|transparent/.test(getComputedStyle(ground).backgroundColor))
+                ground = ground.parentElement;
+            seen.add(ink + ' | ' + getComputedStyle(ground || document.body).backgroundColor);
+        }
+        return [...seen];
+    })()""".replace("\\\\", "\\")
+    )
+    assert len(pairs) >= 3
+    for pair in pairs:
+        one, other = (luminance(colour) for colour in pair.split(" | "))
+        assert (max(one, other) + 0.05) / (min(one, other) + 0.05) >= 4.5, pair
+
+
+def luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @needs_chromium
@@ -541,9 +653,9 @@ def test_a_page_with_little_content(kind: str, chromium: Browser, tmp_path: Path
     if kind == "no images":
         contents = replace(contents, images=Images({}, "none"))
     elif kind == "one of each":
-        contents = replace(contents, results=[r for r in contents.results if (r.class_id, r.n) == ("star", 4)][:1])
+        contents = with_results(contents, [r for r in contents.results if (r.class_id, r.n) == ("star", 4)][:1])
     else:
-        contents = replace(contents, results=[r for r in contents.results if r.class_id != AVERAGE])
+        contents = with_results(contents, [r for r in contents.results if r.class_id != AVERAGE])
     page = opened(chromium, contents, tmp_path)
     assert page.complaints == []
     assert page.run("document.querySelectorAll('#numbers tbody tr').length") >= 1

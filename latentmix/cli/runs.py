@@ -34,15 +34,22 @@ def compare(
     say_all(compare.run(runs, out))
 
 
-@app.command(epilog=example("latentmix report demo", "latentmix report outputs/demo"))
+@app.command(epilog=example("latentmix report demo", "latentmix report demo demo-tiny-sd3"))
 def report(
-    run: Annotated[str, typer.Argument(help="A finished run: its folder, or its name.")], push_to_hub: PushToHub = None
+    runs: Annotated[list[str], typer.Argument(help="Finished runs: their folders, or their names.")],
+    push_to_hub: PushToHub = None,
 ) -> None:
-    """Write report.html in a finished run's folder: curves, a table, pictures and settings, on one page to send."""
+    """Write a page of a finished run, or of several beside each other: the answer, curves, pictures, tables, settings.
+
+    The page of one run is report.html in its folder, as each sweep leaves it. A page needs no other files.
+    """
     from latentmix.commands import push
+    from latentmix.errors import UserError
     from latentmix.report import write_report
 
-    page = write_report(run)
+    page = write_report(runs)
     say(str(page))
     if push_to_hub is not None:
+        if len(runs) > 1:
+            raise UserError("--push-to-hub pushes one run; name the runs one by one")
         say(push.push(page.parent, push_to_hub))

@@ -7,6 +7,7 @@ everything done writes the results. For several workers, the config is first fro
 import json
 import math
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from latentmix.profiling import profiled, timed
 from latentmix.runner import local, scheduler, slurm
 from latentmix.runner.claims import POLL, Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
+from latentmix.runner.records import write_record
 
 RESULTS = "results"  # prefix of the task that writes them
 METRICS_SHOWN = 2  # the first of a run's; metrics.csv has all
@@ -110,9 +112,12 @@ def run_worker(
     """Run a shard's tasks and whatever others leave, until all is done. Then write the results, unless another worker
     does or `results` is False. Raises: OutOfTime at the deadline, before the results."""
     session.refuse_to_overwrite(experiment.config)
+    began = time.time()
     with session.joined(experiment, SWEEP, "sweep", shard) as executor:
         executor.deadline = deadline
         executor.run(session.plans(experiment, SWEEP))
+        if executor.spent:
+            write_record(experiment.config.work, began, experiment.device_name, executor.spent)
         if not results:
             return
         claims = executor.claims
@@ -148,6 +153,7 @@ def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
 def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
     """Write tables, figures, the config and, last, `done.json`; takes seconds once all features are there."""
     from latentmix.figures import draw_run
+    from latentmix.report import write_report
 
     with timed("evaluating"):
         results = evaluate(experiment)
@@ -161,11 +167,26 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "model": experiment.model.identity,
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
+        "commit": _commit(),
     }
     session.note_folders(experiment, "sweep")
     write_checked_json(folder / "done.json", about)
-    _show_results(experiment, results, figures)
+    with timed("writing the report"):
+        report = write_report([str(folder)])
+    _show_results(experiment, results, [*figures, report])
     tracking.send(experiment.config, results, figures)
+
+
+def _commit() -> str | None:
+    """Return the commit of latentmix's own repository; None if it was installed without one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _version(package: str) -> str:
@@ -185,7 +206,6 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
         console.print(_averages(rows, title, experiment.config.n))
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"All of it on one page: latentmix report {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:

@@ -73,7 +73,10 @@ def _read(folder: Path, label: str) -> Run:
     config = read_json(folder / "done.json").get("config")
     if not isinstance(config, dict) or not (folder / "metrics.csv").exists():
         raise UserError(f"the run in {folder} is not finished; give its command again")
-    return Run(folder, label, config, read_table(folder / "metrics.csv"))
+    try:
+        return Run(folder, label, config, read_table(folder / "metrics.csv"))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / 'metrics.csv'} can't be read: {error}; run latentmix evaluate again") from error
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:

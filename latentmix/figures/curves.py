@@ -1,6 +1,7 @@
 """Fig. 7: distance to real images against N, with a line for each method."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from latentmix.experiment.results import AVERAGE, Result, read_table
 from latentmix.figures.style import GREY, MethodStyle, method_styles, metric_label, save, styled
 
 COLUMNS = 3  # panels beside each other
+QUIET = "#59626a"  # of notes
 SHIFT = 0.012  # between the lines of two methods, as a share of N, so that their intervals do not hide each other
 
 
@@ -40,6 +42,10 @@ def curves(results: Sequence[Result]) -> Figure:
     for axes in panels[len(metrics) :]:
         axes.remove()
     _legend(figure, styles)
+    notes = dict.fromkeys(metric_label(metric).note for metric in metrics if metric_label(metric).note)
+    if notes:
+        lines = [line for note in notes for line in textwrap.wrap(note, 64 * columns)]
+        figure.supxlabel("\n".join(lines), x=0.02, ha="left", fontsize=6.5, color=QUIET)
     return figure
 
 

@@ -163,6 +163,7 @@ class MetricLabel:
     network: str  # in words; empty if the title implies it
     better: str
     plotted: bool
+    note: str = ""
 
     @property
     def text(self) -> str:
@@ -190,7 +191,7 @@ def metric_label(column: str) -> MetricLabel:
     elif metric.network == "clip" and "CLIP" not in metric.label:
         in_words = f"CLIP {in_words}"
     better = "" if metric.better == "nearer" else metric.better
-    return MetricLabel(column, metric.label, in_words if network else "", better, metric.plotted)
+    return MetricLabel(column, metric.label, in_words if network else "", better, metric.plotted, metric.note)
 
 
 def _titles() -> dict[str, Metric]:

@@ -118,12 +118,13 @@ def _density(x: Features, y: Others) -> Sample:
 
 DISTANCE, COSINE, SHARE = (0.0, math.inf), (0.0, 2.0), (0.0, 1.0)  # limits of metrics
 TYPICAL = (
-    "It rewards typical images: real ones are further from their own mean than mixtures are. Below the value of real "
-    "images, smaller is not better."
+    "A distance to the mean of real images rewards typical ones: real images are further from it than mixtures. "
+    "Below the value of real images, smaller is not better."
 )
-
-COUNTS = "It depends on the numbers of images; its interval is one of the expected value at these numbers."
-LIMIT = "Its interval over classes is one of the limit of many generated images."
+COUNTS = (
+    "A Fréchet distance depends on the numbers of images. Its interval is one of the expected value at these numbers."
+)
+LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)
 
@@ -138,11 +139,11 @@ METRICS: Mapping[str, Metric] = table(
             "Cosine distance, raw mean", "lower", "clip", partial(_cosine, unit=False), limits=COSINE, note=TYPICAL
         ),
         "clip_score": _Unplotted("CLIP score", "higher", "clip", _clip_score, of_prompt=True, limits=(0.0, 100.0)),
-        "cmmd": _Unplotted("CMMD", "lower", "clip", cmmd),
+        "cmmd": Metric("CMMD", "lower", "clip", cmmd),
         "precision": _Unplotted("Precision", "higher", "frechet", _precision, limits=SHARE),
         "recall": _Unplotted("Recall", "higher", "frechet", recall, limits=SHARE),
         "density": _Unplotted("Density", "higher", "frechet", _density, limits=DISTANCE),
-        "coverage": _Unplotted("Coverage", "higher", "frechet", coverage, limits=SHARE),
+        "coverage": Metric("Coverage", "higher", "frechet", coverage, limits=SHARE),
         "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0]), limits=DISTANCE),
     },
     kind=Metric,

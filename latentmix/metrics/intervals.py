@@ -63,8 +63,10 @@ class Sample:
             return Estimate(self.value, math.nan, math.nan, self.count)
         if self.unseen is not None:
             parts = self.parts + (self.value - self.parts.mean())  # pseudo-values of a jackknife may be off
-            found = Estimate(self.value, *bounded_interval(parts, *self.unseen), self.count)
-            return found if self.by_row else found.within((0.0, 1.0))
+            low, high = bounded_interval(parts, *self.unseen)
+            if not self.by_row:
+                low, high = _widened(self.value, self.parts, low, high)
+            return Estimate(self.value, low, high, self.count)
         half = _student(k - 1) * self.parts.std().item() / math.sqrt(k)
         return Estimate(self.value, self.value - half, self.value + half, self.count)
 
@@ -72,6 +74,19 @@ class Sample:
 def mean(values: Values, unseen: Ends | None = None) -> Sample:
     """Return the mean of independent values, which are its parts. For `unseen` see `Sample`."""
     return Sample(values.double().mean().item(), values.double(), len(values), unseen, by_row=True)
+
+
+def _widened(share: float, parts: Values, low: float, high: float) -> tuple[float, float]:
+    """Return the least interval in [0, 1] that holds the one given and Student's of the share's logit, by a jackknife.
+
+    `parts` are pseudo-values. Of shares that vary most where they are large, the logit varies alike everywhere.
+    """
+    n, edge = len(parts), 0.0025  # keeps logits finite
+    shares = torch.cat([parts.new_tensor([share]), (n * share - parts) / (n - 1)]).clamp(0, 1)
+    logits = ((shares + edge) / (1 - shares + edge)).log()
+    half = _student(n - 1) * (n - 1) / math.sqrt(n) * logits[1:].std().item()
+    ends = torch.sigmoid(torch.stack([logits[0] - half, logits[0] + half])) * (1 + 2 * edge) - edge
+    return min(max(low, 0.0), max(ends[0].item(), 0.0)), max(min(high, 1.0), min(ends[1].item(), 1.0))
 
 
 def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) -> Sample:

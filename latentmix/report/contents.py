@@ -5,7 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from PIL import Image
 from latentmix.compose import compose, validate
 from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
+from latentmix.experiment.comparison import Run
+from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import Result, read_table
+from latentmix.experiment.results import Result
 from latentmix.experiment.tables import read_rows
+from latentmix.runner.records import read_records
 
 LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
 REDUCED_SIZE = 256
+INPUT_SIZE, INPUTS = 48, 64  # pixels of an input image, and how many of a draw are shown
 MAX_BYTES = 16_000_000  # of images in a page
 
 ImageKey = tuple[str, int, str, int]  # class, N, method, draw
@@ -27,23 +31,31 @@ ImageKey = tuple[str, int, str, int]  # class, N, method, draw
 
 @dataclass(frozen=True)
 class Images:
-    """Images as data URIs, and a note about those that are missing."""
+    """Images as data URIs, the inputs of each draw of a class in the order of N, and a note about missing ones."""
 
     uris: Mapping[ImageKey, str]
     note: str = ""
+    inputs: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that a page is made of."""
+    """All that a page shows of one run."""
 
+    run: Run
     config: Config
     about: Mapping[str, Any]  # done.json
-    results: Sequence[Result]
     titles: Mapping[str, str]  # of the classes in `results`
     images: Images
     diagnosis: Mapping[str, Any]  # by class, of diagnosis.json
     pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
+    records: Sequence[Mapping[str, Any]] = ()  # what its workers did
+    files: Mapping[str, str] = field(default_factory=dict)  # tables to download
+
+    @property
+    def results(self) -> Sequence[Result]:
+        """Return the rows of metrics.csv."""
+        return self.run.results
 
     @property
     def arguments(self) -> list[str]:
@@ -59,29 +71,27 @@ def _of_a_machine(argument: str) -> bool:
     return "=" in argument and name.partition(".")[0] in OF_A_MACHINE
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read all that a page shows; raise UserError if the run is not finished or its files are damaged."""
-    for name in ("metrics.csv", "done.json"):  # the latter is what a run writes last
-        if not (folder / name).exists():
-            raise UserError(f"the run in {folder} is not finished, as {name} is missing; run latentmix sweep again")
-    about = _read_json(folder / "done.json")
+def read_contents(run: Run) -> Contents:
+    """Read all that a page shows of a run; raise UserError if its files are damaged."""
+    folder, about = run.folder, _read_json(run.folder / "done.json")
     try:
         config = validate(compose([]).as_dict() | about["config"])  # an older run lacks settings that came later
-        results = read_table(folder / "metrics.csv")
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run in {folder} can't be read: {error}") from error
-    if not results:
+    if not run.results:
         raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
     experiment = find_experiment(config, folder, about.get("model", {}))
     diagnosis, pairs = folder / "diagnosis.json", folder / "pairs.csv"
     return Contents(
+        run=run,
         config=config,
         about=about,
-        results=results,
-        titles=_titles(experiment, dict.fromkeys(result.class_id for result in results)),
+        titles=_titles(experiment, dict.fromkeys(result.class_id for result in run.results)),
         images=_images(experiment),
         diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
         pairs=read_rows(pairs) if pairs.exists() else [],
+        records=read_records(folder / "work"),
+        files={path.name: path.read_text() for path in (folder / "metrics.csv", pairs) if path.exists()},
     )
 
 
@@ -123,21 +133,32 @@ def _images(experiment: Experiment) -> Images:
     Each draw of a class comes with all methods and N, and with a real image to compare them with.
     """
     uris: dict[ImageKey, str] = {}
+    inputs: dict[tuple[str, int], list[str]] = {}
     note, size, keep = "", 0, experiment.config.keep
     draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, keep)})
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
-            size += sum(map(len, images.values()))
+            mixed = _inputs(experiment, class_id, draw) if any(n for _, n, _, _ in images) else []
+            size += sum(map(len, (*images.values(), *mixed)))
             if uris and size > MAX_BYTES:
                 note = f"{len(uris)} images fit in this page; the others are in the cache"
                 break
             uris |= images
+            inputs |= {(class_id, draw): mixed} if mixed else {}
     except (UserError, OSError) as error:
         note = f"some or all images are left out: {error}"
     if not uris and not note:
         note = "no images of this run are in the cache; latentmix sweep with keep=1 makes them"
-    return Images(uris, note)
+    return Images(uris, note, inputs)
+
+
+def _inputs(experiment: Experiment, class_id: str, draw: int) -> list[str]:
+    """Return the images that a draw mixes. The first N are those of its mixture of N."""
+    config, pool = experiment.config, experiment.pool(class_id)
+    indices = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
+    arrays = [pool[index].pixels(config.model.size) for index in indices]
+    return [_data_uri(Image.fromarray(pixels), INPUT_SIZE, lossless=False) for pixels in arrays]
 
 
 def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:
@@ -150,11 +171,11 @@ def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[Im
     return images
 
 
-def _data_uri(opened: Image.Image) -> str:
-    """Return an image as WebP: lossless if it is small, otherwise reduced."""
+def _data_uri(opened: Image.Image, size: int = REDUCED_SIZE, lossless: bool = True) -> str:
+    """Return an image as WebP: without loss if it is small and that is wanted, otherwise reduced."""
     buffer = io.BytesIO()
     with opened as image:
-        lossless = max(image.size) <= LOSSLESS_SIZE
-        image.thumbnail((REDUCED_SIZE, REDUCED_SIZE))
+        lossless = lossless and max(image.size) <= LOSSLESS_SIZE
+        image.thumbnail((size, size))
         image.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from latentmix.experiment.comparison import differences
 from latentmix.experiment.results import AVERAGE
 from latentmix.experiment.tables import without_nan
 from latentmix.figures.style import HUES, SHAPES, Line, method_styles, metric_label
+from latentmix.report import wording
 from latentmix.report.contents import Contents
 
 SAFE = ("fix/0", "fix/chm", "fix/pool")  # methods whose largest safe N a diagnosis has
@@ -18,20 +20,24 @@ WIDTH = 1.6  # of a page's lines, as a multiple of a figure's
 TableCell = float | str | Sequence[float | None] | None  # [value, low, high] is a value with its interval
 
 
-def to_json(contents: Contents) -> str:
+def to_json(runs: Sequence[Contents]) -> str:
     """Return the page's data as JSON that is safe inside a script element. NaN becomes null."""
-    text = json.dumps(without_nan(page_data(contents)), ensure_ascii=False, allow_nan=False)
+    data = {"runs": [page_data(run) for run in runs], "compared": _compared(runs), "hues": _hues()}
+    text = json.dumps(without_nan(data), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
-    """Return what the script draws and tabulates."""
-    results = contents.results
+    """Return what the script draws and tabulates of one run."""
+    results, answers = contents.results, wording.answers(contents)
     average_first = sorted(dict.fromkeys(r.class_id for r in results), key=lambda class_id: class_id != AVERAGE)
+    metrics = dict.fromkeys([answer.metric for answer in answers] + [r.metric for r in results])
+    by_metric = {answer.metric: answer for answer in answers}
     return {
+        "name": contents.run.label,
         "classes": [{"id": class_id, "title": _title(contents, class_id)} for class_id in average_first],
         "methods": methods(contents),
-        "metrics": [_metric(name) for name in dict.fromkeys(r.metric for r in results)],
+        "metrics": [_metric(contents, name, by_metric.get(name)) for name in metrics],
         "rows": [
             {"class": r.class_id, "n": r.n, "method": r.method, "metric": r.metric, **asdict(r.estimate)}
             for r in results
@@ -40,6 +46,8 @@ def page_data(contents: Contents) -> dict[str, Any]:
             {"class": c, "title": _title(contents, c), "n": n, "method": method, "draw": draw, "src": uri}
             for (c, n, method, draw), uri in contents.images.uris.items()
         ],
+        "inputs": [{"class": c, "draw": draw, "src": uris} for (c, draw), uris in contents.images.inputs.items()],
+        "strip": {"best": answers[0].best, "worst": answers[0].worst} if answers else None,
         "diagnosis": _diagnosis(contents),
         "pairs": _pairs(contents.pairs),
     }
@@ -49,9 +57,29 @@ def _title(contents: Contents, class_id: str) -> str:
     return "all classes" if class_id == AVERAGE else contents.titles.get(class_id, class_id)
 
 
-def _metric(column: str) -> dict[str, str]:
-    label = metric_label(column)
-    return {"name": column, "label": label.text, "better": label.better}
+def _metric(contents: Contents, column: str, answer: wording.Answer | None) -> dict[str, object]:
+    label, note = metric_label(column), wording.notes(contents, column)
+    return {
+        "name": column,
+        "label": label.text,
+        "better": label.better,
+        "plotted": label.plotted,
+        "notes": [text for text in (answer.short if answer else "", note) if text],
+    }
+
+
+def _hues() -> list[dict[str, str]]:
+    """Return the looks of runs beside each other."""
+    return [{"colour": _visible(hue), "marker": shape} for hue, shape in zip(HUES, SHAPES, strict=True)]
+
+
+def _compared(runs: Sequence[Contents]) -> list[dict[str, Any]]:
+    """Return the differences of later runs from the first one on the same draws, averaged over classes."""
+    found = [d for run in runs[1:] for d in differences(run.run, runs[0].run) if d.key[0] == AVERAGE]
+    return [
+        {"run": d.run, "n": d.key[1], "method": d.key[2], "metric": d.key[3], **asdict(d.comparison.difference)}
+        for d in found
+    ]
 
 
 def methods(contents: Contents) -> list[dict[str, Any]]:
@@ -73,7 +101,7 @@ def methods(contents: Contents) -> list[dict[str, Any]]:
 
 def _visible(colour: str) -> str:
     """Return a colour that is visible on a dark page, too."""
-    return "currentColor" if colour == "#000000" else colour
+    return "currentColor" if colour == "#000000" else f"light-dark({colour}, color-mix(in oklab, {colour} 72%, white))"
 
 
 def _dash(line: Line) -> str:
@@ -149,31 +177,10 @@ def _growth(titled: Sequence[tuple[str, Mapping[str, Any]]], channel: int) -> di
 # Comparisons of methods
 
 
-def _pairs(rows: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
-    """Return the table of pairs, whatever its columns, with intervals beside their values.
-
-    Columns that are the same in the whole run are left out. Classes are separate, as the script filters by them.
-    """
-    if not rows:
-        return None
-    with_interval = {"difference", "low", "high"} <= rows[0].keys()
-    left_out = {"model", "data", "inversion", "class", *(("low", "high") if with_interval else ())}
-    columns = [name for name in rows[0] if name not in left_out]
-    titles = {"won": "share of draws won", "n": "N"}
-    return {
-        "classes": [row["class"] for row in rows] if "class" in rows[0] else None,
-        "columns": [titles.get(name, name) for name in columns],
-        "rows": [[_pair_cell(row, name, with_interval) for name in columns] for row in rows],
-    }
-
-
-def _pair_cell(row: Mapping[str, str], name: str, with_interval: bool) -> TableCell:
-    if name == "metric":
-        return metric_label(row[name]).text
-    if name == "difference" and with_interval:
-        return [_number(row[part]) for part in ("difference", "low", "high")]
-    number = _number(row[name])
-    return number if number is not None or not row[name] else row[name]
+def _pairs(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return the rows of pairs.csv, with numbers as numbers."""
+    numbers = ("n", "difference", "low", "high", "won", "count")
+    return [{name: _number(text) if name in numbers else text for name, text in row.items()} for row in rows]
 
 
 def _number(text: str | None) -> float | None:

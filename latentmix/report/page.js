@@ -1,8 +1,10 @@
 "use strict";
 // Draws the data of the page, which are JSON. Texts are inserted as text; nothing here parses HTML.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
+const page = JSON.parse(byId("data").textContent);
+const chosen = Math.min(Number(/^#run-([0-9]+)$/.exec(location.hash)?.[1] || 0), page.runs.length - 1);
+const data = page.runs[chosen];
 const unique = (values) => [...new Set(values)];
 const SVG = new Set(["svg", "g", "path", "line", "text", "rect", "circle", "clipPath"]);
 
@@ -77,15 +79,33 @@ function ticks(low, high) {
   return found;
 }
 
+// Return a button that saves a plot as a file of its own, with the styles that it has now.
+function saver(svg, title) {
+  const save = () => {
+    const copy = svg.cloneNode(true), [from, to] = [svg, copy].map((node) => [node, ...node.querySelectorAll("*")]);
+    from.forEach((node, place) => {
+      const style = getComputedStyle(node);
+      for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "text-anchor"])
+        to[place].setAttribute(name, style.getPropertyValue(name));
+    });
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    copy.setAttribute("style", `background: ${getComputedStyle(document.body).backgroundColor}`);
+    const href = `data:image/svg+xml,${encodeURIComponent(copy.outerHTML)}`;
+    make("a", { href, download: `${title.replace(/[^\p{L}\p{N}]+/gu, "-")}.svg` }).click();
+  };
+  return make("button", { type: "button", class: "save", onclick: save }, "save as SVG");
+}
+
 let plots = 0;
 
 // Add a figure of curves over N, and return a function that draws series: {name, colour, dash, marker, flat,
 // points: [{n, value, low, high, text}]}. A `flat` series has a single value, which applies to every N.
-function plot(holder, title, note, scale, band = null) {
+function plot(holder, title, note, scale, { band = null, says = [] } = {}) {
   const id = `clip-${plots++}`, height = 250;
   const svg = make("svg", { class: "plot", tabindex: 0, role: "img" });
   const readout = make("output", {}, "\u00a0");
-  holder.append(make("figure", {}, make("figcaption", {}, title, make("span", {}, note)), svg, readout));
+  const below = says.map((sentence) => make("p", { class: "says" }, sentence));
+  holder.append(make("figure", {}, make("figcaption", {}, title, make("span", {}, note)), svg, readout, ...below, saver(svg, title)));
   let series = [], places = [], ring = null, current = null;
 
   function draw() {
@@ -200,7 +220,7 @@ function table(holder, label, columns) {
   heads.forEach((head, column) => {
     head.append(make("button", { type: "button", onclick: () => sort(column, by === column && !down) }, columns[column]));
   });
-  holder.append(make("div", { class: "wide tall", tabindex: 0, role: "region", "aria-label": label }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)));
+  holder.append(make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)));
 
   function sort(column, downwards) {
     [by, down] = [column, downwards];
@@ -230,135 +250,135 @@ function table(holder, label, columns) {
 
 // Curves, and the table of their numbers
 
-const hidden = new Set();
+const hidden = new Set(data.methods.filter((method) => method.name.startsWith("gauss:")).map((method) => method.name));
 let classId = data.classes[0].id;
+const log = (n) => Math.log(Math.max(n, 0.5));
+const over = (row) => `over ${row.count} ${row.count === 1 ? row.over.replace(/(ss)?e?s$/, "$1") : row.over}`;
+const better = (metric) => (metric.better ? `, ${metric.better} is better` : "");
 
 function curves() {
-  const several = data.classes.length > 1;
-  if (several) {
+  const update = () => (refill(), pair(), undefined);
+  if (data.classes.length > 1) {
     const options = data.classes.map((one) => [one.id, one.id === "all" ? "all (average)" : one.title]);
-    byId("choose-curves").append(choice("Class", options, classId, (chosen) => ((classId = chosen), update())).node);
+    byId("choose-curves").append(choice("Class", options, classId, (value) => ((classId = value), update())).node);
   }
   const measured = data.methods.filter((method) => data.rows.some((row) => row.method === method.name));
   for (const method of measured) {
     const toggle = (event) => (hidden[event.target.checked ? "delete" : "add"](method.name), update());
-    byId("legend").append(make("label", { title: method.description }, make("input", { type: "checkbox", checked: true, onchange: toggle }), swatch(method), method.name));
+    byId("legend").append(make("label", { title: method.description }, make("input", { type: "checkbox", checked: !hidden.has(method.name), onchange: toggle }), swatch(method), method.name));
   }
-  const log = (n) => Math.log(Math.max(n, 0.5));
-  const draw = data.metrics.map((metric) => plot(byId("plots"), metric.label, metric.better ? `, ${metric.better} is better` : "", log));
+  const first = data.metrics.some((metric) => metric.plotted) ? data.metrics.filter((metric) => metric.plotted) : data.metrics.slice(0, 2);
+  const place = (metric) => byId(first.indexOf(metric) > 1 ? "beside" : first.includes(metric) ? "plots" : "more-plots");
+  const draw = data.metrics.map((metric) => plot(place(metric), metric.label, better(metric), log, { says: metric.notes }));
   const fill = table(byId("numbers"), "Table of all metrics", ["method", "N", ...data.metrics.map((metric) => metric.label)]);
 
-  function update() {
+  function refill() {
     const rows = data.rows.filter((row) => row.class === classId && !hidden.has(row.method));
-    const rowsOf = (name) => rows.filter((row) => row.method === name).sort((a, b) => a.n - b.n);
-    const unit = classId === "all" ? ["class", "classes"] : ["draw", "draws"];
-    const ns = unique(data.rows.filter((row) => !data.methods.find((method) => method.name === row.method).control).map((row) => row.n));
+    const found = new Map(rows.map((row) => [JSON.stringify([row.method, row.n, row.metric]), row]));
+    const shown = measured.filter((method) => !hidden.has(method.name));
     data.metrics.forEach((metric, place) => {
-      draw[place](measured.map((method) => {
-        const points = rowsOf(method.name).filter((row) => row.metric === metric.name && row.value !== null)
-          .map((row) => ({ ...row, text: `over ${row.count} ${unit[row.count === 1 ? 0 : 1]}` }));
-        return { ...method, flat: method.control && points.length === 1 && (points[0].n < 1 || ns.length > 1), points };
+      draw[place](shown.map((method) => {
+        const points = rows.filter((row) => row.method === method.name && row.metric === metric.name && row.value !== null);
+        return { ...method, flat: points.every((row) => !row.n), points: points.map((row) => ({ ...row, text: over(row) })).sort((a, b) => a.n - b.n) };
       }));
     });
-    fill(measured.flatMap((method) => unique(rowsOf(method.name).map((row) => row.n)).map((n) => [
-      method.name, n || null, // a control has none
+    const cells = shown.flatMap((method) => unique(rows.filter((row) => row.method === method.name).map((row) => row.n)).sort((a, b) => a - b).map((n) => [method.name, n]));
+    fill(cells.map(([method, n]) => [
+      method, n || null,
       ...data.metrics.map((metric) => {
-        const row = rows.find((one) => one.method === method.name && one.n === n && one.metric === metric.name);
+        const row = found.get(JSON.stringify([method, n, metric.name]));
         return row && row.value !== null ? [row.value, row.low, row.high] : null;
       }),
-    ])));
-    pair(classId);
+    ]));
   }
-  update();
+  refill();
 }
 
 // Pictures
 
-function images() {
+const key = (...parts) => JSON.stringify(parts);
+const kept = new Map(data.images.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
+const find = (c, n, method, draw) => kept.get(key(c, n, method, draw)) || kept.get(key(c, 0, method, draw)); // controls have no N
+const about = (one) => [one.title, ...(one.n ? [`N = ${one.n}`] : []), one.method, `draw ${one.draw + 1}`].join(", ");
+
+function image(one, extra = {}) {
+  const node = make("img", { src: one.src, alt: about(one), ...extra });
+  node.addEventListener("load", () => node.classList.toggle("small", node.naturalWidth <= 128));
+  return node;
+}
+
+// The worst and the best method, and real images, of the first draw.
+function strip() {
+  const all = unique(data.images.filter((one) => one.n).map((one) => one.n)).sort((a, b) => a - b);
+  if (!all.length || !data.strip) return;
+  const ns = all.length <= 6 ? all : unique([0, 1, 2, 3, 4, 5].map((place) => all[Math.round((place * (all.length - 1)) / 5)]));
+  const { class: c, draw } = data.images.find((one) => one.n);
+  const reals = unique(data.images.filter((one) => one.method === "real").map((one) => one.draw));
+  const box = make("div", { class: "strip", style: `--columns: ${ns.length}` }, make("span", { class: "corner" }), ...ns.map((n) => make("span", { class: "head" }, `N = ${n}`)));
+  const cell = (one) => (one ? image(one) : make("div", { class: "none" }));
+  for (const [kind, method] of [["worst", data.strip.worst], ["best", data.strip.best]])
+    box.append(make("span", { class: "label" }, method, make("small", {}, kind)), ...ns.map((n) => cell(find(c, n, method, draw))));
+  if (reals.length) box.append(make("span", { class: "label" }, "real"), ...ns.map((_, place) => (reals.length > place ? cell(find(c, 0, "real", reals[place])) : make("span"))));
+  byId("strip").append(box);
+}
+
+function pictures() {
   const shown = data.images;
   if (!shown.length) {
-    for (const id of ["choose-pictures", "grid", "choose-pair", "compare"]) byId(id).hidden = true;
-    for (const node of byId("pictures").querySelectorAll("h3, .hint")) node.hidden = true;
+    for (const node of byId("pictures").querySelectorAll("#choose-pictures, #grid, .hint")) node.hidden = true;
     return;
   }
-  const key = (c, n, method, draw) => JSON.stringify([c, n, method, draw]);
-  const kept = new Map(shown.map((one) => [key(one.class, one.n, one.method, one.draw), one]));
   const all = (name) => unique(shown.map((one) => one[name]));
   const [classes, draws] = [all("class"), all("draw").sort((a, b) => a - b)];
-  const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b); // controls have 0, and are shown beside every N
+  const ns = all("n").filter((n) => n > 0).sort((a, b) => a - b);
   const methods = data.methods.map((method) => method.name).filter((name) => all("method").includes(name));
-  const mixing = methods.filter((name) => shown.some((one) => one.method === name && one.n > 0));
-  const find = (c, n, method, draw) => kept.get(key(c, n, method, draw)) || kept.get(key(c, 0, method, draw));
   const titles = new Map(shown.map((one) => [one.class, one.title]));
-  const prefer = (name, otherwise) => (methods.includes(name) ? name : otherwise);
-  const now = { class: classes[0], draw: draws[0], method: null, n: null, left: prefer("fix/0", mixing[0]), right: prefer("fix/chm", mixing[mixing.length - 1]), at: ns[ns.length - 1] };
-
-  const say_ = (values, text = String) => values.map((value) => [value, text(value)]);
-  const chooser = (name, label, options) => choice(label, options, now[name], (chosen) => ((now[name] = chosen), update()));
-  const draw_ = (draw) => `draw ${draw + 1}`;
-  const n_ = (n) => `N = ${n}`;
-  const grid = [
-    chooser("class", "Class", say_(classes, (c) => titles.get(c))),
-    chooser("method", "Method", [[null, "every method"], ...say_(methods)]),
-    chooser("n", "N", [[null, "every N"], ...say_(ns, n_)]),
-    chooser("draw", "Draw", say_(draws, draw_)),
-  ];
-  const pair = { left: chooser("left", "Left", say_(mixing)), right: chooser("right", "Right", say_(mixing)), at: chooser("at", "N", say_(ns, n_)) };
-  byId("choose-pictures").append(...grid.map((one) => one.node));
-  byId("choose-pair").append(...Object.values(pair).map((one) => one.node));
-
-  const alt = (one) => [one.title, ...(one.n ? [n_(one.n)] : []), one.method, draw_(one.draw)].join(", ");
-  function image(one, extra = {}) {
-    const node = make("img", { src: one.src, alt: alt(one), ...extra });
-    node.addEventListener("load", () => node.classList.toggle("small", node.naturalWidth <= 128));
-    return node;
-  }
+  const inputs = new Map(data.inputs.map((one) => [key(one.class, one.draw), one.src]));
+  const now = { class: classes[0], draw: draws[0], method: null, n: null };
+  const options = (values, say = String) => values.map((value) => [value, say(value)]);
+  const chooser = (name, label, values) => choice(label, values, now[name], (value) => ((now[name] = value), update()));
+  const [draw_, n_] = [(draw) => `draw ${draw + 1}`, (n) => `N = ${n}`];
+  byId("choose-pictures").append(...[
+    chooser("class", "Class", options(classes, (c) => titles.get(c))),
+    chooser("method", "Method", [[null, "every method"], ...options(methods)]),
+    chooser("n", "N", [[null, "every N"], ...options(ns, n_)]),
+    chooser("draw", "Draw", options(draws, draw_)),
+  ].map((one) => one.node));
 
   // What is not chosen spans the rows and columns: methods and N, draws, or classes.
   function axes() {
     const cell = (given) => [given.class ?? now.class, given.n ?? now.n, given.method ?? now.method, given.draw ?? now.draw];
-    const rowsOf = (name, values, text = String) => values.map((value) => [text(value), { [name]: value }]);
-    const [byMethod, byN, byDraw] = [rowsOf("method", methods), rowsOf("n", ns, n_), rowsOf("draw", draws, draw_)];
-    const byClass = rowsOf("class", classes, (c) => titles.get(c));
+    const along = (name, values, say = String) => values.map((value) => [say(value), { [name]: value }]);
+    const [byMethod, byN, byDraw] = [along("method", methods), along("n", ns, n_), along("draw", draws, draw_)];
+    const byClass = along("class", classes, (c) => titles.get(c));
     if (now.method === null) return { cell, rows: byMethod, columns: now.n === null ? byN : byDraw };
     return { cell, rows: now.n === null ? byDraw : byClass, columns: now.n === null ? byN : byDraw };
   }
 
-  function bring(one) {
-    [now.class, now.draw] = [one.class, one.draw];
-    if (one.n) {
-      if (now.right === one.method) now.right = now.left;
-      [now.left, now.at] = [one.method, one.n];
-    }
-    update();
-    byId("side").scrollIntoView({ block: "start" });
+  // Show an image and what it mixes.
+  function enlarge(one) {
+    const mixed = (one.n && inputs.get(key(one.class, one.draw))) || [], first = mixed.slice(0, one.n);
+    const more = one.n > first.length && first.length ? `, of which the first ${first.length} are shown` : "";
+    const list = first.map((src, place) => make("img", { src, alt: `input ${place + 1}` }));
+    const of = first.length ? [make("p", {}, `Mixed from ${one.n} image${one.n > 1 ? "s" : ""}${more}:`), make("div", { class: "inputs" }, ...list)] : [];
+    byId("chosen").replaceChildren(make("div", { class: "large" }, image(one), make("div", {}, make("h3", {}, about(one)), ...of)));
   }
-
-  const over = make("input", { type: "range", min: 0, max: 100, step: 1, value: 50, "aria-label": "Share of the left image that is shown, in percent" });
-  const frame = make("div", { class: "slider" });
-  const sides = make("div", { class: "sides" });
-  over.addEventListener("input", () => frame.style.setProperty("--at", `${over.value}%`));
-  byId("compare").append(frame, sides);
 
   function update() {
-    ["class", "method", "n", "draw"].forEach((name, place) => grid[place].set(now[name]));
-    for (const name of Object.keys(pair)) pair[name].set(now[name]);
     const { rows, columns, cell } = axes();
     const head = make("tr", {}, make("td"), ...columns.map(([name]) => make("th", { scope: "col" }, name)));
-    const body = rows.map(([name, chosen]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
-      const one = find(...cell({ ...chosen, ...more }));
+    const body = rows.map(([name, given]) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map(([, more], place) => {
+      const one = find(...cell({ ...given, ...more }));
       if (one && !one.n && more.n && place) return make("td"); // a control has no N, and is shown once
-      return make("td", {}, one ? make("button", { type: "button", title: alt(one), onclick: () => bring(one) }, image(one)) : make("div", { class: "none" }));
+      return make("td", {}, one ? make("button", { type: "button", title: about(one), onclick: () => enlarge(one) }, image(one)) : make("div", { class: "none" }));
     })));
     byId("grid").replaceChildren(make("table", { class: "grid" }, make("thead", {}, head), make("tbody", {}, ...body)));
-    const [left, right] = [now.left, now.right].map((method) => find(now.class, now.at, method, now.draw));
-    frame.replaceChildren(...(right ? [image(right)] : []), ...(left ? [image(left, { class: "over" })] : []), over);
-    sides.replaceChildren(make("span", {}, `← ${now.left}`), make("span", {}, `${titles.get(now.class)}, ${n_(now.at)}, ${draw_(now.draw)}`), make("span", {}, `${now.right} →`));
   }
   update();
+  enlarge(find(classes[0], ns[ns.length - 1], data.strip ? data.strip.best : methods[0], draws[0]) || shown[0]);
 }
 
-// Diagnosis, and comparisons of methods
+// Diagnosis
 
 function diagnosis() {
   const found = data.diagnosis, section = byId("diagnosis");
@@ -370,7 +390,7 @@ function diagnosis() {
   const holder = make("div", { class: "plots" });
   section.append(holder, make("div", { class: "key" }, ...found.growth[0].series.map((one) => make("span", {}, swatch(one), one.name))));
   for (const channel of found.growth) {
-    plot(holder, channel.title, ", mean in mixtures (by √N)", Math.sqrt, channel.band)(
+    plot(holder, channel.title, ", mean in mixtures (by √N)", Math.sqrt, { band: channel.band })(
       channel.series.map((one) => ({ ...one, points: one.points.map(([n, value]) => ({ n, value })) })));
   }
   const rows = make("div");
@@ -378,19 +398,98 @@ function diagnosis() {
   table(rows, "Diagnosis of the latents", found.columns)(found.rows);
 }
 
-// Return a function that shows the pairs of a class.
+// Comparisons of methods: a row for each, with its difference from the reference and the interval.
+
 function pairs() {
-  const found = data.pairs;
-  if (!found) return byId("pairs").remove(), () => {};
-  const fill = table(byId("compared"), "Comparisons of methods on the same draws", found.columns);
-  return (chosen) => fill(found.rows.filter((_, place) => found.classes === null || found.classes[place] === chosen));
+  const numeric = data.pairs.filter((row) => typeof row.difference === "number");
+  if (!numeric.length) return byId("pairs").remove(), () => {};
+  const metrics = unique(numeric.map((row) => row.metric)), ns = unique(numeric.map((row) => row.n)).sort((a, b) => a - b);
+  const named = (name) => data.metrics.find((metric) => metric.name === name) || { label: name, better: "" };
+  const order = data.metrics.map((metric) => metric.name).filter((name) => metrics.includes(name));
+  const now = { metric: order[0] || metrics[0], n: ns[ns.length - 1] };
+  const update = () => fill();
+  byId("choose-pairs").append(
+    choice("Metric", (order.length ? order : metrics).map((name) => [name, named(name).label]), now.metric, (value) => ((now.metric = value), update())).node,
+    choice("N", ns.map((n) => [n, `N = ${n}`]), now.n, (value) => ((now.n = value), update())).node);
+  const svg = make("svg", { class: "forest", role: "img" }), numbers = make("div");
+  byId("forest").append(svg, saver(svg, "differences"), numbers);
+  const tabulate = table(numbers, "Differences on the same draws", ["method", "difference", "draws won"]);
+
+  function fill() {
+    const rows = numeric.filter((row) => row.class === classId && row.metric === now.metric && row.n === now.n);
+    const metric = named(now.metric), several = unique(rows.map((row) => row.reference)).length > 1;
+    const width = Math.max(280, svg.parentNode.clientWidth || 700), step = 30, top = 34, height = top + step * rows.length + 34;
+    const left = Math.min(0.4 * width, 20 + 7.2 * Math.max(8, ...rows.map((row) => name(row).length))), right = 16;
+    const ends = rows.flatMap((row) => [row.low, row.high, row.difference, 0]).filter((x) => typeof x === "number");
+    const [low, high] = [Math.min(...ends, -1e-9), Math.max(...ends, 1e-9)], room = 0.04 * (high - low);
+    const x = (value) => left + ((value - low + room) / (high - low + 2 * room)) * (width - left - right);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("aria-label", `Differences by ${metric.label} at N = ${now.n}`);
+    function name(row) {
+      return several ? `${row.method} − ${row.reference}` : row.method;
+    }
+    const good = metric.better === "lower" ? [left, x(0)] : [x(0), width - right];
+    svg.replaceChildren(
+      ...(metric.better && rows.length ? [make("rect", { class: "better", x: good[0], width: good[1] - good[0], y: top - 8, height: step * rows.length + 8 })] : []),
+      make("text", { class: "quiet", x: 0, y: 14 }, rows.length ? `${width > 500 ? `${metric.label}, ` : ""}difference from ${several ? "the reference" : rows[0].reference}` : "nothing to compare here"),
+      ...ticks(low, high).filter((_, place, all) => width > 500 || !(place % Math.ceil(all.length / 4))).flatMap((tick) => [
+        make("line", { class: "rule", x1: x(tick), x2: x(tick), y1: top - 8, y2: height - 30 }),
+        make("text", { class: "quiet", x: x(tick), y: height - 14, "text-anchor": "middle" }, say(tick))]),
+      make("line", { class: "zero", x1: x(0), x2: x(0), y1: top - 8, y2: height - 30 }),
+      ...rows.flatMap((row, place) => {
+        const style = data.methods.find((method) => method.name === row.method) || { colour: "currentColor", marker: "o" };
+        const y = top + step * (place + 0.5) - 4, known = typeof row.low === "number", sure = known && (row.low > 0 || row.high < 0);
+        const point = mark(style.marker, style.colour, x(row.difference), y);
+        if (!sure) point.setAttribute("fill", "var(--paper)");
+        const says = `${name(row)}: ${say(row.difference)} ${known ? interval(row.low, row.high) : ""}, ${over(row)}`;
+        return [
+          make("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, name(row)),
+          make("g", {}, make("title", {}, says), ...(known ? [make("line", { x1: x(row.low), x2: x(row.high), y1: y, y2: y, stroke: style.colour, "stroke-width": 2 })] : []), point)];
+      }));
+    tabulate(rows.map((row) => [name(row), [row.difference, row.low, row.high], row.won]));
+  }
+  byId("pairs").addEventListener("toggle", fill);
+  addEventListener("resize", fill);
+  return fill;
 }
 
-if (!byId("short").textContent.trim()) byId("short").remove();
+// Several runs beside each other: one method in all of them.
+
+function runs() {
+  if (page.runs.length < 2) return byId("runs").remove();
+  const hues = page.hues;
+  const names = unique(page.runs.flatMap((run) => run.methods.filter((method) => !method.control).map((method) => method.name)));
+  const metrics = page.runs[0].metrics.filter((metric) => page.runs.every((run) => run.metrics.some((other) => other.name === metric.name)));
+  const first = metrics.filter((metric) => metric.plotted).slice(0, 2);
+  const styles = page.runs.map((run, place) => ({ name: run.name, ...hues[place % hues.length], dash: "" }));
+  const draw = (first.length ? first : metrics.slice(0, 2)).map((metric) => [metric, plot(byId("run-plots"), metric.label, better(metric), log)]);
+  let method = page.runs[0].strip ? page.runs[0].strip.best : names[0];
+  const differ = (run, row) => page.compared.find((d) => d.run === run.name && d.method === row.method && d.metric === row.metric && d.n === row.n);
+  function fill() {
+    for (const [metric, fillOne] of draw) {
+      fillOne(page.runs.map((run, place) => {
+        const rows = run.rows.filter((row) => row.class === "all" && row.method === method && row.metric === metric.name && row.value !== null);
+        const points = rows.map((row) => {
+          const d = differ(run, row);
+          return { ...row, text: [over(row), ...(d ? [`; on the same draws ${say(d.value)} ${interval(d.low, d.high)} from ${page.runs[0].name}`] : [])].join("") };
+        });
+        return { ...styles[place], flat: false, points: points.sort((a, b) => a.n - b.n) };
+      }));
+    }
+  }
+  byId("choose-runs").append(choice("Method", names.map((name) => [name, name]), method, (value) => ((method = value), fill())).node);
+  byId("run-key").append(...styles.map((one) => make("span", {}, swatch(one), one.name)));
+  const go = (value) => ((location.hash = `#run-${value}`), location.reload());
+  byId("choose-run").append(choice("Run", page.runs.map((run, place) => [place, run.name]), chosen, go).node);
+  fill();
+}
+
+for (const part of document.querySelectorAll("[data-run]")) part.hidden = Number(part.dataset.run) !== chosen;
 for (const section of document.querySelectorAll("section[data-title]")) section.prepend(make("h2", {}, section.dataset.title));
 const pair = pairs();
+runs();
+strip();
 curves();
-images();
+pictures();
 diagnosis();
-for (const section of document.querySelectorAll("section[data-title]"))
-  document.querySelector("nav").append(make("a", { href: `#${section.id}` }, section.dataset.title));
+pair();

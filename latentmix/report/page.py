@@ -1,51 +1,68 @@
 """The HTML of a page. Texts are escaped and written here; numbers and images go to the script as JSON."""
 
+import base64
 import html
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
+from latentmix.config import flat_settings
+from latentmix.experiment.comparison import settings_that_differ
 from latentmix.report import data, wording
 from latentmix.report.contents import Contents
 
 
-def render(contents: Contents) -> str:
-    """Return the page of a run."""
+def render(*runs: Contents) -> str:
+    """Return the page of one or several runs."""
+    names = ", ".join(run.run.label for run in runs)
     parts = {
         "style": _file("page.css"),
         "script": _file("page.js"),
-        "data": data.to_json(contents),
-        "name": _escape(contents.config.name),
+        "data": data.to_json(runs),
+        "name": _escape(names),
         "question": _escape(wording.QUESTION),
-        "subtitle": _escape(wording.subtitle(contents)),
-        "summary": _summary(wording.summary(contents)),
-        "settings": _list(wording.settings(contents)),
-        "methods": _list([(method["name"], method["description"]) for method in data.methods(contents)]),
-        "environment": _list(wording.environment(contents)),
-        "repeat": _repeat(contents.arguments),
-        "note": f'<p class="note">{_escape(contents.images.note)}</p>' if contents.images.note else "",
+        "compared": _compared(runs) if len(runs) > 1 else "",
+        "answers": _of_each(runs, _answer),
+        "notes": _of_each(runs, _note),
+        "methods": _of_each(
+            runs, lambda run: f"<dl>{_list([(m['name'], m['description']) for m in data.methods(run)])}</dl>"
+        ),
+        "what": _of_each(runs, _what),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
 
 
-def _summary(summary: wording.Summary | None) -> str:
-    if summary is None:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{_escape(metric)}</th><td>{_escape(best)}</td><td>{_escape(worst)}</td></tr>'
-        for metric, best, worst in summary.rows
-    )
+def _of_each(runs: Sequence[Contents], part: Callable[[Contents], str]) -> str:
+    """Return a part of the page for each run; the script shows that of the run that is chosen."""
+    return "".join(f'<div data-run="{index}">{part(run)}</div>' for index, run in enumerate(runs))
+
+
+def _answer(run: Contents) -> str:
+    subtitle = f'<p class="subtitle">{_escape(wording.subtitle(run))}</p>'
+    found = wording.answers(run)
+    return subtitle + (f'<p class="answer">{_marked(found[0])}</p>' if found else "")
+
+
+def _marked(answer: wording.Answer) -> str:
+    """Return a sentence with its methods in bold."""
+    pattern = "|".join(re.escape(_escape(name)) for name in sorted({answer.best, answer.worst}, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/])({pattern})(?![\w/])", r"<b>\1</b>", _escape(answer.sentence))
+
+
+def _note(run: Contents) -> str:
+    return f'<p class="note">{_escape(run.images.note)}</p>' if run.images.note else ""
+
+
+def _what(run: Contents) -> str:
     return (
-        f"<p>{_escape(summary.sentence)}</p>"
-        '<div class="wide" tabindex="0" role="region" aria-label="In short"><table><thead><tr>'
-        '<th scope="col">metric</th><th scope="col">best</th><th scope="col">worst</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"{_command(run.arguments)}<dl>{_list(wording.settings(run))}</dl>{_downloads(run.files)}"
+        f"<dl>{_list(wording.circumstances(run))}</dl>"
     )
 
 
-def _repeat(arguments: Sequence[str]) -> str:
-    settings = "All settings are in <code>config.yaml</code> beside this page."
+def _command(arguments: Sequence[str]) -> str:
+    settings = "All settings are in <code>config.yaml</code> in the run’s folder."
     if not arguments:
         return f"<p>{settings}</p>"
     command = _escape(shlex.join(["latentmix", *arguments]))
@@ -53,6 +70,30 @@ def _repeat(arguments: Sequence[str]) -> str:
         "<p>The command as it was typed, without settings that change no result, such as the device. "
         f"{settings}</p><pre><code>{command}</code></pre>"
     )
+
+
+def _downloads(files: Mapping[str, str]) -> str:
+    """Return links that save tables, which are in the page itself."""
+    links = [
+        f'<a download="{name}" href="data:text/csv;base64,{base64.b64encode(text.encode()).decode()}">{name}</a>'
+        for name, text in files.items()
+    ]
+    return f"<p>Save {' or '.join(links)}. Below each plot is a button that saves it as SVG.</p>" if links else ""
+
+
+def _compared(runs: Sequence[Contents]) -> str:
+    """Return a table of the runs: the settings that differ, and what each answers."""
+    keys = settings_that_differ([run.run for run in runs])
+    keys = [key for key in keys if key not in ("name", "overwrite")]
+    flat = [flat_settings(run.config.as_dict()) for run in runs]
+    head = "".join(f'<th scope="col">{_escape(text)}</th>' for text in ("run", *keys, "answer"))
+    rows = "".join(
+        f'<tr><th scope="row">{_escape(run.run.label)}</th>'
+        + "".join(f"<td>{_escape(str(settings.get(key)))}</td>" for key in keys)
+        + f"<td>{''.join(_marked(answer) for answer in wording.answers(run)[:1])}</td></tr>"
+        for run, settings in zip(runs, flat, strict=True)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _list(entries: Sequence[tuple[str, str]]) -> str:

@@ -1,64 +1,103 @@
-"""The texts of a page: a summary of the results, and what was run with which settings and versions."""
+"""The texts of a page: the answer that the numbers give, and what was run, how, where and when."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latentmix.experiment.results import AVERAGE, Result
+from latentmix.experiment.results import AVERAGE, Result, average_comparison
 from latentmix.figures.style import method_styles, metric_label
+from latentmix.metrics import METRICS, Comparison, Estimate, paired
 from latentmix.report.contents import Contents
+from latentmix.runner.console import duration
 from latentmix.settings import height_width
 
-QUESTION = (
-    "Images are inverted into the latent space of a diffusion model, N of these latents are mixed into one, and an "
-    "image is generated from the mixture. Which way of mixing still gives good images as N grows?"
-)
+QUESTION = "Which way of mixing still gives good images as N grows?"
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The best and the worst method by each metric. A row is a metric, the best, and the worst."""
+class Answer:
+    """The best and the worst method by one metric at the largest N, and how sure that is; at length and in short."""
 
+    metric: str
+    best: str
+    worst: str
     sentence: str
-    rows: list[tuple[str, str, str]]
+    short: str
 
 
-def summary(contents: Contents) -> Summary | None:
-    """Compare the methods at the largest N, on average over classes; None if nothing can be compared."""
+def answers(contents: Contents) -> list[Answer]:
+    """Return an answer by each metric that has a better end, those of Fig. 7 first."""
     styles = method_styles([result.method for result in contents.results])
-    results = [r for r in contents.results if r.class_id == AVERAGE and not styles[r.method].control]
+    results = [r for r in contents.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
     results = [r for r in results if not math.isnan(r.estimate.value)]
     largest = max((r.n for r in results), default=0)
-    rows = []
-    for metric in dict.fromkeys(r.metric for r in results):
-        label = metric_label(metric)
+    found = []
+    for metric in sorted(dict.fromkeys(r.metric for r in results), key=lambda metric: not metric_label(metric).plotted):
         compared = [r for r in results if (r.n, r.metric) == (largest, metric)]
-        if label.better and len(compared) > 1:
-            order = sorted(compared, key=lambda r: r.estimate.value, reverse=label.better == "higher")
-            rows.append((label.text, *_ends(order)))
-    if not rows:
-        return None
-    count = len(contents.titles.keys() - {AVERAGE})
-    classes = f"averaged over {count} classes" if count > 1 else "of one class"
-    overlap = "with 95 % intervals; where these overlap, the order may be chance"
-    return Summary(f"At the largest N = {largest}, {classes}, {overlap}.", rows)
+        if metric_label(metric).better and len(compared) > 1:
+            compared.sort(key=lambda r: r.estimate.value, reverse=metric_label(metric).better == "higher")
+            found.append(_answer(contents, compared))
+    return found
 
 
-def _ends(order: Sequence[Result]) -> tuple[str, str]:
-    """Return the methods with the best and the worst value, and these values."""
-    if order[0].estimate.value == order[-1].estimate.value:
-        return f"all alike: {_estimate(order[0])}", ""
-    return _end(order, order[0]), _end(order, order[-1])
+def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
+    """Return the answer that results of one metric and N give, which are in order from the best to the worst."""
+    best, worst, n, label = order[0], order[-1], order[0].n, metric_label(order[0].metric).text
+    values = f"{say(best.estimate.value)} against {say(worst.estimate.value)}"
+    ends = f"{best.method} {say(best.estimate.value)}, {worst.method} {say(worst.estimate.value)}"
+    if best.estimate.value == worst.estimate.value:
+        same = f"all methods have {say(best.estimate.value)}"
+        return Answer(best.metric, best.method, worst.method, f"At N = {n}, {same} by {label}.", f"N = {n}: {same}.")
+    above = (best, worst) if metric_label(best.metric).better == "higher" else (worst, best)
+    difference = contrast(contents, *above)
+    if difference is None or math.isnan(difference.low):
+        gap = f"a difference of {say(abs(worst.estimate.value - best.estimate.value))}, whose interval is not known"
+        sentence = f"At N = {n} it is undecided which method is best. By {label}, {ends}: {gap}."
+        return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, undecided: {ends}; {gap}.")
+    gap = f"a difference of {say(difference.value)} [{say(difference.low)}, {say(difference.high)}]"
+    if difference.low <= 0 <= difference.high:
+        sentence = f"At N = {n} it is undecided which method is best. The ends by {label} are {ends}: {gap}."
+        return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, undecided: {ends}; {gap}.")
+    sentence = f"At N = {n}, {best.method} is best and {worst.method} worst: {label} {values}, {gap}."
+    return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, best and worst: {ends}; {gap}.")
 
 
-def _end(order: Sequence[Result], extreme: Result) -> str:
-    names = ", ".join(r.method for r in order if r.estimate.value == extreme.estimate.value)
-    return f"{names}: {_estimate(extreme)}"
+def contrast(contents: Contents, a: Result, b: Result) -> Estimate | None:
+    """Return a − b of two methods on the same draws, averaged over classes; None if the run kept no parts of values."""
+    comparisons, samples = list[Comparison](), contents.run.samples
+    limits = (-math.inf, math.inf)
+    for class_id in contents.titles.keys() - {AVERAGE}:
+        pair = [samples.get((class_id, r.n, r.method, r.metric)) for r in (a, b)]
+        if pair[0] is None or pair[1] is None or len(pair[0][1].parts) != len(pair[1][1].parts):
+            return None
+        comparisons.append(paired(pair[0][1], pair[1][1]))
+        limits = METRICS[pair[0][0]].limits
+    return average_comparison(comparisons, limits).difference if comparisons else None
 
 
-def _estimate(result: Result) -> str:
-    e = result.estimate
-    return f"{e.value:.3g}" + ("" if math.isnan(e.low) else f" [{e.low:.3g}, {e.high:.3g}]")
+def say(x: float) -> str:
+    """Return a number with three digits and a true minus sign."""
+    return f"{x:.3g}".replace("-", "−")
+
+
+def notes(contents: Contents, metric: str) -> str:
+    """Return what must be known to read a metric, above all where the value of real images is not the best."""
+    label = metric_label(metric)
+    values = {r.method: r.estimate for r in contents.results if (r.class_id, r.metric) == (AVERAGE, metric)}
+    real = values.get("real")
+    mixtures = [e.value for method, e in values.items() if method != "real" and not math.isnan(e.value)]
+    if real is None or not mixtures or not label.better:
+        return label.note
+    best = min(mixtures) if label.better == "lower" else max(mixtures)
+    beaten = best < real.value if label.better == "lower" else best > real.value
+    if not beaten:
+        return label.note
+    if not label.note:
+        return (
+            f"Real images are not the best here ({say(real.value)}): one half of them is measured against the other, "
+            "so the numbers of images differ from those of the methods."
+        )
+    return f"Real images have {say(real.value)}, which is not the best value. {label.note}"
 
 
 def subtitle(contents: Contents) -> str:
@@ -87,8 +126,8 @@ def settings(contents: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Mixing",
-            f"N = {', '.join(map(str, config.n))} latents of a class, with equal weights; {config.draws} draws of "
-            "images, the same for every method, and each draw for a smaller N is part of that for a larger one",
+            f"N = {', '.join(map(str, config.n))} latents of a class, weights: {config.weights}; {config.draws} draws "
+            "of images, the same for every method, and each draw for a smaller N is part of that for a larger one",
         ),
         (
             "Generation",
@@ -106,11 +145,26 @@ def _guidance(scale: float) -> str:
     return "without guidance" if scale == 1 else f"guidance {scale:g}"
 
 
-def environment(contents: Contents) -> list[tuple[str, str]]:
-    """Return the versions of packages and the model's identity, as the run recorded them."""
-    about = contents.about
+def circumstances(contents: Contents) -> list[tuple[str, str]]:
+    """Return when, for how long, where and how fast a run was computed, as far as its workers noted it."""
+    about, records = contents.about, contents.records
+    rows = []
+    if records:
+        spent = sum(record["seconds"] for record in records)
+        workers = f" of {len(records)} workers or resumed commands, added up" if len(records) > 1 else ""
+        rows = [
+            ("Finished", records[-1]["ended"].replace("T", " ").removesuffix("+00:00") + " UTC"),
+            ("Duration", duration(spent) + workers),
+            ("Device", ", ".join(dict.fromkeys(f"{r['device']} ({r['machine']})" for r in records))),
+        ]
+        for stage in dict.fromkeys(stage for record in records for stage in record["stages"]):
+            done = [record["stages"][stage] for record in records if stage in record["stages"]]
+            images, seconds = (sum(column) for column in zip(*done, strict=True))
+            rows.append((f"Speed, {stage}", f"{images:,} images, {images / max(seconds, 1e-3):.3g} images/s"))
     model = ", ".join(f"{name} {value}" for name, value in sorted(about.get("model", {}).items()))
     return [
+        *rows,
+        *([("Commit", str(about["commit"]))] if about.get("commit") else []),
         ("Python", str(about.get("python", "not known"))),
         *((name, str(version)) for name, version in sorted(about.get("versions", {}).items())),
         *([("model", model)] if model else []),

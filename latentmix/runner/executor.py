@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from latentmix.cache import key
 from latentmix.errors import STOPPED, Interrupted, OutOfTime, UserError
@@ -27,6 +27,7 @@ class Executor:
     settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
     before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
     deadline: float = math.inf  # of time.monotonic; no task is begun after it
+    spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # by stage: images of this worker, seconds
 
     def run(self, plans: Sequence[Plan]) -> None:
         """Run all stages, one after another."""
@@ -84,12 +85,13 @@ class Executor:
         return False
 
     def _run_tasks(self, stage: Stage) -> bool:
-        remaining, own, work, seconds = self._tasks(stage), 0, 0, 0.0
+        remaining, own, work, images, seconds = self._tasks(stage), 0, 0, 0, 0.0
         self._check_time(remaining)
         try:
             with stage_bar(stage) as bar, Prefetcher() as prefetcher:
                 for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, bar):
                     own, work, seconds = own + 1, work + (task.nfe or task.items), seconds + duration
+                    images += task.items
                     self._check_time(remaining)
                     if self.batch_size.refresh():
                         return False  # another worker ran out of memory, so the batches are different ones now
@@ -98,6 +100,7 @@ class Executor:
             raise Interrupted(STOPPED, stop) from None
         if own:
             self.rates.remember(stage, self.batch_size.value, work, seconds)
+            self.spent[stage.name] = images, seconds
         return own == len(stage.tasks)
 
     def _check_time(self, remaining: dict[str, Task]) -> None:
