@@ -6,10 +6,12 @@ A run that fails is noted, and the grid goes on. The same command continues it: 
 import gc
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from latentmix.cache import write_atomic
 from latentmix.commands import compare, rounds, session
 from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
 from latentmix.config import Config
@@ -40,6 +42,7 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
             continue
         try:
             retry_lost_rows(partial(each, combination))
+            (combination.config.folder / "error.txt").unlink(missing_ok=True)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -94,10 +97,10 @@ def _note(config: Config, error: Exception) -> str:
     """Print why a run failed, keep the traceback of an unexpected error, and return the reason in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, UserError):
-        path = config.folder / "error.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)))
-        reason = f"{type(error).__name__}: {reason} (see {path})"
+        reason = f"{type(error).__name__}: {reason}"
+        with suppress(UserError):  # the disk may be full
+            write_atomic(config.folder / "error.txt", "".join(traceback.format_exception(error)).encode())
+            reason = f"{reason} (see {config.folder / 'error.txt'})"
     session.say(f"{config.name} failed: {reason}")
     return f"{config.name}: {reason}"
 

@@ -43,15 +43,12 @@ def run(config: Config, once: Callable[[Config, float], None]) -> None:
         except OutOfTime:
             known = finished_draws(config)
             results = (
-                f"the results are those of {known} draws" if known else "no round is whole yet, so there are no results"
+                f"the results are those of {known} draws" if known else "no round is whole, so there are no results"
             )
             session.say(f"the time is up in the round of {draws} draws; {results}; the same command continues")
             return
-        if (
-            config.until is not None
-            and (known := finished_draws(one))
-            and (widest := widest_interval(one)) <= config.until
-        ):
+        known = finished_draws(one)
+        if known and config.until is not None and (widest := widest_interval(one)) <= config.until:
             session.say(f"all intervals are within {widest:.1%} of their values, by {known} draws")
             return
 
@@ -67,7 +64,6 @@ def finished_draws(config: Config) -> int:
 def widest_interval(config: Config) -> float:
     """Return half the width of the widest interval of the first metric in any class, relative to its value."""
     rows = [row for row in read_table(config.folder / "metrics.csv") if row.class_id != AVERAGE and row.n]
-    widths = [
-        (e.high - e.low) / 2 / abs(e.value) for row in rows if row.metric == rows[0].metric for e in [row.estimate]
-    ]
+    estimates = [row.estimate for row in rows if row.metric == rows[0].metric]
+    widths = [(e.high - e.low) / 2 / abs(e.value) if e.value else math.inf for e in estimates]
     return math.inf if any(map(math.isnan, widths)) else max(widths, default=math.inf)

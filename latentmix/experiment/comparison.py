@@ -1,6 +1,5 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,20 +19,7 @@ from latentmix.metrics import METRICS, Comparison, Sample, paired
 Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
 
 COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count", "over")
-PAIR_COLUMNS = (
-    "run",
-    "reference",
-    "class",
-    "n",
-    "method",
-    "metric",
-    "difference",
-    "low",
-    "high",
-    "won",
-    "count",
-    "over",
-)
+PAIR_COLUMNS = ("run", "reference", *COLUMNS[1:5], "difference", "low", "high", "won", "count", "over")
 
 
 @dataclass(frozen=True)
@@ -80,10 +66,12 @@ def _read(folder: Path, label: str) -> Run:
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:
-    """Return the keys of settings that change a result and are not the same in all runs, such as "inversion.name"."""
-    flat = [flat_settings(run.config) for run in runs]
-    keys = dict.fromkeys(key for settings in flat for key in settings)
-    return [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
+    """Return the keys of settings that change a result, that all runs have, and that are not the same in all of them.
+
+    Some do not have settings of other inversions, or settings that came later than the release that made the run.
+    """
+    first, *others = [flat_settings(run.config) for run in runs]
+    return [key for key, value in first.items() if any(settings.get(key, value) != value for settings in others)]
 
 
 def share_draws(a: Run, b: Run) -> bool:
