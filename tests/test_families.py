@@ -11,11 +11,13 @@ import pipelines
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DiffusionPipeline, FluxPipeline
+from driver import invoke
 from torch import Tensor
 
 from latentmix import sampling
 from latentmix.compose import compose
 from latentmix.errors import UserError
+from latentmix.images import read_image
 from latentmix.models import load_model
 from latentmix.models.flux import FluxModel, pack, positions, unpack
 from latentmix.models.protocol import Conditioning, Model, predictor
@@ -302,3 +304,34 @@ def test_the_vae_works_in_tiles_as_diffusers_does(pair: Pair, monkeypatch: pytes
     assert torch.allclose(model.encode((images * 255).byte()), (mean - 0.1) * 0.5, atol=1e-5)
     assert not torch.allclose(pair.model.encode((images * 255).byte()), (mean - 0.1) * 0.5, atol=1e-3)
     assert model.identity == pair.model.identity | {"vae tiles": "16"}
+
+
+# The commands, on images that are not square
+
+
+@pytest.mark.usefixtures("random_pipelines")
+@pytest.mark.parametrize("name", ["SD", "SD3", "SDXL", "FLUX"])
+def test_commands_take_every_family_and_shape(name: str, tmp_path: Path) -> None:
+    small = (
+        "data.classes=[star]",
+        "n=[2]",
+        "methods=[fix/0,fix/chm]",
+        "metrics=[clip_distance]",
+        "pool=3",
+        "draws=2",
+        "steps=2",
+    )
+    run = (*getattr(pipelines, name), *small, "model.size=16x8", "data.reference=4", "name=run", f"outputs={tmp_path}")
+    for command in (("doctor",), ("sweep", "--dry-run"), ("sweep",), ("mix", "--weights", "0.5,0.5")):
+        said = invoke(*command, *run)
+        assert said.code == 0, said.err
+    images = [file for file in tmp_path.rglob("*.png") if not file.name.startswith("fig")]
+    assert {tuple(read_image(file).shape) for file in images} == {(3, 8, 16)}
+    _, height, width = read_image(tmp_path / "run" / "fig1.png").shape
+    assert height < width  # two images below each other
+
+
+@pytest.mark.usefixtures("random_pipelines")
+def test_null_text_is_refused_where_guidance_is_none() -> None:
+    with pytest.raises(UserError, match="null_text needs classifier-free guidance"):
+        compose([*pipelines.FLUX, "inversion=null_text"])

@@ -132,9 +132,7 @@ def total(found: dict[str, float], weights: float) -> float:
 def main() -> None:
     """Print two tables in Markdown: what each part takes, and what fits where."""
     rows = {name: needs(name) for name in MODELS}
-    print(
-        "| `model=` | px | text encoders | denoiser | `int8`, `fp8` | `nf4` | one prediction | decoder and one image |"
-    )
+    print("| `model=` | px | text encoders | denoiser | `int8`, `fp8` | `nf4` | one prediction | VAE and one image |")
     print("|---|---|---|---|---|---|---|---|")
     totals = {}
     for name, found in rows.items():
@@ -142,13 +140,13 @@ def main() -> None:
         small = {kind: found["linear"] * size + 2 * found["other"] for kind, size in QUANTIZED.items()}
         parts = [found["text"], whole, *small.values(), found["predict"], found["vae"] + found["decode"]]
         print(f"| `{name}` | {found['size']:.0f} | {' | '.join(f'{part / 1e9:.1f}' for part in parts)} |")
-        totals[name] = {"whole": whole} | small | {"offload": 0.02 * whole}
+        totals[name] = {"16 bits": whole} | small | {"speed.offload": 0.02 * whole}
     print(f"\n| `model=` | total | {' | '.join(f'{card} GB' for card in CARDS)} |")
     print(f"|---|---|{'---|' * len(CARDS)}")
     for name, kinds in totals.items():
         needed = {kind: total(rows[name], weights) / 1e9 for kind, weights in kinds.items()}
         fits = [next((kind for kind, size in needed.items() if size < 0.95 * card), "-") for card in CARDS]
-        print(f"| `{name}` | {needed['whole']:.1f} | {' | '.join(fits)} |")
+        print(f"| `{name}` | {needed['16 bits']:.1f} | {' | '.join(fits)} |")
 
 
 if __name__ == "__main__":
