@@ -110,3 +110,4 @@ def _compare(configs: Sequence[Config], folder: Path) -> None:
     if finished:
         for path in compare.show(read_runs(finished), folder):
             session.say(str(path))
+        session.say(f"All of them on one page: latentmix report {' '.join(finished)}")

@@ -9,7 +9,6 @@ from latentmix.cache import read_json
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run, read_runs
 from latentmix.experiment.results import AVERAGE
-from latentmix.report import write_report
 
 FILES = ("*.csv", "*.parquet", "*.png", "*.pdf", "*.svg", "config.yaml", "diagnosis.json", "report.html")
 METRICS_SHOWN = 2  # the first of a run's
@@ -26,7 +25,7 @@ def require(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Write a finished run's page, and upload it with tables, figures and a card, in one commit. Return the address.
+    """Upload a finished run's tables, figures, page and a card, in one commit. Return the address of the repository.
 
     Raises: UserError if the run is not finished, or the hub refuses.
     """
@@ -35,7 +34,6 @@ def push(folder: Path, repository: str) -> str:
 
     require(repository)
     (run,) = read_runs([str(folder)])
-    write_report(str(folder))
     files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
     operations = [CommitOperationAdd(path.name, path) for path in files]
     operations.append(CommitOperationAdd("README.md", card(run, [path.name for path in files]).encode()))
