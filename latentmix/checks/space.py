@@ -11,8 +11,11 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.experiment.batch_size import estimate
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
+from latentmix.models.family_table import family_of
 from latentmix.models.pipeline import find, network_files
 from latentmix.weight_files import parameters
+
+QUANTIZED = {"int8": 1.0, "fp8": 1.0, "nf4": 0.57}  # bytes of a weight, roughly
 
 
 def check_memory(experiment: Experiment) -> Finding:
@@ -23,7 +26,7 @@ def check_memory(experiment: Experiment) -> Finding:
         return Finding("ok", "memory", text)
     owner = "the GPU" if experiment.device.type != "cpu" else "this machine"
     is_float32 = experiment.model.dtype.itemsize == 4
-    instead = "model.precision=bfloat16 or a smaller model" if is_float32 else "a smaller model"
+    instead = "model.precision=bfloat16" if is_float32 else "model.quantize=int8 or nf4, or speed.offload=true"
     return Finding("warning", "memory", f"{text}, and {owner} has {readable_size(free)}; try {instead}")
 
 
@@ -40,9 +43,16 @@ def free_memory(device: torch.device) -> int | None:
 
 def _largest_network(experiment: Experiment) -> int:
     """Return the bytes of the largest of the model's networks, in the precision that it runs in."""
-    networks = network_files(find(experiment.config.model)).values()
+    config, folder = experiment.config, find(experiment.config.model)
+    count = {part: sum(map(parameters, files)) for part, files in network_files(folder).items()}
     size = max(model.dtype.itemsize for model in (experiment.model, experiment.inverter))
-    return max(sum(map(parameters, files)) for files in networks) * size
+    needed: dict[str, float] = {part: number * size for part, number in count.items()}
+    denoiser = family_of(folder).denoiser
+    if config.model.quantize is not None:
+        needed[denoiser] = count[denoiser] * QUANTIZED[config.model.quantize]
+    if config.speed.offload and experiment.device.type != "cpu":
+        del needed[denoiser]
+    return int(max(needed.values()))
 
 
 def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:

@@ -5,15 +5,18 @@ The refiner is not read: it starts from latents that the base model has partly d
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentmix.errors import UserError
 from latentmix.models import text_encoders, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Text
+from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix
 from latentmix.profiling import timed
 from latentmix.weight_files import read_config
@@ -23,6 +26,11 @@ class SDXLModel(unet.UNetModel):
     """A `Model` (see models/protocol.py) from the folder of a Stable Diffusion XL pipeline."""
 
     addition = "text_time"
+
+    def __init__(self, folder: Path, precision: str, device: torch.device, speed: SpeedConfig = USUAL) -> None:
+        super().__init__(folder, precision, device, speed)
+        if read_config(folder / "vae").get("latents_mean") is not None:
+            raise UserError(f"{folder / 'vae'} sets latents_mean, which is not known here")
 
     @property
     def _family(self) -> Family:
