@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import driver
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -90,6 +91,16 @@ def test_the_same_command_goes_on_where_it_was(runs: Path, tmp_path: Path, monke
     said = command(tmp_path, *GRID)
     assert said.code == 0 and finished == [NAMES[1]], said.err
     assert (tmp_path / "grid" / "comparison.csv").read_bytes() == (runs / "grid" / "comparison.csv").read_bytes()
+
+
+def test_a_dry_run_writes_nothing(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "grid")
+    (tmp_path / NAMES[1] / "done.json").unlink()
+    before = driver.files(tmp_path)
+    said = command(tmp_path, *GRID, "--dry-run")
+    assert said.code == 0 and said.out.count("nothing was done") == 1 and f"{NAMES[0]} is finished" in said.out
+    assert driver.files(tmp_path) == before
 
 
 def test_a_run_that_fails_is_noted_and_the_grid_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,11 @@ def sweep(
         if multirun or part is not None:
             raise UserError("--push-to-hub is for one run; later: latentmix report RUN --push-to-hub OWNER/NAME")
     if multirun:
-        grid.run("sweep", overrides or [], lambda one: sweep.run(one.config, one.arguments, part, dry_run, profile))
+
+        def each(one: grid.Combination) -> None:
+            sweep.run(one.config, one.arguments, part, dry_run, profile)
+
+        grid.run("sweep", overrides or [], each, dry_run)
     else:
         config = composed(overrides)
         sweep.run(config, sys.argv[1:], part, dry_run, profile)

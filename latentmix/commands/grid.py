@@ -28,8 +28,8 @@ class Combination:
     arguments: list[str]
 
 
-def run(command: str, overrides: Sequence[str], each: Callable[[Combination], object]) -> None:
-    """Call `each` with every combination, and compare the sweeps that are finished then.
+def run(command: str, overrides: Sequence[str], each: Callable[[Combination], object], dry_run: bool = False) -> None:
+    """Call `each` with every combination, and compare the sweeps that are finished then, unless it is a dry run.
 
     Raises: UserError for overrides that can't be composed, before any run; and at the end, if runs failed.
     """
@@ -48,7 +48,7 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
         except Exception as error:
             failed.append(_note(combination.config, error))
         gc.collect()  # the memory of the run's networks
-    if command == "sweep":
+    if command == "sweep" and not dry_run:
         _compare([combination.config for combination in planned], _folder(overrides, planned[0].config))
     if failed:
         many = f"{len(failed)} of {len(planned)} runs failed"
