@@ -92,10 +92,11 @@ class Pipeline:
         Raises: UserError for a pipeline or a module of another class.
         """
         denoiser, vae = denoiser_and_vae(pipe)
-        device = device_of(pipe)
-        side = size or native_size(denoiser, vae)
-        overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", *settings, f"device={device}"]
-        config = compose(overrides := [*overrides, *([f"model.size={side}"] if side else [])])
+        device, native = device_of(pipe), native_size(denoiser, vae)
+        overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", f"device={device}"]
+        overrides += [f"model.size={native}"] * (native is not None) + list(settings)
+        overrides += [f"model.size={size}"] * (size is not None)
+        config = compose(overrides)
         made = cls(brought_model(pipe, config.model), config, overrides, device)
         made._brought = pipe
         check_size(made.model, config.model.size)

@@ -359,6 +359,12 @@ def test_a_vae_that_overflows_is_called_in_float32() -> None:
     assert seen == [torch.float32] and theirs.vae.dtype == torch.float16
 
 
+def test_a_size_that_is_asked_for_is_taken_in_place_of_the_model_s_own() -> None:
+    theirs = diffusers_pipeline("sd")
+    found = [brought(theirs), brought(theirs, "model.size=24"), lm.Pipeline.from_diffusers(theirs, size="32x16")]
+    assert [pipe.config.model.size for pipe in found] == [SIZE, 24, "32x16"]
+
+
 def test_what_was_registered_of_a_pipeline_is_forgotten_with_it() -> None:
     count = len(NETWORKS)
     pipe = brought(diffusers_pipeline("sd"))
