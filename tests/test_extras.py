@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_packages_and_extras_are_those_of_the_project() -> None:
     declared = {}
-    for extra in ("metrics", "data", "slurm"):
+    for extra in ("metrics", "data", "video", "slurm", "quantize"):
         for requirement in PYPROJECT["optional-dependencies"][extra]:
             name = requirement.partition(">")[0]
             declared[IMPORT_NAMES.get(name, name)] = extra
