@@ -234,7 +234,8 @@ def test_the_note_that_a_run_is_done_says_what_was_run(run: Run) -> None:
     assert validate(note["config"]) == compose(run.arguments)
     assert note["model"]["precision"] == "float32"
     assert note["versions"]["torch"] == metadata.version("torch")
-    assert max(run.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns).name == "done.json"
+    *_, done, report = sorted(run.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert (done.name, report.name) == ("done.json", "report.html")
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig7"])

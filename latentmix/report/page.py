@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from latentmix.config import flat_settings
-from latentmix.experiment.comparison import settings_that_differ
 from latentmix.report import data, wording
 from latentmix.report.contents import Contents
 
@@ -82,18 +81,22 @@ def _downloads(files: Mapping[str, str]) -> str:
 
 
 def _compared(runs: Sequence[Contents]) -> str:
-    """Return a table of the runs: the settings that differ, and what each answers."""
-    keys = settings_that_differ([run.run for run in runs])
-    keys = [key for key in keys if key not in ("name", "overwrite")]
+    """Return a table with a column for each run: what it answers, and the settings that differ."""
     flat = [flat_settings(run.config.as_dict()) for run in runs]
-    head = "".join(f'<th scope="col">{_escape(text)}</th>' for text in ("run", *keys, "answer"))
+    answers = ["".join(_marked(answer) for answer in wording.answers(run)[:1]) for run in runs]
+    cells = {key: [_escape(_plain(settings.get(key))) for settings in flat] for key in wording.differing(runs)}
+    head = "".join(f'<th scope="col">{_escape(run.run.label)}</th>' for run in runs)
     rows = "".join(
-        f'<tr><th scope="row">{_escape(run.run.label)}</th>'
-        + "".join(f"<td>{_escape(str(settings.get(key)))}</td>" for key in keys)
-        + f"<td>{''.join(_marked(answer) for answer in wording.answers(run)[:1])}</td></tr>"
-        for run, settings in zip(runs, flat, strict=True)
+        f'<tr><th scope="row">{_escape(key)}</th>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'
+        for key, row in ({"answer": answers} | cells).items()
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else str(value)
 
 
 def _list(entries: Sequence[tuple[str, str]]) -> str:

@@ -13,7 +13,12 @@ FOLDER = "records"
 
 
 def write_record(work: Path, began: float, device: str, spent: Mapping[str, tuple[int, float]]) -> None:
-    """Note what a worker did from the time `began` until now: by stage, images and seconds."""
+    """Note what a worker did from the time `began` until now: by stage, images and seconds.
+
+    Static shards have no folder `work`, and leave no record.
+    """
+    if not work.is_dir():
+        return
     ended = datetime.now(UTC)
     record = {
         "ended": ended.isoformat(timespec="seconds"),

@@ -124,9 +124,9 @@ def trials(name: str) -> Mapping[str, Trial]:
     return found
 
 
-def coverage(trial: Trial, n: int, repeats: int) -> tuple[float, float, float]:
+def coverage(trial: Trial, n: int, repeats: int, for_truth: int = FOR_TRUTH) -> tuple[float, float, float]:
     """Return the share of intervals that hold the expected value, this value, and the mean width of intervals."""
-    found = [trial(n, Generator().manual_seed(1000 * n + seed)) for seed in range(max(repeats, FOR_TRUTH))]
+    found = [trial(n, Generator().manual_seed(1000 * n + seed)) for seed in range(max(repeats, for_truth))]
     truth = sum(value for value, _ in found) / len(found)
     intervals = [interval() for _, interval in found[:repeats]]
     held = sum(e.low - 1e-12 <= truth <= e.high + 1e-12 for e in intervals)

@@ -1,0 +1,114 @@
+"""Intervals hold what they are of: exact cases by hand, and simulations; docs/statistics.md has the table of all."""
+
+import math
+import os
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import bdtr
+from torch import Generator
+
+from latentmix.experiment.results import LEAST_CLASSES, over_classes
+from latentmix.metrics import Estimate, average, mean, paired
+from latentmix.metrics.bounded import bounded_interval
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmarks" / "simulate_coverage.py"
+SPEC = spec_from_file_location("simulate_coverage", SCRIPT)
+assert SPEC is not None and SPEC.loader is not None
+simulation = module_from_spec(SPEC)
+SPEC.loader.exec_module(simulation)
+
+
+def mid_p(successes: int, n: int, share: float) -> float:
+    """Return P(fewer successes) + ½ P(as many)."""
+    fewer = float(bdtr(successes - 1, n, share)) if successes else 0.0
+    return (fewer + float(bdtr(successes, n, share))) / 2
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 100])
+@pytest.mark.parametrize("part", [0, 0.1, 0.5, 1])
+def test_of_a_share_it_is_the_mid_p_interval(n: int, part: float) -> None:
+    successes = round(n * part)
+    x = torch.tensor([1.0] * successes + [0.0] * (n - successes))
+    low, high = bounded_interval(x, 0.0, 1.0)
+    tolerance = 0.03  # of a tail of 0.025: the saddlepoint approximation
+    assert low == 0 if successes == 0 else mid_p(successes, n, low) == pytest.approx(0.975, abs=tolerance * 0.025)
+    assert high == 1 if successes == n else mid_p(successes, n, high) == pytest.approx(0.025, rel=tolerance)
+
+
+def test_quantiles_are_those_of_random_weights() -> None:
+    """The weighted means by simulation, of values that are no shares."""
+    x = torch.tensor([0.1, 0.15, 0.2, 0.22, 0.3, 0.35, 0.9], dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    ends = rng.choice([0.1, 1.0], 200_000)
+    means = (rng.dirichlet(np.ones(8), 200_000) * np.c_[np.tile(x.numpy(), (200_000, 1)), ends]).sum(1)
+    assert bounded_interval(x, None, 1.0) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=0.01)
+
+
+def test_an_unseen_value_widens_an_interval_to_its_side_only() -> None:
+    x = 0.2 + 0.01 * torch.randn(20, generator=Generator().manual_seed(0), dtype=torch.float64)
+    plain, wide = mean(x).interval(), mean(x, (None, 1.0)).interval()
+    assert wide.high > 0.28 > plain.high
+    assert abs(wide.low - plain.low) < 0.003
+    same = mean(torch.full((20,), 0.2, dtype=torch.float64), (None, 1.0)).interval()
+    assert same.low == pytest.approx(0.2) and same.high > 0.28  # all alike, and yet not certain
+
+
+def test_draws_that_agree_are_not_certain() -> None:
+    every = mean(torch.ones(20, dtype=torch.float64), (0.0, 1.0))
+    none = mean(torch.zeros(20, dtype=torch.float64), (0.0, 1.0))
+    assert every.interval().low == pytest.approx(1 - none.interval().high, abs=1e-3) and every.interval().low < 0.9
+    compared = paired(every, none).difference
+    assert compared.low < 0.9 and compared.high == 1
+    assert paired(every, every).difference.low < 0 < paired(every, every).difference.high
+
+
+def test_averages_of_few_classes_are_over_draws() -> None:
+    one = Estimate(0.5, 0.3, 0.6, 10)
+    few, many = over_classes([one] * 3), over_classes([one] * LEAST_CLASSES)
+    assert (few.over, few.count, many.over, many.count) == ("draws", 30, "classes", LEAST_CLASSES)
+    assert (few.low, few.high) == pytest.approx((0.5 - 0.2 / math.sqrt(3), 0.5 + 0.1 / math.sqrt(3)))
+    assert (many.low, many.high) == pytest.approx((0.5, 0.5))
+    assert over_classes([one]) == average([one]) == one
+    unknown = Estimate(0.5, math.nan, math.nan, 10)
+    assert over_classes([unknown, one]).over == "classes"
+
+
+def test_ends_are_moved_into_the_limits_and_values_are_not() -> None:
+    assert Estimate(0.5, -5.85, 6.85, 2).within((0.0, 1.0)) == Estimate(0.5, 0.0, 1.0, 2)
+    assert Estimate(-0.1, -0.3, 0.1, 2).within((0.0, math.inf)) == Estimate(-0.1, -0.1, 0.1, 2)
+    assert math.isnan(Estimate(0.5, math.nan, math.nan, 2).within((0.0, 1.0)).low)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "n"),
+    [
+        ("clip_distance", "5% mush", 10),
+        ("clip_distance", "5% mush", 20),
+        ("clip_distance", "0% mush", 20),
+        ("precision", "6 away", 20),
+        ("density", "6 away", 20),
+        ("coverage", "6 away", 20),
+        ("precision", "difference of the 1st and 3rd case", 20),
+        ("precision", "average of the 1st and 3rd case", 10),
+    ],
+)
+def test_coverage(name: str, case: str, n: int) -> None:
+    """Student's interval covers 0.5, 0.65, 0.93, 0.06, 0.1, 0.1 in the first cases."""
+    torch.set_num_threads(1)
+    held, *_ = simulation.coverage(simulation.trials(name)[case], n, repeats=80, for_truth=200)
+    assert held >= 0.9
+
+
+@pytest.mark.skipif("LATENTMIX_COVERAGE" not in os.environ, reason="takes minutes; LATENTMIX_COVERAGE=1 runs it")
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [10, 20, 100])
+@pytest.mark.parametrize("name", ["precision", "recall", "density", "coverage", "clip_distance", "cmmd"])
+def test_coverage_in_all_cases(name: str, n: int) -> None:
+    """At a coverage of 0.95, 300 repeats hold 0.90 or more, all but certainly."""
+    for case, trial in simulation.trials(name).items():
+        held, *_ = simulation.coverage(trial, n, repeats=300)
+        assert held >= 0.90, case
