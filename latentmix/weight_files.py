@@ -91,11 +91,16 @@ def variants(files: Iterable[Path], stem: str, suffix: str) -> dict[str, list[Pa
     return whole
 
 
+def are_plain(folder: Path, files: Sequence[Path], library: str) -> bool:
+    """Return True if a library finds `files` in `folder` by itself."""
+    names = (f"{stem}.{suffix}" for stem, suffix in zip(STEMS[library], ("safetensors", "bin"), strict=True))
+    return files[0].parent == folder and files[0].name.removesuffix(".index.json") in names
+
+
 @contextmanager
 def under_plain_names(folder: Path, files: Sequence[Path], library: str) -> Iterator[Path]:
     """Yield a folder where a library finds `files`: links to them under the names that it looks for, and the config."""
-    plain = (f"{stem}.{suffix}" for stem, suffix in zip(STEMS[library], ("safetensors", "bin"), strict=True))
-    if files[0].parent == folder and files[0].name.removesuffix(".index.json") in plain:
+    if are_plain(folder, files, library):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="latentmix-") as name:

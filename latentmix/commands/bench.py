@@ -174,9 +174,11 @@ class _Run:
 
 
 def _batch(experiment: Experiment, size: int) -> Batch:
+    folder = find(experiment.config.model)
+    diffusers_options(folder)  # here, since in its own process a refusal would not be seen
     return Batch(
         config=experiment.config,
-        folder=find(experiment.config.model),
+        folder=folder,
         prompt=experiment.prompt(experiment.classes[0]),
         latents=experiment.noise(experiment.classes[0], range(size)).cpu(),
         precision=experiment.model.identity["precision"],

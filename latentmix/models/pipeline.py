@@ -11,7 +11,7 @@ from latentmix.models.family_table import FAMILIES, family_of, pipeline_class
 from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_index
 from latentmix.models.settings import ModelConfig
 from latentmix.models.single_file import is_single_file
-from latentmix.weight_files import STEMS, check_whole, choose, variants, weight_files
+from latentmix.weight_files import STEMS, are_plain, check_whole, choose, read_source, variants, weight_files
 
 
 def find(config: ModelConfig) -> Path:
@@ -43,8 +43,14 @@ def check_weights(folder: Path) -> Path:
 
 
 def diffusers_options(folder: Path) -> dict[str, Any]:
-    """Return the arguments by which diffusers' `from_pretrained` leaves out the parts that latentmix does not read."""
+    """Return the arguments by which diffusers' `from_pretrained` leaves out the parts that latentmix does not read.
+
+    Raises: UserError where diffusers alone can't read the weights, or would read others.
+    """
     family = family_of(folder)
+    for part, files in network_files(folder).items():
+        if not are_plain(folder / part, files, family.package(part)) or read_source(folder / part).loras:
+            raise UserError(f"diffusers can't read {folder / part} as it is set; compare a plain pipeline folder")
     return {**family.unread, **{part: None for part in family.optional if not has(folder, part)}}
 
 
