@@ -1,15 +1,18 @@
-"""What NVIDIA's GPUs need: TF32 where it is asked for, deterministic gradients, and their errors of memory.
+"""The device to compute on, and what NVIDIA's GPUs need: TF32 on request, deterministic gradients, errors of memory.
 
 TF32 multiplies float32 numbers with 10 bits of mantissa, as many as float16 has, and adds in float32. A GPU does so
 five to eight times as fast. On a CPU nothing here has an effect.
 """
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from latentmix.errors import UserError
 
 FULL = (  # what errors say, other than torch.OutOfMemoryError, when the memory of a GPU or of this machine is used up
     "out of memory",
@@ -18,6 +21,36 @@ FULL = (  # what errors say, other than torch.OutOfMemoryError, when the memory 
     "unable to find an engine to execute",  # cuDNN, which has no memory for the workspace of any
     "DefaultCPUAllocator: can't allocate memory",
 )
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that a setting names; "auto" is the best one. Raises: UserError if it can't be used."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return found or torch.device("cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        others = f", cpu or {found}" if found else " or cpu"
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise UserError(f"device={name} can't be used here; give device=auto{others} ({reason})") from error
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # so that what asks for no device, such as a profile, uses no other one
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the type of another device."""
+    name = getattr(torch.get_device_module(device), "get_device_name", lambda device: device.type)
+    return str(name(device))
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory that is no longer used back to a GPU."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """An experiment: a config, and the model, data and networks that it names, each loaded when it is first used."""
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from latentmix import gpu
 from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.prompts import read_prompts, with_prompts
@@ -62,27 +62,12 @@ class Experiment:
     @cached_property
     def device(self) -> torch.device:
         """Return the device to compute on; raise UserError if it cannot be used."""
-        if self.config.device == "auto":
-            return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        try:
-            torch.zeros(1, device=self.config.device)
-        except (RuntimeError, AssertionError) as error:
-            found = torch.accelerator.current_accelerator(check_available=True)
-            others = f", cpu or {found}" if found else " or cpu"
-            reason = str(error).splitlines()[0].partition(". ")[0]
-            raise UserError(
-                f"device={self.config.device} can't be used here; give device=auto{others} ({reason})"
-            ) from error
-        device = torch.device(self.config.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # so that what asks for no device, such as a profile, uses no other one
-        return device
+        return gpu.find_device(self.config.device)
 
     @property
     def device_name(self) -> str:
         """Return the name of the GPU, or the type of the device."""
-        name = getattr(torch.get_device_module(self.device), "get_device_name", lambda device: device.type)
-        return str(name(self.device))
+        return gpu.device_name(self.device)
 
     @cached_property
     def model(self) -> Model:
@@ -104,7 +89,7 @@ class Experiment:
         """Free the networks that only inversion uses."""
         if "inverter" in vars(self) and vars(self).pop("inverter") is not self.model:
             self._texts.clear()
-            self._empty_cache()
+            gpu.free_memory(self.device)
 
     @cached_property
     @timed("loading weights")
@@ -137,12 +122,7 @@ class Experiment:
         """Free the memory of all networks, so that another model can use it. They are loaded again when needed."""
         for name in ("model", "inverter", "networks", "perceptual", "_texts", "latents", "gaussian_latents"):
             self.__dict__.pop(name, None)
-        self._empty_cache()
-
-    def _empty_cache(self) -> None:
-        gc.collect()
-        if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
+        gpu.free_memory(self.device)
 
     def check(self, images: bool = True) -> None:
         """Raise UserError for anything wrong with the settings: model, steps, classes and, if `images`, the pools."""
@@ -326,11 +306,8 @@ class Experiment:
                     for row, prompt in enumerate(missing):
                         kept.write([prompt], {"states": texts.states[row, None], "pooled": texts.pooled[row, None]})
             rows = kept.read()
-
-            def tensor(prompt: str, name: str) -> Tensor:
-                return rows[prompt][name][None].to(self.device)
-
-            known |= {prompt: Text(tensor(prompt, "states"), tensor(prompt, "pooled")) for prompt in unknown}
+            for prompt in unknown:
+                known[prompt] = Text(*(rows[prompt][name][None].to(self.device) for name in ("states", "pooled")))
         return known
 
     def prompt_features(self, class_id: str) -> Tensor:
