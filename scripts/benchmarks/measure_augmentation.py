@@ -40,7 +40,7 @@ HELD_OUT, FIRST_HELD_OUT = 100, 500_000  # images of each class, and the index o
 PIXELS = 32  # at which the classifier sees the images
 UPDATES, BATCH = 200, 50
 CLASSES = tuple(sorted(SHAPES))
-EXTRA_COLOURS = {"none": "#000000", "classical": "#CC79A7"}
+EXTRA_COLOURS = {"none": "#000000", "classical": "#009E73"}
 COLUMNS = (
     "shots",
     "augmentation",
