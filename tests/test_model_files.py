@@ -150,7 +150,7 @@ def test_doctor_dry_run_and_run_agree_on_what_is_there(folder: Path, tmp_path: P
         assert result.code == 0, result.err
         assert command != ["doctor"] or f"is in {folder}; its fp16 weights are read" in result.out
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
-    for command in (["doctor"], ["sweep", "--dry-run"], ["sweep", "name=again"], ["mix", "name=again"]):
+    for command in (["doctor"], ["sweep", "--dry-run"], ["sweep", "name=again"]):
         result = invoke(*command, *arguments)
         assert str(folder / "unet") in result.out + result.err and (result.code or "--dry-run" in command)
 
@@ -249,7 +249,7 @@ def test_a_single_file_is_a_pipeline_by_its_name(checkpoint: Path, original: Pat
 
 def test_a_single_file_goes_through_all_commands(original: Path, checkpoint: Path, tmp_path: Path) -> None:
     arguments = (*SMALL, f"model.path={checkpoint}", f"model.architecture={original}", f"outputs={tmp_path / 'out'}")
-    for command in (["doctor"], ["fetch"], ["sweep", "--dry-run"], ["sweep"], ["mix"]):
+    for command in (["doctor"], ["fetch"], ["sweep"]):
         result = invoke(*command, *arguments)
         assert result.code == 0, result.err
         assert command[0] not in ("doctor", "fetch") or f"is in {checkpoint}" in result.out
@@ -546,6 +546,7 @@ def test_t5_can_be_left_out(original: Path, tmp_path: Path) -> None:
     assert states("with", "model.t5=false")[1] == known
     assert "text_encoder_3" in refusal(tmp_path / "with", *sd3)
     assert "and StableDiffusionPipeline can't" in refusal(original, "model.t5=false")
+    assert "is a rectified flow; leave it out" in refusal(tmp_path / "without", *sd3, "model.prediction=epsilon")
 
 
 @pytest.mark.parametrize(

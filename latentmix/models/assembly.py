@@ -37,6 +37,10 @@ def assembled(base: Path, config: ModelConfig) -> Path:
         source, files = _of_single_file(base, config)
     family = family_of(source)
     index = json.loads((source / "model_index.json").read_bytes())
+    if config.prediction is not None and family.flow:
+        raise UserError(
+            f"model.prediction is for diffusion models, and {family.pipeline} is a rectified flow; leave it out"
+        )
     left_out = _left_out(family, config)
     if left_out or source is not base:
         index |= {part: [None, None] for part in left_out}
