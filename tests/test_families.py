@@ -218,7 +218,7 @@ def test_packing_is_that_of_diffusers() -> None:
     z = torch.randn(2, 3, 6, 4)
     assert torch.equal(pack(z), FluxPipeline._pack_latents(z, 2, 3, 6, 4))
     assert torch.equal(unpack(pack(z), 3, 2), z)
-    assert torch.equal(positions(3, 2), FluxPipeline._prepare_latent_image_ids(2, 3, 2, CPU, torch.float32))
+    assert torch.equal(positions(3, 2, CPU), FluxPipeline._prepare_latent_image_ids(2, 3, 2, CPU, torch.float32))
 
 
 @only("flux-dev")
@@ -335,3 +335,15 @@ def test_commands_take_every_family_and_shape(name: str, tmp_path: Path) -> None
 def test_null_text_is_refused_where_guidance_is_none() -> None:
     with pytest.raises(UserError, match="null_text needs classifier-free guidance"):
         compose([*pipelines.FLUX, "inversion=null_text"])
+
+
+@only("sdxl", "flux-dev")
+def test_bench_calls_the_pipeline_of_a_family_as_it_wants(pair: Pair) -> None:
+    from latentmix.commands.bench import Batch, plain
+
+    settings = {"path": pair.folder, "max_sequence_length": LENGTH, "spacing": "trailing", **pair.settings}
+    config = compose(["model=flux-schnell", *(f"model.{k}={v}" for k, v in settings.items()), "steps=4", "guidance=4"])
+    theirs = plain(Batch(config, pair.folder, PROMPTS[0], pair.noise, "float32", "cpu", 1))()
+    cond = Conditioning(pair.model.embed(PROMPTS[:1]), pair.model.embed([""]), 4.0)
+    ours = sampling.generate(predictor(pair.model, cond), pair.noise, pair.schedule(4))
+    assert (pair.model.decode(ours).float() - theirs.float()).abs().max() <= 1

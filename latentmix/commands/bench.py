@@ -33,7 +33,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.gpu import is_out_of_memory
 from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
-from latentmix.models.loading import DTYPES
+from latentmix.models.loading import dtype_of
 from latentmix.models.pipeline import diffusers_options, find
 from latentmix.models.protocol import predictor
 from latentmix.runner.console import say
@@ -87,7 +87,7 @@ def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
 
 def _measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
     config, device, batch = experiment.config, experiment.device, _batch(experiment, size)
-    ours, rate = _ours(experiment, batch), matmul_rate(device, DTYPES[batch.precision])
+    ours, rate = _ours(experiment, batch), matmul_rate(device, dtype_of(batch.precision))
     if device.type == "cuda":
         torch.cuda.empty_cache()  # memory left over from finding the batch size is for the other processes too
     with ExitStack() as stack:
@@ -218,7 +218,7 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
     import diffusers
 
     family, config = family_of(batch.folder), batch.config
-    options: dict[str, Any] = {"dtype": DTYPES[batch.precision], "local_files_only": True}
+    options: dict[str, Any] = {"dtype": dtype_of(batch.precision), "local_files_only": True}
     options |= diffusers_options(batch.folder)  # which leave out what latentmix does not run either
     pipeline = getattr(diffusers, family.pipeline).from_pretrained(batch.folder, **options)
     pipeline.set_progress_bar_config(disable=True)
@@ -229,8 +229,8 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
     if not family.flow:  # the same steps as ours; many folders name other schedulers
         settings = pipeline.scheduler.config
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing=config.spacing)
-    z = batch.latents.to(batch.device, DTYPES[batch.precision])
-    arguments: dict[str, Any] = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
+    z = batch.latents.to(batch.device, dtype_of(batch.precision))
+    arguments: dict[str, Any] = {"num_inference_steps": config.steps}
     if family.flow:
         arguments["max_sequence_length"] = config.model.max_sequence_length
         if config.spacing == "trailing":  # its scheduler's own is linspace
@@ -239,7 +239,8 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
     size["width"] = batch.latents.shape[3] * pipeline.vae_scale_factor
 
     def generate() -> Tensor:
-        images = pipeline([batch.prompt] * len(z), latents=z.clone(), output_type="pt", **arguments, **size).images
+        given = arguments | size | family.call(z.clone(), config.guidance, config.model)
+        images = pipeline([batch.prompt] * len(z), output_type="pt", **given).images
         return (images * 255).round().to(torch.uint8)
 
     return generate

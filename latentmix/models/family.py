@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig
@@ -36,6 +37,10 @@ class Family:
     gpu_precision: str  # of the denoiser on a GPU, under precision=auto; on a CPU it is float32
     spacing: str  # of the time steps, by default
     build: Build  # (folder, settings, precision, device, speed) -> the model
+    call: Callable[[Tensor, float, ModelConfig], dict[str, Any]] = lambda z, guidance, _: {
+        "latents": z,
+        "guidance_scale": guidance,
+    }  # (latents, guidance, settings) -> arguments of the diffusers pipeline, by which `bench` compares
     optional: tuple[str, ...] = ()  # parts that a pipeline can be saved without
     unread: Mapping[str, Any] = field(default_factory=dict)  # diffusers' arguments that leave out what is not read here
 

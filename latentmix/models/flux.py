@@ -113,7 +113,7 @@ class FluxModel:
                 timestep=time,
                 guidance=None if self.config.embedded_guidance is None else self._guidance.expand(len(z)),
                 txt_ids=torch.zeros(text.states.shape[1], 3, device=z.device),
-                img_ids=positions(h, w).to(z.device),
+                img_ids=positions(h, w, z.device),
             )
             return unpack(out.sample.float(), h, w)
 
@@ -150,19 +150,19 @@ class FluxModel:
 def pack(z: Tensor) -> Tensor:
     """Return latents [B, C, h, w] as tokens [B, h·w / 4, 4·C]."""
     b, c, h, w = z.shape
-    squares = z.view(b, c, h // PATCH, PATCH, w // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5)
+    squares = z.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5)
     return squares.reshape(b, (h // PATCH) * (w // PATCH), c * PATCH**2)
 
 
 def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
     """Return `h` × `w` tokens [B, h·w, 4·C] as latents [B, C, 2·h, 2·w]."""
-    squares = tokens.view(len(tokens), h, w, -1, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
+    squares = tokens.reshape(len(tokens), h, w, -1, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
     return squares.reshape(len(tokens), -1, h * PATCH, w * PATCH)
 
 
-def positions(h: int, w: int) -> Tensor:
+def positions(h: int, w: int, device: torch.device) -> Tensor:
     """Return the positions [h·w, 3] of tokens: 0, row, column."""
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).view(-1, 3).float()
 
 
@@ -180,5 +180,11 @@ FAMILY = Family(
     gpu_precision="bfloat16",
     spacing="trailing",
     build=lambda folder, config, precision, device, speed: FluxModel(folder, config, precision, device, speed),
+    call=lambda z, guidance, config: {
+        "latents": pack(z),
+        "true_cfg_scale": guidance,
+        "negative_prompt": [""] * len(z),
+        "guidance_scale": config.embedded_guidance or 0.0,
+    },
     unread={"image_encoder": None, "feature_extractor": None},
 )

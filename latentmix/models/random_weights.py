@@ -38,7 +38,7 @@ def random_folder(name: str, parent: Path) -> Path:
             random_network(source / part, class_name).save_pretrained(folder / part)
     shutil.copytree(source / "scheduler", folder / "scheduler", dirs_exist_ok=True)
     for part in (part for part in family.others if part.startswith("tokenizer") and part not in family.optional):
-        _tokenizer().save_pretrained(folder / part)
+        _tokenizer(index[part][1]).save_pretrained(folder / part)
     left_out = {part: [None, None] for part in family.optional}
     (folder / "model_index.json").write_text(json.dumps(index | left_out, indent=2))
     return folder
@@ -69,7 +69,9 @@ def denoiser_parameters(folder: Path) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _tokenizer() -> Any:
-    from transformers import CLIPTokenizer
+def _tokenizer(class_name: str) -> Any:
+    from transformers import CLIPTokenizer, T5TokenizerFast
 
+    if class_name == "T5TokenizerFast":
+        return T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)], extra_ids=0)
     return CLIPTokenizer.from_pretrained(embedded_folder("tiny") / "tokenizer", model_max_length=77)
