@@ -48,4 +48,4 @@ def test_a_rate_of_matrix_products_is_measured() -> None:
 def test_random_weights_are_of_known_sizes_only(tmp_path: Path) -> None:
     said = invoke("bench", "--random", *FEW, f"outputs={tmp_path}")
     assert said.code == 2
-    assert "sd15, sd21, sd35-large, sd35-medium, not of tiny" in said.err
+    assert "sd15, sd21, sd35-large, sd35-medium, sdxl, not of tiny" in said.err

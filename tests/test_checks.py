@@ -129,11 +129,11 @@ def test_any_accelerator_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device, "_products_per_second", lambda: 1e11)
-    few = sd15("device=cpu", f"outputs={tmp_path}", "draws=50", "steps=10", "inversion.steps=10")
+    few = sd15("device=cpu", f"outputs={tmp_path}", "draws=50", "pool=12", "steps=10", "inversion.steps=10")
     (found,) = (f for f in examine(few, SWEEP) if f.part == "device" and f.state == "warning")
-    # 4 images are inverted in 10 evaluations each, and 50 generated in 20 each
-    assert "sd15 is slow on a CPU: 1,040 network evaluations of about 8 s take some 2 h 18 min" in found.text
-    assert not [f for f in examine(experiment("draws=50"), SWEEP) if f.state == "warning"]
+    # 12 images are inverted in 10 evaluations each, and 50 generated in 20 each
+    assert "sd15 is slow on a CPU: 1,120 network evaluations of about 8 s take some 2 h 29 min" in found.text
+    assert not [f for f in examine(experiment("draws=50", "pool=12"), SWEEP) if f.state == "warning"]
 
 
 @pytest.mark.parametrize(("precision", "size"), [("float32", 3), ("float16", 1.5)])
@@ -183,7 +183,7 @@ def test_too_few_images_to_compare_with_stop_only_what_compares(tmp_path: Path) 
 )
 def test_fid_infinity_of_too_few_draws_is_warned_of(metrics: str, draws: int, warned: bool) -> None:
     """The embedded features have 64 numbers, and the smallest of ten parts must have as many draws."""
-    asked = experiment(f"metrics=[{metrics}]", f"draws={draws}")
+    asked = experiment(f"metrics=[{metrics}]", f"draws={draws}", "pool=40")
     found = doubts(asked)
     assert len(found) == warned
     if warned:
@@ -281,14 +281,14 @@ def test_images_that_the_model_generates_wait_for_it(offline: list[str], empty_c
 
 
 def test_the_disk_space_that_is_needed_is_that_of_what_the_stages_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = experiment("outputs=not/here/yet", "draws=10", "n=[2,4]", "methods=[fix/0,nin/0,lin/0]")
+    small = experiment("outputs=not/here/yet", "draws=10", "pool=8", "n=[2,4]", "methods=[fix/0,nin/0,lin/0]")
     latent, draws, features, image = 4 * math.prod(small.model.latent_shape(64)), 10 * 2 * 3, 4 * (64 + 64), 2 * 64**2
-    latents, measured = 4 * 2 * latent, 4 * features + draws * features
+    latents, measured = 8 * 2 * latent, 4 * features + draws * features
     needed = latents + measured + 6 * 4 * image  # keep=4 in each of six cells
     for stages, size in (
         (invert.STAGES, latents),
         (mix.STAGES, latents + draws * latent),
-        (reconstruct.STAGES, latents + 4 * 3 * 3 * 64**2),
+        (reconstruct.STAGES, latents + 8 * 3 * 3 * 64**2),
         (generate.STAGES, latents + 2 * draws * image),
         ([MEASURE_REFERENCES], 4 * features),
         ([probe_stage(PAPER)], 5 * latent + 10 * image),

@@ -174,7 +174,7 @@ def test_without_a_command_the_help_appears() -> None:
 
 def test_columns_of_the_table(run: Run) -> None:
     first = (run.folder / "metrics.csv").read_text().splitlines()[0]
-    assert first == "model,data,inversion,class,n,method,metric,value,low,high,count"
+    assert first == "model,data,inversion,class,n,method,metric,value,low,high,count,over"
 
 
 def test_every_cell_and_average_stands_in_the_table_once(run: Run) -> None:
@@ -306,8 +306,8 @@ def test_values_and_intervals_by_hand(run: Run, class_id: str, n: int, method: s
     distances = cosine(*features(experiment, cell, "clip"))
     row = run.row(class_id, n, method, "clip_distance_embedded")
     assert float(row["value"]) == pytest.approx(distances.mean(), abs=1e-9)
-    low, high = stats.t.interval(0.95, DRAWS - 1, distances.mean(), stats.sem(distances))
-    assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high), abs=1e-9)
+    expected = mean(torch.from_numpy(distances), (None, 1.0)).interval()
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_other_metrics_by_their_functions(run: Run) -> None:
@@ -682,11 +682,11 @@ def test_figures_that_do_not_exist(tmp_path: Path) -> None:
         (("n=[0]",), "greater than 0"),
         (("draws=many",), "draws='many'"),
         (("draws=1",), "draws must be at least 2"),
-        (("n=[2",), "'[2'"),
+        (("n=[2",), "n=[2: the value cannot be read; write 'n=[VALUE,VALUE]'"),
         (("star",), "'star'"),
         (("data=folder",), "data.path is needed"),
         (("data=folder", "data.path=/no/such/folder"), "/no/such/folder: No such file or directory"),
-        (("model=sd16",), "there is no model=sd16; there are sd14, sd15, sd21"),
+        (("model=sd16",), "there is no model=sd16; there are flux-dev, flux-schnell, sd14, sd15, sd21"),
         (("launch=slrum",), "there is no launch=slrum"),
         (("spacing=trialing",), "spacing must be one of trailing"),
         (("device=gpu",), "device=gpu can't be used"),

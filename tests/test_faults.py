@@ -409,7 +409,7 @@ def test_what_vanishes_from_the_cache_is_made_again(lost: str, bed: Bed, whole: 
 
 
 def test_many_small_batches_leave_no_file_open_and_take_no_more_memory(warm: Warm, tmp_path: Path) -> None:
-    more = ("batch=1", "draws=60", "n=[2]", "methods=[fix/0]", "data.classes=[star]", "keep=60")
+    more = ("batch=1", "draws=60", "n=[2]", "methods=[fix/0]", "data.classes=[star]", "keep=60", "pool=12")
     ended = Bed(warm, tmp_path / "logs", [["sweep", *BASE, *more]]).finish(tmp_path / "outputs")
     files, pages = (ended.numbers(what)[-50:] for what in ("files", "pages"))
     assert len(files) == 50 and min(files[25:]) <= min(files[:25])  # more while another thread reads or writes

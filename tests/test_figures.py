@@ -21,7 +21,7 @@ from latentmix.figures import mixtures as grid
 from latentmix.figures import paper, toy
 from latentmix.images import read_image
 from latentmix.mixing import Method
-from latentmix.models import mmdit, unet
+from latentmix.models import denoiser
 from latentmix.models.loading import load_network
 
 SMALL = ("steps=2", "launch.threads=1")
@@ -221,8 +221,7 @@ def test_one_model_is_gone_before_the_next_is_read(outputs: Path, monkeypatch: p
             networks.append(weakref.ref(network))
         return network
 
-    for family in (unet, mmdit):
-        monkeypatch.setattr(family, "load_network", read)
+    monkeypatch.setattr(denoiser, "load_network", read)
     make(outputs, "fig10", "seed=7")
     assert len(networks) == 2
 

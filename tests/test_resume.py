@@ -402,7 +402,7 @@ def test_another_method_leaves_those_that_are_there(copy: Path, whole: Path, wor
     run(copy, "methods=[fix/0,nin/m,fix/chm]")
     assert worked == ["_generate star"] * 4 + ["_generate heart"] * 4
     old = results(whole)
-    for name in ("metrics.csv", "pairs.csv", "images.parquet"):
+    for name in ("metrics.csv", "pairs.csv", "images.parquet", "parts.parquet"):
         del old[f"run/{name}"]
     assert old.items() <= results(copy).items()
     rows = set((copy / "run" / "metrics.csv").read_text().splitlines())

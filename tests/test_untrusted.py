@@ -118,9 +118,9 @@ USABLE = {
     "orientation 0": with_orientation(0),
     "orientation 9": with_orientation(9),
     "an mpo that is none": encoded("JPEG")[:2] + b"\xff\xe2\x00\x10MPF\x00II*\x00junk" + encoded("JPEG")[4:],
-    "a profile of 2 MiB": encoded("JPEG", icc_profile=bytes(2 << 20)),
 }
 WITHOUT_METADATA = {  # name -> content, and what is said to be unreadable
+    "png profile of 2 MiB": (encoded("PNG", icc_profile=bytes(2 << 20)), "text or colour profile"),
     "png exif": (encoded("PNG", exif=b"Exif\0\0" + JUNK), "Exif"),
     "png exif in hexadecimal": (
         with_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n4\nnone"),
@@ -576,8 +576,10 @@ FORBIDDEN_METHODS = {"instantiate", "extractall", "import_module"}
 
 
 # These import modules by names that latentmix itself writes.
-LAZY = {ROOT / "latentmix" / name for name in ("__init__.py", "runner/slurm.py", "models/family.py")}
-LAZY.add(ROOT / "scripts" / "training" / "__main__.py")
+LAZY = {
+    ROOT / "latentmix" / name for name in ("__init__.py", "runner/slurm.py", "models/family.py", "models/denoiser.py")
+}
+LAZY |= {ROOT / "scripts" / name / "__main__.py" for name in ("training", "gpu_check")}
 
 
 def test_nothing_is_unpickled_or_run_unasked() -> None:

@@ -24,7 +24,7 @@ from latentmix.models.loading import DTYPES, NETWORKS, TOKENIZERS
 from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig
 
-AS_IT_IS = SpeedConfig(channels_last=False, shared_prefix=False)  # no technique that would change a module
+AS_IT_IS = SpeedConfig(channels_last=False, shared_prefix=False, fused_norms=False)  # nothing that changes a module
 
 
 class _Held:

@@ -16,7 +16,6 @@ from latentmix.models.compile import compiled
 from latentmix.models.loading import dtype_of, load_network
 from latentmix.models.norms import with_fused_norms
 from latentmix.models.settings import SpeedConfig
-from latentmix.models.vae import memory_format
 
 PACKAGES = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 
@@ -33,8 +32,8 @@ def load_denoiser(
     """Return the diffusion network in a folder, frozen, on the device, ready to be run."""
     dtype, kind = dtype_of(precision), precision.partition("+")[2]
     network = load_network(load, folder, onednn=speed.onednn and not kind, torch_dtype=dtype)
-    if folder.name == "unet":
-        network = network.to(memory_format=memory_format(speed))
+    if folder.name == "unet" and speed.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     if speed.fused_norms:
         network = with_fused_norms(network)
     if speed.offload:  # its weights are nowhere to be compiled for
