@@ -322,7 +322,8 @@ def test_commands_take_every_family_and_shape(name: str, tmp_path: Path) -> None
         "steps=2",
     )
     run = (*getattr(pipelines, name), *small, "model.size=16x8", "data.reference=4", "name=run", f"outputs={tmp_path}")
-    for command in (("doctor",), ("sweep", "--dry-run"), ("sweep",), ("mix", "--weights", "0.5,0.5")):
+    commands = ("doctor",), ("sweep", "--dry-run"), ("sweep",), ("mix", "--weights", "0.5,0.5"), ("figure", "fig8")
+    for command in commands:
         said = invoke(*command, *run)
         assert said.code == 0, said.err
     images = [file for file in tmp_path.rglob("*.png") if not file.name.startswith("fig")]

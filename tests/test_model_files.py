@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from driver import invoke
+from PIL import Image
 from pipelines import SIZE, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -338,6 +339,32 @@ def xl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     more = {f"{prefix}{name}": value for name, value in open_clip_weights(weights).items()}
     file = to_compvis(folder, folder.with_name("xl.safetensors"), torch.float32, "conditioner.embedders.0.", **more)
     return folder, file
+
+
+@pytest.mark.parametrize("form", ["variant", "shards", "single file", "SDXL", "single file of SDXL"])
+def test_commands_take_every_form(
+    form: str, folder: Path, checkpoint: Path, original: Path, xl: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own: tuple[str, ...] = ()
+    if form == "variant":
+        as_variant(folder, "fp16", torch.float16)
+    elif form == "shards":
+        shard(folder, "unet")
+    elif form == "single file":
+        folder, own = checkpoint, (f"model.architecture={original}",)
+    else:
+        folder, own = (xl[0], ()) if form == "SDXL" else (xl[1], (f"model.architecture={xl[0]}",))
+    pictures = [str(tmp_path / f"{level}.png") for level in (50, 200)]
+    for picture, level in zip(pictures, (50, 200), strict=True):
+        Image.new("RGB", (24, 20), (level, 90, 120)).save(picture)
+    arguments = (*SMALL, f"model.path={folder}", *own, f"outputs={tmp_path / 'out'}")
+    morph = ("morph", *pictures, "--frames", "3", "-o", str(tmp_path / "morph.gif"))
+    for command in (("doctor",), ("sweep", "--dry-run"), ("mix",), morph, ("figure", "fig1")):
+        result = invoke(*command, *arguments)
+        assert result.code == 0, result.err
+    with Image.open(tmp_path / "morph.gif") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
+    assert list((tmp_path / "out").rglob("fig1.png"))
 
 
 def open_clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
