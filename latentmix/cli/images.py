@@ -68,7 +68,7 @@ def morph(
     even: Annotated[
         bool, typer.Option(help="Space frames evenly in perceptual distance; otherwise weights change evenly.")
     ] = True,
-    method: Annotated[str, typer.Option(help="How latents are mixed: NORM/MEAN; docs/methods.md lists both.")] = "nin/chm",
+    method: Annotated[str, typer.Option(help="How latents are mixed: NORM/MEAN, as docs/methods.md says.")] = "nin/chm",
     inversion: Annotated[str | None, typer.Option(help="A preset of configs/inversion, as inversion=NAME.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, as model.size=WxH.")] = None,
     grid: Annotated[
