@@ -39,6 +39,15 @@ VAE = {
     "scaling_factor": 0.5,
 }
 
+UNET: dict[str, Any] = {
+    "sample_size": SIZE // 4,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+}
+
 
 def save_all(folder: Path) -> None:
     """Save all pipelines, in the folders that `SD` and the others name."""
@@ -56,12 +65,7 @@ def stable_diffusion() -> Any:
     from transformers import CLIPTextModel
 
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
+        **UNET,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
     )
@@ -120,12 +124,7 @@ def stable_diffusion_xl(**options: Any) -> Any:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
+        **UNET,
         cross_attention_dim=2 * WIDTH,
         attention_head_dim=(2, 4),
         transformer_layers_per_block=(1, 2),
@@ -166,7 +165,7 @@ def flux(guidance_embeds: bool = True, **scheduler: Any) -> Any:
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 6, 6),
     )
-    encoder, tokenizer = _t5()
+    encoder, tokenizer = t5()
     return FluxPipeline(
         vae=AutoencoderKL(**VAE, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(_clip()).eval(),
@@ -180,14 +179,21 @@ def flux(guidance_embeds: bool = True, **scheduler: Any) -> Any:
     )
 
 
-def _t5() -> tuple[Any, Any]:
+def t5(width: int = WIDTH, heads: int = 2, hidden: int = 32) -> tuple[Any, Any]:
+    """Return a T5 encoder and its tokenizer."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
     pieces = ["▁a", "▁photo", "▁of", "▁star", "▁heart", "▁"]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     tokenizer = T5TokenizerFast(vocab=[*special, *((p, -float(i)) for i, p in enumerate(pieces))], extra_ids=0)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, tie_word_embeddings=False
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=hidden,
+        num_layers=2,
+        num_heads=heads,
+        tie_word_embeddings=False,
     )
     return T5EncoderModel(config).eval(), tokenizer
 

@@ -19,14 +19,12 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from pipelines import t5
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
 )
 
 from latentmix.compose import compose
@@ -66,16 +64,6 @@ def clip(width: int) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
     return CLIPTextModelWithProjection(config).eval(), tokenizer
 
 
-def t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
-    pieces = ["▁a", "▁photo", "▁of", "▁star", "▁heart", "▁"]
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    tokenizer = T5TokenizerFast(vocab=[*special, *((p, -float(i)) for i, p in enumerate(pieces))], extra_ids=0)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, tie_word_embeddings=False
-    )
-    return T5EncoderModel(config).eval(), tokenizer
-
-
 def random_pipeline(with_t5: bool) -> StableDiffusion3Pipeline:
     """Random weights: latents [4, 8, 8], images of 32 px."""
     torch.manual_seed(0)
@@ -108,7 +96,7 @@ def random_pipeline(with_t5: bool) -> StableDiffusion3Pipeline:
         use_post_quant_conv=False,
     )
     (first, tokenizer), (second, tokenizer_2) = clip(24), clip(16)
-    third, tokenizer_3 = t5(width) if with_t5 else (None, None)
+    third, tokenizer_3 = t5(width, heads=4, hidden=48) if with_t5 else (None, None)
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
