@@ -1,5 +1,8 @@
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,14 +13,26 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_composition() -> None:
+    """Let Hydra merge each choice of presets once. What has been imported until here is no garbage, ever."""
+    import remembered_presets
+
+    remembered_presets.install()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def own_threads() -> Iterator[None]:
-    """`launch.threads` is for the whole process; leave it as it was."""
+    """`launch.threads` is for the whole process; leave it as it was. Give memory back, too, which glibc would keep."""
     import torch
 
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """What is mixed, in which batches, and under which keys it is kept."""
 
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -226,6 +228,16 @@ def test_what_changes_no_result_changes_no_key(override: str) -> None:
 def test_what_changes_a_result_changes_its_key(override: str, changed: set[str]) -> None:
     before, after = place(), place(override)
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_an_experiment_that_nobody_holds_is_freed_with_its_networks() -> None:
+    made = experiment()
+    cell = made.cells[0]
+    assert made.pool("star") is made.pool("star") and made.layout.cell_folder(cell) == made.layout.cell_folder(cell)
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert gone() is None
 
 
 def test_classes_numbers_and_methods_have_keys_of_their_own(usual: Experiment) -> None:

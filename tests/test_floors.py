@@ -39,7 +39,7 @@ FLOORS = (
     "config",
     "overrides",
     "compose model_names",
-    "experiment experiment.draws runner.local runner.slurm runner",
+    "experiment experiment.draws experiment.memo runner.local runner.slurm runner",
     "experiment.cache_keys",
     "experiment.latents",
     "experiment.experiment",

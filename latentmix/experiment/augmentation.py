@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout
 from latentmix.experiment.draws import NOISE, Cell, Mixture, count_mixtures, mixture_weights, random_mixtures
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.memo import cached_method
 from latentmix.feature_networks import Network
 
 
@@ -35,7 +36,7 @@ class Augmentation(Experiment):
         """Return the network of similarities."""
         return {name: network for name, network in super().networks.items() if name == "clip"}
 
-    @cache  # noqa: B019
+    @cached_method
     def pool(self, class_id: str) -> list[Source]:
         """Return all images of a class. Raises UserError if they are too few to mix."""
         images = list({image.id: image for image in self._fetched_data.images(class_id)}.values())
@@ -63,7 +64,7 @@ class Augmentation(Experiment):
         few = ", ".join(f"{class_id} has {count}" for class_id, count in counts.items() if count < wanted)
         return f"--per-class {wanted} is more than the different mixtures of some classes, which get all: {few}"
 
-    @cache  # noqa: B019
+    @cached_method
     def references(self, class_id: str) -> list[Source]:
         """Return the images that generated ones are compared with: those that were mixed."""
         return self.pool(class_id)
@@ -76,7 +77,7 @@ class Augmentation(Experiment):
     def images_kept(self) -> int:
         return self.config.draws
 
-    @cache  # noqa: B019
+    @cached_method
     def mixtures(self, class_id: str) -> list[Mixture]:
         """Return the mixtures of a class: as many as asked for, or as there are."""
         config, pool = self.config, len(self.pool(class_id))

@@ -6,12 +6,12 @@ results of different settings never meet, and what one run made every other run 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from latentmix.cache import TensorCache, file_name, key
 from latentmix.experiment.draws import NOISE, Cell, draw_id
+from latentmix.experiment.memo import cached_method
 from latentmix.feature_networks import Network, Perceptual
 from latentmix.sampling import Schedule
 
@@ -36,7 +36,7 @@ class Layout:
 
     # Identities
 
-    @cache  # noqa: B019 - a layout lives as long as its experiment
+    @cached_method
     def latents_identity(self, class_id: str) -> Identity:
         """Return what the inverted latents of a class depend on."""
         return self.latents_identity_of(self.prompt(class_id))
@@ -45,7 +45,7 @@ class Layout:
         """Return what latents that are inverted under a prompt depend on, besides their images."""
         return {"model": self.inverter, "size": self.size, "prompt": prompt, **self.inversion}
 
-    @cache  # noqa: B019
+    @cached_method
     def cell_identity(self, cell: Cell) -> Identity:
         """Return what the images of a cell depend on."""
         common = {"seed": self.seed, "class": cell.class_id, **self.generation}
@@ -74,7 +74,7 @@ class Layout:
         """Return the folder of the frames of a morph: a PNG for each mixture."""
         return self._used("frames", {"morph": identity, **self.generation})
 
-    @cache  # noqa: B019
+    @cached_method
     def cell_folder(self, cell: Cell) -> Path:
         """Return the folder of everything that is generated for a cell."""
         return self._used("cells", self.cell_identity(cell))

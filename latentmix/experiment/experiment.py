@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from latentmix.experiment.draws import (
     uniform_weights,
 )
 from latentmix.experiment.latents import PoolLatents
+from latentmix.experiment.memo import cached_method
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, State
@@ -170,7 +171,7 @@ class Experiment:
         self.data.fetch(self.classes)
         return self.data
 
-    @cache  # noqa: B019 - an experiment lives as long as its command
+    @cached_method
     def pool(self, class_id: str) -> list[Source]:
         """Return the images of a class that are inverted and mixed, with their own prompts where they have some."""
         sources, file = self._fetched_data.images(class_id, self.config.pool), self.config.data.prompts
@@ -181,7 +182,7 @@ class Experiment:
         """Return the prompts of images by file name."""
         return read_prompts(Path(str(self.config.data.prompts)))
 
-    @cache  # noqa: B019
+    @cached_method
     def references(self, class_id: str) -> list[Source]:
         """Return the real images of a class that generated images are compared with."""
         return self._fetched_data.images(class_id, self.config.data.reference)

@@ -1,0 +1,72 @@
+"""Hydra as the tests use it: latentmix's own YAML files are merged once for each choice of presets, not at each call.
+
+The tests compose some thousand configs. Hydra reads and merges sixteen files for each, which took three quarters of
+the time of `compose` and changes nothing, as the files in configs/ stay as they are while the tests run. What Hydra
+does with values is not remembered, nor what latentmix does beside Hydra, nor anything where a user's folder of
+presets is searched.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList, Overrides
+
+from latentmix.compose import config_folder
+
+OWN = {"hydra.conf", str(config_folder()), ""}  # where Hydra looks when no other folder is named
+create: Callable[..., DefaultsList] = config_loader_impl.create_defaults_list
+merge, search = ConfigLoaderImpl._compose_config_from_defaults_list, ConfigLoaderImpl._process_config_searchpath
+chosen: dict[Any, DefaultsList] = {}
+merged: dict[Any, Any] = {}
+
+
+def install() -> None:
+    """Let Hydra use this module's functions, for as long as this process runs."""
+    config_loader_impl.create_defaults_list = create_remembered
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge_remembered  # type: ignore[method-assign]
+    ConfigLoaderImpl._process_config_searchpath = search_if_asked_to  # type: ignore[method-assign]
+
+
+def only_own(repo: Any) -> bool:
+    return {source.path for source in repo.get_sources()} == OWN
+
+
+def create_remembered(repo: Any, config_name: Any, overrides_list: Any, **more: Any) -> DefaultsList:
+    overrides = Overrides(repo=repo, overrides_list=overrides_list)
+    values = [override.input_line for override in overrides.config_overrides]
+    key = config_name, tuple(o.input_line for o in overrides_list if o.input_line not in values), tuple(more.items())
+    if not only_own(repo):
+        return create(repo, config_name, overrides_list, **more)
+    if key not in chosen:
+        chosen[key] = create(repo, config_name, overrides_list, **more)
+    overrides.known_choices = dict(chosen[key].overrides.known_choices)
+    return DefaultsList(chosen[key].defaults, chosen[key].defaults_tree, overrides.config_overrides, overrides)
+
+
+def merge_remembered(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
+    if not only_own(repo):
+        return merge(loader, defaults, repo)
+    key = tuple((default.config_path, default.package, default.is_self) for default in defaults)
+    if key not in merged:
+        merged[key] = merge(loader, defaults, repo)
+    return copy.deepcopy(merged[key])
+
+
+def search_if_asked_to(loader: ConfigLoaderImpl, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
+    if not only_own(repo) or any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides):
+        search(loader, config_name, parsed_overrides, repo)
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Let Hydra do all its work in this context."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_loader_impl, "create_defaults_list", create)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
+        patch.setattr(ConfigLoaderImpl, "_process_config_searchpath", search)
+        yield
