@@ -26,7 +26,7 @@ GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 RENAMED = {  # old key -> what to say instead
-    "model.offload": "speed.offload",
+    "speed.offload": "model.offload",
     "speed.shared_half": "speed.shared_prefix",
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }

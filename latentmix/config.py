@@ -20,7 +20,7 @@ from latentmix.sampling import SPACINGS
 from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 
 # Settings that change no result beyond rounding, and belong to one machine.
-OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed")
+OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed", "model.offload")
 # Further settings that change no number of a run's tables.
 OF_A_CALL = ("budget", "until", "track")
 WITHOUT_EFFECT = ("name", "keep", "overwrite", *OF_A_CALL)
@@ -226,7 +226,8 @@ def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a plain config that can change a result."""
     left_out = (*OF_A_MACHINE, *OF_A_CALL, "name", "overwrite")
     kept = {key: value for key, value in plain.items() if key not in left_out}
-    return kept | _decoder(plain)
+    model = {key: value for key, value in plain.get("model", {}).items() if f"model.{key}" not in left_out}
+    return kept | {"model": model} | _decoder(plain)
 
 
 def _decoder(plain: Mapping[str, Any]) -> dict[str, str]:
@@ -240,7 +241,7 @@ def flat_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in plain.items():
         if key not in (*OF_A_MACHINE, *WITHOUT_EFFECT):
             flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}
-    return flat
+    return {key: value for key, value in flat.items() if key not in OF_A_MACHINE}
 
 
 def _shown(value: Any) -> str:

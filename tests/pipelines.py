@@ -8,12 +8,15 @@ A test file takes them by `pytestmark = pytest.mark.usefixtures("random_pipeline
 These read the folder from the environment, so they also hold in processes that a test starts.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
+from latentmix.models.protocol import Model
 
 SIZE = 16  # pixels; latents are 4 x 4
 WIDTH = 16  # of a prompt's states
@@ -47,6 +50,12 @@ UNET: dict[str, Any] = {
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "norm_num_groups": 4,
 }
+
+
+def built(model: Callable[..., Model], folder: Path, precision: str = "float32", **settings: Any) -> Any:
+    """Return the model of a family's class, on the CPU, from a pipeline folder."""
+    config = compose([f"model.{name}={value}" for name, value in settings.items()]).model
+    return model(folder, config, precision, torch.device("cpu"))
 
 
 def save_all(folder: Path) -> None:

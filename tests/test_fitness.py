@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from driver import invoke
+from pipelines import built
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models.mmdit import MMDiTModel
 from latentmix.models.unet import UNetModel
-
-CPU = torch.device("cpu")
 
 
 def changed(name: str, place: Path, part: str, **changes: Any) -> Path:
@@ -56,7 +54,7 @@ def changed(name: str, place: Path, part: str, **changes: Any) -> Path:
 def test_a_unet_that_is_unfit_is_refused(part: str, changes: dict[str, Any], text: str, tmp_path: Path) -> None:
     folder = changed("tiny", tmp_path / "p", part, **changes)
     with pytest.raises(UserError, match=text) as refused:
-        UNetModel(folder, "float32", CPU)
+        built(UNetModel, folder)
     assert "\n" not in str(refused.value) and str(folder) in str(refused.value)
 
 
@@ -75,7 +73,7 @@ def test_a_unet_that_is_unfit_is_refused(part: str, changes: dict[str, Any], tex
 )
 def test_a_transformer_that_is_unfit_is_refused(part: str, changes: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=text):
-        MMDiTModel(changed("tiny-sd3", tmp_path / "p", part, **changes), "float32", CPU, 0)
+        built(MMDiTModel, changed("tiny-sd3", tmp_path / "p", part, **changes))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_a_transformer_that_is_unfit_is_refused(part: str, changes: dict[str, An
 def test_levels_that_can_not_be_used_are_refused(
     changes: dict[str, Any], steps: int, spacing: str, text: str | None, tmp_path: Path
 ) -> None:
-    model = UNetModel(changed("tiny", tmp_path / "p", "scheduler", **changes), "float32", CPU)
+    model = built(UNetModel, changed("tiny", tmp_path / "p", "scheduler", **changes))
     if text is None:
         assert len(model.schedule(steps, spacing)) == steps
     else:

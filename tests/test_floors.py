@@ -29,6 +29,7 @@ FLOORS = (
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
     "models.denoiser",
+    "models.base",
     "inversion latents models.unet models.mmdit",
     "models.sdxl models.flux",
     "models.family_table",

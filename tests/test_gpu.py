@@ -148,7 +148,7 @@ def test_a_transformer_is_given_timesteps_in_float32(monkeypatch: pytest.MonkeyP
     model: Any = experiment.model
     z, cond = experiment.noise("star", range(2)), experiment.conditioning("star", 1.0)
     kinds: list[torch.dtype] = []
-    model._transformer.register_forward_pre_hook(lambda _, args: kinds.append(args[3].dtype))
+    model.denoiser.register_forward_pre_hook(lambda _, args: kinds.append(args[3].dtype))
     for timestep in (0, 250.5):
         model.predict(z, experiment.generation_schedule[0].noisy, timestep, cond)
     assert kinds == [torch.float32] * 2
@@ -359,7 +359,7 @@ def test_the_blocks_of_a_transformer_are_compiled_one_by_one(monkeypatch: pytest
 
     for overrides in (SD3, SD):
         model: Any = Experiment(compose([*overrides, *SMALL])).model
-        compilation.compiled(Far(model._transformer if overrides == SD3 else model._unet))
+        compilation.compiled(Far(model.denoiser))
     assert parts == ["JointTransformerBlock", "JointTransformerBlock", "Far"]
 
 
@@ -382,7 +382,7 @@ def test_fused_norms_round_no_more_than_those_of_diffusers(dtype: torch.dtype) -
 def test_fused_norms_are_for_transformers_and_can_be_switched_off() -> None:
     for setting, expected in (("true", {"FusedRMSNorm"}), ("false", {"RMSNorm"})):
         model: Any = Experiment(compose([*SD3, *SMALL, f"speed.fused_norms={setting}"])).model
-        assert {type(m).__name__ for m in model._transformer.modules() if isinstance(m, RMSNorm)} == expected
+        assert {type(m).__name__ for m in model.denoiser.modules() if isinstance(m, RMSNorm)} == expected
 
 
 # Metrics

@@ -19,7 +19,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from pipelines import t5
+from pipelines import built, t5
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
@@ -118,7 +118,7 @@ class Pair:
         without = {} if has(folder, "text_encoder_3") else {"text_encoder_3": None, "tokenizer_3": None}
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, **without)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.model = MMDiTModel(folder, "float32", CPU, LENGTH)
+        self.model = built(MMDiTModel, folder, max_sequence_length=LENGTH)
         config = self.pipeline.transformer.config
         shape = (2, config.in_channels, config.sample_size, config.sample_size)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -244,8 +244,8 @@ def test_embeddings_are_those_of_diffusers_pipeline(pair: Pair) -> None:
 
 
 def test_how_much_t5_reads_is_part_of_the_identity(pair: Pair) -> None:
-    assert pair.model.identity != MMDiTModel(pair.folder, "float32", CPU, LENGTH + 1).identity
-    assert MMDiTModel(pair.folder, "float32", CPU, 5).embed([""]).states.shape[1] == 24 + 5
+    assert pair.model.identity != built(MMDiTModel, pair.folder, max_sequence_length=LENGTH + 1).identity
+    assert built(MMDiTModel, pair.folder, max_sequence_length=5).embed([""]).states.shape[1] == 24 + 5
 
 
 def test_encoding_and_decoding_are_the_pipelines_scale_and_shift(pair: Pair) -> None:
@@ -261,7 +261,7 @@ def test_encoding_and_decoding_are_the_pipelines_scale_and_shift(pair: Pair) -> 
 
 @torch.no_grad()
 def test_in_16_bits_only_the_networks_are_rounded(pair: Pair) -> None:
-    model = MMDiTModel(pair.folder, "bfloat16", CPU, LENGTH)
+    model = built(MMDiTModel, pair.folder, "bfloat16", max_sequence_length=LENGTH)
     conditioning = Conditioning(model.embed(PROMPTS), model.embed([""]), 4.5)
     z = generate(
         lambda z, here, timestep: model.predict(z, here, timestep, conditioning),
@@ -269,7 +269,7 @@ def test_in_16_bits_only_the_networks_are_rounded(pair: Pair) -> None:
         model.schedule(10, "linspace"),
     )
     assert z.dtype == torch.float32
-    assert {weight.dtype for weight in model._transformer.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.denoiser.parameters()} == {torch.bfloat16}
     exact = pair.ours(pair.model.schedule(10, "linspace"), 4.5)
     assert 1e-6 < away(z, exact) < 0.1
 

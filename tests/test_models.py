@@ -22,6 +22,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from pipelines import built
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -124,7 +125,7 @@ class Pair:
         self.folder = folder
         self.pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.model = UNetModel(folder, "float32", CPU)
+        self.model = built(UNetModel, folder)
         size = self.pipeline.unet.config.sample_size
         self.noise = torch.randn(2, 4, size, size, generator=torch.Generator().manual_seed(1))
         self.side = size * self.pipeline.vae_scale_factor
@@ -318,7 +319,7 @@ def test_decoding_is_that_of_diffusers_pipeline(pair: Pair) -> None:
 
 
 def test_pixels_beyond_black_and_white_are_cut_off(random: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = UNetModel(random.folder, "float32", CPU)
+    model = built(UNetModel, random.folder)
     values = torch.tensor([-7.0, -1.0, 0.0, 0.5, 1.0, 7.0]).view(1, 1, 1, 6)
     monkeypatch.setattr(model.vae._network, "decode", lambda z: type("Output", (), {"sample": values}))
     assert model.decode(random.noise).flatten().tolist() == [0, 0, 128, 191, 255, 255]
@@ -363,24 +364,24 @@ def all_of(model: UNetModel, pair: Pair) -> list[Tensor]:
 
 
 def test_16_bit_weights_are_read_as_float32(random: Pair, tmp_path: Path) -> None:
-    half = UNetModel(rounded(random.folder, tmp_path / "16", torch.float16, torch.float16), "float32", CPU)
-    full = UNetModel(rounded(random.folder, tmp_path / "32", torch.float16, torch.float32), "float32", CPU)
+    half = built(UNetModel, rounded(random.folder, tmp_path / "16", torch.float16, torch.float16))
+    full = built(UNetModel, rounded(random.folder, tmp_path / "32", torch.float16, torch.float32))
     results = all_of(half, random)
     assert all(got.dtype == torch.float32 for got in results)
     assert all(map(torch.equal, results, all_of(full, random)))
     assert not any(map(torch.equal, results, all_of(random.model, random)))
-    for network in (half._unet, half.vae._network):
+    for network in (half.denoiser, half.vae._network):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
 def test_in_16_bits_only_the_network_is_rounded(random: Pair) -> None:
-    model = UNetModel(random.folder, "bfloat16", CPU)
+    model = built(UNetModel, random.folder, "bfloat16")
     interval = model.schedule(STEPS, "trailing")[25]
     ours, exact = (
         m.predict(random.noise, interval.noisy, interval.timestep, conditioning_of(m, PROMPTS, 7.5))
         for m in (model, random.model)
     )
-    assert {weight.dtype for weight in model._unet.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.denoiser.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in model.vae._network.parameters()} == {torch.float32}
     for got, true in zip(ours, exact, strict=True):
         assert got.dtype == torch.float32
@@ -422,7 +423,7 @@ def test_one_prompt_serves_a_whole_batch(pair: Pair) -> None:
 
 def test_the_same_files_elsewhere_are_the_same_model(random: Pair, tmp_path: Path) -> None:
     copy = shutil.copytree(random.folder, tmp_path / "copy")
-    assert UNetModel(copy, "float32", CPU).identity == random.model.identity
+    assert built(UNetModel, copy).identity == random.model.identity
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
@@ -432,12 +433,12 @@ def test_a_byte_of_the_weights_makes_another_model(random: Pair, tmp_path: Path,
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert UNetModel(copy, "float32", CPU).identity != random.model.identity
+    assert built(UNetModel, copy).identity != random.model.identity
 
 
 def test_the_precision_is_part_of_the_identity(random_folder: Path) -> None:
     names = ("float32", "float16", "bfloat16")
-    identities = {name: UNetModel(random_folder, name, CPU).identity for name in names}
+    identities = {name: built(UNetModel, random_folder, name).identity for name in names}
     assert len({json.dumps(identity) for identity in identities.values()}) == 3
     assert len({identity["weights"] for identity in identities.values()}) == 1
 
@@ -475,7 +476,7 @@ def use(part: str) -> Callable[[UNetModel], Any]:
 def test_a_folder_given_by_path_is_used(random: Pair) -> None:
     model = load_model(at(random.folder), CPU)
     assert model.identity == random.model.identity
-    use("unet")(UNetModel(find(at(random.folder)), "float32", CPU))
+    use("unet")(built(UNetModel, find(at(random.folder))))
 
 
 def test_a_path_may_begin_at_home(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,7 +546,7 @@ def test_weights_cut_short_are_named(random_folder: Path, tmp_path: Path, part: 
     copy = copied(random_folder, tmp_path)
     (file,) = (copy / part).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:length])
-    text = refusal(lambda: use(part)(UNetModel(find(at(copy)), "float32", CPU)))
+    text = refusal(lambda: use(part)(built(UNetModel, find(at(copy)))))
     assert str(copy / part) in text
 
 
@@ -563,7 +564,7 @@ def test_weights_that_lack_a_tensor_are_named(random_folder: Path, tmp_path: Pat
     weights = load_file(file)
     del weights[sorted(weights)[-1]]
     save_file(weights, file, {"format": "pt"})
-    text = refusal(lambda: use(part)(UNetModel(find(at(copy)), "float32", CPU)))
+    text = refusal(lambda: use(part)(built(UNetModel, find(at(copy)))))
     assert str(copy / part) in text
 
 
@@ -571,7 +572,7 @@ def test_weights_that_lack_a_tensor_are_named(random_folder: Path, tmp_path: Pat
 def test_a_config_that_is_no_json_is_named(random_folder: Path, tmp_path: Path, part: str) -> None:
     copy = copied(random_folder, tmp_path)
     (copy / part / "config.json").write_text('{"in_channels": 4')
-    text = refusal(lambda: use(part)(UNetModel(find(at(copy)), "float32", CPU)))
+    text = refusal(lambda: use(part)(built(UNetModel, find(at(copy)))))
     assert str(copy / part) in text
 
 
@@ -584,7 +585,7 @@ def test_an_unknown_prediction_is_named_and_the_known_listed(random_folder: Path
 
 
 def test_more_steps_than_the_model_was_trained_on_are_refused(random_folder: Path) -> None:
-    model = UNetModel(random_folder, "float32", CPU)
+    model = built(UNetModel, random_folder)
     assert "1001" in refusal(lambda: model.schedule(1001, "trailing"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines import built
 from safetensors.torch import save_file
 
 from latentmix import weight_files as module
@@ -52,7 +53,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def identity(folder: Path) -> str:
-    return UNetModel(folder, "float32", CPU).identity["weights"]
+    return built(UNetModel, folder).identity["weights"]
 
 
 def flip(file: Path, position: int) -> None:

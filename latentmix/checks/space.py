@@ -26,7 +26,7 @@ def check_memory(experiment: Experiment) -> Finding:
         return Finding("ok", "memory", text)
     owner = "the GPU" if experiment.device.type != "cpu" else "this machine"
     is_float32 = experiment.model.dtype.itemsize == 4
-    instead = "model.precision=bfloat16" if is_float32 else "model.quantize=int8 or nf4, or speed.offload=true"
+    instead = "model.precision=bfloat16" if is_float32 else "model.quantize=int8 or nf4, or model.offload=true"
     return Finding("warning", "memory", f"{text}, and {owner} has {readable_size(free)}; try {instead}")
 
 
@@ -50,7 +50,7 @@ def _largest_network(experiment: Experiment) -> int:
     denoiser = family_of(folder).denoiser
     if config.model.quantize is not None:
         needed[denoiser] = count[denoiser] * QUANTIZED[config.model.quantize]
-    if config.speed.offload and experiment.device.type != "cpu":
+    if config.model.offload and experiment.device.type != "cpu":
         del needed[denoiser]
     return int(max(needed.values()))
 

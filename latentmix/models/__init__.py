@@ -25,9 +25,9 @@ def load_model(
     family = family_of(folder)
     precision = family.precision(config.precision, device, float32)
     if config.quantize is not None:
-        check_quantization(config.quantize)
-        if speed.offload:
-            raise UserError("model.quantize and speed.offload can't be combined; leave out one of them")
+        check_quantization(config.quantize, device)
+        if config.offload:
+            raise UserError("model.quantize and model.offload can't be combined; leave out one of them")
         precision += f"+{config.quantize}"
     model = family.build(folder, config, precision, device, speed)
     check_size(model, config.size)

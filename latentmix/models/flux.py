@@ -8,78 +8,59 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentmix import sampling
 from latentmix.errors import UserError
 from latentmix.models import fitness, text_encoders
-from latentmix.models.attention import attention
-from latentmix.models.denoiser import load_denoiser
+from latentmix.models.base import FlowModel
 from latentmix.models.family import Family
-from latentmix.models.loading import dtype_of, identity, load_part
-from latentmix.models.protocol import Conditioning, Text, guided, products
+from latentmix.models.protocol import Text
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
-from latentmix.models.vae import VAE
 from latentmix.profiling import timed
-from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
 
 PATCH = 2  # latents along a side of a token's square
 LARGEST_SHIFT = 16.0  # the logarithm of a shift; FLUX.1 at 4096 px has 11.6
 
 
-class FluxModel:
-    """A `Model` (see models/protocol.py) from the folder of a FLUX.1 pipeline."""
+class FluxModel(FlowModel):
+    """A `Model` from the folder of a FLUX.1 pipeline."""
 
     def __init__(
         self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
     ) -> None:
-        self.folder = folder
-        self.config = config
-        self.device = device
-        self.speed = speed
-        self.precision = precision
-        self.dtype = dtype_of(precision)
-        self.vae = VAE(folder / "vae", device, self.speed)
-        self.encode, self.decode = self.vae.encode, self.vae.decode
+        super().__init__(folder, config, precision, device, speed)
         fitness.check_flow(folder, dynamic=True)
-        unpacked = self._transformer_config | {"in_channels": self._transformer_config["in_channels"] // PATCH**2}
+        unpacked = self.denoiser_config | {"in_channels": self.denoiser_config["in_channels"] // PATCH**2}
         fitness.check_transformer(
             folder, unpacked, self.vae.channels, read_config(folder / "text_encoder_2")["d_model"]
         )
-        reads, given = self._transformer_config.get("guidance_embeds", False), config.embedded_guidance is not None
+        reads, given = self.denoiser_config.get("guidance_embeds", False), config.embedded_guidance is not None
         if reads and not given:
             raise UserError(f"{folder} reads embedded guidance; set model.embedded_guidance=3.5 or another number")
         if given and not reads:
             raise UserError(f"{folder} does not read embedded guidance; set model.embedded_guidance=null")
 
+    @property
+    def family(self) -> Family:
+        return FAMILY
+
     @cached_property
     def identity(self) -> dict[str, str]:
-        own = {"max_sequence_length": str(self.config.max_sequence_length)}
-        if self.config.embedded_guidance is not None:
-            own["embedded_guidance"] = str(self.config.embedded_guidance)
-        return identity(self.folder, FAMILY, self.precision) | self.vae.identity | own
-
-    def schedule(self, steps: int, spacing: str) -> Schedule:
-        train_steps = self._scheduler["num_train_timesteps"]
-        try:
-            sigmas = sampling.flow_sigmas(steps, spacing, self._shift, train_steps)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return sampling.flow_schedule(sigmas, train_steps)
+        given = self.config.embedded_guidance
+        return super().identity | ({} if given is None else {"embedded_guidance": str(given)})
 
     @property
-    def _shift(self) -> float:
+    def shift(self) -> float:
         """Return the shift towards noise: a constant, or one that grows with the number of tokens of an image.
 
         Raises: ValueError where an image is so large that only noise would be left of the schedule.
         """
-        config = self._scheduler
+        config = self.scheduler
         if not config["use_dynamic_shifting"]:
-            return float(config["shift"])
+            return super().shift
         _, h, w = self.latent_shape(self.config.size)
         share = (h * w // PATCH**2 - config["base_image_seq_len"]) / (
             config["max_image_seq_len"] - config["base_image_seq_len"]
@@ -91,7 +72,7 @@ class FluxModel:
 
     @property
     def text_shape(self) -> tuple[int, int]:
-        return self.config.max_sequence_length, self._transformer_config["joint_attention_dim"]
+        return self.config.max_sequence_length, self.denoiser_config["joint_attention_dim"]
 
     @timed("text encoders")
     def embed(self, prompts: Sequence[str]) -> Text:
@@ -101,25 +82,18 @@ class FluxModel:
         states = text_encoders.t5(self.folder, "_2", prompts, length, self.dtype, self.device)
         return Text(states, torch.cat(pooled).to(self.dtype))
 
-    @timed("diffusion")
-    def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        def network(z: Tensor, text: Text) -> Tensor:
-            h, w = (side // PATCH for side in z.shape[2:])
-            time = torch.full([len(z)], timestep / self._scheduler["num_train_timesteps"], device=z.device)
-            out = self._transformer(
-                pack(z).to(self.dtype),
-                encoder_hidden_states=text.states,
-                pooled_projections=text.pooled,
-                timestep=time,
-                guidance=None if self.config.embedded_guidance is None else self._guidance.expand(len(z)),
-                txt_ids=torch.zeros(text.states.shape[1], 3, device=z.device),
-                img_ids=positions(h, w, z.device),
-            )
-            return unpack(out.sample.float(), h, w)
-
-        with attention(self.speed.attention, self.device), products(self):
-            out = guided(network, z, conditioning)
-        return sampling.from_velocity(out, z, level)
+    def output(self, z: Tensor, text: Text, timestep: float) -> Tensor:
+        h, w = (side // PATCH for side in z.shape[2:])
+        out = self.denoiser(
+            pack(z).to(self.dtype),
+            encoder_hidden_states=text.states,
+            pooled_projections=text.pooled,
+            timestep=torch.full([len(z)], timestep / self.scheduler["num_train_timesteps"], device=z.device),
+            guidance=None if self.config.embedded_guidance is None else self._guidance.expand(len(z)),
+            txt_ids=torch.zeros(text.states.shape[1], 3, device=z.device),
+            img_ids=positions(h, w, z.device),
+        )
+        return unpack(out.sample.float(), h, w)
 
     def latent_shape(self, size: int | str) -> tuple[int, int, int]:
         return self.vae.latent_shape(size, patch=PATCH)
@@ -127,24 +101,6 @@ class FluxModel:
     @cached_property
     def _guidance(self) -> Tensor:
         return torch.tensor([self.config.embedded_guidance], dtype=torch.float32, device=self.device)
-
-    @cached_property
-    @timed("loading weights")
-    def _transformer(self) -> Any:
-        from diffusers import FluxTransformer2DModel
-
-        load, folder = FluxTransformer2DModel.from_pretrained, self.folder / "transformer"
-        return load_denoiser(load, folder, self.precision, self.device, self.speed)
-
-    @cached_property
-    def _transformer_config(self) -> dict[str, Any]:
-        return read_config(self.folder / "transformer")
-
-    @cached_property
-    def _scheduler(self) -> dict[str, Any]:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        return dict(load_part(FlowMatchEulerDiscreteScheduler.from_pretrained, self.folder / "scheduler").config)
 
 
 def pack(z: Tensor) -> Tensor:
@@ -179,7 +135,7 @@ FAMILY = Family(
     flow=True,
     gpu_precision="bfloat16",
     spacing="trailing",
-    build=lambda folder, config, precision, device, speed: FluxModel(folder, config, precision, device, speed),
+    build=FluxModel,
     call=lambda z, guidance, config: {
         "latents": pack(z),
         "true_cfg_scale": guidance,

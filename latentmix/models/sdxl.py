@@ -16,24 +16,26 @@ from latentmix.models import text_encoders, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Text
-from latentmix.models.settings import USUAL, SpeedConfig
+from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix
 from latentmix.profiling import timed
 from latentmix.weight_files import read_config
 
 
 class SDXLModel(unet.UNetModel):
-    """A `Model` (see models/protocol.py) from the folder of a Stable Diffusion XL pipeline."""
+    """A `Model` from the folder of a Stable Diffusion XL pipeline."""
 
     addition = "text_time"
 
-    def __init__(self, folder: Path, precision: str, device: torch.device, speed: SpeedConfig = USUAL) -> None:
-        super().__init__(folder, precision, device, speed)
+    def __init__(
+        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
+    ) -> None:
+        super().__init__(folder, config, precision, device, speed)
         if read_config(folder / "vae").get("latents_mean") is not None:
             raise UserError(f"{folder / 'vae'} sets latents_mean, which is not known here")
 
     @property
-    def _family(self) -> Family:
+    def family(self) -> Family:
         return FAMILY
 
     @property
@@ -65,7 +67,7 @@ class SDXLModel(unet.UNetModel):
     @cached_property
     def _prefix(self) -> SharedPrefix:
         """Return a prefix of the first convolution: all that follow read the pooled embedding with the time step."""
-        return SharedPrefix(iter((self._unet.conv_in,) if self.speed.shared_prefix else ()))
+        return SharedPrefix(iter((self.denoiser.conv_in,) if self.speed.shared_prefix else ()))
 
 
 FAMILY = Family(
@@ -81,6 +83,6 @@ FAMILY = Family(
     flow=False,
     gpu_precision="float16",
     spacing="trailing",
-    build=lambda folder, config, precision, device, speed: SDXLModel(folder, precision, device, speed),
+    build=SDXLModel,
     unread={"image_encoder": None, "feature_extractor": None, "add_watermarker": False},
 )

@@ -29,6 +29,7 @@ class ModelConfig:
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
     quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers
+    offload: bool = False  # whether the diffusion network stays in main memory; changes no result
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
@@ -57,7 +58,6 @@ class SpeedConfig:
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
     fused_norms: bool = True
     compile: bool | Literal["auto"] = "auto"
-    offload: bool = False
     vae_tiling: bool = False
     vae: Literal["tf32", "ieee", "bfloat16"] = "tf32"
 

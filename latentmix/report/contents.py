@@ -68,7 +68,7 @@ class Contents:
 
 def _of_a_machine(argument: str) -> bool:
     name = argument.lstrip("+~").partition("=")[0]
-    return "=" in argument and name.partition(".")[0] in OF_A_MACHINE
+    return "=" in argument and not {name, name.partition(".")[0]}.isdisjoint(OF_A_MACHINE)
 
 
 def read_contents(run: Run) -> Contents:

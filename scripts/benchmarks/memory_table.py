@@ -140,7 +140,7 @@ def main() -> None:
         small = {kind: found["linear"] * size + 2 * found["other"] for kind, size in QUANTIZED.items()}
         parts = [found["text"], whole, *small.values(), found["predict"], found["vae"] + found["decode"]]
         print(f"| `{name}` | {found['size']:.0f} | {' | '.join(f'{part / 1e9:.1f}' for part in parts)} |")
-        totals[name] = {"16 bits": whole} | small | {"speed.offload": 0.02 * whole}
+        totals[name] = {"16 bits": whole} | small | {"model.offload": 0.02 * whole}
     print(f"\n| `model=` | total | {' | '.join(f'{card} GB' for card in CARDS)} |")
     print(f"|---|---|{'---|' * len(CARDS)}")
     for name, kinds in totals.items():

@@ -1,0 +1,115 @@
+"""What the models of all families share: the folder, its VAE, and the denoiser, which is loaded when first needed."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix import sampling
+from latentmix.errors import UserError
+from latentmix.models.attention import attention
+from latentmix.models.denoiser import load_denoiser
+from latentmix.models.family import Family, network_class
+from latentmix.models.loading import dtype_of, identity, load_part
+from latentmix.models.protocol import Conditioning, Text, guided, products
+from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
+from latentmix.models.vae import VAE
+from latentmix.profiling import timed
+from latentmix.sampling import Level, Schedule
+from latentmix.weight_files import read_config
+
+
+class PipelineModel:
+    """A `Model` (see models/protocol.py) from a pipeline folder, but for what each family has of its own.
+
+    Latents stay in float32 whatever the denoiser runs in: schedulers cast them, and many steps in 16 bits drift.
+    """
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.precision = precision
+        self.dtype = dtype_of(precision)
+        self.device = device
+        self.speed = speed
+        self.vae = VAE(folder / "vae", device, speed)
+        self.encode, self.decode = self.vae.encode, self.vae.decode
+
+    # What a family has of its own
+
+    @property
+    def family(self) -> Family:
+        raise NotImplementedError
+
+    def output(self, z: Tensor, text: Text, timestep: float) -> Tensor:
+        """Return the denoiser's output, in float32, for a batch of latents with a row of text for each."""
+        raise NotImplementedError
+
+    def x0_and_noise(self, output: Tensor, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Return x0 and ε by what the denoiser predicts."""
+        raise NotImplementedError
+
+    def guidance_context(self, conditioning: Conditioning) -> AbstractContextManager[None]:
+        """Return a context in which the denoiser runs on one conditioning."""
+        return nullcontext()
+
+    # What all have
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        return identity(self.folder, self.family, self.precision) | self.vae.identity
+
+    @timed("diffusion")
+    def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        with attention(self.speed.attention, self.device), products(self), self.guidance_context(conditioning):
+            output = guided(partial(self.output, timestep=timestep), z, conditioning)
+        return self.x0_and_noise(output, z, level)
+
+    def latent_shape(self, size: int | str) -> tuple[int, int, int]:
+        return self.vae.latent_shape(size)
+
+    @cached_property
+    @timed("loading weights")
+    def denoiser(self) -> Any:
+        load = network_class(self.family.networks[self.family.denoiser]).from_pretrained
+        folder, offload = self.folder / self.family.denoiser, self.config.offload
+        return load_denoiser(load, folder, self.precision, self.device, self.speed, offload)
+
+    @cached_property
+    def denoiser_config(self) -> dict[str, Any]:
+        return read_config(self.folder / self.family.denoiser)
+
+
+class FlowModel(PipelineModel):
+    """A rectified flow: its denoiser predicts a velocity, on levels of FlowMatchEulerDiscreteScheduler."""
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        return super().identity | {"max_sequence_length": str(self.config.max_sequence_length)}
+
+    def x0_and_noise(self, output: Tensor, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        return sampling.from_velocity(output, z, level)
+
+    def schedule(self, steps: int, spacing: str) -> Schedule:
+        train_steps = self.scheduler["num_train_timesteps"]
+        try:
+            return sampling.flow_schedule(sampling.flow_sigmas(steps, spacing, self.shift, train_steps), train_steps)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def shift(self) -> float:
+        """Return the shift of the levels towards noise."""
+        return float(self.scheduler["shift"])
+
+    @cached_property
+    def scheduler(self) -> Mapping[str, Any]:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return load_part(FlowMatchEulerDiscreteScheduler.from_pretrained, self.folder / "scheduler").config
