@@ -287,7 +287,7 @@ def test_a_package_that_is_missing_is_named(kind: str, package: str, monkeypatch
 
 @only("sdxl")
 def test_four_bits_are_refused_on_a_cpu(pair: Pair) -> None:
-    with pytest.raises(UserError, match="nf4 needs a GPU .* take int8 or fp8"):
+    with pytest.raises(UserError, match=r"nf4 needs a GPU .* take int8 or fp8"):
         load(pair.folder, quantize="nf4")
 
 

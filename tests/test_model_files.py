@@ -19,7 +19,7 @@ from torch import Tensor
 import latentmix as lm
 from latentmix.compose import compose
 from latentmix.errors import UserError
-from latentmix.models import load_model
+from latentmix.models import check_size, load_model
 from latentmix.models.assembly import clip_tokenizer
 from latentmix.models.pipeline import check_weights, find, wanted_files
 from latentmix.models.protocol import Conditioning, Model
@@ -296,8 +296,8 @@ def test_what_a_single_file_says_of_its_prediction_is_followed(original: Path, t
         ({"lora_unet_x.lora_up.weight": (4, 4)}, "holds no Stable Diffusion; single files of sd15"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "'inpainting'"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "'instruct-pix2pix'"),
-        ({"model.diffusion_model.x": (1,), "cond_stage_model.x": (1,)}, "lacks its first_stage_model"),
-        ({"model.diffusion_model.x": (1,), "first_stage_model.x": (1,)}, "lacks its text encoders"),
+        ({"model.diffusion_model.x": (1,), "cond_stage_model.x": (1,)}, "lacks vae; give a pipeline folder"),
+        ({"model.diffusion_model.x": (1,), "first_stage_model.x": (1,)}, "lacks text_encoder; give a pipeline folder"),
         ({"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (1,)}, "'xl_refiner'"),
         (
             {
@@ -306,7 +306,12 @@ def test_what_a_single_file_says_of_its_prediction_is_followed(original: Path, t
             },
             "is a Stable Diffusion 2, and does not say what it predicts: set model.prediction=v_prediction",
         ),
-        ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "'flux-schnell'"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "lacks text_encoder, text_encoder_2, vae; give"),
+        ({"joint_blocks.0.context_block.adaLN_modulation.1.bias": (1,)}, "lacks text_encoder, text_encoder_2, text_"),
+        (
+            {"double_blocks.0.img_attn.norm.key_norm.scale": (1,), "double_blocks.0.img_attn.qkv.scale_weight": (1,)},
+            "holds weights in scaled 8 bits, which can't be read; take the file in 16 bits",
+        ),
     ],
 )
 def test_single_files_of_other_models_are_refused_by_name(
@@ -314,6 +319,87 @@ def test_single_files_of_other_models_are_refused_by_name(
 ) -> None:
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "x.safetensors")
     assert text in refusal(tmp_path / "x.safetensors")
+
+
+def test_what_a_single_file_lacks_is_read_from_a_folder(original: Path, checkpoint: Path, tmp_path: Path) -> None:
+    whole = load_file(checkpoint)
+    part = tmp_path / "part.safetensors"
+    save_file({name: value for name, value in whole.items() if not name.startswith("first_stage_model")}, part)
+    assert same(outputs(part, f"model.architecture={original}"), outputs(original), 1e-6)
+    (vae,) = (original / "vae").glob("*.safetensors")
+    given = (f"model.architecture={original}", f"model.vae={vae}")
+    other = shutil.copy(checkpoint, tmp_path / "other.safetensors")
+    save_file({name: value + 1 for name, value in whole.items()}, other)
+    assert identity(Path(other), *given) != identity(checkpoint, *given) != identity(original)
+    (tmp_path / "configs").mkdir()
+    assert "is no pipeline folder" in refusal(part, f"model.architecture={tmp_path / 'configs'}")
+
+
+SD3_NAMES = {  # of a block of Stable Diffusion 3 -> of diffusers; {side} is x or context
+    "{side}_block.attn.proj": "attn.{out}",
+    "{side}_block.adaLN_modulation.1": "norm1{more}.linear",
+    "{side}_block.mlp.fc1": "ff{more}.net.0.proj",
+    "{side}_block.mlp.fc2": "ff{more}.net.2",
+}
+SD3_PLAIN = {
+    "pos_embed": "pos_embed.pos_embed",
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "context_embedder": "context_embedder",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+
+
+def to_sd3(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a transformer of Stable Diffusion 3 by the names of its published files."""
+    found = {"pos_embed": weights["pos_embed.pos_embed"]}
+    layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("transformer_blocks."))
+    names = dict(SD3_PLAIN)
+    for layer in range(layers):
+        start, block = f"transformer_blocks.{layer}", f"joint_blocks.{layer}"
+        for side, more, out, letters in (
+            ("x", "", "to_out.0", "to_{}"),
+            ("context", "_context", "to_add_out", "add_{}_proj"),
+        ):
+            for theirs, ours in SD3_NAMES.items():
+                names[f"{block}.{theirs.format(side=side)}"] = f"{start}.{ours.format(more=more, out=out)}"
+            for kind in ("weight", "bias"):
+                parts = [weights[f"{start}.attn.{letters.format(letter)}.{kind}"] for letter in "qkv"]
+                found[f"{block}.{side}_block.attn.qkv.{kind}"] = torch.cat(parts)
+            for letter in "qk":
+                norm = f"norm_{letter}" if side == "x" else f"norm_added_{letter}"
+                found[f"{block}.{side}_block.attn.ln_{letter}.weight"] = weights[f"{start}.attn.{norm}.weight"]
+    swapped = ("norm_out.linear", f"transformer_blocks.{layers - 1}.norm1_context.linear")  # scale and shift
+    for theirs, ours in names.items():
+        for kind in ("weight", "bias"):
+            if (value := weights.get(f"{ours}.{kind}")) is not None:
+                found[f"{theirs}.{kind}"] = torch.cat(value.chunk(2)[::-1]) if ours in swapped else value
+    return found
+
+
+def test_a_transformer_alone_is_read_with_the_rest_of_a_folder(tmp_path: Path) -> None:
+    folder, file = tmp_path / "sd3", tmp_path / "tuned.safetensors"
+    torch.manual_seed(0)
+    stable_diffusion_3().save_pretrained(folder)
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file({name: value.contiguous() for name, value in to_sd3(weights).items()}, file)
+    sd3 = ("model=tiny-sd3", "model.size=16", "model.max_sequence_length=8")
+
+    def predicted(path: Path, *more: str) -> Tensor:
+        model = load_model(compose([*sd3, f"model.path={path}", *more]).model, CPU)
+        z, text = torch.ones(1, 4, 4, 4), model.embed([PROMPT])
+        (interval,) = model.schedule(1, "linspace")
+        with torch.no_grad():
+            return model.predict(z, interval.noisy, interval.timestep, Conditioning(text, text))[0]
+
+    expected = predicted(folder)
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    assert torch.allclose(predicted(file, f"model.architecture={folder}"), expected, atol=1e-5)
+    assert "lacks text_encoder, text_encoder_2, text_encoder_3, vae; give" in refusal(file, *sd3)
 
 
 def test_damaged_and_missing_single_files_are_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -510,6 +596,7 @@ def test_several_loras_add_up_also_in_the_text_encoder(original: Path, folder: P
         json.dumps(identity(original, setting)) for setting in (loras, f"model.lora={one}", f"model.lora={one}:0.5")
     }
     assert len(known | {json.dumps(identity(original))}) == 4
+    assert identity(original, f"model.lora=[{one},{two}]") != identity(original, f"model.lora={one}")
     moved = shutil.copy(one, tmp_path / "moved.safetensors")
     assert identity(original, f"model.lora={moved}") == identity(original, f"model.lora={one}")
 
@@ -597,6 +684,16 @@ def test_other_pipelines_of_the_same_parts_are_read(name: str, original: Path, f
     more = {"_class_name": name, "controlnet": ["diffusers", "ControlNetModel"]}
     (folder / "model_index.json").write_text(json.dumps(index | more))
     assert same(outputs(folder), outputs(original), 0)
+
+
+def test_a_family_of_another_package_that_knows_squares_alone_says_so() -> None:
+    class Squares:
+        def latent_shape(self, size: Any) -> tuple[int, int, int]:
+            return 4, size // 8, size // 8
+
+    check_size(Squares(), 64)
+    with pytest.raises(UserError, match=r"model\.size=96x64: this family of models knows squares alone"):
+        check_size(Squares(), "96x64")
 
 
 def test_a_refiner_is_refused(xl: tuple[Path, Path], tmp_path: Path) -> None:

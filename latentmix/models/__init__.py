@@ -40,3 +40,7 @@ def check_size(model: Sized, size: int | str) -> None:
         model.latent_shape(size)
     except ValueError as error:
         raise UserError(f"model.size={size}: {error}") from error
+    except TypeError as error:
+        if isinstance(size, int):
+            raise
+        raise UserError(f"model.size={size}: this family of models knows squares alone; give one number") from error

@@ -20,7 +20,7 @@ from latentmix.models import lora, single_file
 from latentmix.models.family import Family, network_class
 from latentmix.models.family_table import family_of
 from latentmix.models.loading import TOKENIZER_FILES
-from latentmix.models.placeholder import ARCHITECTURES
+from latentmix.models.placeholder import ARCHITECTURES, architectures
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import SOURCE, STEMS, assembled_folder, read_config, variants
 
@@ -51,7 +51,7 @@ def assembled(base: Path, config: ModelConfig) -> Path:
         files = {**_copied(_place(source, part, config), part), **files}
     if config.prediction is not None:
         _set_scheduler(files, prediction_type=config.prediction)
-    files |= _notes(base, family, config, files)
+    files |= _notes(base, source, family, config, files)
     folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture])
     for name, content in files.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
@@ -85,7 +85,9 @@ def _copied(place: Path, part: str) -> dict[str, bytes]:
     return {f"{part}/{name}": (place / name).read_bytes() for name in READ if (place / name).is_file()}
 
 
-def _notes(base: Path, family: Family, config: ModelConfig, files: Mapping[str, bytes]) -> dict[str, bytes]:
+def _notes(
+    base: Path, source: Path, family: Family, config: ModelConfig, files: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Return the notes of where the weights of each network are. Raises: UserError where they can't be there."""
     loras = [lora.parse(setting) for setting in config.lora]
     changed = {file: lora.parts(file) for file, _ in loras}
@@ -93,8 +95,9 @@ def _notes(base: Path, family: Family, config: ModelConfig, files: Mapping[str, 
         if other := sorted(parts - family.networks.keys()):
             raise UserError(f"{file} changes {', '.join(other)}, which {family.pipeline} does not have")
     notes: dict[str, bytes] = {}
+    held = single_file.headers(base, config.pickled) if base.is_file() else {}
     for part in (part for part in family.networks if f"{part}/config.json" in files):
-        place = base if base.is_file() else _place(base, part, config)
+        place = base if held and single_file.holds(held, part) else _place(source, part, config)
         if part == "vae" and config.vae is not None and Path(config.vae).is_file():
             place = Path(config.vae)
         own = [(str(file.absolute()), factor) for file, factor in loras if part in changed[file]]
@@ -155,12 +158,19 @@ def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, by
     """Return the folder of the configs of a checkpoint, and files that are made for it."""
     tensors = single_file.headers(file, config.pickled)
     told = single_file.architecture(file, tensors)
-    own = config.architecture if "/" in (config.architecture or "") else None
-    source = Path(own or ARCHITECTURES / told)
-    if not source.is_dir():
-        raise UserError(f"{file} holds {told}, whose configs latentmix does not have; give model.architecture=FOLDER")
+    own = None if config.architecture in (None, *architectures()) else Path(str(config.architecture))
+    source = own or ARCHITECTURES / told
+    if not (source / "model_index.json").is_file():
+        raise UserError(f"{source} is no pipeline folder; give model.architecture=FOLDER, one with a model_index.json")
+    family = family_of(source)
+    given = {*_left_out(family, config), *(["vae"] if config.vae else [])}
+    lacking = [part for part in family.networks if part not in given and not single_file.holds(tensors, part)]
+    if lacking and own is None:
+        raise UserError(
+            f"{file} lacks {', '.join(lacking)}; give a pipeline folder that has them with model.architecture=FOLDER"
+        )
     files: dict[str, bytes] = {}
-    for part in (part for part in family_of(source).parts if part.startswith("tokenizer")):
+    for part in (part for part in family.parts if part.startswith("tokenizer")):
         if not (source / part).is_dir():
             files |= {
                 f"{part}/{name}": content

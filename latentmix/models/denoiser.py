@@ -59,8 +59,8 @@ def load_denoiser(
 def _quantized(load: Callable[..., Any], folder: Path, kind: str, dtype: torch.dtype) -> Any:
     """Return the network in a folder, with the weights of its linear layers quantized by diffusers.
 
-    diffusers quantizes weights while it reads them from a folder. Those with LoRA added, and those of a single file, are
-    written to a folder for it first.
+    diffusers quantizes weights while it reads them from a folder. Those with LoRA added, and those of a single file,
+    are written to a folder for it first.
     """
     options = {"torch_dtype": dtype, "quantization_config": _quantization(kind, dtype)}
     source = read_source(folder)

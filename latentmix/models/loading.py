@@ -63,9 +63,13 @@ def opened_files(folder: Path, family: Family) -> dict[str, Path]:
     for part in present_parts(folder, family):
         if part in family.networks:
             source = read_source(folder / part)
-            for file in weight_files(folder / part, family.package(part), pickled=True):
-                files["checkpoint" if source.place.is_file() else f"{part}/{file.name}"] = file
-            files |= {f"lora {number} * {factor:g}": file for number, (file, factor) in enumerate(source.loras)}
+            own = [
+                ("checkpoint" if source.place.is_file() else f"{part}/{file.name}", file)
+                for file in weight_files(folder / part, family.package(part), pickled=True)
+            ]
+            own += [(f"lora {number} * {factor:g}", file) for number, (file, factor) in enumerate(source.loras)]
+            for name, file in own:  # parts may have several checkpoints, and each its own first LoRA
+                files[name if files.get(name, file) == file else f"{part} {name}"] = file
             names = ["config.json"]
         else:
             names = ["scheduler_config.json"] if part == "scheduler" else list(TOKENIZER_FILES)

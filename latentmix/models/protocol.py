@@ -100,7 +100,7 @@ class Model(Sized, Protocol):
         """S, D of a prompt's states, read without loading weights."""
 
 
-def products(model: Model) -> AbstractContextManager[None]:
+def products(model: object) -> AbstractContextManager[None]:
     """Compute float32 products of a model, forwards and backwards, as its precision says: in 32 bits, or in TF32."""
     return tf32(getattr(model, "precision", "float32").startswith("tf32"))
 

@@ -25,7 +25,8 @@ class ModelConfig:
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights
     hub: str | None = None
     revision: str | None = None
-    architecture: str | None = None  # the published one that a dry run plans with while the files are not here
+    # the published one that a dry run plans with while the files are not here, or a folder for what a single file lacks
+    architecture: LocalPath | None = None
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
     quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers

@@ -1,6 +1,8 @@
 """Single-file checkpoints, as CompVis and Stability release them: their family, and the weights of each network.
 
-The names of weights are converted by diffusers' own tables. Configs come from latentmix/embedded/architectures.
+The names of weights are converted by diffusers' own tables. Files of Stable Diffusion 1, 2 and XL hold all networks,
+and their configs come from latentmix/embedded/architectures. Those of Stable Diffusion 3 and FLUX.1 hold the
+transformer, and some the VAE; a pipeline folder has the rest.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +17,16 @@ from latentmix.errors import UserError
 from latentmix.weight_files import read_source, shapes
 
 ARCHITECTURES = {"v1": "sd15", "v2": "sd21", "xl_base": "sdxl"}  # what diffusers calls a checkpoint -> ours
+TRANSFORMERS = {"sd3": "sd35-medium", "sd35_medium": "sd35-medium", "sd35_large": "sd35-large"}
+TRANSFORMERS |= {"flux-dev": "flux-dev", "flux-schnell": "flux-schnell"}
 PREFIXES = {  # of the weights of each network: before SDXL, and since
     "unet": ("model.diffusion_model.", "model_ema."),
-    "vae": ("first_stage_model.",),
+    "transformer": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.", "vae."),
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
+SCALED = (".scale_weight", ".weight_scale", "scaled_fp8")  # how names end beside weights that are kept in 8 bits
 
 
 def is_single_file(path: Path) -> bool:
@@ -47,18 +53,35 @@ def architecture(file: Path, tensors: Mapping[str, Tensor]) -> str:
 
     Raises: UserError where latentmix can't read it.
     """
-    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-
-    kind = infer_diffusers_model_type(dict(tensors))
-    starts = ("model.diffusion_model.", "first_stage_model.", ("cond_stage_model.", "conditioner."))
-    lacking = [start for start in starts if not any(name.startswith(start) for name in tensors)]
-    if kind not in ARCHITECTURES or len(lacking) == len(starts):
+    kind = _kind(tensors)
+    if kind in TRANSFORMERS:
+        if any(name.endswith(SCALED) for name in tensors if not name.startswith("text_encoders.")):
+            raise UserError(f"{file} holds weights in scaled 8 bits, which can't be read; take the file in 16 bits")
+        return TRANSFORMERS[kind]
+    if kind not in ARCHITECTURES or not any(holds(tensors, part) for part in PREFIXES):
         what = "no Stable Diffusion" if kind == "v1" else repr(kind)
-        raise UserError(f"{file} holds {what}; single files of {', '.join(ARCHITECTURES.values())} can be read")
-    if lacking:
-        names = ", ".join("text encoders" if isinstance(start, tuple) else start.partition(".")[0] for start in lacking)
-        raise UserError(f"{file} lacks its {names}; give a file of the whole model, or a pipeline folder")
+        known = ", ".join(dict.fromkeys([*ARCHITECTURES.values(), *TRANSFORMERS.values()]))
+        raise UserError(f"{file} holds {what}; single files of {known} can be read")
     return ARCHITECTURES[kind]
+
+
+def _kind(tensors: Mapping[str, Tensor]) -> str:
+    """Return what diffusers calls a checkpoint; "v1" where it knows none."""
+    from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES, infer_diffusers_model_type
+
+    is_sd3 = any(name in tensors for name in CHECKPOINT_KEY_NAMES["sd3"])
+    try:
+        kind = str(infer_diffusers_model_type(dict(tensors)))
+    except UnboundLocalError:  # of Stable Diffusion 3 in a size that diffusers does not know
+        kind = "v1"
+    return "sd3" if is_sd3 and kind == "v1" else kind
+
+
+def holds(tensors: Mapping[str, Tensor], part: str) -> bool:
+    """Return whether a checkpoint has the weights of a network. Text encoders beside a transformer are not read."""
+    if _kind(tensors) in TRANSFORMERS and part != "vae":
+        return part == "transformer"
+    return any(name.startswith(PREFIXES[part]) for name in tensors)
 
 
 def load(from_pretrained: Callable[..., Any], folder: Path, **options: Any) -> tuple[Any, list[str]]:
@@ -81,7 +104,10 @@ def load(from_pretrained: Callable[..., Any], folder: Path, **options: Any) -> t
 def check(network: Any, part: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a checkpoint's weights do not fit a network, which is on torch's meta device."""
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIXES[part])} or dict(tensors)
-    state = _weights(own, part, network.config)
+    try:
+        state = _weights(own, part, network.config)
+    except (KeyError, IndexError, RuntimeError) as error:  # of diffusers' tables
+        raise ValueError(f"its weights have other names or sizes ({error})") from error
     if not hasattr(network, "text_model"):
         state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     for name, tensor in network.state_dict().items():
@@ -89,6 +115,8 @@ def check(network: Any, part: str, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"it lacks {name}")
         if state[name].shape != tensor.shape:
             raise ValueError(f"{name} has the shape {[*state[name].shape]}, not {[*tensor.shape]}")
+    if part == "transformer" and (more := state.keys() - network.state_dict().keys()):
+        raise ValueError(f"it also has {min(more)}")
 
 
 def _weights(tensors: dict[str, Tensor], part: str, config: Any, ema: bool = False) -> dict[str, Tensor]:
@@ -99,6 +127,10 @@ def _weights(tensors: dict[str, Tensor], part: str, config: Any, ema: bool = Fal
         return _text_weights(tensors, part, config)
     if part == "unet":
         return dict(utils.convert_ldm_unet_checkpoint(tensors, config, extract_ema=ema))
+    if part == "transformer":
+        is_flux = any("double_blocks." in name for name in tensors)
+        convert = "flux" if is_flux else "sd3"
+        return dict(getattr(utils, f"convert_{convert}_transformer_checkpoint_to_diffusers")(tensors))
     if any(name.startswith("encoder.down_blocks.") for name in tensors):  # a VAE alone, as diffusers saves it
         return tensors
     return dict(utils.convert_ldm_vae_checkpoint(tensors, config))
