@@ -153,7 +153,7 @@ def test_a_network_that_does_not_fit_into_memory_is_warned_of(
 
 
 def test_classes_and_folders_that_do_not_exist_are_missing() -> None:
-    assert "no shape is called 'staar'" in text(experiment("data.classes=[staar]"), "data")
+    assert "is called 'staar'" in text(experiment("data.classes=[staar]"), "data")
     found = finding(experiment("data=folder", "data.path=/no/such/folder", "data.classes=null"), "data")
     assert found.state == "missing" and "/no/such/folder" in found.text
 
@@ -338,7 +338,7 @@ def test_commands_check_before_they_work_and_dry_runs_do_not(command: str, monke
 def test_one_line_names_all_that_is_missing_and_nothing_else(offline: list[str]) -> None:
     settings = ("model=sd15", "data.classes=[staar]")
     line = error_line("sweep", *SMALL, *settings)
-    for part in (f"sd15 ({SD15})", "no shape is called 'staar'", "Inception-v3", "ViT-L-14/openai", "latentmix doctor"):
+    for part in (f"sd15 ({SD15})", "is called 'staar'", "Inception-v3", "ViT-L-14/openai", "latentmix doctor"):
         assert part in line
     with pytest.raises(UserError, match="sd15") as caught:
         require(experiment(*settings), generate.STAGES)  # which measures nothing

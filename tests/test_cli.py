@@ -640,7 +640,7 @@ def test_a_mean_of_the_pool_is_that_of_all_its_images(copy: Run) -> None:
         ("", "star", "could not convert"),
         (",".join(["0.1"] * 10), "star", f"10 weights are more than pool={POOL}"),
         ("0.5,0.5", "drop", "'drop' is not among the classes of this run: star, heart"),
-        ("0.5,0.5", "stra", "no shape is called 'stra'"),
+        ("0.5,0.5", "stra", "is called 'stra'; try 'star'"),
     ],
 )
 def test_mix_refuses_weights(run: Run, weights: str, class_id: str, reason: str) -> None:
@@ -677,7 +677,7 @@ def test_figures_that_do_not_exist(tmp_path: Path) -> None:
         (("data.clases=[star]",), "there is no key 'data.clases'; did you mean 'data.classes'?"),
         (("+seeed=3",), "there is no key 'seeed'; did you mean 'seed'?"),
         (("+model.pth=x",), "there is no key 'model.pth'"),
-        (("data.classes=[staar]",), "no shape is called 'staar'; there are circle,"),
+        (("data.classes=[staar]",), "is called 'staar'; try 'star'; there are circle,"),
         (("n=[2,10]",), f"n=10 is more than pool={POOL} images"),
         (("n=[0]",), "greater than 0"),
         (("draws=many",), "draws='many'"),

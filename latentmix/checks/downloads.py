@@ -9,7 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 
 from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
+from latentmix.data.hub_errors import chain
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name
+from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name, perceptual_network
 from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import VARIANTS
@@ -42,6 +43,19 @@ class Files:
     copy: str = ""  # what to bring from another machine, and where to put it
     note: Callable[[], str] = lambda: ""  # what else to say of files that are here
 
+    def check_download(self) -> int | None:
+        """Return the bytes to download, if they are known. Raises UserError if they can't be had, or have no room."""
+        from huggingface_hub import constants
+
+        refusal = self.refusal()
+        size = None if refusal else self.size()
+        if size is not None and (free := shutil.disk_usage(nearest_folder(Path(constants.HF_HUB_CACHE))).free) <= size:
+            sizes = f"{readable_size(free)} for its {readable_size(size)}"
+            refusal = f"{constants.HF_HUB_CACHE} has {sizes}: free some space, or set HF_HOME"
+        if refusal:
+            raise UserError(f"{self.name} is not here, and {refusal}")
+        return size
+
 
 def look(part: str, config: ModelConfig) -> Finding:
     """Return whether the files of a part are here, or can be downloaded."""
@@ -52,10 +66,10 @@ def look(part: str, config: ModelConfig) -> Finding:
         return Finding("missing", part, str(error))
     if path is not None:
         return Finding("ok", part, f"{files.name} {location(path)}{files.note()}")
-    refusal = files.refusal()
-    size = None if refusal else files.size()
-    if refusal := refusal or _no_room(size):
-        return Finding("missing", part, f"{files.name} is not here, and {refusal}", (elsewhere(files.copy),))
+    try:
+        size = files.check_download()
+    except UserError as error:
+        return Finding("missing", part, str(error), (elsewhere(files.copy),))
     name = files.name if size is None else f"{files.name}, {readable_size(size)},"
     return Finding("fetch", part, f"{name} is not here yet; latentmix fetch gets it, otherwise the run does")
 
@@ -67,12 +81,11 @@ def elsewhere(copy: str) -> str:
 
 def download(files: Files) -> None:
     """Download files; raise DiskFull or another UserError if that fails."""
-    if refusal := files.refusal() or _no_room(files.size()):
-        raise UserError(f"{files.name} is not here, and {refusal}")
+    files.check_download()
     try:
         files.get()
     except Exception as error:  # libraries for networks raise nearly anything
-        if _is_disk_full(error):
+        if any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain(error)):
             raise DiskFull(
                 f"the disk is full: {files.name} could not be fetched; free some space, or set HF_HOME and TORCH_HOME "
                 "to folders with more, and give the same command again"
@@ -82,18 +95,16 @@ def download(files: Files) -> None:
         raise UserError(f"{files.name} could not be fetched ({type(error).__name__}); try again later") from error
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def location(path: Path | None) -> str:
     """Return where files are, as the end of a sentence."""
     own = path is not None and path.is_relative_to(embedded_folder(""))
     return "comes with latentmix, so there is nothing to fetch" if own else f"is in {path}"
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Return a folder, or the first one above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 # The parts
@@ -111,39 +122,29 @@ def local_pipeline(config: ModelConfig) -> Path | None:
     return check_weights(find(config))
 
 
-def _variants(config: ModelConfig) -> str:
-    """Say which variants of a model's weights are read in place of full precision."""
-    names = [file.name for files in network_files(find(config)).values() for file in files]
-    known = dict.fromkeys((config.variant, *VARIANTS))
-    read = [variant for variant in known if variant and any(f".{variant}" in name for name in names)]
-    return f"; its {' and '.join(read)} weights are read" if read else ""
-
-
-def _origin(config: ModelConfig) -> Path | None:
-    """Return where a user put a model's files; None as `local_pipeline` does."""
-    if on_hub(config):
-        return snapshot(config)
-    folder = check_weights(find(config))
-    return folder if config.path is None else Path(config.path)
-
-
 def _model(config: ModelConfig) -> Files:
+    def origin() -> Path | None:  # where the user put the files, not where settings assembled them
+        folder = snapshot(config) if on_hub(config) else check_weights(find(config))
+        return folder if config.path is None else Path(config.path)
+
+    def variants_read() -> str:
+        names = [file.name for files in network_files(find(config)).values() for file in files]
+        known = dict.fromkeys((config.variant, *VARIANTS))
+        read = [variant for variant in known if variant and any(f".{variant}" in name for name in names)]
+        return f"; its {' and '.join(read)} weights are read" if read else ""
+
     if not on_hub(config):
-        return Files(config.name, lambda: _origin(config), note=lambda: _variants(config))
-
-    def on_hub_now() -> HubFiles:
-        patterns = files_on_hub(config)
-        return HubFiles(hub, patterns["allow_patterns"], patterns["ignore_patterns"], config.revision)
-
-    hub = str(config.hub)
-    files = _of_hub(
+        return Files(config.name, origin, note=variants_read)
+    hub, revision = str(config.hub), config.revision
+    return Files(
         f"{config.name} ({hub})",
-        HubFiles(hub, ["model_index.json"], revision=config.revision),
-        lambda: _origin(config),
+        origin,
+        lambda: hub_refusal(hub, "model_index.json", revision),
         lambda: find(config),
-        "; or copy the pipeline's folder, and give it as model.path=FOLDER",
+        lambda: _download_size(hub, revision=revision, **files_on_hub(config)),
+        f"{_hub_copy(hub)}; or copy the pipeline's folder, and give it as model.path=FOLDER",
+        variants_read,
     )
-    return replace(files, size=lambda: on_hub_now().size(), note=lambda: _variants(config))
 
 
 def _features(config: ModelConfig) -> Files:
@@ -151,24 +152,27 @@ def _features(config: ModelConfig) -> Files:
         return EMBEDDED_CLASSIFIER
     if config.features == "inception":
         return _torch_hub_file("Inception-v3", INCEPTION_URL)
-    folder = dinov2_folder(config.features)
-    if folder is not None:
+    if (folder := dinov2_folder(config.features)) is not None:
         return Files(f"DINOv2 ({folder.name})", lambda: folder)
-    name = dinov2_name(config.features)
-    files = HubFiles(DINOV2[name][0], ["config.json", "model.safetensors"])
-    note = "; or copy its folder, and give it as model.features=FOLDER"
-    return _of_hub(
-        f"{name} ({files.hub})", files, lambda: files.look("model.safetensors", "config.json"), files.get, note
+    from huggingface_hub import snapshot_download
+
+    name, wanted = dinov2_name(config.features), ["config.json", "model.safetensors"]
+    hub = DINOV2[name][0]
+    return Files(
+        f"{name} ({hub})",
+        lambda: _cached(hub, "model.safetensors") if _cached(hub, "config.json") else None,
+        lambda: hub_refusal(hub, "config.json"),
+        lambda: snapshot_download(hub, allow_patterns=wanted),
+        lambda: _download_size(hub, allow_patterns=wanted),
+        f"{_hub_copy(hub)}; or copy its folder, and give it as model.features=FOLDER",
     )
 
 
 def _perceptual(config: ModelConfig) -> Files:
     """Return torchvision's network that LPIPS is taken in; what LPIPS learned comes with torchmetrics."""
+    perceptual_network(config.perceptual, torch.device("cpu"))  # raises UserError if there is none
     if config.perceptual == "embedded":
         return EMBEDDED_CLASSIFIER
-    if config.perceptual not in LPIPS:
-        names = ", ".join(LPIPS)
-        raise UserError(f"there is no perceptual distance {config.perceptual!r}; there are embedded, {names}")
     from torchvision.models import get_model_weights
 
     name = LPIPS[config.perceptual]
@@ -189,12 +193,13 @@ def _clip(config: ModelConfig) -> Files:
     about = open_clip.get_pretrained_cfg(architecture, pretrained)
     hub, _, file = about["hf_hub"].rpartition("/")
     safe = str(Path(file).with_suffix(".safetensors")) if file else HF_SAFE_WEIGHTS_NAME
-    files = HubFiles(hub, [safe])
-    return _of_hub(
+    return Files(
         f"open_clip's {name} ({hub})",
-        files,
-        lambda: files.look(safe) or files.look(file or HF_WEIGHTS_NAME),
+        lambda: _cached(hub, safe) or _cached(hub, file or HF_WEIGHTS_NAME),
+        lambda: hub_refusal(hub, safe),
         lambda: open_clip.download_pretrained(about),
+        lambda: _download_size(hub, allow_patterns=[safe]),
+        _hub_copy(hub),
     )
 
 
@@ -210,48 +215,30 @@ FILES: dict[str, Callable[[ModelConfig], Files]] = {
 # The Hugging Face hub and other servers
 
 
-@dataclass(frozen=True)
-class HubFiles:
-    """Files of a repository of the hub: patterns of those that are wanted, and of exceptions."""
+def _cached(hub: str, name: str) -> Path | None:
+    """Return a file of the hub in its cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
 
-    hub: str
-    wanted: list[str]
-    unwanted: list[str] | None = None
-    revision: str | None = None
-
-    def look(self, *names: str) -> Path | None:
-        """Return the first of some files in the hub's cache; None if any of them is missing."""
-        from huggingface_hub import try_to_load_from_cache
-
-        paths = [try_to_load_from_cache(self.hub, name) for name in names]
-        return Path(str(paths[0])) if all(isinstance(path, str) for path in paths) else None
-
-    def get(self) -> None:
-        """Download the files."""
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(self.hub, allow_patterns=self.wanted)
-
-    def size(self) -> int | None:
-        """Return the bytes of the files that are not in the hub's cache; None if that is not known."""
-        from huggingface_hub import snapshot_download
-
-        patterns: Any = {"allow_patterns": self.wanted, "ignore_patterns": self.unwanted}
-        try:
-            files = snapshot_download(self.hub, revision=self.revision, dry_run=True, **patterns)
-        except Exception:
-            return None
-        return sum(file.file_size or 0 for file in files if file.will_download) or None
+    path = try_to_load_from_cache(hub, name)
+    return Path(path) if isinstance(path, str) else None
 
 
-def _of_hub(
-    name: str, files: HubFiles, look: Callable[[], Path | None], get: Callable[[], Any], note: str = ""
-) -> Files:
+def _download_size(hub: str, **wanted: Any) -> int | None:
+    """Return the bytes of those wanted files that are not in the hub's cache; None if that is not known."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = snapshot_download(hub, dry_run=True, **wanted)
+    except Exception:
+        return None
+    return sum(file.file_size or 0 for file in files if file.will_download) or None
+
+
+def _hub_copy(hub: str) -> str:
     from huggingface_hub import constants
 
-    folder = f"models--{files.hub.replace('/', '--')} from its cache (~/.cache/huggingface/hub, or HF_HOME/hub)"
-    copy = f"{folder} to {constants.HF_HUB_CACHE}, with its links (cp -a){note}"
-    return Files(name, look, lambda: hub_refusal(files.hub, files.wanted[0], files.revision), get, files.size, copy)
+    folder = f"models--{hub.replace('/', '--')} from its cache (~/.cache/huggingface/hub, or HF_HOME/hub)"
+    return f"{folder} to {constants.HF_HUB_CACHE}, with its links (cp -a)"
 
 
 def _torch_hub_file(name: str, url: str) -> Files:
@@ -271,48 +258,28 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
 
     A missing model_index.json is a refusal too: without one, a repository holds no pipeline.
     """
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{hub}"
     login = "log in with `hf auth login` (or set HF_TOKEN)"
+    no_pipeline = f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
+    reasons = {
+        "GatedRepoError": f"is gated: accept its terms at {page}, and {login}",
+        "RepositoryNotFoundError": f"the hub has no {hub}, or it is private: check the name, or {login}",
+        "RevisionNotFoundError": f"the hub has no revision {revision} of it",
+        "HFValidationError": f"{hub!r} is not OWNER/NAME, as the hub names things",
+        # Another file may have another name; the others can be read.
+        "EntryNotFoundError": no_pipeline if file == "model_index.json" else None,
+    }
     try:
         get_hf_file_metadata(hf_hub_url(hub, file, revision=revision, repo_type=kind), timeout=TIMEOUT)
-    except errors.GatedRepoError:
-        return f"is gated: accept its terms at {page}, and {login}"
-    except errors.RepositoryNotFoundError:
-        return f"the hub has no {hub}, or it is private: check the name, or {login}"
-    except errors.RevisionNotFoundError:
-        return f"the hub has no revision {revision} of it"
-    except errors.HFValidationError:
-        return f"{hub!r} is not OWNER/NAME, as the hub names things"
-    except errors.EntryNotFoundError:
-        if file == "model_index.json":
-            return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
-        return None  # this file may have another name; the others can be read
     except Exception as error:  # of the network or the hub, from several libraries
-        return f"the Hugging Face hub can't be reached ({type(error).__name__})"
+        known = (each.__name__ for each in type(error).__mro__ if each.__name__ in reasons)
+        unreachable = f"the Hugging Face hub can't be reached ({type(error).__name__})"
+        return next((reasons[name] for name in known), unreachable)
     return None
-
-
-def _no_room(needed: int | None) -> str | None:
-    """Return why so many bytes don't fit into the hub's cache; None if they do, or if their number is not known."""
-    from huggingface_hub import constants
-
-    if needed is None:
-        return None
-    free = shutil.disk_usage(nearest_folder(Path(constants.HF_HUB_CACHE))).free
-    if needed < free:
-        return None
-    sizes = f"{readable_size(free)} for its {readable_size(needed)}"
-    return f"{constants.HF_HUB_CACHE} has {sizes}: free some space, or set HF_HOME"
-
-
-def nearest_folder(folder: Path) -> Path:
-    """Return a folder, or the first one above it that exists."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _url_refusal(url: str) -> str | None:

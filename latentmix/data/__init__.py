@@ -16,8 +16,8 @@ __all__ = ["DATASETS", "Dataset", "NotFetched", "Source", "choose", "is_plain", 
 DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = table(
     "datasets",
     {
-        "shapes": shapes.load,
-        "things": things.load,
+        "shapes": shapes.Shapes.load,
+        "things": things.Things.load,
         "folder": folder.load,
         "imagenet": imagenet.load,
         "hub": hub.load,

@@ -1,4 +1,4 @@
-"""Colours of drawn images, and the captions that name them."""
+"""Colours and numbers of drawn objects, and their names in captions."""
 
 from dataclasses import dataclass
 
@@ -36,13 +36,3 @@ class Colour:
         k = (np.array([5, 3, 1]) + self.hue * 6) % 6
         rgb = self.value - self.value * self.saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
         return rgb[:, None, None]
-
-
-def caption(count: int, noun: str, plural: str, colour: str, ground: str) -> str:
-    """Return a caption such as "two red stars on a dark blue ground"."""
-    objects = f"{_a(colour)} {noun}" if count == 1 else f"{COUNTS[count]} {colour} {plural}"
-    return f"{objects} on {_a(ground)} ground"
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -115,9 +115,9 @@ def _star_points(outer: float, inner: float) -> list[tuple[float, float]]:
     return [(r * np.sin(a), -r * np.cos(a)) for a, r in zip(angles, [outer, inner] * 5, strict=True)]
 
 
-def _heart(x: Array, y: Array) -> Array:
-    """Inigo Quilez's exact distance to a heart, scaled to about unit radius."""
-    x, y = abs(x) / 1.5, 0.56 - y / 1.5
+def heart(x: Array, y: Array, top: float = 0.56) -> Array:
+    """Inigo Quilez's exact distance to a heart, scaled to about unit radius; `top` moves it up."""
+    x, y = abs(x) / 1.5, top - y / 1.5
     lobe = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
     diagonal = 0.5 * np.maximum(x + y, 0)
     body = np.sqrt(np.minimum(x**2 + (y - 1) ** 2, (x - diagonal) ** 2 + (y - diagonal) ** 2)) * np.sign(x - y)
@@ -148,7 +148,7 @@ OBJECTS: dict[str, tuple[Part, ...]] = {
         Part(turned(6, ellipse(0, -0.6, 0.3, 0.38)), 0, 0.3),
         Part(disc(0, 0, 0.32), 1, 0.3),
     ),
-    "heart": (Part(_heart, 0, 0.6),),
+    "heart": (Part(heart, 0, 0.6),),
     "house": (
         Part(box(0.42, -0.5, 0.11, 0.28, 0.02), 2, 0.08),
         Part(box(0, 0.32, 0.66, 0.55, 0.04), 0, 0.12),

@@ -26,10 +26,10 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
         return UserError(f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}")
     if is_local(name):
         return UserError(f"{name} can't be read: {words}; check data.subset and data.split")
-    chain = list(_chain(error))
-    kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
-    texts = " ".join(map(str, chain))
-    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
+    links = list(chain(error))
+    kinds = {kind.__name__ for link in links for kind in type(link).__mro__}
+    texts = " ".join(map(str, links))
+    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in links}
     if "GatedRepoError" in kinds or any(sign in texts for sign in GATED) or statuses.intersection(REFUSED):
         login = f"accept its terms at {PAGE}{name}, then log in with `hf auth login`"
         return NotFetched(f"{name} is gated: {login}{instead}")
@@ -56,7 +56,7 @@ def _is_offline() -> bool:
     return bool(constants.is_offline_mode() or datasets.config.HF_HUB_OFFLINE)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and those that led to it."""
     while error is not None:
         yield error

@@ -5,28 +5,20 @@ whole frame, a palette for each class in the ground, one to three objects anywhe
 what leaves the frame on one side enters on the other. So a class's mean image is one flat colour, and all that its
 latents have in common is a colour.
 
-An image depends on (class, index) alone. Indices from `TRAINING_START` on are those that the embedded networks were
-trained on; experiments stay below it.
+An image depends on (class, index) alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from PIL import Image
 
-from latentmix.data.colours import Colour, caption
+from latentmix.data.colours import Colour
 from latentmix.data.drawings import OBJECTS, Part
-from latentmix.data.lighting import lit
-from latentmix.data.protocol import Dataset, Source
-from latentmix.data.settings import DataConfig
-from latentmix.errors import UserError
-from latentmix.images import fitted
+from latentmix.data.drawn import Drawn, Placed, Scene, caption, generator, pink
 
 Array = np.ndarray
 SIZE = 128  # pixels, square
-TRAINING_START = 1_000_000
 GRAIN = 0.015  # standard deviation of the grain, in units where white is 1
 EXPONENT = 1.3  # of the texture, whose amplitude falls as 1/f^EXPONENT
 LIGHT = np.array([-0.48, -0.6, 0.64])  # unit vector towards the light: from the left, from above, from the viewer
@@ -58,56 +50,25 @@ PALETTES = {
 CLASSES = tuple(sorted(PALETTES))
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Where an object lies: the frame spans -1 to 1, y points down; angle in radians; colours in order of paint."""
-
-    x: float
-    y: float
-    radius: float
-    angle: float
-    mirrored: bool
-    colours: tuple[Colour, ...]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is in one image, except for its texture and grain."""
-
-    ground: Colour
-    roughness: float
-    objects: tuple[Placed, ...]
-
-
 def draw(class_name: str, index: int) -> Array:
-    """Return image `index` of a class: uint8 [128, 128, 3], RGB. Raises KeyError for an unknown class."""
-    shown, rng = _scene(class_name, index)
-    texture = pink(rng, 3)
+    """Return image `index` of a class: uint8 [128, 128, 3], RGB."""
+    shown = scene(class_name, index)
+    texture = _texture(shown.rng, 3)
     image = shown.ground.rgb() * np.exp(shown.roughness * texture[:1]) + 0.035 * texture
     for placed in shown.objects:
-        _paint(image, placed, OBJECTS[class_name], np.exp(0.08 * pink(rng, 1)))
-    image += GRAIN * rng.standard_normal(image.shape, dtype=np.float32)
+        _paint(image, placed, OBJECTS[class_name], np.exp(0.08 * _texture(shown.rng, 1)))
+    image += GRAIN * shown.rng.standard_normal(image.shape, dtype=np.float32)
     return np.rint(image.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
 def describe(class_name: str, index: int) -> str:
     """Return what image `index` of a class shows, e.g. "two yellow stars on a dark blue ground"."""
-    shown = scene(class_name, index)
-    plural = "fish" if class_name == "fish" else f"{class_name}s"
-    colour, ground = shown.objects[0].colours[0].name(), shown.ground.name()
-    return caption(len(shown.objects), class_name, plural, colour, ground)
+    return caption(scene(class_name, index), class_name)
 
 
 def scene(class_name: str, index: int) -> Scene:
-    """Return the scene of image `index` of a class. Raises KeyError for an unknown class."""
-    return _scene(class_name, index)[0]
-
-
-def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
-    """Return the scene of (class, index) and the generator, ready to draw its textures."""
-    if class_name not in PALETTES:
-        raise KeyError(f"no drawn object is called {class_name!r}; there are {', '.join(CLASSES)}")
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([128, CLASSES.index(class_name), index])))
+    """Return the contents of image `index` of a class."""
+    rng = generator(128, CLASSES.index(class_name), index)
     palette, bright = PALETTES[class_name], rng.uniform(0.3, 0.95)
     saturation = rng.uniform(0.2, 0.45) if bright > 0.6 else rng.uniform(0.35, 0.75)
     ground = Colour((palette.ground + 0.035 * rng.standard_normal()) % 1, saturation, bright, PALE)
@@ -115,7 +76,7 @@ def _scene(class_name: str, index: int) -> tuple[Scene, np.random.Generator]:
     objects: list[Placed] = []
     for _ in range(count):
         objects.append(_placed(rng, palette, objects))
-    return Scene(ground, rng.uniform(0.07, 0.2), tuple(objects)), rng
+    return Scene(ground, rng.uniform(0.07, 0.2), tuple(objects), rng)
 
 
 def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]) -> Placed:
@@ -129,7 +90,7 @@ def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]
     main = Colour(hue, rng.uniform(0.55, 0.95), rng.uniform(0.72, 1.0), PALE)
     accents = tuple(Colour((h + turn) % 1, s, v, PALE) for h, s, v in palette.accents)
     radius = rng.uniform(0.4, 0.75)
-    return Placed(x, y, radius, rng.uniform(-0.6, 0.6), bool(rng.random() < 0.5), (main, *accents))
+    return Placed(x, y, radius, rng.uniform(-0.6, 0.6), (main, *accents), mirrored=bool(rng.random() < 0.5))
 
 
 # --- the painter ----------------------------------------------------------------------------------------------------
@@ -178,56 +139,13 @@ def _light(distance: Array, bevel: float) -> tuple[Array, Array]:
     return 0.5 + 0.72 * np.maximum(facing, 0), 0.35 * np.maximum(mirror, 0) ** 24
 
 
-def pink(rng: np.random.Generator, channels: int) -> Array:
-    """Return noise [channels, 128, 128] whose amplitude falls as 1/f^EXPONENT, of zero mean and unit std each."""
-    spectrum = np.fft.rfft2(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32).astype(float))
-    noise = np.fft.irfft2(spectrum * _FALL, s=(SIZE, SIZE))
-    return noise / noise.std(axis=(1, 2), keepdims=True)
+def _texture(rng: np.random.Generator, channels: int) -> Array:
+    return pink(rng.standard_normal((channels, SIZE, SIZE), dtype=np.float32), EXPONENT)
 
 
-def _fall() -> Array:
-    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
-    frequency[0, 0] = np.inf  # no constant part
-    return frequency**-EXPONENT
-
-
-_FALL = _fall()
-
-
-def load(config: DataConfig) -> Dataset:
-    """Return the data set that `data=things` describes."""
-    return Things(config.light)
-
-
-class Things(Dataset):
+class Things(Drawn):
     """The drawn objects as a data set."""
 
     world = "things"
-
-    def __init__(self, light: float = 0.0) -> None:
-        self.light = light
-
-    def classes(self) -> tuple[str, ...]:
-        return CLASSES
-
-    def resolve(self, name: str) -> str:
-        if name not in CLASSES:
-            raise UserError(f"no drawn object is called {name!r}; there are {', '.join(CLASSES)}")
-        return name
-
-    def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        class_id = self.resolve(class_id)
-        if count is None or count > TRAINING_START:
-            raise UserError(
-                f"the number of drawn objects is unlimited; say how many of each class, up to {TRAINING_START}"
-            )
-        drawn = [Source(f"{class_id}/{index}", partial(_sized, class_id, index)) for index in range(count)]
-        return [lit(source, self.light) for source in drawn]
-
-    def home(self) -> str:
-        return "are drawn by latentmix, so there is nothing to fetch"
-
-
-def _sized(class_name: str, index: int, size: int | str) -> Array:
-    image = Image.fromarray(draw(class_name, index))
-    return np.asarray(image) if size == SIZE else fitted(image, size)
+    names = CLASSES
+    draw = staticmethod(draw)

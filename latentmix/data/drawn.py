@@ -1,0 +1,109 @@
+"""What the drawn data sets share: scenes and their captions, pink texture, and images found by class and index."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+from PIL import Image
+
+from latentmix.data.colours import COUNTS, Colour
+from latentmix.data.protocol import Dataset, Source
+from latentmix.data.settings import DataConfig
+from latentmix.errors import UserError
+from latentmix.images import fitted
+
+Array = np.ndarray
+TRAINING_START = 1_000_000  # the embedded networks were trained on images from this index on; experiments stay below it
+PLURALS = {"cross": "crosses", "fish": "fish"}  # all others end in s
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object's position in a frame from -1 to 1 whose y points down, its radius, angle in radians, and colours."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+    colours: tuple[Colour, ...]  # in order of paint
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The contents of one image, and the generator that draws its texture and grain next."""
+
+    ground: Colour
+    roughness: float
+    objects: tuple[Placed, ...]
+    rng: np.random.Generator
+
+
+def generator(*numbers: int) -> np.random.Generator:
+    """Return the random generator that these numbers name."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
+
+
+def caption(scene: Scene, noun: str) -> str:
+    """Return what a scene shows, e.g. "two red stars on a dark blue ground"."""
+    count, colour, ground = len(scene.objects), scene.objects[0].colours[0].name(), scene.ground.name()
+    plural = PLURALS.get(noun, f"{noun}s")
+    objects = f"{_a(colour)} {noun}" if count == 1 else f"{COUNTS[count]} {colour} {plural}"
+    return f"{objects} on {_a(ground)} ground"
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def pink(white: Array, exponent: float) -> Array:
+    """Return white noise [channels, n, n] filtered so that its amplitude falls as 1/f^exponent, of mean 0 and std 1."""
+    noise = np.fft.irfft2(np.fft.rfft2(white.astype(float)) * _fall(white.shape[-1], exponent), s=white.shape[-2:])
+    return noise / noise.std(axis=(1, 2), keepdims=True)
+
+
+@cache
+def _fall(size: int, exponent: float) -> Array:
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = np.inf  # no constant part
+    return frequency**-exponent
+
+
+class Drawn(Dataset):
+    """As many images of each class as are asked for, image `index` by `draw(class, index)`.
+
+    `light` adds a light from above: the top is so many grey levels brighter, and the bottom as much darker. All images
+    then share a bias in space, which no mean of a channel removes.
+    """
+
+    names: tuple[str, ...]
+    draw: Callable[[str, int], Array]
+
+    def __init__(self, light: float = 0.0) -> None:
+        self.light = light
+
+    @classmethod
+    def load(cls, config: DataConfig) -> Dataset:
+        """Return the data set that settings describe."""
+        return cls(config.light)
+
+    def classes(self) -> tuple[str, ...]:
+        return self.names
+
+    def images(self, class_id: str, count: int | None = None) -> list[Source]:
+        class_id = self.resolve(class_id)
+        if count is None or count > TRAINING_START:
+            raise UserError(
+                f"the number of drawn images is unlimited; say how many of each class, up to {TRAINING_START}"
+            )
+        lit = f" lit {self.light:g}" if self.light else ""
+        return [Source(f"{class_id}/{index}{lit}", partial(self._pixels, class_id, index)) for index in range(count)]
+
+    def home(self) -> str:
+        return "are drawn by latentmix, so there is nothing to fetch"
+
+    def _pixels(self, class_id: str, index: int, size: int | str) -> Array:
+        image = fitted(Image.fromarray(self.draw(class_id, index)), size)
+        slope = np.linspace(self.light, -self.light, len(image), dtype=np.float32)[:, None, None]
+        return np.rint((image + slope).clip(0, 255)).astype(np.uint8)
