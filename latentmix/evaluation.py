@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.data.image_files import image_files, listing_errors
+from latentmix.data.image_files import image_files
 from latentmix.data.pictures import read_pictures
 from latentmix.errors import UserError
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
@@ -82,8 +82,7 @@ def _items(images: Any) -> list[Any]:
         found, what = list(images), "one side"
     else:
         folder, what = Path(images).expanduser(), str(images)
-        with listing_errors("give a folder of images"):
-            found = list(image_files(folder))
+        found = list(image_files(folder, "give a folder of images"))
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")
     return found

@@ -74,24 +74,24 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
             ImageOps.exif_transpose(opened, in_place=True)
         except Exception:  # for bytes that are no Exif, Pillow raises SyntaxError, struct.error, OSError, TypeError...
             unreadable = "Exif"
-        try:
-            return in_srgb(opened), unreadable
-        except (ImageCms.PyCMSError, OSError):  # OSError for bytes that are no profile
-            return rgb(opened), "colour profile"
+        picture, profile_is_usable = in_srgb(opened)
+        return picture, unreadable if profile_is_usable else "colour profile"
 
 
-def in_srgb(picture: Image.Image) -> Image.Image:
+def in_srgb(picture: Image.Image) -> tuple[Image.Image, bool]:
     """Return a picture in RGB, on white where it is transparent, and in sRGB if it has a colour profile.
 
-    Raises: PyCMSError or OSError for a profile that cannot be used.
+    Return False beside it if that profile is unusable, and so left out.
     """
-    profile = picture.info.get("icc_profile")
     plain = picture if picture.mode in ("L", "CMYK") and not picture.has_transparency_data else rgb(picture)
-    if profile:
-        own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        if "sRGB" not in ImageCms.getProfileDescription(own):
-            return ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
-    return rgb(plain)
+    if profile := picture.info.get("icc_profile"):
+        try:
+            own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            if "sRGB" not in ImageCms.getProfileDescription(own):
+                return ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain, True
+        except (ImageCms.PyCMSError, OSError):  # OSError for bytes that are no profile
+            return rgb(plain), False
+    return rgb(plain), True
 
 
 def rgb(picture: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Decoded images in memory, so that an image's check and all of its uses decode it once."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from threading import Lock
 
 from PIL import Image
@@ -9,7 +10,7 @@ BUDGET = 256 << 20  # bytes
 
 
 class Kept:
-    """The pictures that a process has decoded, by the ids of images, up to a number of bytes.
+    """The pictures that a process has decoded, by what identifies them, up to a number of bytes.
 
     Where room is short, pictures that were used before make way, the oldest first. If that does not suffice, a new
     picture is not kept.
@@ -21,21 +22,18 @@ class Kept:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._whole: set[tuple[str, float]] = set()
-        self._unused: dict[str, Image.Image] = {}
-        self._used: OrderedDict[str, Image.Image] = OrderedDict()
+        self._unused: dict[Hashable, Image.Image] = {}
+        self._used: OrderedDict[Hashable, Image.Image] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def is_whole(self, id_: str, max_megapixels: float) -> bool:
-        """Return True if an image of these bytes was found whole under this limit before."""
-        return (id_, max_megapixels) in self._whole
+    def __contains__(self, id_: Hashable) -> bool:
+        return id_ in self._unused or id_ in self._used
 
-    def add(self, id_: str, max_megapixels: float, picture: Image.Image) -> None:
-        """Remember that an image is whole, and its picture if there is room for it."""
+    def add(self, id_: Hashable, picture: Image.Image) -> None:
+        """Keep an image's picture if there is room for it."""
         with self._lock:
-            self._whole.add((id_, max_megapixels))
-            if id_ in self._unused or id_ in self._used:
+            if id_ in self:
                 return
             while self._used and self._bytes + _bytes(picture) > self.budget:
                 self._bytes -= _bytes(self._used.popitem(last=False)[1])
@@ -43,7 +41,7 @@ class Kept:
                 self._unused[id_] = picture
                 self._bytes += _bytes(picture)
 
-    def get(self, id_: str) -> Image.Image | None:
+    def get(self, id_: Hashable) -> Image.Image | None:
         """Return an image's picture for a use; None if it is not kept."""
         with self._lock:
             if (picture := self._unused.pop(id_, None)) is not None:

@@ -1,16 +1,16 @@
 """data=folder: a folder of class folders, DIR/<class>/**/*.jpg (or png, webp)."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError, warn_once
 
 LAYOUT = "DIR/<class>/*.jpg"
+ADVICE = f"give a folder of class folders, {LAYOUT}"
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
@@ -37,8 +37,7 @@ class Folder(Dataset):
 
         Raises UserError if there are none, and if the folders look like a level above the classes.
         """
-        with _listed():
-            names = [name for name, folder in self._folders.items() if any(image_files(folder))]
+        names = [name for name, folder in self._folders.items() if any(image_files(folder, ADVICE))]
         if not names:
             raise UserError(f"no class folder in {self.path} has images; expected {LAYOUT}")
         self._refuse_splits(names)
@@ -49,14 +48,14 @@ class Folder(Dataset):
         return tuple(names)
 
     def resolve(self, name: str) -> str:
-        """Return the name itself. Raises UserError if no class folder has it."""
-        self._folder(name)
+        """Look a class up in the listing, so that no name, such as "../x", leads out of the data set."""
+        if name not in self._folders:
+            raise UserError(unknown(name, list(self._folders), str(self.path)))
         return name
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
-        with _listed():
-            blobs = [Blob(file) for file in image_files(self._folder(class_id))]
+        blobs = [Blob(file) for file in image_files(self._folders[self.resolve(class_id)], ADVICE)]
         return sources(blobs, count, self.rules, f"class {class_id!r} in {self.path}")
 
     def home(self) -> str:
@@ -65,7 +64,7 @@ class Folder(Dataset):
     @cached_property
     def _folders(self) -> dict[str, Path]:
         """Class -> its folder, in the order of names. Raises UserError if there are none."""
-        entries, path = _entries(self.path), self.path.absolute()
+        entries, path = listing(self.path, ADVICE), self.path.absolute()
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):
             raise UserError(
@@ -76,15 +75,9 @@ class Folder(Dataset):
             raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")
         return folders
 
-    def _folder(self, class_id: str) -> Path:
-        """Look a class up in the listing, so that no identifier, such as "../x", leads out of the data set."""
-        if class_id in self._folders:
-            return self._folders[class_id]
-        raise UserError(unknown(class_id, list(self._folders), str(self.path)))
-
     def _refuse_splits(self, names: list[str]) -> None:
         """Raise UserError if the folders are splits, such as train and val, with class folders in them."""
-        inside = (entry for name in names for entry in _entries(self._folders[name]))
+        inside = (entry for name in names for entry in listing(self._folders[name], ADVICE))
         if all(name.lower() in SPLITS for name in names) and any(entry.is_dir() for entry in inside):
             split = next((name for name in names if name.lower().startswith("train")), names[0])
             raise UserError(
@@ -93,22 +86,12 @@ class Folder(Dataset):
 
     def _refuse_wrapper(self, folder: Path) -> None:
         """Raise UserError if the only class may be a folder around the classes, as unpacked archives have it."""
-        entries = _entries(folder)
+        entries = listing(folder, ADVICE)
         inside = [entry.name for entry in entries if entry.is_dir()]
-        if any(is_image(entry.name) for entry in entries):
-            return
-        if len(inside) < 2 and not any(name.lower() in SPLITS for name in inside):
+        levels = len(inside) > 1 or any(name.lower() in SPLITS for name in inside)
+        if any(is_image(entry.name) for entry in entries) or not levels:
             return
         raise UserError(
             f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give data.path={folder} "
             f"if these are the classes, or 'data.classes=[{folder.name}]' if it is one class"
         )
-
-
-def _listed() -> AbstractContextManager[None]:
-    return listing_errors(f"give a folder of class folders, {LAYOUT}")
-
-
-def _entries(folder: Path) -> list[Path]:
-    with _listed():
-        return listing(folder)

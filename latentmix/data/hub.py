@@ -20,7 +20,7 @@ from latentmix.data.hub_errors import EXPORT, explain, is_local
 from latentmix.data.image_files import Blob, Rules, digest, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
-from latentmix.errors import Interrupted, UserError
+from latentmix.errors import UserError
 
 IMAGENET = "ILSVRC/imagenet-1k"
 IMAGENETTE = "frgfm/imagenette"
@@ -122,7 +122,7 @@ class Hub(Dataset):
 
     def _files(self, label: int) -> list[Path]:
         """The images that are kept of a class, in the stream's order."""
-        return [file for file in listing(self._class_folder(label)) if is_image(file.name)]
+        return [file for file in listing(self._class_folder(label), "set LATENTMIX_CACHE") if is_image(file.name)]
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -266,9 +266,6 @@ class Hub(Dataset):
         """Turn whatever the hub's libraries raise, which is nearly anything, into a UserError."""
         try:
             yield
-        except KeyboardInterrupt as stop:
-            text = "stopped; the images fetched are kept, and the same command goes on from there"
-            raise Interrupted(text, stop) from None
         except DiskFull as error:
             raise DiskFull(
                 f"the disk is full: {self._folder} can't be written; free some space, or set LATENTMIX_CACHE to a "
@@ -290,12 +287,8 @@ class PlannedHub(Hub):
     def fetch(self, class_ids: Sequence[str]) -> None:
         """Fetch nothing."""
 
-    def lacks(self, class_ids: Sequence[str]) -> bool:
-        """Return True if images of these classes are not here."""
-        return not all(self._is_kept(self._labels[class_id]) for class_id in class_ids)
-
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        if not self.lacks([class_id]):
+        if self._is_kept(self._labels[self.resolve(class_id)]):
             return super().images(class_id, count)
         count = count or self.config.limit or MOST
         return [Source(f"{class_id} {index}", partial(_not_here, self._name)) for index in range(count)]
@@ -337,9 +330,9 @@ def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int]
 def _progress(name: str, total: int | None) -> Iterator[Any]:
     """Show a progress bar; yields a function of (images kept, rows seen)."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    texts = (TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[seen]}"))
-    with Progress(SpinnerColumn(), *texts, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"images of {name}", total=total, seen="")
-        yield lambda kept, seen: bar.update(task, completed=kept, seen=f"of {seen:,} seen")
+    columns = ("{task.description}", MofNCompleteColumn(), "of {task.fields[seen]:,} seen", TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"images of {name}", total=total, seen=0)
+        yield lambda kept, seen: bar.update(task, completed=kept, seen=seen)

@@ -6,7 +6,6 @@ decoded picture is kept for its use as far as `KEPT` has room, and later runs re
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -16,12 +15,11 @@ from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from latentmix.data.check_notes import CheckedId, checked_ids
 from latentmix.data.decode import decode, names_a_profile
 from latentmix.data.decoded_images import KEPT
-from latentmix.data.protocol import Source, first_few
+from latentmix.data.protocol import Source, first_few, reason
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
@@ -84,29 +82,24 @@ def is_listed(name: str) -> bool:
     return not name.startswith(".") and name not in DROPPINGS
 
 
-@contextmanager
-def listing_errors(advice: str) -> Iterator[None]:
-    """Raise UserError, which ends with `advice`, where a folder can't be listed within."""
+def listing(folder: Path, advice: str) -> list[Path]:
+    """Return the entries of a folder that belong to the data, sorted. Raises UserError, which ends with `advice`."""
     try:
-        yield
+        return sorted(entry for entry in folder.iterdir() if is_listed(entry.name))
     except OSError as error:
-        raise UserError(f"cannot list {error.filename}: {error.strerror or error}; {advice}") from error
+        raise _not_listed(error, advice) from error
 
 
-def listing(folder: Path) -> list[Path]:
-    """Return the entries of a folder that belong to the data, sorted. Raises OSError."""
-    return sorted(entry for entry in folder.iterdir() if is_listed(entry.name))
-
-
-def image_files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path, advice: str) -> Iterator[Path]:
     """Yield the image files in a folder and all folders below it, sorted within each; links are followed.
 
-    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Raises OSError.
+    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Raises UserError,
+    which ends with `advice`, where a folder can't be listed.
     """
     seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it is not followed for ever
 
     def fail(error: OSError) -> None:
-        raise error
+        raise _not_listed(error, advice) from error
 
     for root, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         status = Path(root).stat()
@@ -116,6 +109,10 @@ def image_files(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(filter(is_listed, folders))
         yield from (Path(root, name) for name in sorted(names) if is_image(name))
+
+
+def _not_listed(error: OSError, advice: str) -> UserError:
+    return UserError(f"cannot list {error.filename}: {error.strerror or error}; {advice}")
 
 
 def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) -> list[Source]:
@@ -152,7 +149,7 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
         id_ = checked_id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
         return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels), str(blob))
     except Exception as error:  # Pillow raises nearly anything for damaged files: OSError, SyntaxError, struct.error...
-        problem = f"{blob} cannot be used: {_reason(error)}"
+        problem = f"{blob} cannot be used: {reason(error)}"
         if rules.bad_images == "refuse":
             raise UserError(f"{problem}; mend or delete it, or set data.bad_images=skip") from error
         warn_once(f"{problem}; the next image is taken instead")
@@ -165,9 +162,9 @@ def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
     id_ = image_id(content)
     if blob.digest not in ("", digest(content)):
         raise ValueError("its bytes are not those that were fetched")
-    if not KEPT.is_whole(id_, max_megapixels):
+    if (id_, max_megapixels) not in KEPT:
         picture, unreadable = decode(content, max_megapixels)
-        KEPT.add(id_, max_megapixels, picture)
+        KEPT.add((id_, max_megapixels), picture)
         if unreadable:
             notes.append(f"{unreadable} of {blob}")
     return id_
@@ -188,22 +185,14 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.
 
     Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
     """
-    picture = KEPT.get(id_)
+    picture = KEPT.get((id_, max_megapixels))
     if picture is None:
-        picture = _read_again(blob, id_, max_megapixels)
-        KEPT.add(id_, max_megapixels, picture)
+        try:
+            content = blob.read()
+        except OSError as error:
+            raise UserError(f"{blob} can't be read any more: {reason(error)}; {AGAIN}") from error
+        if image_id(content) != id_:
+            raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
+        picture = decode(content, max_megapixels)[0]
+        KEPT.add((id_, max_megapixels), picture)
     return fitted(picture, size)
-
-
-def _read_again(blob: Blob, id_: str, max_megapixels: float) -> Image.Image:
-    try:
-        content = blob.read()
-    except OSError as error:
-        raise UserError(f"{blob} can't be read any more: {_reason(error)}; {AGAIN}") from error
-    if image_id(content) != id_:
-        raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
-    return decode(content, max_megapixels)[0]
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

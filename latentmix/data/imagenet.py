@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from latentmix.data import imagenet_names
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, listing_errors, sources
+from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, first_few
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -48,8 +48,8 @@ class ImageNet(Dataset):
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
         place = self._places[self._present(class_id)]
-        with listing_errors("mend its permissions"):
-            blobs = _members(place) if place.file.is_file() else list(map(Blob, image_files(place.file)))
+        is_tar, advice = place.file.is_file(), "mend its permissions"
+        blobs = _members(place) if is_tar else [Blob(file) for file in image_files(place.file, advice)]
         usable = [blob for blob in blobs if is_image(blob.name)]
         return sources(usable, count, self.rules, f"class {class_id} ({self.title(class_id)}) in {place}")
 
@@ -65,8 +65,7 @@ class ImageNet(Dataset):
     @cached_property
     def _places(self) -> dict[str, Blob]:
         """WordNet id -> the folder or tar of its images, sorted."""
-        with listing_errors(f"expected {LAYOUT}"):
-            found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
+        found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
         classes = {match[1]: blob for blob in found if (match := CLASS.fullmatch(blob.name))}
         places = {class_id: classes[class_id] for class_id in imagenet_names.names() if class_id in classes}
         if not places:
@@ -81,7 +80,7 @@ def _search(path: Path) -> list[Blob]:
     """
     roots = [path, *(path / root for root in ROOTS[1:] if (path / root).is_dir())]
     for root in roots:
-        if classes := [Blob(entry) for entry in listing(root) if CLASS.fullmatch(entry.name)]:
+        if classes := [Blob(entry) for entry in listing(root, f"expected {LAYOUT}") if CLASS.fullmatch(entry.name)]:
             return classes
     return next((_members(Blob(root / ARCHIVE)) for root in roots if (root / ARCHIVE).is_file()), [])
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from latentmix.data.decode import decode, in_srgb, rgb
+from latentmix.data.decode import decode, in_srgb
 from latentmix.data.image_files import image_id
 from latentmix.data.protocol import Source
 from latentmix.data.settings import MAX_MEGAPIXELS
@@ -41,11 +41,7 @@ def _picture(image: Any) -> Image.Image:
     if isinstance(image, str | Path):
         return _read(Path(image).expanduser())[1]
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        try:
-            return in_srgb(upright)
-        except (ImageCms.PyCMSError, OSError):
-            return rgb(upright)
+        return in_srgb(ImageOps.exif_transpose(image))[0]
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{type(image).__name__} is no image; give {KINDS}")
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else np.asarray(image)

@@ -88,3 +88,8 @@ def unknown(name: str, classes: Sequence[str], where: str) -> str:
 def first_few(names: Sequence[str]) -> str:
     """List some of the names that there are, for a message."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
+def reason(error: BaseException) -> str:
+    """Return what a library says of an error, in one line without a full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
