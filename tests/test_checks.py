@@ -50,15 +50,11 @@ def test_the_embedded_experiment_has_all_that_it_needs(server: Server) -> None:
     assert (result.code, result.err, server.asked) == (0, "", [])
 
 
-def test_the_report_says_how_to_get_what_is_missing(
-    offline: list[str], empty_caches: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "PACKAGES", ("torch", "no-such-package"))
+def test_the_report_says_how_to_get_what_is_missing(offline: list[str], empty_caches: Path) -> None:
     result = invoke("doctor", *SMALL, "model=sd15")
     missing = [line.split()[1] for line in result.out.splitlines() if line.startswith("missing")]
-    assert (result.code, missing) == (1, ["versions", "model", "features", "clip"])
+    assert (result.code, missing) == (1, ["model", "features", "clip"])
     for advice in (
-        "no-such-package can't be found",
         "On a machine that is online, run latentmix fetch with the same settings",
         f"then copy models--{SD15.replace('/', '--')} from its cache",
         f"to {empty_caches / 'hub'}, with its links",
@@ -128,7 +124,7 @@ def test_any_accelerator_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "_products_per_second", lambda: 1e11)
+    monkeypatch.setattr(device, "_operations_per_second", lambda: 1e11)
     few = sd15("device=cpu", f"outputs={tmp_path}", "draws=50", "pool=12", "steps=10", "inversion.steps=10")
     (found,) = (f for f in examine(few, SWEEP) if f.part == "device" and f.state == "warning")
     # 12 images are inverted in 10 evaluations each, and 50 generated in 20 each
@@ -294,7 +290,7 @@ def test_the_disk_space_that_is_needed_is_that_of_what_the_stages_write(monkeypa
         ([probe_stage(PAPER)], 5 * latent + 10 * image),
         (SWEEP, needed),
     ):
-        assert space.bytes_written(small, stages) == size
+        assert sum(stage.plan(small, 4).bytes for stage in stages) == size
     set_free_disk(monkeypatch, needed)
     assert finding(small, "disk").state == "ok"
     set_free_disk(monkeypatch, needed - 1)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,8 @@ from pipelines import SD, SD3
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from latentmix import gpu
-from latentmix.commands import bench, sweep
+from latentmix import checks, gpu
+from latentmix.commands import bench
 from latentmix.compose import compose
 from latentmix.config import differences
 from latentmix.errors import UserError
@@ -140,7 +141,8 @@ def test_workers_with_a_gpu_each_take_no_other_device(device: str) -> None:
 
 
 def test_a_package_that_is_run_from_its_folder_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sweep._version("latentmix-of-nobody") == "not installed"
+    monkeypatch.setattr(checks, "PACKAGES", ("torch", "latentmix-of-nobody"))
+    assert checks.versions() == {"torch": metadata.version("torch"), "latentmix-of-nobody": "not installed"}
 
 
 def test_a_transformer_is_given_timesteps_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 What a run needs follows from its stages.
 """
 
-import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 
 from latentmix.checks.data import check_data, doubts, offline
@@ -17,6 +17,7 @@ from latentmix.checks.space import check_disk, check_memory
 from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError
+from latentmix.experiment.batch_size import estimate
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
 from latentmix.feature_networks import frechet_width
@@ -25,7 +26,8 @@ from latentmix.mixing import HALF_A_POOL
 from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder
 
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets")
+# That results depend on.
+PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets", "numpy")
 
 
 def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
@@ -95,17 +97,13 @@ def require(experiment: Experiment, stages: Sequence[StageType]) -> None:
             print(f"latentmix: {finding.text}", file=sys.stderr)
 
 
-def versions() -> Finding:
-    """Return the versions of Python, latentmix and the packages that results depend on."""
-    found, missing = {"python": platform.python_version()}, []
-    for name in ("latentmix", *PACKAGES):
-        try:
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on; "not installed" for those that are not."""
+    found = dict.fromkeys(PACKAGES, "not installed")  # latentmix itself is not where it is run from a folder
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        return Finding("missing", "versions", f"{', '.join(missing)} can't be found; install latentmix again")
-    return Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+    return found
 
 
 def use_placeholders(experiment: Experiment) -> None:
@@ -137,6 +135,7 @@ def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool
     try:
         if not ready:
             use_placeholders(planned)
-        return [check_disk(planned, stages), *check_speed(planned, stages)]
+        work = [stage.plan(planned, estimate(planned)) for stage in stages]
+        return [check_disk(planned.config.outputs, work), *check_speed(planned, work)]
     except UserError:  # the stages can't be planned, and their own plan will say why
-        return [check_disk(planned, ())]
+        return [check_disk(planned.config.outputs, [])]

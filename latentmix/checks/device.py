@@ -11,19 +11,15 @@ from latentmix.checks.downloads import local_pipeline
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.checks.space import free_memory
 from latentmix.errors import UserError
-from latentmix.experiment.batch_size import estimate
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import StageType
 from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.models.random_weights import denoiser_parameters
 from latentmix.runner.console import duration
+from latentmix.runner.tasks import Stage
 from latentmix.threads import usable_cores
 
-SD15 = (
-    0.8e12,
-    8.6e8,
-    64 * 64,
-)  # operations of an evaluation of SD 1.5, its parameters, its latents' size
+# Of SD 1.5: the operations of an evaluation, its parameters, the area of its latents.
+SD15_OPERATIONS, SD15_PARAMETERS, SD15_AREA = 0.8e12, 8.6e8, 64 * 64
 ADVICE = (  # where torch can't use a GPU that is there
     "nvidia-smi shows the newest CUDA that the driver knows; install torch >= 2.11 for it or for an older one,",
     "as https://pytorch.org/get-started/locally says, or a newer driver; device=cpu uses the CPU without this warning",
@@ -59,15 +55,15 @@ def _nvidia_gpu() -> str | None:
     return f"{name}, driver {driver}" if name else None
 
 
-def check_speed(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
+def check_speed(experiment: Experiment, work: Sequence[Stage]) -> list[Finding]:
     """Return a warning with a rough estimate where the diffusion network takes long on a CPU."""
     config = experiment.config.model
     if experiment.device.type != "cpu" or (config.embedded and config.path is None):
         return []
-    (operations, usual, area), (_, h, w) = SD15, experiment.model.latent_shape(config.size)
+    _, height, width = experiment.model.latent_shape(config.size)
     parameters = denoiser_parameters(local_pipeline(config) or ARCHITECTURES / str(config.architecture))
-    each = operations * parameters / usual * h * w / area / _products_per_second()
-    evaluations = sum(stage.plan(experiment, estimate(experiment)).nfe for stage in stages)
+    operations = SD15_OPERATIONS * parameters / SD15_PARAMETERS * height * width / SD15_AREA
+    each, evaluations = operations / _operations_per_second(), sum(stage.nfe for stage in work)
     if evaluations * each < LONG:
         return []
     text = (
@@ -77,7 +73,7 @@ def check_speed(experiment: Experiment, stages: Sequence[StageType]) -> list[Fin
     return [Finding("warning", "device", text)]
 
 
-def _products_per_second() -> float:
+def _operations_per_second() -> float:
     """Return the floating-point operations a second of large matrix products on this CPU."""
     a, seconds = torch.ones(1024, 1024), []
     for _ in range(3):

@@ -3,16 +3,16 @@
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from latentmix.checks.downloads import nearest_folder
 from latentmix.checks.finding import Finding, readable_size
-from latentmix.experiment.batch_size import estimate
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import StageType
 from latentmix.models.family_table import family_of
 from latentmix.models.pipeline import find, network_files
+from latentmix.runner.tasks import Stage
 from latentmix.weight_files import parameters
 
 QUANTIZED = {"int8": 1.0, "fp8": 1.0, "nf4": 0.57}  # bytes of a weight, roughly
@@ -55,21 +55,15 @@ def _largest_network(experiment: Experiment) -> int:
     return int(max(needed.values()))
 
 
-def check_disk(experiment: Experiment, stages: Sequence[StageType]) -> Finding:
-    """Return whether what the stages will write fits on the disk of `outputs`."""
-    outputs = experiment.config.outputs
+def check_disk(outputs: Path, work: Sequence[Stage]) -> Finding:
+    """Return whether what planned stages will write fits on the disk of `outputs`."""
     folder = nearest_folder(outputs)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Finding("missing", "disk", f"{folder} can't be written to; choose another place with outputs=")
-    free, needed = shutil.disk_usage(folder).free, bytes_written(experiment, stages)
+    free, needed = shutil.disk_usage(folder).free, sum(stage.bytes for stage in work)
     if needed > free:
         text = f"about {readable_size(needed)} will be written to {outputs}, which has {readable_size(free)} left"
         advice = "free some space, choose another place with outputs=, or lower draws, pool or keep"
         return Finding("missing", "disk", f"the disk is too small: {text}; {advice}")
     text = f"{readable_size(free)} are free at {outputs}"
-    return Finding("ok", "disk", f"{text}, and about {readable_size(needed)} will be written" if stages else text)
-
-
-def bytes_written(experiment: Experiment, stages: Sequence[StageType]) -> int:
-    """Return the bytes that the unfinished tasks of stages write."""
-    return sum(stage.plan(experiment, estimate(experiment)).bytes for stage in stages)
+    return Finding("ok", "disk", f"{text}, and about {readable_size(needed)} will be written" if work else text)

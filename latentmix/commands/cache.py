@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
@@ -27,7 +28,6 @@ from latentmix.runner.claims import is_at_work
 REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache that it uses
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
 UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
-OLD_RUN = "give its command again, which notes it, or delete its folder"
 
 References = Mapping[str, set[Path] | None]  # the cache folders that each run uses; None if it has not noted them
 
@@ -56,14 +56,13 @@ def record_references(run: Path, command: str, folders: Iterable[Path]) -> None:
 def references(outputs: Path) -> References:
     """Return the cache folders that each run uses."""
     runs = {path.parent for pattern in ("work", "done.json", REFERENCES) for path in outputs.glob(f"*/{pattern}")}
-    return {run.name: _references(run) for run in sorted(runs) if run.name != "cache"}
-
-
-def _references(run: Path) -> set[Path] | None:
-    commands = read_json(run / REFERENCES)
-    if not commands or not all(isinstance(folders, list) for folders in commands.values()):
-        return None
-    return {run.parent / "cache" / str(folder) for folders in commands.values() for folder in folders}
+    used_by: dict[str, set[Path] | None] = {}
+    for run in sorted(runs - {outputs / "cache"}):
+        commands = read_json(run / REFERENCES)
+        noted = commands and all(isinstance(folders, list) for folders in commands.values())
+        folders = {outputs / "cache" / str(folder) for folders in commands.values() for folder in folders if noted}
+        used_by[run.name] = folders if noted else None
+    return used_by
 
 
 def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool, yes: bool, dry_run: bool) -> None:
@@ -79,15 +78,18 @@ def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool,
     if chosen:
         _show(chosen)
     for note in notes:
-        _say(note)
+        typer.echo(note)
     if dry_run or not chosen or not (yes or _confirmed(chosen)):
-        _say("nothing was removed")
+        typer.echo("nothing was removed")
         return
     still = {entry.path for entry in select(outputs, older_than, of_run, unused)[0]}  # a run may have begun meanwhile
     removed = [entry for entry in chosen if entry.path in still]
     for entry in removed:
-        _remove(entry.path)
-    _say(f"removed {_total(removed)}")
+        try:
+            shutil.rmtree(entry.path)
+        except OSError as error:
+            raise UserError(f"{entry.path} could not be removed: {error.strerror or error}") from error
+    typer.echo(f"removed {_total(removed)}")
 
 
 def list_entries(outputs: Path) -> list[Entry]:
@@ -96,26 +98,23 @@ def list_entries(outputs: Path) -> list[Entry]:
     if not root.is_dir():
         raise UserError(f"there is no cache in {outputs}; give the folder of your runs as --outputs DIR")
     used_by, models = references(outputs), _models(outputs)
+    begun = {run: (outputs / run / REFERENCES).stat().st_mtime for run, folders in used_by.items() if folders}
     entries = []
     for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name != "work"):
         for path in sorted(kind.glob("*/*" if kind.name in PER_CLASS else "*")):
             if path.is_dir() and not path.is_symlink():
-                entries.append(_entry(path, kind.name, used_by, models))
+                files = [file.stat() for file in path.rglob("*") if file.is_file()]
+                runs = tuple(run for run, folders in used_by.items() if _uses(folders or set(), path))
+                times = [*(file.st_mtime for file in files), *(begun[run] for run in runs)]
+                used = max(times, default=path.stat().st_mtime)
+                what, size = _describe(path, kind.name, models), sum(file.st_size for file in files)
+                entries.append(Entry(path, kind.name, what, size, used, runs))
     return entries
-
-
-def _entry(path: Path, kind: str, used_by: References, models: Mapping[str, str]) -> Entry:
-    files = [file.stat() for file in path.rglob("*") if file.is_file()]
-    runs = tuple(name for name, folders in used_by.items() if _uses(folders or set(), path))
-    outputs = path.parents[3 if kind in PER_CLASS else 2]
-    notes = [(outputs / name / REFERENCES).stat() for name in runs]
-    used = max((state.st_mtime for state in (*files, *notes)), default=path.stat().st_mtime)
-    return Entry(path, kind, _describe(path, kind, models), sum(state.st_size for state in files), used, runs)
 
 
 def _uses(folders: set[Path], path: Path) -> bool:
     """Return True if some folder is `path`, in it, or around it."""
-    return any(folder == path or path in folder.parents or folder in path.parents for folder in folders)
+    return any(folder.is_relative_to(path) or path.is_relative_to(folder) for folder in folders)
 
 
 def _models(outputs: Path) -> dict[str, str]:
@@ -178,7 +177,10 @@ def _require_notes(used_by: References, alive: Sequence[str], of_run: str | None
         if folders is None and name in alive:
             raise UserError(f"{name} is at work and has not noted what it uses; wait until it has finished")
         if folders is None and (unused or of_run is not None):
-            raise UserError(f"{name} has not noted what it uses, as an older version did not; {OLD_RUN}")
+            raise UserError(
+                f"{name} has not noted what it uses, as an older version did not; give its command again, which notes "
+                "it, or delete its folder"
+            )
 
 
 def _seconds(age: str) -> float:
@@ -188,45 +190,30 @@ def _seconds(age: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-# Removal
-
-
 def _confirmed(chosen: Sequence[Entry]) -> bool:
     if not sys.stdin.isatty():
         raise UserError("there is no terminal to ask whether to remove this; add --yes")
     return Confirm.ask(f"Remove {_total(chosen)}?", default=False)
 
 
-def _remove(path: Path) -> None:
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be removed: {error.strerror or error}") from error
-
-
 # Output
-
-
-def _say(line: str) -> None:
-    Console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _show(entries: Sequence[Entry]) -> None:
     """Print a row for all entries of the same kind, description and runs, and the totals by kind."""
     groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    sizes: Counter[str] = Counter()
     for entry in entries:
         groups[entry.kind, entry.what, ", ".join(entry.runs)].append(entry)
+        sizes[entry.kind] += entry.size
     table, now = Table("kind", "what", "folders", "size", "last used", "by runs"), time.time()
     for (kind, what, runs), group in sorted(groups.items()):
         size, age = readable_size(sum(entry.size for entry in group)), _age(now - max(entry.used for entry in group))
         table.add_row(kind, what, f"{len(group):,}", size, age, runs or "-")
     Console().print(table)
-    sizes: Counter[str] = Counter()
-    for entry in entries:
-        sizes[entry.kind] += entry.size
     for kind, total in sizes.most_common():
-        _say(f"{kind}: {readable_size(total)}")
-    _say(f"in all: {_total(entries)}")
+        typer.echo(f"{kind}: {readable_size(total)}")
+    typer.echo(f"in all: {_total(entries)}")
 
 
 def _total(entries: Sequence[Entry]) -> str:

@@ -1,8 +1,10 @@
 """`latentmix doctor`: is everything here that a run needs? A line for each thing, and what to do if it is missing."""
 
+import platform
 from collections.abc import Sequence
 
 from latentmix import checks
+from latentmix.checks.finding import Finding
 from latentmix.commands import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
@@ -10,7 +12,8 @@ from latentmix.experiment.stages import StageType
 
 def run(experiments: Sequence[Experiment], stages: Sequence[StageType]) -> bool:
     """Print what was found. Return False if something is missing."""
-    findings = [checks.versions()]
+    versions = {"python": platform.python_version()} | checks.versions()
+    findings = [Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in versions.items()))]
     for experiment in experiments:
         findings += checks.examine(experiment, stages)
     for line in dict.fromkeys(line for finding in findings for line in finding.lines()):

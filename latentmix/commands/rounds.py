@@ -31,8 +31,12 @@ def rounds(draws: int) -> Iterator[int]:
 def run(config: Config, once: Callable[[Config, float], None]) -> None:
     """Call `once` with the config of each round and the time (of `time.monotonic`) at which it must end.
 
-    `once` raises OutOfTime then. Stop before the next round if all intervals are narrower than `until`.
+    `once` raises OutOfTime then. Stop before the next round if all intervals are narrower than `until`. A config with
+    neither `budget` nor `until` is one round.
     """
+    if config.budget is None and config.until is None:
+        once(config, math.inf)
+        return
     deadline = math.inf if config.budget is None else time.monotonic() + config.budget
     for draws in rounds(config.draws):
         left = None if config.budget is None else max(deadline - time.monotonic(), 1e-3)
@@ -42,9 +46,8 @@ def run(config: Config, once: Callable[[Config, float], None]) -> None:
                 retry_lost_rows(partial(once, one, deadline))
         except OutOfTime:
             known = finished_draws(config)
-            results = (
-                f"the results are those of {known} draws" if known else "no round is whole, so there are no results"
-            )
+            none = "no round is whole, so there are no results"
+            results = f"the results are those of {known} draws" if known else none
             session.say(f"the time is up in the round of {draws} draws; {results}; the same command continues")
             return
         known = finished_draws(one)

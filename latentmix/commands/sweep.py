@@ -9,16 +9,16 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from latentmix import checks
 from latentmix.cache import key, write_checked_json, write_json
 from latentmix.commands import rounds, session, tracking
 from latentmix.compose import validate
@@ -36,7 +36,6 @@ from latentmix.runner.records import write_record
 
 RESULTS = "results"  # prefix of the task that writes them
 METRICS_SHOWN = 2  # the first of a run's; metrics.csv has all
-PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "numpy")
 
 
 def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: bool, profile: bool) -> None:
@@ -67,7 +66,7 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
         run_worker(session.prepare(config), arguments, shard, deadline=deadline)
 
     with profiled() if profile else nullcontext() as taken:
-        in_rounds(config, once)
+        rounds.run(config, once)
     if taken is not None:
         show_profile(taken)
         path = config.folder / "profile.json"
@@ -92,14 +91,6 @@ def on_own_gpu(config: Config, rank: int | None) -> Config:
     if rank is None or config.device not in ("auto", "cuda") or (count := torch.cuda.device_count()) < 2:
         return config
     return replace(config, device=f"cuda:{rank % count}")
-
-
-def in_rounds(config: Config, once: Callable[[Config, float], None]) -> None:
-    """Call `once` with a config and its deadline: for each round if the config has a budget, else for the whole run."""
-    if config.budget is None and config.until is None:
-        once(config, math.inf)
-    else:
-        rounds.run(config, once)
 
 
 def run_worker(
@@ -165,7 +156,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "config": config,
         "arguments": list(arguments),
         "model": experiment.model.identity,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": checks.versions(),
         "python": platform.python_version(),
         "commit": _commit(),
     }
@@ -187,14 +178,6 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _version(package: str) -> str:
-    """Return the version of a package; "not installed" for latentmix itself, where it is run from a folder."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
@@ -239,4 +222,4 @@ def work(frozen: Path, shard: str, results: bool = True) -> None:
     def once(config: Config, deadline: float) -> None:
         run_worker(session.prepare(config), arguments, Shard.parse(shard), results, deadline)
 
-    in_rounds(validate(config), once)
+    rounds.run(validate(config), once)

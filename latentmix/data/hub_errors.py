@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentmix.data.protocol import NotFetched, reason
+from latentmix.data.protocol import NotFetched, one_line
 from latentmix.errors import UserError
 
 PAGE = "https://huggingface.co/datasets/"
@@ -21,7 +21,7 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
     Only a missing network, repository or permission makes it `NotFetched`; all else is reported in the library's words.
     `kept` is where images of the hub are kept, and `instead` says what other data set would do.
     """
-    words = reason(error)
+    words = one_line(error)
     if "scripts are no longer supported" in words:
         return UserError(f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}")
     if is_local(name):

@@ -19,7 +19,7 @@ import numpy as np
 from latentmix.data.check_notes import CheckedId, checked_ids
 from latentmix.data.decode import decode, names_a_profile
 from latentmix.data.decoded_images import KEPT
-from latentmix.data.protocol import Source, first_few, reason
+from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
@@ -149,7 +149,7 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
         id_ = checked_id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
         return Source(id_, partial(_pixels, blob, id_, rules.max_megapixels), str(blob))
     except Exception as error:  # Pillow raises nearly anything for damaged files: OSError, SyntaxError, struct.error...
-        problem = f"{blob} cannot be used: {reason(error)}"
+        problem = f"{blob} cannot be used: {one_line(error)}"
         if rules.bad_images == "refuse":
             raise UserError(f"{problem}; mend or delete it, or set data.bad_images=skip") from error
         warn_once(f"{problem}; the next image is taken instead")
@@ -190,7 +190,7 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.
         try:
             content = blob.read()
         except OSError as error:
-            raise UserError(f"{blob} can't be read any more: {reason(error)}; {AGAIN}") from error
+            raise UserError(f"{blob} can't be read any more: {one_line(error)}; {AGAIN}") from error
         if image_id(content) != id_:
             raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
         picture = decode(content, max_megapixels)[0]

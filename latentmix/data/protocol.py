@@ -90,6 +90,6 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
-def reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return what a library says of an error, in one line without a full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
