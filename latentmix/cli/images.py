@@ -3,36 +3,34 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from latentmix.cli.shared import DryRun, Overrides, app, example, say_all
+from latentmix.cli.shared import DryRun, Overrides, command, say_all
 
 
-@app.command(
-    epilog=example(
-        "latentmix augment photos --per-class 500 -o photos500",
-        "latentmix augment photos --per-class 500 --of 2-4 --method fix/chm --keep-originals -o photos500 model=sd15",
-        "latentmix augment photos --alpha inf --of 3 --min-similarity 0.8 -o equal model=sd15 inversion=null_text",
-    )
+@command(
+    "latentmix augment photos --per-class 500 -o photos500",
+    "latentmix augment photos --per-class 500 --of 2-4 --method fix/chm --keep-originals -o photos500 model=sd15",
+    "latentmix augment photos --alpha inf --of 3 --min-similarity 0.8 -o equal model=sd15 inversion=null_text",
 )
 def augment(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images by class: DIR/CLASS/*.jpg, png or webp.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the training set; new or empty.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="Images by class: DIR/CLASS/*.jpg, png or webp.")],
+    out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new or empty.")],
     overrides: Overrides = None,
-    per_class: Annotated[int, typer.Option(help="Mixtures of each class.", min=2)] = 500,
-    of: Annotated[str, typer.Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
+    per_class: Annotated[int, Option(help="Mixtures of each class.", min=2)] = 500,
+    of: Annotated[str, Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
     alpha: Annotated[
         float,
-        typer.Option(help="Of the Dirichlet distribution of weights: small for one large weight, inf for equal ones."),
+        Option(help="Of the Dirichlet distribution of weights: small for one large weight, inf for equal ones."),
     ] = 1,
-    method: Annotated[str, typer.Option(help="The method of mixing, NORM/MEAN.")] = "nin/chm",
+    method: Annotated[str, Option(help="The method of mixing, NORM/MEAN.")] = "nin/chm",
     min_similarity: Annotated[
-        float | None, typer.Option(help="Drop images whose CLIP cosine with the mean of their class is lower.")
+        float | None, Option(help="Drop images whose CLIP cosine with the mean of their class is lower.")
     ] = None,
     copy_threshold: Annotated[
-        float, typer.Option(help="Drop images that differ from an input by less, in levels of 255 (RMS at 32 px).")
+        float, Option(help="Drop images that differ from an input by less, in levels of 255 (RMS at 32 px).")
     ] = 8,
-    keep_originals: Annotated[bool, typer.Option("--keep-originals", help="Copy the inputs beside them.")] = False,
+    keep_originals: Annotated[bool, Option("--keep-originals", help="Copy the inputs beside them.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make a training set: random mixtures of the images of each class, with labels, for ImageFolder and datasets."""
@@ -44,37 +42,35 @@ def augment(
     say_all(augment.run(experiment, options, out, dry_run))
 
 
-@app.command(
-    epilog=example(
-        "latentmix morph a.jpg b.jpg c.jpg -o abc.mp4 --prompt 'a photo of a shoe'",
-        "latentmix morph a.jpg b.jpg --prompt 'a cat' --prompt 'a fox' --frames 96 --loop -o cat-fox.gif model=sd15",
-        "latentmix morph a.jpg b.jpg c.jpg --grid -o mixtures.png",
-        "latentmix morph a.jpg b.jpg -o a-b.webp steps=20 guidance=3 --size 768x512 model=sd15",
-    )
+@command(
+    "latentmix morph a.jpg b.jpg c.jpg -o abc.mp4 --prompt 'a photo of a shoe'",
+    "latentmix morph a.jpg b.jpg --prompt 'a cat' --prompt 'a fox' --frames 96 --loop -o cat-fox.gif model=sd15",
+    "latentmix morph a.jpg b.jpg c.jpg --grid -o mixtures.png",
+    "latentmix morph a.jpg b.jpg -o a-b.webp steps=20 guidance=3 --size 768x512 model=sd15",
 )
 def morph(
     pictures: Annotated[
-        list[str], typer.Argument(metavar="PICTURE... [KEY=VALUE]...", help="Image files, in order; and settings.")
+        list[str], Argument(metavar="PICTURE... [KEY=VALUE]...", help="Image files, in order; and settings.")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="File to write: .mp4, .gif or .webp; .png for a file for each frame.")
+        Path, Option("-o", "--output", help="File to write: .mp4, .gif or .webp; .png for a file for each frame.")
     ] = Path("morph.mp4"),
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Prompt of all pictures; repeat it to give one for each. Default: empty.")
+        list[str] | None, Option(help="Prompt of all pictures; repeat it to give one for each. Default: empty.")
     ] = None,
-    frames: Annotated[int, typer.Option(help="Number of frames in all; each picture is one of them.", min=2)] = 48,
-    fps: Annotated[float, typer.Option(help="Frames per second.")] = 24,
-    loop: Annotated[bool, typer.Option("--loop", help="Lead from the last picture back to the first.")] = False,
+    frames: Annotated[int, Option(help="Number of frames in all; each picture is one of them.", min=2)] = 48,
+    fps: Annotated[float, Option(help="Frames per second.")] = 24,
+    loop: Annotated[bool, Option("--loop", help="Lead from the last picture back to the first.")] = False,
     even: Annotated[
-        bool, typer.Option(help="Space frames evenly in perceptual distance; otherwise weights change evenly.")
+        bool, Option(help="Space frames evenly in perceptual distance; otherwise weights change evenly.")
     ] = True,
-    method: Annotated[str, typer.Option(help="How latents are mixed: NORM/MEAN, as docs/methods.md says.")] = "nin/chm",
-    inversion: Annotated[str | None, typer.Option(help="A preset of configs/inversion, as inversion=NAME.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, as model.size=WxH.")] = None,
+    method: Annotated[str, Option(help="How latents are mixed: NORM/MEAN, as docs/methods.md says.")] = "nin/chm",
+    inversion: Annotated[str | None, Option(help="A preset of configs/inversion, as inversion=NAME.")] = None,
+    size: Annotated[str | None, Option(metavar="WxH", help="Size in pixels, as model.size=WxH.")] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="All mixtures of three or four pictures: an image (.png) and a page (.html).")
+        bool, Option("--grid", help="All mixtures of three or four pictures: an image (.png) and a page (.html).")
     ] = False,
-    side: Annotated[int, typer.Option(help="Mixtures along each side of the grid.", min=2)] = 7,
+    side: Annotated[int, Option(help="Mixtures along each side of the grid.", min=2)] = 7,
     dry_run: DryRun = False,
 ) -> None:
     """Morph from picture to picture: invert them, mix the latents, and write a video, or a grid of all mixtures."""

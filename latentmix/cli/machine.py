@@ -3,33 +3,29 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Exit, Option
 
-from latentmix.cli.shared import DryRun, OfFigure, Overrides, app, composed, example, needed, prepared, say
+from latentmix.cli.shared import DryRun, OfFigure, Overrides, command, composed, needed, prepared, say
 
 
-@app.command(
-    epilog=example(
-        "latentmix doctor experiment=demo",
-        "latentmix doctor model=sd15",
-        "latentmix doctor --figure fig10 model=sd15 data=imagenet-hub data.limit=128",
-    )
+@command(
+    "latentmix doctor experiment=demo",
+    "latentmix doctor model=sd15",
+    "latentmix doctor --figure fig10 model=sd15 data=imagenet-hub data.limit=128",
 )
 def doctor(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Check that everything an experiment needs is here: a line for each thing, and what to do if it is missing."""
     from latentmix.commands import doctor
 
     if not doctor.run(*needed(overrides, figure)):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
-@app.command(
-    epilog=example("latentmix bench", "latentmix bench model=sd15 --random", "latentmix bench steps=10 batch=16")
-)
+@command("latentmix bench", "latentmix bench model=sd15 --random", "latentmix bench steps=10 batch=16")
 def bench(
     overrides: Overrides = None,
-    repeat: Annotated[int, typer.Option(help="Times to measure each; the best counts.", min=1)] = 3,
-    random: Annotated[bool, typer.Option("--random", help="Use random weights at full size; needs no files.")] = False,
+    repeat: Annotated[int, Option(help="Times to measure each; the best counts.", min=1)] = 3,
+    random: Annotated[bool, Option("--random", help="Use random weights at full size; needs no files.")] = False,
 ) -> None:
     """Measure how fast images are generated, beside diffusers' own pipeline: images/s, TFLOP/s, memory (bench.json)."""
     from latentmix.commands import bench
@@ -42,7 +38,7 @@ def bench(
     say(str(bench.run(prepared([*(overrides or []), *more]), repeat)))
 
 
-@app.command(epilog=example("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15"))
+@command("latentmix fetch model=sd15", "latentmix fetch --figure fig5 model=sd15")
 def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
     """Download the weights and images that an experiment needs, ahead of time."""
     from latentmix.commands import fetch
@@ -53,22 +49,20 @@ def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
             say(line)
 
 
-@app.command(
-    epilog=example(
-        "latentmix cache",
-        "latentmix cache --unused --dry-run",
-        "latentmix cache --older-than 30d --unused",
-        "latentmix cache --run demo --yes",
-    )
+@command(
+    "latentmix cache",
+    "latentmix cache --unused --dry-run",
+    "latentmix cache --older-than 30d --unused",
+    "latentmix cache --run demo --yes",
 )
 def cache(
-    outputs: Annotated[str | None, typer.Option(help="The folder of all runs; by default that of the configs.")] = None,
+    outputs: Annotated[str | None, Option(help="The folder of all runs; by default that of the configs.")] = None,
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+        str | None, Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Remove what only this run uses.")] = None,
-    unused: Annotated[bool, typer.Option("--unused", help="Remove what no run uses.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
+    run: Annotated[str | None, Option(help="Remove what only this run uses.")] = None,
+    unused: Annotated[bool, Option("--unused", help="Remove what no run uses.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask before removing.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """List what OUTPUTS/cache holds, and remove what is not needed any more."""

@@ -3,29 +3,27 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from latentmix.cli.shared import PushToHub, app, example, say, say_all
+from latentmix.cli.shared import PushToHub, command, say, say_all
 
 
-@app.command(epilog=example("latentmix status demo", "latentmix status outputs/demo"))
-def status(run: Annotated[str, typer.Argument(help="A run: its folder, or its name.")]) -> None:
+@command("latentmix status demo", "latentmix status outputs/demo")
+def status(run: Annotated[str, Argument(help="A run: its folder, or its name.")]) -> None:
     """Show what of a run is done, running and left, and which workers are alive."""
     from latentmix.commands import status
 
     status.run(run)
 
 
-@app.command(
-    epilog=example(
-        "latentmix compare demo outputs/demo-tiny-sd3",
-        "latentmix compare inversions-ddim inversions-null_text --out outputs/inversions",
-    )
+@command(
+    "latentmix compare demo outputs/demo-tiny-sd3",
+    "latentmix compare inversions-ddim inversions-null_text --out outputs/inversions",
 )
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs: folders, or names.")],
+    runs: Annotated[list[str], Argument(help="Finished runs: folders, or names.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write comparison.csv and comparison-pairs.csv there.")
+        Path | None, Option(metavar="DIR", help="Write comparison.csv and comparison-pairs.csv there.")
     ] = None,
 ) -> None:
     """Show several runs in one table, and their differences from the first one where the draws are the same."""
@@ -34,9 +32,9 @@ def compare(
     say_all(compare.run(runs, out))
 
 
-@app.command(epilog=example("latentmix report demo", "latentmix report demo demo-tiny-sd3"))
+@command("latentmix report demo", "latentmix report demo demo-tiny-sd3")
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs: their folders, or their names.")],
+    runs: Annotated[list[str], Argument(help="Finished runs: their folders, or their names.")],
     push_to_hub: PushToHub = None,
 ) -> None:
     """Write a page of a finished run, or of several beside each other: the answer, curves, pictures, tables, settings.

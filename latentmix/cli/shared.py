@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from latentmix.errors import STOPPED, Interrupted
@@ -39,29 +40,29 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[KEY=VALUE]...", help="Settings to change, in Hydra's syntax; quote those with brackets. See configs/."
     ),
 ]
 OfFigure = Annotated[
     str | None,
-    typer.Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
+    Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
 ]
 Multirun = Annotated[
-    bool, typer.Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
+    bool, Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
 ]
 PushToHub = Annotated[
     str | None,
-    typer.Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub."),
+    Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
-ClassName = Annotated[str | None, typer.Option("--class", help="The class; by default the run's first one.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Show what would be done, and do nothing.")]
+ClassName = Annotated[str | None, Option("--class", help="The class; by default the run's first one.")]
 
 
-def example(*lines: str) -> str:
-    """Return the end of a command's help. Brackets are escaped where rich would take them for markup and drop them."""
-    escaped = (re.sub(r"\[(?=[a-z])", r"\\[", line) for line in lines)
-    return "Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped)
+def command(*examples: str, name: str | None = None) -> "Callable[[Callable[..., None]], Callable[..., None]]":
+    """Return a decorator that declares a command, with these lines as examples at the end of its help."""
+    escaped = [re.sub(r"\[(?=[a-z])", r"\\[", line) for line in examples]  # rich takes [star] for markup, and drops it
+    return app.command(name, epilog="Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped))
 
 
 def _version(wanted: bool) -> None:
@@ -76,10 +77,10 @@ def _version(wanted: bool) -> None:
 def options(
     config_dir: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="Also find configs in DIR/model, DIR/experiment, ...; may be repeated."),
+        Option(metavar="DIR", help="Also find configs in DIR/model, DIR/experiment, ...; may be repeated."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+        bool, Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     """Take the options of all commands."""

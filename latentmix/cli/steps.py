@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from latentmix.cli.shared import (
     ClassName,
@@ -13,8 +13,8 @@ from latentmix.cli.shared import (
     Overrides,
     PushToHub,
     app,
+    command,
     composed,
-    example,
     prepared,
     say,
     say_all,
@@ -22,7 +22,7 @@ from latentmix.cli.shared import (
 from latentmix.errors import UserError
 
 
-@app.command(epilog=example("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100"))
+@command("latentmix invert 'data.classes=[star]' pool=64", "latentmix invert inversion.steps=100")
 def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Invert images to latents at t = T, and keep these in the cache."""
     from latentmix.commands import invert
@@ -30,15 +30,13 @@ def invert(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     invert.run(prepared(overrides), dry_run)
 
 
-@app.command(
-    epilog=example(
-        "latentmix mix 'n=[8]' 'methods=[fix/chm]' draws=32",
-        "latentmix mix --class star --weights 0.5,0.3,0.2 'methods=[nin/chm,slerp/0]'",
-    )
+@command(
+    "latentmix mix 'n=[8]' 'methods=[fix/chm]' draws=32",
+    "latentmix mix --class star --weights 0.5,0.3,0.2 'methods=[nin/chm,slerp/0]'",
 )
 def mix(
     overrides: Overrides = None,
-    weights: Annotated[str | None, typer.Option(help="Weights for one mixture of the first images of --class.")] = None,
+    weights: Annotated[str | None, Option(help="Weights for one mixture of the first images of --class.")] = None,
     class_name: ClassName = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -52,7 +50,7 @@ def mix(
         say_all(mix.run_one(experiment, class_name, weights, dry_run))
 
 
-@app.command(epilog=example("latentmix generate 'n=[64]' 'methods=[fix/0,fix/chm]' draws=8"))
+@command("latentmix generate 'n=[64]' 'methods=[fix/0,fix/chm]' draws=8")
 def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Generate images from mixed latents, and keep all of them as PNG."""
     from latentmix.commands import generate
@@ -60,24 +58,20 @@ def generate(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     generate.run(prepared(overrides), dry_run)
 
 
-@app.command(
-    epilog=example(
-        "latentmix evaluate experiment=demo",
-        "latentmix evaluate --images generated --reference photos --metrics fid,kid,precision,recall,clip_distance",
-        "latentmix evaluate --images generated --reference photos --features dinov2 -o table.csv",
-    )
+@command(
+    "latentmix evaluate experiment=demo",
+    "latentmix evaluate --images generated --reference photos --metrics fid,kid,precision,recall,clip_distance",
+    "latentmix evaluate --images generated --reference photos --features dinov2 -o table.csv",
 )
 def evaluate(
     overrides: Overrides = None,
-    images: Annotated[Path | None, typer.Option(help="Instead of a run, measure the images of this folder.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="The folder of real images for --images.")] = None,
-    metrics: Annotated[str, typer.Option(help="Of --images, with commas between.")] = "fid,kid,precision,recall",
-    features: Annotated[str, typer.Option(help="Network of FID and the like: inception, dinov2, ...")] = "inception",
-    clip: Annotated[str, typer.Option(help="CLIP of open_clip.")] = "ViT-L-14/openai",
-    perceptual: Annotated[str, typer.Option(help="Network of diversity.")] = "lpips-alex",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write the table of --images to this CSV file.")
-    ] = None,
+    images: Annotated[Path | None, Option(help="Instead of a run, measure the images of this folder.")] = None,
+    reference: Annotated[Path | None, Option(help="The folder of real images for --images.")] = None,
+    metrics: Annotated[str, Option(help="Of --images, with commas between.")] = "fid,kid,precision,recall",
+    features: Annotated[str, Option(help="Network of FID and the like: inception, dinov2, ...")] = "inception",
+    clip: Annotated[str, Option(help="CLIP of open_clip.")] = "ViT-L-14/openai",
+    perceptual: Annotated[str, Option(help="Network of diversity.")] = "lpips-alex",
+    out: Annotated[Path | None, Option("-o", "--out", help="Write the table of --images to this CSV file.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure images that were generated before, and write metrics.csv; or measure any folder against another."""
@@ -92,31 +86,27 @@ def evaluate(
     say_all(evaluate.run_folders(images, reference, metrics, networks, out))
 
 
-@app.command(
-    epilog=example(
-        "latentmix sweep experiment=demo",
-        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR --dry-run",
-        "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
-        "latentmix sweep -m inversion=ddim,null_text seed=0,1,2 name=inversions",
-        "latentmix sweep experiment=demo --shard 0/3",
-        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR budget=12h until=0.05",
-        "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
-    )
+@command(
+    "latentmix sweep experiment=demo",
+    "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR --dry-run",
+    "latentmix sweep 'n=[2,8,32]' 'methods=[fix/0,fix/chm]' draws=100",
+    "latentmix sweep -m inversion=ddim,null_text seed=0,1,2 name=inversions",
+    "latentmix sweep experiment=demo --shard 0/3",
+    "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR budget=12h until=0.05",
+    "latentmix sweep experiment=fig7 model=sd15 data=imagenet data.path=DIR launch=slurm launch.shards=8",
 )
 def sweep(
     overrides: Overrides = None,
     multirun: Multirun = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Be worker I of N that share this run, from 0; auto: as a scheduler says."),
+        Option(metavar="I/N", help="Be worker I of N that share this run, from 0; auto: as a scheduler says."),
     ] = None,
     static: Annotated[
-        bool, typer.Option("--static", help="Do every N-th batch and no others, without claims; for object stores.")
+        bool, Option("--static", help="Do every N-th batch and no others, without claims; for object stores.")
     ] = False,
     dry_run: DryRun = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time went, and keep profile.json.")
-    ] = False,
+    profile: Annotated[bool, Option("--profile", help="Show where the time went, and keep profile.json.")] = False,
     push_to_hub: PushToHub = None,
 ) -> None:
     """Invert, mix, generate and measure, for all classes, N and methods: metrics.csv, Fig. 7 and Fig. 1."""
@@ -141,7 +131,7 @@ def sweep(
 
 
 @app.command(hidden=True)
-def worker(config: Path, shard: Annotated[str, typer.Option()]) -> None:
+def worker(config: Path, shard: Annotated[str, Option()]) -> None:
     """Run a shard of a run whose config is frozen, as `launch=local` starts it."""
     from latentmix.commands import sweep
 
