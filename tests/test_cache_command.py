@@ -183,6 +183,8 @@ def test_the_commands_of_a_run_add_up(outputs: Path) -> None:
         outputs / "cache" / path for path in ("latents/a", "cells/b", "cells/c", "references/d/star")
     }
     assert folders["two"] == {outputs / "cache" / "cells/c"}
+    record_references(outputs / "two", "sweep", [outputs / "cache" / "cells/b"], replace=False)  # it may yet fail
+    assert references(outputs)["two"] == {outputs / "cache" / "cells/b", outputs / "cache" / "cells/c"}
 
 
 def test_folders_inside_and_around_count(run: Callable[..., str], outputs: Path) -> None:

@@ -44,13 +44,16 @@ class Entry:
     runs: tuple[str, ...]
 
 
-def record_references(run: Path, command: str, folders: Iterable[Path]) -> None:
-    """Note in a run's folder which folders of OUTPUTS/cache one of its commands uses.
+def record_references(run: Path, command: str, folders: Iterable[Path], replace: bool = True) -> None:
+    """Note in a run's folder which folders of OUTPUTS/cache one of its commands uses, and replace its earlier note.
 
-    A run calls this once it has planned, before it works, so that what it makes does not count as unused meanwhile.
+    A run calls this once it has planned, before it works, so that what it makes does not count as unused meanwhile. It
+    does not replace the earlier note then, but when it has finished.
     """
-    cached = sorted({folder.relative_to(run.parent / "cache").as_posix() for folder in folders})
-    write_json(run / REFERENCES, read_json(run / REFERENCES) | {command: cached})
+    commands = read_json(run / REFERENCES)
+    earlier = set() if replace else set(commands.get(command, ()))
+    cached = sorted({folder.relative_to(run.parent / "cache").as_posix() for folder in folders} | earlier)
+    write_json(run / REFERENCES, commands | {command: cached})
 
 
 def references(outputs: Path) -> References:

@@ -54,5 +54,5 @@ def _rows(experiment: Experiment, cell: Cell) -> Iterator[tuple[object, ...]]:
         mixed = weights.nonzero()[:, 0].tolist()
         sources = json.dumps([pool[index].label for index in mixed], ensure_ascii=False)
         shares = json.dumps([round(weights[index].item(), 4) for index in mixed])
-        made = (cell.n, cell.method_name, draw, sources, shares, config.inversion.name, config.seed)
-        yield _name(cell, draw), cell.class_id, *made
+        settings = config.inversion.name, config.seed
+        yield _name(cell, draw), cell.class_id, cell.n, cell.method_name, draw, sources, shares, *settings

@@ -40,8 +40,8 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
 
 
 def _measure(experiment: Experiment, class_id: str) -> dict[str, Estimate]:
-    kept, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
-    return {name: mean_interval(kept.gather(ids, name)) for name in QUANTITIES}
+    rows, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
+    return {name: mean_interval(rows.gather(ids, name)) for name in QUANTITIES}
 
 
 def _ids(experiment: Experiment, class_id: str) -> list[str]:
@@ -52,9 +52,9 @@ def _show(experiment: Experiment, averages: dict[str, Estimate]) -> None:
     config, inversion = experiment.config, experiment.inversion
     table = Table("inversion", "PSNR", "of the VAE", "latents' RMSE", "norm / √L", "NFE of inversion", "of generation")
     numbers = [f"{averages[name].value:.{digits}f}" for name, digits in zip(QUANTITIES, (2, 2, 4, 3), strict=True)]
-    there = config.inversion.steps * inversion.nfe(config.inversion)
-    back = config.steps * inversion.nfe_generation(config.guidance)
-    table.add_row(config.inversion.name, *numbers, f"{there:,}", f"{back:,}")
+    inverting = config.inversion.steps * inversion.nfe(config.inversion)
+    generating = config.steps * inversion.nfe_generation(config.guidance)
+    table.add_row(config.inversion.name, *numbers, f"{inverting:,}", f"{generating:,}")
     Console().print(table)
 
 
@@ -63,8 +63,8 @@ def _draw(experiment: Experiment) -> list[Path]:
     rows: dict[str, list[Tensor]] = {"real": [], "VAE": [], experiment.config.inversion.name: []}
     per_class = -(-SHOWN // len(experiment.classes))
     for class_id in experiment.classes:
-        kept = experiment.layout.reconstructions(class_id)
-        images = kept.gather(_ids(experiment, class_id)[:per_class], "images")  # [B, 3, 3, H, W]
+        ids = _ids(experiment, class_id)[:per_class]
+        images = experiment.layout.reconstructions(class_id).gather(ids, "images")  # [B, 3, 3, H, W]
         for row, column in zip(rows.values(), images.unbind(1), strict=True):
             row.extend(column)
     titles = [""] * len(rows["real"])

@@ -57,7 +57,7 @@ def joined(
     remember_outputs(config.outputs)
     with (StaticClaims if shard is not None and shard.static else Claims)(config.work, shard) as claims:
         experiment.alone = claims.alone
-        note_folders(experiment, command)
+        note_folders(experiment, command, results_exist=False)
         batch_size = shared_batch_size(experiment, claims)
         if experiment.device.type == "cuda":
             planned = [plan(batch_size.value) for plan in plans(experiment, stages)]
@@ -66,12 +66,15 @@ def joined(
         yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
 
 
-def note_folders(experiment: Experiment, command: str) -> None:
-    """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`."""
+def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:
+    """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`.
+
+    Before the results exist, the folders of earlier results of this command stay noted: the work may fail.
+    """
     layout = experiment.layout
     for identity in (layout.model, layout.inverter):
         layout.prompts({"model": identity})  # which no plan asks for
-    record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data})
+    record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data}, results_exist)
 
 
 def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str, dry_run: bool = False) -> bool:
@@ -118,6 +121,7 @@ def rates(experiment: Experiment) -> Rates:
     """Return how fast stages ran with this model on this device before."""
     config = experiment.config
     context = [experiment.model.identity, config.model.size, experiment.device_name]
+    context += ["compiled"] if config.speed.compile is True else []
     return Rates(config.cache / "rates.json", context)
 
 
@@ -126,8 +130,8 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
 
     `folder` is a part of the run's folder that has results and a config of its own.
     """
-    place = config.folder / folder
-    existing = read_checked_json(place / "done.json").get("config")
+    results = config.folder / folder
+    existing = read_checked_json(results / "done.json").get("config")
     if config.overwrite or not isinstance(existing, dict):
         return
     if config.budget or config.until:
@@ -135,7 +139,7 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
     if different := differences(existing, config.as_dict()):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(
-            f"{place} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
+            f"{results} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
             "or replace them with overwrite=true"
         )
 

@@ -28,15 +28,15 @@ def checked_ids(name: str) -> Iterator[CheckedId]:
     seconds: list[float] = []
 
     def checked_id(file: Path, offset: int, compute: Callable[[], str]) -> str:
-        status, place = file.stat(), f"{file}:{offset}"
+        status, image = file.stat(), f"{file}:{offset}"
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        if place in known and known[place][:-1] == stamp:
-            return known[place][-1]
+        if image in known and known[image][:-1] == stamp:
+            return known[image][-1]
         start = time.monotonic()
         computed = compute()
         seconds.append(time.monotonic() - start)
         if time.time_ns() - max(stamp[1:]) > SETTLED:
-            new[place] = [*stamp, computed]
+            new[image] = [*stamp, computed]
         return computed
 
     try:

@@ -28,7 +28,7 @@ from latentmix.threads import on_all_threads
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 LARGEST = 1 << 30  # bytes of an image file
 BLOCK = 64  # images that are checked at a time, on all threads
-# Folders that others left.
+# Folders that archives and operating systems leave behind.
 DROPPINGS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 AGAIN = "restore it, or give the same command again to continue with the files as they are now"
 

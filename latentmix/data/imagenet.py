@@ -35,7 +35,7 @@ class ImageNet(Dataset):
 
     def classes(self) -> tuple[str, ...]:
         """Return the WordNet ids of the classes in `path`, sorted. Raises UserError if there are none."""
-        return tuple(self._places)
+        return tuple(self._locations)
 
     def resolve(self, name: str) -> str:
         """Return the WordNet id of a class, by its id or any of its names. Raises UserError for none, or several."""
@@ -47,30 +47,30 @@ class ImageNet(Dataset):
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
-        place = self._places[self._present(class_id)]
-        is_tar, advice = place.file.is_file(), "mend its permissions"
-        blobs = _members(place) if is_tar else [Blob(file) for file in image_files(place.file, advice)]
+        location = self._locations[self._present(class_id)]
+        is_tar, advice = location.file.is_file(), "mend its permissions"
+        blobs = _members(location) if is_tar else [Blob(file) for file in image_files(location.file, advice)]
         usable = [blob for blob in blobs if is_image(blob.name)]
-        return sources(usable, count, self.rules, f"class {class_id} ({self.title(class_id)}) in {place}")
+        return sources(usable, count, self.rules, f"class {class_id} ({self.title(class_id)}) in {location}")
 
     def home(self) -> str:
         return f"are in {self.path}"
 
     def _present(self, class_id: str) -> str:
-        if class_id in self._places:
+        if class_id in self._locations:
             return class_id
         what = f"{class_id} ({self.title(class_id)})" if class_id in imagenet_names.names() else repr(class_id)
-        raise UserError(f"class {what} is not in {self.path}; there are {first_few([*self._places])}")
+        raise UserError(f"class {what} is not in {self.path}; there are {first_few([*self._locations])}")
 
     @cached_property
-    def _places(self) -> dict[str, Blob]:
+    def _locations(self) -> dict[str, Blob]:
         """WordNet id -> the folder or tar of its images, sorted."""
         found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
         classes = {match[1]: blob for blob in found if (match := CLASS.fullmatch(blob.name))}
-        places = {class_id: classes[class_id] for class_id in imagenet_names.names() if class_id in classes}
-        if not places:
+        locations = {class_id: classes[class_id] for class_id in imagenet_names.names() if class_id in classes}
+        if not locations:
             raise UserError(f"ImageNet's training images are not in {self.path}; expected {LAYOUT}")
-        return places
+        return locations
 
 
 def _search(path: Path) -> list[Blob]:

@@ -39,22 +39,22 @@ def with_prompts(sources: Sequence[Source], prompts: Mapping[str, str], file: Pa
 
     An image without one has the prompt of its class. Raises: UserError if none has one.
     """
-    made = [_with_prompt(source, prompts) for source in sources]
-    without = [source.label for source in made if source.prompt is None]
-    if len(without) == len(made):
+    prompted = [_with_prompt(source, prompts) for source in sources]
+    without = [source.label for source in prompted if source.prompt is None]
+    if len(without) == len(prompted):
         raise UserError(
             f"{file} names no image of {where}; write them as CLASS/NAME, such as "
-            f"{'/'.join(PurePosixPath(Path(sources[0].label).as_posix()).parts[-2:])}"
+            f"{'/'.join(Path(sources[0].label).parts[-2:])}"
         )
     if without:
         warn_once(
             f"{file} has no prompt for {len(without)} images of {where}: {first_few(without)}; theirs is the class's"
         )
-    return made
+    return prompted
 
 
 def _with_prompt(source: Source, prompts: Mapping[str, str]) -> Source:
-    parts = PurePosixPath(Path(source.label).as_posix()).parts
+    parts = Path(source.label).parts
     ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
     prompt = next((prompts[end] for end in ends if end in prompts), None)
     return source if prompt is None else replace(source, id=f"{source.id}-{key(prompt)}", prompt=prompt)
