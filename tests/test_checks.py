@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from latentmix import checks, mixing
-from latentmix.checks import device, examine, require, space
+from latentmix.checks import examine, machine, require
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
 from latentmix.commands import generate, invert, mix, reconstruct
@@ -109,7 +109,7 @@ def test_a_gpu_that_torch_can_not_use_is_named(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
-    found, *more = device.check_device(experiment(*settings))
+    found, *more = machine.check_device(experiment(*settings))
     assert found.state == "ok" and found.text.startswith("cpu, ")
     assert [(each.state, each.part) for each in more] == [("warning", "device")] * warned
     if warned:
@@ -124,7 +124,7 @@ def test_any_accelerator_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "_operations_per_second", lambda: 1e11)
+    monkeypatch.setattr(machine, "_operations_per_second", lambda: 1e11)
     few = sd15("device=cpu", f"outputs={tmp_path}", "draws=50", "pool=12", "steps=10", "inversion.steps=10")
     (found,) = (f for f in examine(few, SWEEP) if f.part == "device" and f.state == "warning")
     # 12 images are inverted in 10 evaluations each, and 50 generated in 20 each
@@ -137,9 +137,9 @@ def test_a_network_that_does_not_fit_into_memory_is_warned_of(
     snapshot: Path, monkeypatch: pytest.MonkeyPatch, precision: str, size: float
 ) -> None:
     large = sd15(f"model.precision={precision}")
-    monkeypatch.setattr(space, "free_memory", lambda _: int(size * MIB) + 1)
+    monkeypatch.setattr(machine, "free_memory", lambda _: int(size * MIB) + 1)
     assert finding(large, "memory").state == "ok"
-    monkeypatch.setattr(space, "free_memory", lambda _: int(size * MIB))
+    monkeypatch.setattr(machine, "free_memory", lambda _: int(size * MIB))
     with pytest.warns(UserWarning, match=f"network takes {size:.1f} MiB, and this machine has {size:.1f} MiB"):
         require(large, invert.STAGES)
     assert ("model.precision=bfloat16" in text(large, "memory")) == (size == 3)

@@ -10,10 +10,9 @@ from contextlib import suppress
 from importlib import metadata
 
 from latentmix.checks.data import check_data, doubts, offline
-from latentmix.checks.device import check_device, check_speed
 from latentmix.checks.downloads import local_pipeline, look, on_hub
 from latentmix.checks.finding import Finding
-from latentmix.checks.space import check_disk, check_memory
+from latentmix.checks.machine import check_device, check_disk, check_memory, check_speed
 from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError

@@ -1,6 +1,5 @@
 """What a check found."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,15 +13,9 @@ class Finding:
     text: str
     advice: tuple[str, ...] = ()
 
-    @property
-    def line(self) -> str:
-        """Return the finding as one line."""
-        return row(self.state, self.part, self.text)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the finding and its advice, line by line."""
-        yield self.line
-        yield from (row("", "", line) for line in self.advice)
+    def lines(self) -> list[str]:
+        """Return the finding and its advice, line by line."""
+        return [row(self.state, self.part, self.text), *(row("", "", line) for line in self.advice)]
 
 
 def row(state: str, part: str, text: str) -> str:

@@ -112,7 +112,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
         markup=False,
     )
     for finding in findings:
-        say(finding.line)
+        say(finding.lines()[0])
     if any(finding.advice for finding in findings):
         say("latentmix doctor says what to do about it")
 

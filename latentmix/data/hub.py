@@ -30,7 +30,7 @@ SYNSETS = {  # the classes of data sets that need not be asked for them
         *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
     )
 }
-VOLUME = {IMAGENET: "about 150 GB", IMAGENETTE: "1.1 GB"}  # of their training images
+VOLUME = {(IMAGENET, "train"): "about 150 GB", (IMAGENETTE, "train"): "1.1 GB"}  # of data sets and splits
 MOST = 1300  # images that a class of ImageNet has, at most
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
 MOST_CLASSES = 10_000  # different values of a column that is no ClassLabel
@@ -72,7 +72,8 @@ class Hub(Dataset):
         """Stream the images of these classes that are not kept yet; a stopped stream goes on from its last note."""
         missing = {self._labels[class_id] for class_id in class_ids if not self._is_kept(self._labels[class_id])}
         if missing:
-            self._stream(missing)
+            with self._explained():
+                self._stream(missing)
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         """Return the first `count` usable images of a class, or all up to `limit`. Raises UserError for fewer."""
@@ -92,13 +93,10 @@ class Hub(Dataset):
         """Say what a fetch would stream: of images, or else of the classes' names."""
         if not images:
             return "the names of its classes"
-        known = VOLUME.get(self._name) if self.config.split == "train" else None
-        what = f"its split {self.config.split!r}" if known is None else known
-        if self.config.limit is None:
-            return (
-                f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
-            )
-        return f"of {what}, as much streams by as it takes to find {self.config.limit} images of each class"
+        what = VOLUME.get((self._name, self.config.split), f"its split {self.config.split!r}")
+        if self.config.limit is not None:
+            return f"of {what}, as much streams by as it takes to find {self.config.limit} images of each class"
+        return f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
 
     def home(self) -> str:
         return f"are in {self._folder}"
@@ -137,13 +135,13 @@ class Hub(Dataset):
     @cached_property
     def _about(self) -> dict[str, Any]:
         """Return the names of the classes, in the order of their numbers, and whether the column has these numbers."""
-        about = read_checked_json(self._folder / "about.json")
+        file = self._folder / "about.json"
+        about = read_checked_json(file)
         if "names" not in about:
-            rows = self._open()
-            names, numbered = self._names(rows)
-            about = {"hub": self._name, "names": names, "numbered": numbered}
             with self._explained():
-                write_checked_json(self._folder / "about.json", about)
+                names, numbered = self._names(self._open())
+                about = {"hub": self._name, "names": names, "numbered": numbered}
+                write_checked_json(file, about)
         return about
 
     def _names(self, rows: Any) -> tuple[list[str], bool]:
@@ -154,7 +152,7 @@ class Hub(Dataset):
         if hasattr(rows.features[column], "names"):
             return list(rows.features[column].names), True
         values = set[str]()
-        with self._explained(), _progress(f"labels of {self._name}", None) as show:
+        with _progress(f"labels of {self._name}", None) as show:
             for row, example in enumerate(rows.select_columns([column]), 1):
                 values |= {str(example[column])} - {"None", ""}
                 if len(values) > MOST_CLASSES:
@@ -168,17 +166,6 @@ class Hub(Dataset):
             raise UserError(f"{self._name} has only empty values of {column!r}; data.label=null takes one class")
         return sorted(values), False
 
-    def _number(self, example: dict[str, Any]) -> int | None:
-        """Return the number of a row's class; None where its label is missing."""
-        if self.config.label is None:
-            return 0
-        value = example[self.config.label]
-        return value if self._about.get("numbered", True) else self._numbers.get(str(value))
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {str(name): number for number, name in enumerate(self._about["names"])}
-
     def _is_kept(self, label: int) -> bool:
         """Return True if all wanted images of a class are kept, or all that exist."""
         done = read_checked_json(self._class_folder(label) / COMPLETE)
@@ -187,20 +174,17 @@ class Hub(Dataset):
         return done["limit"] is None or (self.config.limit is not None and self.config.limit <= done["limit"])
 
     def _open(self) -> Any:
-        """Return the split as a stream of rows, an image as {"bytes", "path"}. Raises UserError if that can't be."""
+        """Return the split as a stream of rows, an image as {"bytes", "path"}. Raises whatever its libraries raise."""
         if is_local(self._name) and not Path(self._name).exists():
             raise UserError(f"there is no folder {self._name}; give data.hub=OWNER/NAME, or a folder that exists")
-        with self._explained():
-            import datasets
+        import datasets
 
-            config = self.config
-            part = {"data_dir" if config.revision == EXPORT else "name": config.subset}
-            rows = datasets.load_dataset(
-                self._name, split=config.split, revision=config.revision, streaming=True, **part
-            )
-            self._check(rows.features or {})
-            rows = rows.select_columns([config.image, *([config.label] if config.label else [])])
-            return rows.cast_column(config.image, datasets.Image(decode=False))
+        config = self.config
+        part = {"data_dir" if config.revision == EXPORT else "name": config.subset}
+        rows = datasets.load_dataset(self._name, split=config.split, revision=config.revision, streaming=True, **part)
+        self._check(rows.features or {})
+        rows = rows.select_columns([config.image, *([config.label] if config.label else [])])
+        return rows.cast_column(config.image, datasets.Image(decode=False))
 
     def _check(self, features: Any) -> None:
         """Raise UserError if the columns are not what they should be."""
@@ -219,14 +203,16 @@ class Hub(Dataset):
 
     def _stream(self, labels: set[int]) -> None:
         """Keep the wanted images of these labels."""
-        limit, rows = self.config.limit, self._open()
+        limit, column, rows = self.config.limit, self.config.label, self._open()
+        numbers = None if self._about.get("numbered", True) else {str(n): i for i, n in enumerate(self._about["names"])}
         total = None if limit is None else limit * len(labels)
         note, wanted = self._folder / "progress.json", {"labels": sorted(labels), "limit": limit}
-        with self._explained(), _progress(self._name, total) as show:
+        with _progress(self._name, total) as show:
             kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
-                label = self._number(example)
-                if label is not None and label in labels and kept[label] != limit:
+                value = 0 if column is None else example[column]
+                label = value if numbers is None else numbers.get(str(value))  # None where it is missing
+                if label in labels and kept[label] != limit:
                     self._keep(label, row, example[self.config.image])
                     kept[label] += 1
                     if kept.total() == total:
