@@ -154,8 +154,17 @@ def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bo
     Raises UserError if a run that matters has not noted what it uses.
     """
     used_by = references(outputs)
+    if of_run is not None and of_run not in used_by:
+        raise UserError(f"there is no run {of_run!r} in these outputs; there are {', '.join(used_by) or 'none'}")
     alive = [name for name in used_by if is_at_work(outputs / name / "work")]
-    _require_notes(used_by, alive, of_run, unused)
+    for name in (name for name, folders in used_by.items() if folders is None):
+        if name in alive:
+            raise UserError(f"{name} is at work and has not noted what it uses; wait until it has finished")
+        if unused or of_run is not None:
+            raise UserError(
+                f"{name} has not noted what it uses, as an older version did not; give its command again, which notes "
+                "it, or delete its folder"
+            )
     limit = math.inf if older_than is None else time.time() - _seconds(older_than)
     chosen = [
         entry
@@ -170,20 +179,6 @@ def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bo
         if kept:
             notes.append(f"kept: {_total(kept)}, {why}")
     return chosen, notes
-
-
-def _require_notes(used_by: References, alive: Sequence[str], of_run: str | None, unused: bool) -> None:
-    """Raise UserError if it is unknown what may be removed."""
-    if of_run is not None and of_run not in used_by:
-        raise UserError(f"there is no run {of_run!r} in these outputs; there are {', '.join(used_by) or 'none'}")
-    for name, folders in used_by.items():
-        if folders is None and name in alive:
-            raise UserError(f"{name} is at work and has not noted what it uses; wait until it has finished")
-        if folders is None and (unused or of_run is not None):
-            raise UserError(
-                f"{name} has not noted what it uses, as an older version did not; give its command again, which notes "
-                "it, or delete its folder"
-            )
 
 
 def _seconds(age: str) -> float:

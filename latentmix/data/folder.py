@@ -54,7 +54,6 @@ class Folder(Dataset):
         return name
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
         blobs = [Blob(file) for file in image_files(self._folders[self.resolve(class_id)], ADVICE)]
         return sources(blobs, count, self.rules, f"class {class_id!r} in {self.path}")
 

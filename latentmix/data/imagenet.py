@@ -42,11 +42,9 @@ class ImageNet(Dataset):
         return self._present(imagenet_names.resolve(name))
 
     def title(self, class_id: str) -> str:
-        """Return the first of the class's names."""
         return imagenet_names.title(class_id)
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        """Return the first `count` usable images of a class, or all. Raises UserError if there are fewer, or none."""
         location = self._locations[self._present(class_id)]
         is_tar, advice = location.file.is_file(), "mend its permissions"
         blobs = _members(location) if is_tar else [Blob(file) for file in image_files(location.file, advice)]
