@@ -4,7 +4,6 @@ A worker runs its own share of the tasks first, then whatever other workers have
 everything done writes the results. For several workers, the config is first frozen in the run's folder.
 """
 
-import json
 import math
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix import checks
-from latentmix.cache import key, write_checked_json, write_json
+from latentmix.cache import key, read_json, write_checked_json, write_json
 from latentmix.commands import rounds, session, tracking
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
@@ -213,13 +212,11 @@ def freeze(config: Config, arguments: Sequence[str]) -> Path:
 
 def work(frozen: Path, shard: str, results: bool = True) -> None:
     """Run a shard, such as "0/3", of a run whose config is frozen; raise UserError if the file can't be read."""
-    try:
-        content = json.loads(frozen.read_text())
-        config, arguments = content["config"], content["arguments"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{frozen} can't be read: {error}; give the command that started the run again") from error
+    content = read_json(frozen)
+    if content.keys() != {"config", "arguments"}:
+        raise UserError(f"{frozen} can't be read; give the command that started the run again")
 
     def once(config: Config, deadline: float) -> None:
-        run_worker(session.prepare(config), arguments, Shard.parse(shard), results, deadline)
+        run_worker(session.prepare(config), content["arguments"], Shard.parse(shard), results, deadline)
 
-    rounds.run(validate(config), once)
+    rounds.run(validate(content["config"]), once)
