@@ -41,7 +41,7 @@ def changed(name: str, place: Path, part: str, **changes: Any) -> Path:
         ("scheduler", {"thresholding": True}, "sets thresholding"),
         ("unet", {"in_channels": 9}, "takes 9 channels, and the VAE's latents have 4: it was made for inpainting"),
         ("unet", {"in_channels": 8}, "made for editing by instructions"),
-        ("unet", {"in_channels": 16}, "takes 16 channels, and the VAE's latents have 4: can't"),
+        ("unet", {"in_channels": 16}, "takes 16 channels, and the VAE's latents have 4: one is another model's"),
         ("unet", {"out_channels": 8}, "returns 8 channels"),
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type"),
         ("unet", {"num_class_embeds": 1000}, "needs a class beside a prompt"),

@@ -403,6 +403,8 @@ def test_a_transformer_alone_is_read_with_the_rest_of_a_folder(tmp_path: Path) -
 
 
 def test_damaged_and_missing_single_files_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert "x.gguf can't be read; give a *.safetensors" in refusal(tmp_path / "x.gguf")
     assert f"there is no file {tmp_path / 'x.safetensors'}" in refusal(tmp_path / "x.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:10_000])
     assert "cut.safetensors can't be read as safetensors" in refusal(tmp_path / "cut.safetensors")
@@ -622,6 +624,8 @@ def test_a_lora_that_does_not_fit_is_refused_at_the_start(
     with pytest.raises(UserError, match=text):
         find(compose(["model=tiny", f"model.path={original}", f"model.lora={tmp_path / 'l.safetensors'}"]).model)
     assert "no such file" in refusal(original, f"model.lora={tmp_path / 'none.safetensors'}").lower()
+    for factor in ("x", "", "nan", "-inf"):
+        assert f"{factor!r} is no number; write FILE or" in refusal(original, f"model.lora={original}/l:{factor}")
 
 
 # Another VAE, no T5, other pipelines of the same parts

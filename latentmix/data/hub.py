@@ -189,7 +189,8 @@ class Hub(Dataset):
     def _check(self, features: Any) -> None:
         """Raise UserError if the columns are not what they should be."""
         columns = {name: type(feature).__name__ for name, feature in features.items()}
-        listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+        kinds = {name: features[name].dtype if kind == "Value" else kind for name, kind in columns.items()}
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         if columns.get(self.config.image) != "Image":
             image = self.config.image
             raise UserError(f"{self._name} has no Image column {image!r}; set data.image to one, of: {listed}")
@@ -197,8 +198,8 @@ class Hub(Dataset):
             return
         if columns.get(name) != "Value" or not VALUES.match(features[name].dtype):
             raise UserError(
-                f"{self._name} has no column of labels {name!r}; set data.label to one, of: {listed}; or to null, "
-                "if all images are of one class"
+                f"{self._name} has no column of labels {name!r} (text, whole numbers or class labels); set data.label "
+                f"to one, of: {listed}; or to null, if all images are of one class"
             )
 
     def _stream(self, labels: set[int]) -> None:

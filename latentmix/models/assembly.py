@@ -64,7 +64,9 @@ def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:
     if config.t5:
         return ()
     if not family.optional:
-        raise UserError(f"model.t5=false is for pipelines that can do without T5, and {family.pipeline} can't")
+        raise UserError(
+            f"model.t5=false is for pipelines that can do without T5, and {family.pipeline} can't; leave it out"
+        )
     return family.optional
 
 
@@ -73,6 +75,8 @@ def _place(source: Path, part: str, config: ModelConfig) -> Path:
     if part != "vae" or config.vae is None or Path(config.vae).is_file():
         return source / part
     given = Path(config.vae)
+    if not given.is_dir():
+        raise UserError(f"there is no model.vae={given}; give a folder or a single file of an AutoencoderKL")
     folder = given if (given / "config.json").is_file() else given / "vae"
     name = read_config(folder).get("_class_name", "AutoencoderKL")
     if name != "AutoencoderKL":
@@ -93,7 +97,13 @@ def _notes(
     changed = {file: lora.parts(file) for file, _ in loras}
     for file, parts in changed.items():
         if other := sorted(parts - family.networks.keys()):
-            raise UserError(f"{file} changes {', '.join(other)}, which {family.pipeline} does not have")
+            instead = (
+                "; of FLUX.1, diffusers' names are read, and not kohya's" if "unet" in other and family.flow else ""
+            )
+            raise UserError(
+                f"{file} changes {', '.join(other)}, which {family.pipeline} does not have; leave it out, or give the "
+                f"model that it was made for{instead}"
+            )
     notes: dict[str, bytes] = {}
     held = single_file.headers(base, config.pickled) if base.is_file() else {}
     for part in (part for part in family.networks if f"{part}/config.json" in files):
@@ -121,7 +131,9 @@ def _check_variant(base: Path, family: Family, variant: str) -> None:
             there |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
     if variant not in there:
         names = ", ".join(sorted(there - {""})) or "none"
-        raise UserError(f"{base} has no weights of model.variant={variant}; its variants are: {names}")
+        raise UserError(
+            f"{base} has no weights of model.variant={variant}; its variants are: {names}; take one, or leave it out"
+        )
 
 
 @cache
@@ -136,9 +148,10 @@ def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, p
     try:
         single_file.check(_empty(config, class_name), part, single_file.headers(file, pickled))
     except ValueError as error:
+        instead = "model.vae=FOLDER, with its config.json" if part == "vae" else "model.architecture=FOLDER"
         raise UserError(
-            f"{file} does not have the usual {part}: {error}; if it is of another size, give a pipeline folder of its "
-            "configs with model.architecture=FOLDER"
+            f"{file} does not have the usual {part}: {error}; if it is of another size, give the folder of its configs "
+            f"with {instead}"
         ) from error
 
 

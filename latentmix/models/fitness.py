@@ -57,7 +57,10 @@ def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
     )
     predicted = stored.get("prediction_type", "epsilon")
     if stored.get("use_flow_sigmas") or stored.get("flow_shift", 1) != 1 or predicted == "flow_prediction":
-        raise UserError(f"{place} is set for a rectified flow (flow_shift, use_flow_sigmas), and the model is a U-Net")
+        raise UserError(
+            f"{place} is set for a rectified flow (flow_shift, use_flow_sigmas), and the model is a U-Net; unset these "
+            "there, or copy the scheduler of the model it is made of"
+        )
     if stored.get("timestep_type", "discrete") != "discrete":
         raise UserError(f"{place} has {stored['timestep_type']} time steps (EDM); only discrete ones can be read")
     if predicted not in predictions:
@@ -90,11 +93,13 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
     """
     place, inputs = folder / "unet", config.get("in_channels", 4)
     if inputs != channels:
-        made = f"it was made for {MADE_FOR[inputs]}, and " if inputs in MADE_FOR else ""
-        raise UserError(
-            f"{place} takes {inputs} channels, and the VAE's latents have {channels}: {made}can't be inverted here; "
-            "take the text-to-image model that it was made from"
-        )
+        what = "one is another model's; check model.vae and the folder"
+        if inputs in MADE_FOR:
+            what = (
+                f"it was made for {MADE_FOR[inputs]}, and can't be inverted here; take the text-to-image model that it "
+            )
+            what += "was made from"
+        raise UserError(f"{place} takes {inputs} channels, and the VAE's latents have {channels}: {what}")
     if config.get("out_channels", 4) != channels:
         raise UserError(f"{place} returns {config['out_channels']} channels, not the {channels} of the VAE's latents")
     for setting, needed in OTHER_INPUTS.items():

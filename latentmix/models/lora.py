@@ -4,6 +4,7 @@ Files of kohya's scripts, of diffusers and of peft are read: all name a module o
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,12 +46,21 @@ class Change:
 
 
 def parse(setting: str) -> tuple[Path, float]:
-    """Return file and factor of a setting FILE or FILE:FACTOR; of a folder, the file that diffusers saves there."""
-    name, colon, factor = setting.rpartition(":")
-    try:
-        path, number = (Path(name), float(factor)) if colon else (Path(setting), 1.0)
-    except ValueError:  # a colon of the path
-        path, number = Path(setting), 1.0
+    """Return file and factor of a setting FILE or FILE:FACTOR; of a folder, the file that diffusers saves there.
+
+    Raises: UserError where the factor is no number.
+    """
+    name, _, factor = setting.rpartition(":")
+    path, number = Path(setting), 1.0
+    if name and not path.exists():  # paths may have colons
+        try:
+            path, number = Path(name), float(factor)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(
+                f"model.lora={setting}: {factor!r} is no number; write FILE or FILE:FACTOR, such as {name}:0.8"
+            )
     return path / "pytorch_lora_weights.safetensors" if path.is_dir() else path, number
 
 

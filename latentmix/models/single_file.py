@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ PREFIXES = {  # of the weights of each network: before SDXL, and since
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SCALED = (".scale_weight", ".weight_scale", "scaled_fp8")  # how names end beside weights that are kept in 8 bits
 
 
@@ -43,6 +45,8 @@ def headers(file: Path, pickled: bool) -> dict[str, Tensor]:
             return {name: torch.empty(shape, device="meta") for name, shape in shapes(file).items()}
         except Exception as error:
             raise UserError(f"{file} can't be read as safetensors: {error}; copy it again") from error
+    if file.suffix not in PICKLES:
+        raise UserError(f"{file} can't be read; give a *.safetensors or *.ckpt file, or a pipeline folder")
     if not pickled:
         raise UserError(f"{file} is a pickle; if you trust whoever made it, set model.pickled=true")
     return _unpickled(file)
@@ -163,7 +167,7 @@ def _read(file: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 def _unpickled(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a pickled checkpoint. Nothing but tensors is read from it."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
         content = content.get("state_dict", content)
         return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     except Exception as error:
