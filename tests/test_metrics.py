@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -22,14 +23,12 @@ from latentmix.metrics import (
     Sample,
     activation_distances,
     clip_scores,
-    cmmd_contributions,
     cosine_distances,
     coverage,
     density,
     frechet_distance,
     frechet_infinity,
     jackknifed,
-    kid_contributions,
     mean,
     mean_interval,
     paired,
@@ -211,11 +210,11 @@ def test_frechet_infinity_takes_the_bias_of_few_images_away() -> None:
 
 
 def kid(x: Tensor, y: Tensor) -> float:
-    return kid_contributions(x, y).mean().item()
+    return METRICS["kid"].sample(x, y).value
 
 
 def cmmd(x: Tensor, y: Tensor) -> float:
-    return cmmd_contributions(x, y).mean().item()
+    return METRICS["cmmd"].sample(x, y).value
 
 
 class Given(nn.Module):
@@ -301,16 +300,37 @@ def test_kernel_distances_are_unbiased() -> None:
         assert shifted.mean() > 10 * values.std() / 20
 
 
-@pytest.mark.parametrize("contributions", [kid_contributions, cmmd_contributions])
-def test_contributions_scatter_as_a_kernel_distance_does(contributions: Callable[[Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("name", ["kid", "cmmd"])
+def test_parts_scatter_as_a_kernel_distance_does(name: str) -> None:
     """Their interval contains the limit of the distance to y, which a far larger sample tells."""
-    y = normal(300, 8, seed=77)
-    truth = contributions(normal(5000, 8, seed=78) + 1, y).mean().item()
+    y, sample = normal(300, 8, seed=77), METRICS[name].sample
+    truth = sample(normal(3000, 8, seed=78) + 1, y).value
     held = 0
     for seed in range(200):
-        estimate = mean_interval(contributions(normal(60, 8, seed=seed) + 1, y))
+        estimate = mean_interval(sample(normal(60, 8, seed=seed) + 1, y).parts)
         held += estimate.low <= truth <= estimate.high
     assert 0.90 <= held / 200 <= 0.99
+
+
+@pytest.mark.parametrize("name", ["kid", "cmmd"])
+def test_the_interval_of_a_kernel_distance_is_that_of_weighted_rows(name: str) -> None:
+    """With many rows, which leave the one not drawn little weight: by random weights and Gretton's formula."""
+    x, y = features(300, 6, 1) + 1, features(80, 6, 2)
+    sample = METRICS[name].sample(x, y)
+    if name == "cmmd":
+        x, y = functional.normalize(x, dim=1), functional.normalize(y, dim=1)
+        k_x, k_y, across = (1000 * torch.exp(-torch.cdist(a, b).square() / 200) for a, b in ((x, x), (y, y), (x, y)))
+    else:
+        k_x, k_y, across = ((a @ b.T / 6 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    of_y = (k_y.sum() - k_y.trace()) / (80 * 79)
+    values = []
+    for w in np.random.default_rng(0).dirichlet(np.ones(300), 2000):
+        w = torch.from_numpy(w)
+        pairs = torch.outer(w, w).fill_diagonal_(0)
+        values.append(((pairs * k_x).sum() / pairs.sum() - 2 * w @ across.mean(1) + of_y).item())
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert sample.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert high - 0.1 * (high - low) < sample.high < high + 0.35 * (high - low)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (5, 1)])
@@ -548,7 +568,7 @@ def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
             width = 2 * stats.t.ppf(0.975, len(parts) - 1) * stats.sem(parts)
             assert estimate.low < estimate.high, name
             assert estimate.low <= estimate.value <= estimate.high, name
-            if sample.unseen is None:
+            if not sample.rare:
                 assert estimate.high - estimate.low == pytest.approx(width, rel=1e-9), name
         if sample.by_row:
             assert sample.value == sample.parts.mean().item()

@@ -386,6 +386,17 @@ def test_real_images_are_explained_where_they_are_not_the_best(metric: str, wors
         assert text in said or value != worse
 
 
+def test_a_distance_to_the_mean_is_better_down_to_real_images_only() -> None:
+    name = "clip_distance_embedded"
+    (shown,) = (m for m in page_data(invented())["metrics"] if m["name"] == name)
+    assert shown["direction"] == "lower is better, down to real images"
+    for value, beyond in ((99.0, True), (-99.0, False)):
+        estimate = Estimate(value, math.nan, math.nan, 3)
+        results = [replace(r, estimate=estimate) if r.method == "real" else r for r in invented().results]
+        (answer,) = (a for a in answers(with_results(invented(), results)) if a.metric == name)
+        assert ("below that smaller is not better" in answer.sentence) == beyond
+
+
 def test_images_are_found_where_a_gpu_made_them() -> None:
     cell = Cell("star", 2, Method("fix", "0"))
     config = compose([*BASE, "device=cuda:7"])

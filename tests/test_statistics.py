@@ -92,23 +92,29 @@ def test_ends_are_moved_into_the_limits_and_values_are_not() -> None:
         ("precision", "6 away", 20),
         ("density", "6 away", 20),
         ("coverage", "6 away", 20),
+        ("kid", "2 away", 10),
+        ("cmmd", "20% mush", 10),
+        ("cmmd", "10% mush", 20),
         ("precision", "difference of the 1st and 3rd case", 20),
         ("precision", "average of the 1st and 3rd case", 10),
     ],
 )
 def test_coverage(name: str, case: str, n: int) -> None:
-    """Student's interval covers 0.5, 0.65, 0.93, 0.06, 0.1, 0.1 in the first cases."""
+    """Student's interval covers 0.5, 0.65, 0.93, 0.06, 0.1, 0.1, 0.88, 0.63, 0.7 in the first cases."""
     torch.set_num_threads(1)
-    held, *_ = simulation.coverage(simulation.trials(name)[case], n, repeats=80, for_truth=200)
+    held, *_ = simulation.coverage(simulation.trials(name)[case], n, repeats=80)
     assert held >= 0.9
 
 
 @pytest.mark.skipif("LATENTMIX_COVERAGE" not in os.environ, reason="takes minutes; LATENTMIX_COVERAGE=1 runs it")
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 20, 100])
-@pytest.mark.parametrize("name", ["precision", "recall", "density", "coverage", "clip_distance", "cmmd"])
+@pytest.mark.parametrize("name", sorted(simulation.CASES))
 def test_coverage_in_all_cases(name: str, n: int) -> None:
-    """At a coverage of 0.95, 300 repeats hold 0.90 or more, all but certainly."""
+    """At a coverage of 0.95, 300 repeats hold 0.90 or more, all but certainly.
+
+    Of ten draws of which 80 % are far away, none is near in one sample of nine. No interval of such a sample is right.
+    """
     for case, trial in simulation.trials(name).items():
         held, *_ = simulation.coverage(trial, n, repeats=300)
-        assert held >= 0.90, case
+        assert held >= (0.80 if (case, n) == ("80% of them 10 away", 10) else 0.90), case

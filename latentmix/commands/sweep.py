@@ -184,7 +184,7 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
     folder, console = experiment.config.folder, Console()
     for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
         rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
-        title = f"{label}, average over classes ({'lower' if METRICS[name].lower else 'higher'} is better)"
+        title = f"{label}, average over classes ({METRICS[name].direction})"
         console.print(_averages(rows, title, experiment.config.n))
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)

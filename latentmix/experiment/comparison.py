@@ -1,5 +1,6 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,9 +122,9 @@ def _read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
         cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
         if parts is None:
             parts = [image[row["name"]] for image in images[cell]]
-        unseen, by_row = row.get("unseen"), row["parts"] is None or METRICS[row["name"]].network == "pairs"
-        ends = None if unseen is None else (unseen[0], unseen[1])
-        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], ends, by_row)
+        by_row = row["parts"] is None or METRICS[row["name"]].network == "pairs"
+        low, high, rare = row.get("low", math.nan), row.get("high", math.nan), row.get("rare", False)
+        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], low, high, by_row, rare)
         yield (*cell, row["metric"]), (row["name"], sample)
 
 

@@ -182,8 +182,7 @@ def _samples(experiment: Experiment, generated: Mapping[str, Tensor], real: Mapp
     samples = {}
     for name in dict.fromkeys(experiment.config.metrics):
         metric = METRICS[name]
-        sample = _sample(metric, generated[metric.network].to(device), real[metric.against].to(device))
-        samples[name] = replace(sample, parts=sample.parts.cpu())
+        samples[name] = _sample(metric, generated[metric.network].to(device), real[metric.against].to(device))
     return samples
 
 
@@ -239,7 +238,7 @@ def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iter
         yield {
             **{"class": cell.class_id, "n": cell.n, "method": cell.method_name, "name": name, "metric": columns[name]},
             **{"value": sample.value, "count": sample.count, "parts": None if in_images else sample.parts.tolist()},
-            "unseen": None if sample.unseen is None else list(sample.unseen),
+            **{"low": sample.low, "high": sample.high, "rare": sample.rare},
         }
 
 

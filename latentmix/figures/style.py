@@ -156,7 +156,7 @@ def _description(norm: str, mean: str) -> str:
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """What a column of the tables is called. `better` is "lower", "higher", or "" if neither."""
+    """What a column of the tables is called. `better` is "lower", "higher", or "" if neither; `direction` is a text."""
 
     column: str
     title: str
@@ -164,6 +164,8 @@ class MetricLabel:
     better: str
     plotted: bool
     note: str = ""
+    direction: str = ""
+    down_to_real: bool = False
 
     @property
     def text(self) -> str:
@@ -191,7 +193,16 @@ def metric_label(column: str) -> MetricLabel:
     elif metric.network == "clip" and "CLIP" not in metric.label:
         in_words = f"CLIP {in_words}"
     better = "" if metric.better == "nearer" else metric.better
-    return MetricLabel(column, metric.label, in_words if network else "", better, metric.plotted, metric.note)
+    return MetricLabel(
+        column,
+        metric.label,
+        in_words if network else "",
+        better,
+        metric.plotted,
+        metric.note,
+        metric.direction,
+        metric.down_to_real,
+    )
 
 
 def _titles() -> dict[str, Metric]:

@@ -14,12 +14,10 @@ from latentmix.metrics.distances import (
     activation_distances,
     clip_scores,
     cmmd,
-    cmmd_contributions,
     cosine_distances,
     frechet_distance,
     frechet_infinity,
     kid,
-    kid_contributions,
 )
 from latentmix.metrics.intervals import Comparison, Estimate, Sample, average, jackknifed, mean, mean_interval, paired
 from latentmix.metrics.neighbours import coverage, density, precision, recall
@@ -36,14 +34,12 @@ __all__ = [
     "activation_distances",
     "average",
     "clip_scores",
-    "cmmd_contributions",
     "cosine_distances",
     "coverage",
     "density",
     "frechet_distance",
     "frechet_infinity",
     "jackknifed",
-    "kid_contributions",
     "mean",
     "mean_interval",
     "paired",
@@ -69,6 +65,14 @@ class Metric:
     plotted: bool = True  # has a panel in Fig. 7; metrics without one are drawn only if no other metric was measured
     limits: tuple[float, float] = (-math.inf, math.inf)  # of its values, and so of its intervals
     note: str = ""  # what captions and reports say about it
+    down_to_real: bool = False  # lower is better, but not below the value of real images
+
+    @property
+    def direction(self) -> str:
+        """Return in words which values are better."""
+        if self.better == "nearer":
+            return "nearer to real images is better"
+        return f"{self.better} is better{', down to real images' * self.down_to_real}"
 
     @property
     def lower(self) -> bool:
@@ -127,6 +131,7 @@ COUNTS = (
 LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)
+_ToMean = partial(Metric, better="lower", network="clip", limits=COSINE, note=TYPICAL, down_to_real=True)
 
 METRICS: Mapping[str, Metric] = table(
     "metrics",
@@ -134,10 +139,8 @@ METRICS: Mapping[str, Metric] = table(
         "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance"), limits=DISTANCE, note=COUNTS),
         "fid_infinity": _Unplotted("FID∞", "lower", "frechet", _frechet_infinity, ("fd_infinity", "FD∞"), note=LIMIT),
         "kid": _Unplotted("KID", "lower", "frechet", kid, ("kd", "Kernel distance")),
-        "clip_distance": Metric("Cosine distance", "lower", "clip", _cosine, limits=COSINE, note=TYPICAL),
-        "clip_distance_raw": Metric(
-            "Cosine distance, raw mean", "lower", "clip", partial(_cosine, unit=False), limits=COSINE, note=TYPICAL
-        ),
+        "clip_distance": _ToMean("Cosine distance", sample=_cosine),
+        "clip_distance_raw": _ToMean("Cosine distance, raw mean", sample=partial(_cosine, unit=False)),
         "clip_score": _Unplotted("CLIP score", "higher", "clip", _clip_score, of_prompt=True, limits=(0.0, 100.0)),
         "cmmd": Metric("CMMD", "lower", "clip", cmmd),
         "precision": _Unplotted("Precision", "higher", "frechet", _precision, limits=SHARE),

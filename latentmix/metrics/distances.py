@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from latentmix.metrics.intervals import Sample, mean
+from latentmix.metrics.intervals import Sample
 
 Features = Float[Tensor, "n D"]
 Others = Float[Tensor, "m D"]
@@ -96,60 +96,72 @@ def _mean_and_root(x: Features) -> tuple[Tensor, Tensor]:
 # --- Kernels --------------------------------------------------------------------------------------------------------
 
 
-def kid_contributions(x: Features, y: Others) -> Float[Tensor, " n"]:
-    """Return what each row of x contributes to KID (Bińkowski et al.): MMD² with k(a, b) = (a·b / D + 1)³.
-
-    KID is the mean of the contributions. It is unbiased, so it may be negative. All rows are used at once, where the
-    original averages over random subsets. Raises ValueError for fewer than two rows.
-    """
-    return kid(x, y).parts
-
-
 def kid(x: Features, y: Others) -> Sample:
-    """Return KID. Its interval allows for draws like any row of x or y."""
-    return _sample(*_mmd(_polynomial, x.double(), y.double()))
+    """Return KID (Bińkowski et al.): MMD² with k(a, b) = (a·b / D + 1)³.
 
-
-def cmmd_contributions(x: Features, y: Others) -> Float[Tensor, " n"]:
-    """Return what each row of x contributes to CMMD (Jayasumana et al.), which is the mean of the contributions.
-
-    CMMD is 1000 MMD² of CLIP embeddings at unit length, with a Gaussian kernel of σ = 10. It is unbiased, as the
-    paper's formula is. Its authors' code has the biased estimator, which is larger by
-    1000 ((1 − k̄x)/n + (1 − k̄y)/m), where k̄ is the mean of k between different rows.
+    It is unbiased, so it may be negative. All rows are used at once, where the original averages over random subsets.
+    Its interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
     """
-    return cmmd(x, y).parts
+    return _mmd(_polynomial, x.double(), y.double())
 
 
 def cmmd(x: Features, y: Others) -> Sample:
-    """Return CMMD. Its interval allows for draws like any row of x or y."""
-    of_x, of_y = _mmd(_gaussian, *(functional.normalize(f.double(), dim=1) for f in (x, y)))
-    return _sample(1000 * of_x, 1000 * of_y)
+    """Return CMMD (Jayasumana et al.): 1000 MMD² of CLIP embeddings at unit length, with a Gaussian kernel of σ = 10.
+
+    It is unbiased, as the paper's formula is. Its authors' code has the biased estimator, which is larger by
+    1000 ((1 − k̄x)/n + (1 − k̄y)/m), where k̄ is the mean of k between different rows. Its interval allows for draws at
+    right angles to all others, which resemble no real image.
+    """
+    x, y = (functional.normalize(f.double(), dim=1) for f in (x, y))
+    return _mmd(_gaussian, x, y, unlike=1000 * math.exp(-1 / SIGMA**2))
 
 
-def _sample(of_x: Tensor, of_y: Tensor) -> Sample:
-    return mean(of_x, (min(of_x.min(), of_y.min()).item(), max(of_x.max(), of_y.max()).item()))
+SIGMA = 10
+WEIGHTS = 1000  # of a bootstrap
 
 
 def _polynomial(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def _gaussian(a: Tensor, b: Tensor, sigma: float = 10) -> Tensor:
-    """Return the Gaussian kernel of unit vectors, for which ‖a − b‖² = 2 − 2 a·b."""
-    return torch.exp((a @ b.T - 1) / sigma**2)
+def _gaussian(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1000 times the Gaussian kernel of unit vectors, for which ‖a − b‖² = 2 − 2 a·b."""
+    return 1000 * torch.exp((a @ b.T - 1) / SIGMA**2)
 
 
-def _mmd(kernel: Kernel, x: Features, y: Others) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-    """Return what each row of x contributes to the unbiased MMD² (Gretton et al., eq. 3), which is their mean.
+def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) -> Sample:
+    """Return the unbiased MMD² (Gretton et al., eq. 3).
 
-    The contributions are first-order (Hájek) projections, so their scatter gives the error of MMD² over x. The second
-    result is what each row of y would contribute if it were one of x.
+    Its parts are first-order (Hájek) projections, whose mean it is. They would make too narrow an interval where few
+    rows decide: of a share p of far rows MMD² grows with p², and parts only with p. So its interval is that of the
+    Bayesian bootstrap of the quadratic form, with one row that was not drawn beside those of x: one like the real rows,
+    or one whose kernel with them is `unlike`, and which is as near to rows of x as those are far from the real ones.
+    Without `unlike`, it is like the row of x that contributes most.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased distance needs at least 2 rows of each, not {len(x)} and {len(y)}")
-    near_x, near_y, across = _to_others(kernel(x, x)), _to_others(kernel(y, y)), kernel(x, y)
-    of_both = near_y.mean() - near_x.mean()
-    return 2 * near_x - 2 * across.mean(1) + of_both, 2 * across.mean(0) - 2 * near_y + of_both
+    k_x, k_y, across = kernel(x, x), kernel(y, y), kernel(x, y)
+    near_x, near_y = _to_others(k_x), _to_others(k_y)
+    parts = 2 * near_x - 2 * across.mean(1) + near_y.mean() - near_x.mean()
+    nearest, furthest = int((near_y - across.mean(0)).argmax()), int(parts.argmax())
+    unseen = [(across[:, nearest], near_y[nearest], k_y[nearest, nearest])]
+    if unlike is None:
+        unseen.append((k_x[:, furthest], across[furthest].mean(), k_x[furthest, furthest]))
+    else:
+        unseen.append((k_x[0, 0] + unlike - across.mean(1), across.new_tensor(unlike), k_x[0, 0]))
+    weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64)
+    weights = weights.exponential_(generator=torch.Generator().manual_seed(0)).to(x.device)
+    weights /= weights.sum(1, keepdim=True)
+    others = 1 - weights[:, :-1].square().sum(1)  # of all pairs, those of two rows; the new row may be many
+    values = []
+    for row, to_y, own in unseen:
+        k = functional.pad(k_x - k_x.diagonal().diag(), (0, 1, 0, 1))
+        k[-1, :-1], k[:-1, -1], k[-1, -1] = row, row, own
+        within = ((weights @ k) * weights).sum(1) / others
+        values.append(within - 2 * weights @ torch.cat([across.mean(1), to_y[None]]) + near_y.mean())
+    low, high = torch.cat(values).quantile(weights.new_tensor([0.025, 0.975])).tolist()
+    value = parts.mean().item()
+    return Sample(value, parts.cpu(), len(x), min(low, value), max(high, value), by_row=True, rare=True)
 
 
 def _to_others(k: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:

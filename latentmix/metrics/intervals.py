@@ -1,13 +1,12 @@
 """95 % intervals over draws, images or classes, and paired comparisons of methods.
 
-Intervals are computed from pseudo-values: what each draw, or group of draws, contributes to a statistic. They are
+Most intervals are computed from pseudo-values: what each draw, or group of draws, contributes to a statistic. They are
 Student's, or `bounded` ones where the values of draws not seen yet are bounded. docs/statistics.md has their coverage.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Shaped
@@ -41,52 +40,61 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sample:
-    """A statistic of `count` rows, and its pseudo-values: independent parts that scatter as the statistic does.
+    """A statistic of `count` rows, its 95 % interval, and its pseudo-values: independent parts that scatter as it does.
 
-    `unseen` are the least and the greatest part that a row not drawn yet may have. There, None stands for the least or
-    the greatest part that was drawn. Without `unseen`, parts are taken to be normal.
+    The interval is NaN where it is not known, as with fewer than two rows.
     """
 
     value: float
     parts: Float[Tensor, " k"]
     count: int
-    unseen: Ends | None = None
+    low: float = math.nan
+    high: float = math.nan
     by_row: bool = False  # each row has a part of its own, and the statistic is the mean of the parts
+    rare: bool = False  # the interval allows for rows that are unlike all that were drawn
 
     def interval(self) -> Estimate:
-        """Return an interval from the scatter of the parts: `bounded` or Student's; NaN for fewer than two parts."""
-        return self._interval
-
-    @cached_property
-    def _interval(self) -> Estimate:
-        if (k := len(self.parts)) < 2 or not self.parts.isfinite().all():
-            return Estimate(self.value, math.nan, math.nan, self.count)
-        if self.unseen is not None:
-            parts = self.parts + (self.value - self.parts.mean())  # pseudo-values of a jackknife may be off
-            low, high = bounded_interval(parts, *self.unseen)
-            if not self.by_row:
-                low, high = _widened(self.value, self.parts, low, high)
-            return Estimate(self.value, low, high, self.count)
-        half = _student(k - 1) * self.parts.std().item() / math.sqrt(k)
-        return Estimate(self.value, self.value - half, self.value + half, self.count)
+        """Return the value with its interval."""
+        return Estimate(self.value, self.low, self.high, self.count)
 
 
 def mean(values: Values, unseen: Ends | None = None) -> Sample:
-    """Return the mean of independent values, which are its parts. For `unseen` see `Sample`."""
-    return Sample(values.double().mean().item(), values.double(), len(values), unseen, by_row=True)
+    """Return the mean of independent values, which are its parts.
 
-
-def _widened(share: float, parts: Values, low: float, high: float) -> tuple[float, float]:
-    """Return the least interval in [0, 1] that holds the one given and Student's of the share's logit, by a jackknife.
-
-    `parts` are pseudo-values. Of shares that vary most where they are large, the logit varies alike everywhere.
+    `unseen` are the least and the greatest value that a row not drawn yet may have; None stands for the least or the
+    greatest that was drawn. Without `unseen`, values are taken to be normal, and the interval is Student's.
     """
-    n, edge = len(parts), 0.0025  # keeps logits finite
-    shares = torch.cat([parts.new_tensor([share]), (n * share - parts) / (n - 1)]).clamp(0, 1)
-    logits = ((shares + edge) / (1 - shares + edge)).log()
-    half = _student(n - 1) * (n - 1) / math.sqrt(n) * logits[1:].std().item()
+    values = values.double().cpu()
+    value = values.mean().item()
+    low, high = _students(value, values) if unseen is None else bounded_interval(values, *unseen)
+    return Sample(value, values, len(values), low, high, by_row=True, rare=unseen is not None)
+
+
+def _students(value: float, parts: Values) -> tuple[float, float]:
+    """Return Student's interval from the scatter of the parts; NaN for fewer than two."""
+    if len(parts) < 2:
+        return math.nan, math.nan
+    half = _student(len(parts) - 1) * parts.std().item() / math.sqrt(len(parts))
+    return value - half, value + half
+
+
+def share(value: float, without: Values) -> Sample:
+    """Return a share of real images that draws reach, with an interval by what is left without each of the n draws.
+
+    The pseudo-values of this jackknife are taken for values between 0 and 1. The interval is widened to hold Student's
+    of the logit by the same jackknife, since of shares that vary most where they are large the logit varies alike.
+    """
+    n, without = len(without), without.double().cpu()
+    parts = n * value - (n - 1) * without
+    if n < 2:
+        return Sample(value, parts, n, rare=True)
+    low, high = bounded_interval(parts + (value - parts.mean()), 0.0, 1.0)
+    edge = 0.0025  # keeps logits finite
+    logits = [((x + edge) / (1 - x + edge)).log() for x in (torch.tensor(value, dtype=torch.float64), without)]
+    half = _student(n - 1) * (n - 1) / math.sqrt(n) * logits[1].std().item()
     ends = torch.sigmoid(torch.stack([logits[0] - half, logits[0] + half])) * (1 + 2 * edge) - edge
-    return min(max(low, 0.0), max(ends[0].item(), 0.0)), max(min(high, 1.0), min(ends[1].item(), 1.0))
+    low, high = min(max(low, 0.0), max(ends[0].item(), 0.0)), max(min(high, 1.0), min(ends[1].item(), 1.0))
+    return Sample(value, parts, n, low, high, rare=True)
 
 
 def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) -> Sample:
@@ -100,7 +108,8 @@ def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) 
         return Sample(value, torch.empty(0, dtype=torch.float64), n)
     group = torch.arange(n) % groups
     left_out = torch.tensor([statistic(x[group != g]) for g in range(groups)], dtype=torch.float64)
-    return Sample(value, groups * value - (groups - 1) * left_out, n)
+    parts = groups * value - (groups - 1) * left_out
+    return Sample(value, parts, n, *_students(value, parts))
 
 
 def mean_interval(values: Values) -> Estimate:
@@ -140,13 +149,13 @@ def paired(a: Sample, b: Sample, lower: bool = True) -> Comparison:
 def _correlation(a: Sample, b: Sample) -> float:
     """Return the correlation of the parts; 0 if one has no scatter.
 
-    If rare parts may be unseen it is shrunk by 2/n, as Newcombe does for shares: parts that agree in n draws may differ
-    in the next one.
+    If the samples allow for rare rows it is shrunk by 2/n, as Newcombe does for shares: parts that agree in n draws may
+    differ in the next one.
     """
     x, y = (sample.parts - sample.parts.mean() for sample in (a, b))
     scale = (x.norm() * y.norm()).item()
     correlation = (x @ y).item() / scale if scale > 0 else 0.0
-    return correlation * (1 - 2 / len(x)) if a.unseen is not None else correlation
+    return correlation * (1 - 2 / len(x)) if a.rare else correlation
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

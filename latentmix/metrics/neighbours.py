@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latentmix.metrics.distances import Features, Others
-from latentmix.metrics.intervals import Sample
+from latentmix.metrics.intervals import Sample, share
 
 
 def precision(x: Features, y: Others, k: int = 3) -> Float[Tensor, " n"]:
@@ -45,7 +45,7 @@ def recall(x: Features, y: Others, k: int = 3) -> Sample:
     without = (inside.sum(0, dtype=torch.int32) - inside.int()).index_add(
         0, order[:, 1 : k + 1].flatten(), gained.repeat_interleave(k, 0)
     )
-    return _of_covered(inside, (without > 0).double().mean(1))
+    return share(inside.any(0).double().mean().item(), (without > 0).double().mean(1))
 
 
 def coverage(x: Features, y: Others, k: int = 5) -> Sample:
@@ -55,13 +55,8 @@ def coverage(x: Features, y: Others, k: int = 5) -> Sample:
     """
     inside = _inside(x, y, k)
     alone = inside & (inside.sum(0) == 1)
-    return _of_covered(inside, inside.any(0).double().mean() - alone.double().mean(1))
-
-
-def _of_covered(inside: Bool[Tensor, "n m"], without: Float[Tensor, " n"]) -> Sample:
-    """Return the share of columns with any entry, from the shares without each of the rows."""
-    n, share = len(inside), inside.any(0).double().mean()
-    return Sample(share.item(), n * share - (n - 1) * without, n, (0.0, 1.0))
+    covered = inside.any(0).double().mean()
+    return share(covered.item(), covered - alone.double().mean(1))
 
 
 def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:

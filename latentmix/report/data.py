@@ -63,6 +63,7 @@ def _metric(contents: Contents, column: str, answer: wording.Answer | None) -> d
         "name": column,
         "label": label.text,
         "better": label.better,
+        "direction": label.direction,
         "plotted": label.plotted,
         "notes": [text for text in (answer.short if answer else "", note) if text],
     }

@@ -254,7 +254,7 @@ const hidden = new Set(data.methods.filter((method) => method.name.startsWith("g
 let classId = data.classes[0].id;
 const log = (n) => Math.log(Math.max(n, 0.5));
 const over = (row) => `over ${row.count} ${row.count === 1 ? row.over.replace(/(ss)?e?s$/, "$1") : row.over}`;
-const better = (metric) => (metric.better ? `, ${metric.better} is better` : "");
+const better = (metric) => (metric.direction ? `, ${metric.direction}` : "");
 
 function curves() {
   const update = () => (refill(), pair(), undefined);

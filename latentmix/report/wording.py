@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentmix.experiment.comparison import settings_that_differ
 from latentmix.experiment.results import AVERAGE, Result, average_comparison
@@ -37,8 +37,23 @@ def answers(contents: Contents) -> list[Answer]:
         compared = [r for r in results if (r.n, r.metric) == (largest, metric)]
         if metric_label(metric).better and len(compared) > 1:
             compared.sort(key=lambda r: r.estimate.value, reverse=metric_label(metric).better == "higher")
-            found.append(_answer(contents, compared))
+            found.append(_with_limit(contents, compared[0], _answer(contents, compared)))
     return found
+
+
+def _with_limit(contents: Contents, best: Result, answer: Answer) -> Answer:
+    """Return the answer, which says where the best method is beyond real images by a metric that ends there."""
+    real = _average(contents, best.metric).get("real")
+    if not metric_label(best.metric).down_to_real or real is None or best.estimate.value >= real.value:
+        return answer
+    limit = f" Real images have {say(real.value)}, and below that smaller is not better."
+    return replace(answer, sentence=answer.sentence + limit, short=answer.short + limit)
+
+
+def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
+    """Return the averages over classes by one metric, by method; at the largest N that a method has."""
+    rows = [r for r in contents.results if (r.class_id, r.metric) == (AVERAGE, metric)]
+    return {r.method: r.estimate for r in rows}
 
 
 def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
@@ -84,7 +99,7 @@ def say(x: float) -> str:
 def notes(contents: Contents, metric: str) -> str:
     """Return what must be known to read a metric, above all where the value of real images is not the best."""
     label = metric_label(metric)
-    values = {r.method: r.estimate for r in contents.results if (r.class_id, r.metric) == (AVERAGE, metric)}
+    values = _average(contents, metric)
     real = values.get("real")
     mixtures = [e.value for method, e in values.items() if method != "real" and not math.isnan(e.value)]
     if real is None or not mixtures or not label.better:

@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/simulate_coverage.py [--repeats 300] [METRIC ...]
 
-Features are Gaussian in 8 dimensions; there are 200 real images. The expected value is the mean of 1,000 repeats. With
+Features are Gaussian in 8 dimensions; there are 200 real images. The expected value is the mean of all repeats. With
 300 repeats, the standard error of a coverage of 0.95 is 0.013.
 """
 
@@ -19,7 +19,6 @@ Draw = Callable[[int, Generator], Tensor]  # number and random numbers -> featur
 Trial = Callable[[int, Generator], tuple[float, Callable[[], Estimate]]]  # -> a value, and how to get its interval
 
 COUNTS = (10, 20, 100)  # draws
-FOR_TRUTH = 1000  # repeats
 
 
 def gaussian(shift: float = 0, scale: float = 1) -> Draw:
@@ -33,6 +32,15 @@ def mush(share: float, spread: float = 0.1) -> Draw:
     def draw(n: int, rng: Generator) -> Tensor:
         near = gaussian(0, spread)(n, rng)
         return near + torch.where(torch.rand(n, 1, generator=rng) < share, axis(1), axis(0))
+
+    return draw
+
+
+def two_groups(far: float) -> Draw:
+    """Return a function that draws features like those of real images, and a share of them at a distance of 10."""
+
+    def draw(n: int, rng: Generator) -> Tensor:
+        return gaussian()(n, rng) + torch.where(torch.rand(n, 1, generator=rng) < far, 10.0, 0.0) * axis(0)
 
     return draw
 
@@ -53,6 +61,7 @@ PLACES = {
 }
 SHARES = {f"{share:.0%} mush": mush(share) for share in (0, 0.02, 0.05, 0.1, 0.2)}
 CASES = dict.fromkeys(("precision", "recall", "density", "coverage", "fid", "kid"), PLACES)
+CASES["recall"] = PLACES | {f"{far:.0%} of them 10 away": two_groups(far) for far in (0.2, 0.5, 0.8)}
 CASES |= dict.fromkeys(("clip_distance", "clip_score", "cmmd"), SHARES)
 
 
@@ -119,16 +128,16 @@ def trials(name: str) -> Mapping[str, Trial]:
     found = {case: of_case(name, draw) for case, draw in draws.items()}
     found["difference of the 1st and 3rd case"] = of_difference(name, first, third)
     found["average of the 1st and 3rd case"] = of_two_classes(name, first, third)
-    if draws is PLACES:
+    if draws is not SHARES:
         found["average of 5 classes"] = of_five_classes(name)
     return found
 
 
-def coverage(trial: Trial, n: int, repeats: int, for_truth: int = FOR_TRUTH) -> tuple[float, float, float]:
+def coverage(trial: Trial, n: int, repeats: int) -> tuple[float, float, float]:
     """Return the share of intervals that hold the expected value, this value, and the mean width of intervals."""
-    found = [trial(n, Generator().manual_seed(1000 * n + seed)) for seed in range(max(repeats, for_truth))]
+    found = [trial(n, Generator().manual_seed(1000 * n + seed)) for seed in range(repeats)]
     truth = sum(value for value, _ in found) / len(found)
-    intervals = [interval() for _, interval in found[:repeats]]
+    intervals = [interval() for _, interval in found]
     held = sum(e.low - 1e-12 <= truth <= e.high + 1e-12 for e in intervals)
     return held / repeats, truth, sum(e.high - e.low for e in intervals) / repeats
 
