@@ -5,15 +5,20 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from latentmix.cli.shared import PushToHub, command, say, say_all
+from latentmix.cli.shared import PushToHub, command, named_runs, say, say_all
+
+Runs = Annotated[
+    list[str], Argument(metavar="RUN...", help="Runs: their folders, or their names. outputs=DIR says where they are.")
+]
 
 
 @command("latentmix status demo", "latentmix status outputs/demo")
-def status(run: Annotated[str, Argument(help="A run: its folder, or its name.")]) -> None:
+def status(runs: Runs) -> None:
     """Show what of a run is done, running and left, and which workers are alive."""
     from latentmix.commands import status
 
-    status.run(run)
+    for run in named_runs(runs):
+        status.run(run)
 
 
 @command(
@@ -21,7 +26,7 @@ def status(run: Annotated[str, Argument(help="A run: its folder, or its name.")]
     "latentmix compare inversions-ddim inversions-null_text --out outputs/inversions",
 )
 def compare(
-    runs: Annotated[list[str], Argument(help="Finished runs: folders, or names.")],
+    runs: Runs,
     out: Annotated[
         Path | None, Option(metavar="DIR", help="Write comparison.csv and comparison-pairs.csv there.")
     ] = None,
@@ -29,12 +34,12 @@ def compare(
     """Show several runs in one table, and their differences from the first one where the draws are the same."""
     from latentmix.commands import compare
 
-    say_all(compare.run(runs, out))
+    say_all(compare.run(named_runs(runs), out))
 
 
 @command("latentmix report demo", "latentmix report demo demo-tiny-sd3")
 def report(
-    runs: Annotated[list[str], Argument(help="Finished runs: their folders, or their names.")],
+    runs: Runs,
     push_to_hub: PushToHub = None,
 ) -> None:
     """Write a page of a finished run, or of several beside each other: the answer, curves, pictures, tables, settings.
@@ -45,6 +50,7 @@ def report(
     from latentmix.errors import UserError
     from latentmix.report import write_report
 
+    runs = named_runs(runs)
     page = write_report(runs)
     say(str(page))
     if push_to_hub is not None:

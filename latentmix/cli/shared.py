@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from latentmix.errors import STOPPED, Interrupted
+from latentmix.errors import STOPPED, Interrupted, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +99,16 @@ def prepared(overrides: list[str] | None) -> "Experiment":
     from latentmix.commands.session import prepare
 
     return prepare(composed(overrides))
+
+
+def named_runs(names: list[str]) -> list[str]:
+    """Return the names of runs. `outputs=DIR` among them says where these are, as it does for a sweep."""
+    runs = [name for name in names if not name.startswith("outputs=")]
+    for name in set(names) - set(runs):
+        os.environ["LATENTMIX_OUTPUTS"] = str(Path(name.removeprefix("outputs=")).expanduser())
+    if not runs:
+        raise UserError("name a run, such as demo, or give its folder")
+    return runs
 
 
 def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Callable[[Experiment], object]") -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from latentmix.data.image_files import Blob, Rules, image_files, is_image, listing, sources
+from latentmix.data.image_files import SUFFIXES, Blob, Rules, image_files, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError, warn_once
@@ -39,7 +39,7 @@ class Folder(Dataset):
         """
         names = [name for name, folder in self._folders.items() if any(image_files(folder, ADVICE))]
         if not names:
-            raise UserError(f"no class folder in {self.path} has images; expected {LAYOUT}")
+            raise UserError(f"no class folder in {self.path} has images ({', '.join(SUFFIXES)}); expected {LAYOUT}")
         self._refuse_splits(names)
         if len(names) == 1:
             self._refuse_wrapper(self._folders[names[0]])
