@@ -314,5 +314,19 @@ def test_shards_and_processes_share_rounds(tmp_path: Path) -> None:
     assert draws_of(tmp_path / "process") == 6
 
 
+def test_a_requeued_slurm_job_has_what_is_left_of_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose([*BASE, f"outputs={tmp_path}", "budget=1h", "launch=slurm"])
+    frozen, now, left = sweep.freeze(config, ["sweep"]), time.time(), []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(sweep.session, "prepare", lambda config: config)
+    monkeypatch.setattr(sweep, "run_worker", lambda *given: left.append(given[-1] - time.monotonic()))
+    for later in (0, 1800):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        sweep.work(frozen, "0/1")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # the same command, submitted again
+    sweep.work(frozen, "0/1")
+    assert left == pytest.approx([3600, 1800, 3600], abs=60)
+
+
 def test_time_that_is_up_is_no_failure() -> None:
     assert OutOfTime("x").exit_code == 0 and "SLURM_JOB_ID" not in os.environ

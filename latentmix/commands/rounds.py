@@ -28,16 +28,16 @@ def rounds(draws: int) -> Iterator[int]:
     yield draws
 
 
-def run(config: Config, once: Callable[[Config, float], None]) -> None:
+def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.0) -> None:
     """Call `once` with the config of each round and the time (of `time.monotonic`) at which it must end.
 
     `once` raises OutOfTime then. Stop before the next round if all intervals are narrower than `until`. A config with
-    neither `budget` nor `until` is one round.
+    neither `budget` nor `until` is one round. `spent` seconds of the budget are over already.
     """
     if config.budget is None and config.until is None:
         once(config, math.inf)
         return
-    deadline = math.inf if config.budget is None else time.monotonic() + config.budget
+    deadline = math.inf if config.budget is None else time.monotonic() + config.budget - spent
     for draws in rounds(config.draws):
         left = None if config.budget is None else max(deadline - time.monotonic(), 1e-3)
         one = replace(config, draws=draws, budget=left)

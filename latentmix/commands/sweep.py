@@ -5,6 +5,7 @@ everything done writes the results. For several workers, the config is first fro
 """
 
 import math
+import os
 import platform
 import subprocess
 import time
@@ -219,4 +220,14 @@ def work(frozen: Path, shard: str, results: bool = True) -> None:
     def once(config: Config, deadline: float) -> None:
         run_worker(session.prepare(config), content["arguments"], Shard.parse(shard), results, deadline)
 
-    rounds.run(validate(content["config"]), once)
+    config = validate(content["config"])
+    rounds.run(config, once, _time_spent(config.work) if config.launch.name == "slurm" else 0.0)
+
+
+def _time_spent(folder: Path) -> float:
+    """Return the seconds since this Slurm job first began, which may have been requeued; its start is in `folder`."""
+    note = folder / "slurm" / f"began-{os.environ.get('SLURM_JOB_ID')}.json"
+    began = read_json(note).get("began")
+    if began is None:
+        write_json(note, {"began": (began := time.time())})
+    return time.time() - began

@@ -258,7 +258,7 @@ class Hub(Dataset):
                 f"the disk is full: {self._folder} can't be written; free some space, or set LATENTMIX_CACHE to a "
                 "folder with more, and give the same command again"
             ) from error
-        except UserError:
+        except (UserError, ModuleNotFoundError):  # such as `datasets` itself, whose extra is named elsewhere
             raise
         except Exception as error:
             instead = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""
