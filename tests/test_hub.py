@@ -448,7 +448,7 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Exception,
         ("data.image=img", "no Image column 'img'; set data.image to one, of: image (Image), label (ClassLabel)"),
         (
             "data.label=image",
-            "no column of labels 'image' (text, whole numbers or class labels); set data.label to one, of: image (Image)",
+            "no column of labels 'image' (text, whole numbers or class labels); set data.label to one, of: image (Im",
         ),
         ("data.label=class", "or to null, if all images are of one class"),
         (

@@ -18,7 +18,7 @@ from driver import Said, invoke
 from pipelines import SD
 
 from latentmix import figures
-from latentmix.commands import rounds, sweep
+from latentmix.commands import rounds, session, sweep
 from latentmix.compose import compose
 from latentmix.errors import OutOfTime, UserError
 from latentmix.experiment import stages
@@ -318,7 +318,7 @@ def test_a_requeued_slurm_job_has_what_is_left_of_its_budget(tmp_path: Path, mon
     config = compose([*BASE, f"outputs={tmp_path}", "budget=1h", "launch=slurm"])
     frozen, now, left = sweep.freeze(config, ["sweep"]), time.time(), []
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(sweep.session, "prepare", lambda config: config)
+    monkeypatch.setattr(session, "prepare", lambda config: config)
     monkeypatch.setattr(sweep, "run_worker", lambda *given: left.append(given[-1] - time.monotonic()))
     for later in (0, 1800):
         monkeypatch.setattr(time, "time", lambda later=later: now + later)

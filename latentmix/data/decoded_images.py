@@ -6,18 +6,17 @@ from threading import Lock
 
 from PIL import Image
 
-BUDGET = 256 << 20  # bytes
-
 
 class Kept:
-    """The pictures that a process has decoded, by what identifies them, up to a number of bytes.
+    """The pictures that a process has decoded, by what identifies them, up to `budget`.
 
     Where room is short, pictures that were used before make way, the oldest first. If that does not suffice, a new
     picture is not kept.
     """
 
-    def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
+    budget = 256 << 20  # bytes
+
+    def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
