@@ -258,8 +258,13 @@ class TensorCache:
         return rows
 
     def gather(self, ids: Iterable[str], name: str) -> Tensor:
+        """Return the rows of one tensor in the order of `ids`; see `rows`."""
+        return torch.stack(self.rows(ids, name))
+
+    def rows(self, ids: Iterable[str], name: str) -> list[Tensor]:
         """Return the rows of one tensor in the order of `ids`, reading nothing but that tensor of the files needed.
 
+        The rows lie in mapped files, and take no memory of this process that can't be given up for another use.
         Raises UserError if a row is missing, and RowsLost if it was listed before and is now damaged or gone.
         """
         wanted, files = list(ids), self._files()
@@ -269,7 +274,7 @@ class TensorCache:
                 raise self._missing(id_, files)
         tensors = self._load(dict.fromkeys(places[id_][0] for id_ in wanted), [name])
         try:
-            return torch.stack([tensors[path][name][row] for path, row in map(places.__getitem__, wanted)])
+            return [tensors[path][name][row] for path, row in map(places.__getitem__, wanted)]
         except KeyError:
             raise self._missing(name, files) from None
 

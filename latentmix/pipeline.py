@@ -31,7 +31,7 @@ from latentmix.feature_networks import perceptual_network
 from latentmix.gpu import is_out_of_memory, tf32
 from latentmix.images import to_pil
 from latentmix.inversion import INVERSIONS
-from latentmix.inversion.base import Inversion, InversionSettings, State
+from latentmix.inversion.base import Inversion, InversionSettings, State, image_names
 from latentmix.latents import Latents, Prompt, weighted
 from latentmix.mixing import Method
 from latentmix.model_names import native_size, nearest_preset, overrides_for
@@ -134,7 +134,8 @@ class Pipeline:
 
             def compute(rows: slice) -> State:
                 cond = self._conditioning(texts[rows], own.guidance)
-                state = kind.invert(model, model.encode(pixels[rows]), schedule, cond, own)
+                clean, names = model.encode(pixels[rows]), image_names(pixels[rows])
+                state = kind.run(model, clean, schedule, cond, own, names)
                 refuse_nan(state["latents"], "the inversion")
                 return state
 

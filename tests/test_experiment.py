@@ -18,8 +18,9 @@ from latentmix.compose import compose
 from latentmix.experiment.draws import Cell, dirichlet_weights, distinct_draws, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import padded
+from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network
-from latentmix.mixing import Method
+from latentmix.mixing import Method, mixtures
 from latentmix.runner.tasks import split
 
 FIX = Method("fix", "0")
@@ -39,6 +40,24 @@ def experiment(*overrides: str) -> Experiment:
 @pytest.fixture(scope="module")
 def usual() -> Experiment:
     return experiment()
+
+
+def test_extras_of_many_steps_are_mixed_a_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of null-text inversion take 272 MB an image for Stable Diffusion 3.5."""
+    nulls, latents = torch.randn(POOL, 5, 7, 6), torch.randn(POOL, 4, 8, 8)
+    pool = PoolLatents(
+        lambda _: {"latents": latents.unbind(), "nulls": nulls.unbind()}, {"nulls": "lin/0"}, torch.device("cpu")
+    )
+    weights = torch.zeros(2, POOL)
+    weights[0, :2], weights[1, 3:5] = 0.5, torch.tensor([0.25, 0.75])
+    pool.pool("star")
+    sizes, stack = [], torch.stack
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "stack", lambda rows: sizes.append(sum(row.numel() for row in rows)) or stack(rows))
+        mixed = pool.mix("star", weights, FIX)
+    assert max(sizes) == 4 * 7 * 6  # one step of the images that have a weight
+    torch.testing.assert_close(mixed["nulls"], mixtures(nulls, weights, ["lin/0"])[0])
+    torch.testing.assert_close(mixed["latents"], mixtures(latents, weights, [FIX])[0])
 
 
 # Draws

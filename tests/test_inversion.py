@@ -97,7 +97,7 @@ def there_and_back(model: Any, kind: str, schedule: Schedule, **how: Any) -> tup
     """What an inversion leaves of some latents, what generation returns, and the latents."""
     z0 = 0.5 + 0.6 * noise(3, 4, 8, 8)
     inversion, config = INVERSIONS[kind], settings(kind, **how)
-    state = inversion.invert(model, z0, schedule, ALONE, config)
+    state = inversion.run(model, z0, schedule, ALONE, config, list("abc"))
     return state, inversion.generate(model, state, schedule, ALONE, config), z0
 
 
@@ -278,7 +278,9 @@ class World:
         inverted_at = guidance if kind == "null_text" else 1.0
         config = settings(kind, guidance=inverted_at, **how)
         cond = replace(self.prompts, guidance=inverted_at)
-        state = inversion.invert(self.model, self.clean, schedule, cond, config)
+        state = inversion.run(
+            self.model, self.clean, schedule, cond, config, [f"{row}" for row in range(len(self.clean))]
+        )
         back = inversion.generate(self.model, state, schedule, replace(self.prompts, guidance=guidance), config)
         return away(back, self.clean)
 
@@ -429,7 +431,7 @@ def test_the_stated_number_of_calls_is_made(kind: str) -> None:
         oracle: Any = Oracle()
         config = settings(kind, guidance=guidance, iterations=3)
         cond = replace(ALONE, guidance=guidance)
-        state = inversion.invert(oracle, 0.5 + noise(2, 4, 8, 8), schedule, cond, config)
+        state = inversion.run(oracle, 0.5 + noise(2, 4, 8, 8), schedule, cond, config, ["a", "b"])
         assert oracle.called == (10 - getattr(config, "replaced", 0)) * inversion.nfe(config)
         oracle.called = 0
         inversion.generate(oracle, state, schedule, cond, config)

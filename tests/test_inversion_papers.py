@@ -35,7 +35,8 @@ def invert(kind: str, schedule: Schedule, guidance: float, z0: Tensor, **changed
     steps = len(schedule) // inversion.intervals_per_step
     own = {field.name for field in fields(inversion.settings)} & {*changed}
     settings = inversion.settings(kind, kind, steps, guidance, "trailing", **{name: changed[name] for name in own})
-    return inversion.invert(model, z0, schedule, conditioning(guidance), settings)  # type: ignore[arg-type]
+    names = changed.get("names", [f"{row}" for row in range(len(z0))])
+    return inversion.run(model, z0, schedule, conditioning(guidance), settings, names)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", [analytic.schedule(9), flow(9)], ids=["diffusion", "flow"])
@@ -182,8 +183,11 @@ def test_the_first_steps_are_replaced_by_the_forward_process(schedule: Schedule,
 def test_forward_noise_depends_on_the_image_and_the_seed_alone() -> None:
     z0, schedule = clean_latents(4), analytic.schedule(6)
     together = invert("forward", schedule, 1, z0)["latents"]
-    alone = invert("forward", schedule, 1, z0[2:3])["latents"]
+    alone = invert("forward", schedule, 1, z0[2:3], names=["2"])["latents"]
     assert distance(alone, together[2:3]) < 1e-6
+    encoded_elsewhere = invert("forward", schedule, 1, z0 * (1 + 1e-6))["latents"]
+    assert distance(encoded_elsewhere, together) < 1e-4
+    assert distance(invert("forward", schedule, 1, z0, names=list("abcd"))["latents"], together) > 0.1
     assert distance(invert("forward", schedule, 1, z0, seed=1)["latents"], together) > 0.1
     with pytest.raises(ValueError, match="replaced=7 is more than steps=6"):
         invert("forward", schedule, 1, z0, replaced=7)

@@ -247,6 +247,14 @@ def test_settings_of_an_inversion_are_given_by_name(pipe: lm.Pipeline) -> None:
         _ = z + pipe.invert(pictures(1))
 
 
+def test_forward_gives_an_image_the_same_noise_in_any_batch(pipe: lm.Pipeline) -> None:
+    first, second = pictures(2)
+    both = pipe.invert([first, second, first], inversion="forward").tensor
+    assert not torch.allclose(both[0], both[1], atol=0.1)
+    assert torch.allclose(both[0], both[2], atol=1e-3)
+    assert torch.allclose(pipe.invert(second, inversion="forward").tensor, both[1], atol=1e-3)
+
+
 def test_an_inversion_of_ones_own_is_given_itself(pipe: lm.Pipeline) -> None:
     own = replace(DDIM, invert=lambda *args: {"latents": -DDIM.invert(*args)["latents"]})
     assert torch.equal(pipe.invert(pictures(2), inversion=own).tensor, -pipe.invert(pictures(2)).tensor)

@@ -106,7 +106,7 @@ def _heaviest_steps(experiment: Experiment, size: int) -> None:
     with uncompiled():  # otherwise each size that is tried would be compiled
         cond = experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter)
         step = experiment.inversion_schedule[-inversion.intervals_per_step :]
-        inversion.invert(experiment.inverter, z, step, cond, config.inversion)
+        inversion.run(experiment.inverter, z, step, cond, config.inversion, [str(row) for row in range(size)])
         cond, interval = experiment.conditioning(class_id, config.guidance), experiment.generation_schedule[-1]
         experiment.model.decode(experiment.model.predict(z, interval.noisy, interval.timestep, cond)[0])
 

@@ -29,11 +29,11 @@ from latentmix.experiment.draws import (
     random_latents,
     uniform_weights,
 )
-from latentmix.experiment.latents import PoolLatents
+from latentmix.experiment.latents import PoolLatents, Rows
 from latentmix.experiment.memo import cached_method
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
 from latentmix.inversion import INVERSIONS
-from latentmix.inversion.base import Inversion, State
+from latentmix.inversion.base import Inversion
 from latentmix.metrics import METRICS
 from latentmix.models import attention, load_model
 from latentmix.models import compile as compilation
@@ -374,9 +374,9 @@ class Experiment:
     def latents(self) -> PoolLatents:
         """Return the inverted latents of the pools, to be mixed."""
 
-        def read(class_id: str) -> State:
+        def read(class_id: str) -> Rows:
             kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
-            return {name: kept.gather(ids, name) for name in ("latents", *self.inversion.extras)}
+            return {name: kept.rows(ids, name) for name in ("latents", *self.inversion.extras)}
 
         return PoolLatents(read, self.inversion.extras, self.device)
 
@@ -385,9 +385,9 @@ class Experiment:
         """Return standard Gaussian latents in place of the inverted ones, for the control `gauss`."""
         seed, shape = self.config.seed, self.model.latent_shape(self.config.model.size)
 
-        def read(class_id: str) -> State:
+        def read(class_id: str) -> Rows:
             rows = range(len(self.pool(class_id)))
-            return {"latents": random_latents(seed, f"gauss {class_id}", rows, shape)}
+            return {"latents": random_latents(seed, f"gauss {class_id}", rows, shape).unbind()}
 
         return PoolLatents(read, {}, self.device)
 

@@ -1,6 +1,6 @@
 """The latents of a class's pool, and their mixtures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,36 +9,56 @@ from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.profiling import timed
 
+Rows = dict[str, Sequence[Tensor]]  # `latents` and the extras of an inversion: a row for each image of a pool
+PLAIN_SUM = "lin/0"  # the method that is the same for each number by itself
+
 
 class PoolLatents:
     """Latents at t = T of one class at a time, with the extras of their inversion.
 
-    `read` returns both for a class, a row for each image of its pool, on the CPU. `extras` names what else the
-    inversion leaves for each image, and the method that mixes it; None stands for the method of the latents.
+    `read` returns both for a class, on the CPU. `extras` names what else the inversion leaves for each image, and the
+    method that mixes it; None stands for the method of the latents.
     """
 
-    def __init__(self, read: Callable[[str], State], extras: Mapping[str, str | None], device: torch.device) -> None:
+    def __init__(self, read: Callable[[str], Rows], extras: Mapping[str, str | None], device: torch.device) -> None:
         self.read = read
         self.extras = extras
         self.device = device
         self._class_id: str | None = None
-        self._state: State = {}
+        self._latents = torch.empty(0)
+        self._rows: Rows = {}
 
     def pool(self, class_id: str) -> Tensor:
         """Return the latents [pool, C, h, w] of a class, on the device; raise UserError if some are missing."""
-        return self._read(class_id)["latents"]
+        if class_id != self._class_id:
+            self._class_id, self._latents, self._rows = None, torch.empty(0), {}  # two classes need not fit into memory
+            self._rows = self.read(class_id)
+            self._latents = torch.stack(list(self._rows.pop("latents"))).to(self.device)
+            self._class_id = class_id
+        return self._latents
 
     @timed("mixing")
     def mix(self, class_id: str, weights: Tensor, method: Method) -> State:
         """Return mixtures of a class's latents by weights [K, pool], and of their extras, on the device."""
-        state = self._read(class_id)
-        methods = {"latents": method, **{name: own or method for name, own in self.extras.items()}}
-        return {name: mixtures(state[name], weights, [own])[0].to(self.device) for name, own in methods.items()}
+        state = {"latents": mixtures(self.pool(class_id), weights, [method])[0]}
+        for name, own in self.extras.items():
+            rows = self._rows[name]
+            if own == PLAIN_SUM:
+                mixed = _weighted_sums(rows, weights.cpu())
+            else:
+                mixed = mixtures(torch.stack(list(rows)), weights, [own or method])[0]
+            state[name] = mixed.to(self.device)
+        return state
 
-    def _read(self, class_id: str) -> State:
-        """Return the state of the class; latents lie on the device, extras, which may be large, on the CPU."""
-        if class_id != self._class_id:
-            self._class_id, self._state = None, {}  # two classes need not fit into memory
-            state = self.read(class_id)
-            self._class_id, self._state = class_id, state | {"latents": state["latents"].to(self.device)}
-        return self._state
+
+def _weighted_sums(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted sums [K, A, B, C] of rows [A, B, C] by weights [K, N].
+
+    One entry of A is in memory at a time: the rows of null-text inversion are 272 MB each for Stable Diffusion 3.5.
+    """
+    used = weights.any(0).nonzero().flatten().tolist()
+    out = rows[0].new_empty(len(weights), *rows[0].shape)
+    for a in range(len(rows[0])):
+        parts = torch.stack([rows[n][a, None] for n in used])
+        out[:, a, None] = mixtures(parts, weights[:, used], [PLAIN_SUM])[0]
+    return out

@@ -15,7 +15,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate_under, padded, pixels, refuse_nan
 from latentmix.experiment.stages import StageType
 from latentmix.images import is_image, save_images
-from latentmix.inversion.base import State
+from latentmix.inversion.base import State, image_names
 from latentmix.mixing import Method, mixtures
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.runner.tasks import Stage, WriteBack
@@ -74,11 +74,13 @@ def _load(experiment: Experiment, morph: Morph, rows: Sequence[int]) -> Loaded[i
 
 def _invert(experiment: Experiment, morph: Morph, images: Loaded[int], size: int) -> None:
     settings, rows = experiment.config.inversion, images.ids
-    clean = experiment.model.encode(padded(images.pixels, size))
+    shown = padded(images.pixels, size)
+    clean = experiment.model.encode(shown)
     one_each = torch.eye(len(morph.prompts))[list(rows)]
     inverter = experiment.inverter
     cond = _conditioning(experiment, inverter, morph, padded(one_each, size), settings.guidance)
-    state = experiment.inversion.invert(inverter, clean, experiment.inversion_schedule, cond, settings)
+    names, levels = image_names(shown), experiment.inversion_schedule
+    state = experiment.inversion.run(inverter, clean, levels, cond, settings, names)
     refuse_nan(state["latents"], f"inverting {morph}")
     for position, row in enumerate(rows):
         inverted = {name: x[position, None] for name, x in (state | {"clean": clean}).items()}

@@ -26,7 +26,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
 from latentmix.feature_networks import Network
 from latentmix.images import is_image, read_image, save_images, write_pending
-from latentmix.inversion.base import State, cfg_factor
+from latentmix.inversion.base import State, cfg_factor, image_names
 from latentmix.profiling import timed
 from latentmix.runner.tasks import Stage, WriteBack
 
@@ -103,10 +103,12 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
 
 def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
     settings, ids = experiment.config.inversion, images.ids
-    clean = experiment.model.encode(padded(images.pixels, size))
+    pixels = padded(images.pixels, size)
+    clean = experiment.model.encode(pixels)
     inverter = experiment.inverter
     cond = experiment.conditioning_of(class_id, ids, size, settings.guidance, inverter)
-    state = experiment.inversion.invert(inverter, clean, experiment.inversion_schedule, cond, settings)
+    names, levels = image_names(pixels), experiment.inversion_schedule
+    state = experiment.inversion.run(inverter, clean, levels, cond, settings, names)
     refuse_nan(state["latents"], f"inverting {class_id}")
     rows = {name: x[: len(ids)] for name, x in (state | {"clean": clean}).items()}
     experiment.layout.latents(class_id).write(ids, rows)

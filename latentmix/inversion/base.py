@@ -1,7 +1,8 @@
 """What every inversion has: its settings and its functions, from clean latents to latents at t = T and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from typing import Any, Literal
 
 import torch
@@ -32,8 +33,13 @@ class InversionSettings:
     float32_in: Literal["both", "inversion"] = "both"  # whether in generation, too
 
 
-Invert = Callable[[Model, Tensor, Schedule, Conditioning, Any], State]  # the last one: the kind's own settings
+Invert = Callable[..., State]  # (model, clean latents, schedule, conditioning, the kind's own settings)
 Generate = Callable[[Model, State, Schedule, Conditioning, Any], Tensor]
+
+
+def image_names(images: Tensor) -> list[str]:
+    """Return a name for each uint8 image [B, 3, H, W], the same wherever the same pixels are inverted."""
+    return [sha256(image.numpy().tobytes()).hexdigest() for image in images.cpu()]
 
 
 def cfg_factor(guidance: float) -> int:
@@ -61,6 +67,7 @@ class Inversion:
     """Further tensors that `invert` returns, and the method that mixes each; None is the method of the latents."""
     paired: tuple[str, ...] = ()
     """Settings that must be the same in inversion and generation: of "steps", "guidance", "spacing"."""
+    by_name: bool = False  # `invert` takes `names`, too: one for each image, to seed random numbers by
     unguided: bool = False  # generation ignores guidance
     needs_guidance: bool = False  # without classifier-free guidance it does nothing
 
@@ -70,6 +77,13 @@ class Inversion:
     """How many numbers the extras of one image hold, by those of a latent and of a prompt's states."""
     nfe: Callable[[Any], int] = lambda settings: cfg_factor(settings.guidance)
     """The number of function evaluations (of the network) for one image and step of inversion, at most."""
+
+    def run(
+        self, model: Model, clean: Tensor, schedule: Schedule, cond: Conditioning, settings: Any, names: Sequence[str]
+    ) -> State:
+        """Return the state of clean latents [B, C, h, w], whose images have `names`."""
+        named = {"names": names} if self.by_name else {}
+        return self.invert(model, clean, schedule, cond, settings, **named)
 
     def nfe_generation(self, guidance: float) -> int:
         """Return the number of function evaluations for one image and step of generation."""

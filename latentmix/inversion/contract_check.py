@@ -38,11 +38,12 @@ class Trial:
     clean: Tensor
     prompt: Conditioning
 
-    def invert(self, rows: slice = slice(None), guidance: float | None = None) -> State:
+    def invert(self, rows: slice = slice(None), guidance: float | None = None, clean: Tensor | None = None) -> State:
         """Return the state of some images, under the settings' own guidance or another."""
         settings = replace(self.settings, guidance=self.settings.guidance if guidance is None else guidance)
         cond = replace(self.prompt, guidance=settings.guidance)
-        return self.inversion.invert(self.model, self.clean[rows].clone(), self.schedule, cond, settings)
+        z, names = (self.clean.clone() if clean is None else clean)[rows], [f"{row}" for row in range(len(self.clean))]
+        return self.inversion.run(self.model, z, self.schedule, cond, settings, names[rows])
 
     def generate(self, state: State, guidance: float | None = None) -> Tensor:
         """Return the clean latents of a state."""
@@ -117,8 +118,7 @@ def _guidance(trial: Trial) -> Result:
 def _determinism(trial: Trial) -> Result:
     """Check that the same input gives the same output, whatever random numbers were drawn, and stays as it was."""
     clean = trial.clean.clone()
-    cond = replace(trial.prompt, guidance=trial.settings.guidance)
-    first = trial.inversion.invert(trial.model, clean, trial.schedule, cond, trial.settings)
+    first = trial.invert(clean=clean)
     if not torch.equal(clean, trial.clean):
         return True, "invert changes its input"
     back = trial.generate(first)

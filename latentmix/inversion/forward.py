@@ -5,7 +5,7 @@ Staniszewski et al., "There and Back Again: On the relation between noise and im
 are less correlated with their images.
 """
 
-from hashlib import sha256
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -33,18 +33,20 @@ class ForwardSettings(InversionSettings):
 
 
 @torch.no_grad()
-def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: ForwardSettings) -> State:
-    """Return the latents at t = T."""
+def invert(
+    model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: ForwardSettings, names: Sequence[str]
+) -> State:
+    """Return the latents at t = T. An image's noise depends on its name and `settings.seed` alone."""
     level = schedule[settings.replaced - 1].noisy
-    z = level.alpha * z0 + level.sigma * _noise(z0, settings.seed)
+    drawn = [noise(settings.seed, f"forward {name}", 0, tuple(z0.shape[1:])) for name in names]
+    z = level.alpha * z0 + level.sigma * torch.from_numpy(np.stack(drawn)).to(z0)
     return {"latents": sampling.invert(predictor(model, cond), z, schedule[settings.replaced :])}
 
 
-def _noise(z0: Tensor, seed: int) -> Tensor:
-    """Return noise like `z0`, seeded for each image by its own latent, and so the same whatever shares its batch."""
-    rows = z0.float().cpu().numpy()
-    drawn = [noise(seed, f"forward {sha256(row.tobytes()).hexdigest()}", 0, row.shape) for row in rows]
-    return torch.from_numpy(np.stack(drawn)).to(z0)
-
-
-FORWARD = Inversion(invert, settings=ForwardSettings, nfe=lambda settings: cfg_factor(settings.guidance))
+FORWARD = Inversion(
+    invert,
+    settings=ForwardSettings,
+    version=2,  # 1 seeded the noise by clean latents, which differ by rounding between devices
+    by_name=True,
+    nfe=lambda settings: cfg_factor(settings.guidance),
+)

@@ -14,7 +14,7 @@ KINDS = (  # of products and convolutions: name, dtype (None is 16 bits), whethe
     ("bfloat16", torch.bfloat16, False),
     ("float16", None, False),
 )
-INVERSIONS = ("ddim", "negative_prompt", "fixed_point", "renoise", "midpoint", "exact", "null_text")
+INVERSIONS = ("ddim", "negative_prompt", "fixed_point", "renoise", "midpoint", "exact", "forward", "null_text")
 GUIDED = {"null_text": ("guidance=3", "inversion.iterations=2"), "exact": ("guidance=3",)}
 
 
@@ -99,14 +99,16 @@ class _Pair:
     def made(self, inversion: str, *more: str) -> dict[str, Tensor]:
         """Return clean latents, inverted ones, those that generation returns, and its images."""
         from latentmix.experiment.generation import pixels
+        from latentmix.inversion.base import image_names
 
         settings = (f"model={self.name}", f"inversion={inversion}", *GUIDED.get(inversion, ()))
         experiment = self.check.experiment(*settings, *self.few, *more)
         config, model, class_id = experiment.config, experiment.model, experiment.classes[0]
-        clean = model.encode(pixels(experiment.pool(class_id), config.model.size))
+        images = pixels(experiment.pool(class_id), config.model.size)
+        clean = model.encode(images)
         cond = experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter)
         levels, kind = experiment.inversion_schedule, experiment.inversion
-        state = kind.invert(experiment.inverter, clean, levels, cond, config.inversion)
+        state = kind.run(experiment.inverter, clean, levels, cond, config.inversion, image_names(images))
         cond = experiment.conditioning(class_id, config.guidance)
         back = kind.generate(model, state, experiment.generation_schedule, cond, config.inversion)
         return {"clean": clean, "latents": state["latents"], "back": back, "images": model.decode(back)}
