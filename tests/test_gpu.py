@@ -318,17 +318,29 @@ def test_the_benchmark_halves_its_batch_when_memory_runs_out(monkeypatch: pytest
 
 
 def test_compiling_pays_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "check", lambda _: None)
+    monkeypatch.setattr(compilation, "_failure", lambda _: "")
     assert compilation.pays(200_000, 512**2, GPU) and compilation.pays(50_000, 1024**2, GPU)
     assert not compilation.pays(199_999, 512**2, GPU)
     assert not compilation.pays(200_000, 64**2, GPU)
     assert not compilation.pays(10**9, 512**2, HERE)
 
-    def nothing(_: torch.device) -> None:
-        raise UserError("there is no compiler")
+    monkeypatch.setattr(compilation, "_failure", lambda _: "there is no compiler")
+    with pytest.warns(UserWarning, match=r"could not compile .* run plainly .* \(there is no compiler\)"):
+        assert not compilation.pays(200_000, 512**2, GPU)
 
-    monkeypatch.setattr(compilation, "check", nothing)
-    assert not compilation.pays(200_000, 512**2, GPU)
+
+def test_what_can_not_be_compiled_after_all_runs_plainly_and_one_line_says_why(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel\nand much more")
+
+    monkeypatch.setattr(compilation, "_failure", lambda _: "")
+    assert compilation.pays(200_000, 512**2, GPU)
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
+    with pytest.warns(UserWarning, match=r"run plainly .*no kernel"):
+        assert torch.compile(lambda x: x + 1, backend=broken)(torch.ones(1)) == 2
+    assert "much more" not in capfd.readouterr().err
 
 
 def test_a_long_run_has_its_networks_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

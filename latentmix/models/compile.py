@@ -4,6 +4,7 @@ Compiled kernels round differently, as another batch size does. torch keeps what
 TORCHINDUCTOR_CACHE_DIR.
 """
 
+import logging
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 
 LAYOUTS = 64  # batch sizes, with guidance and without, that a network is compiled for before torch gives up
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")  # of a transformer, with few kinds among them
@@ -35,15 +36,30 @@ def compiled(network: Any) -> Any:
 
 
 def pays(evaluations: int, pixels: int, device: torch.device) -> bool:
-    """Return whether compiling pays for so many evaluations of images of so many pixels, and can be done, on a GPU."""
+    """Return whether compiling pays for so many evaluations of images of so many pixels, and can be done, on a GPU.
+
+    Where it can't be done, or fails later on, a warning says why and networks run plainly.
+    """
     if device.type != "cuda" or evaluations * pixels < WORTH:
         return False
-    try:
-        check(device)
-    except UserError:
+    if reason := _failure(device):
+        _run_plainly(reason)
         return False
-    torch._dynamo.config.suppress_errors = True  # what can't be compiled after all, runs plainly
+    torch._dynamo.config.suppress_errors = True
+    logging.getLogger("torch._dynamo.convert_frame").addFilter(_in_one_line)
     return True
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Say in one line what torch could not compile, in place of its page of text. Return whether torch logs it."""
+    error = record.exc_info[1] if record.exc_info and record.levelno >= logging.WARNING else None
+    if error is not None:
+        _run_plainly(_in_short(error))
+    return error is None
+
+
+def _run_plainly(reason: str) -> None:
+    warn_once(f"speed.compile=auto could not compile the networks, which run plainly and take longer ({reason})")
 
 
 def uncompiled() -> AbstractContextManager[Any]:
@@ -53,14 +69,26 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 def check(device: torch.device) -> None:
     """Raise UserError where nothing can be compiled for a device, for example without a compiler. Takes seconds."""
-    try:
-        torch.compile(_trial)(torch.zeros(8, device=device))
-    except Exception as error:  # of dynamo, of inductor, of Triton, of the system
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if reason := _failure(device):
         needed = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
         raise UserError(
             f"speed.compile=true needs {needed} and Python's headers ({reason}); install them, or leave it out"
-        ) from error
+        )
+
+
+def _failure(device: torch.device) -> str:
+    """Return why nothing can be compiled for a device, or an empty text."""
+    try:
+        torch.compile(_trial)(torch.zeros(8, device=device))
+    except Exception as error:  # of dynamo, of inductor, of Triton, of the system
+        return _in_short(error)
+    return ""
+
+
+def _in_short(error: BaseException) -> str:
+    """Return the beginning of an error's text. The first line may only say which backend raised it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200] or type(error).__name__
 
 
 def _trial(x: Tensor) -> Tensor:
