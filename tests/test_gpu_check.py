@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,7 +132,17 @@ def test_the_parts_for_a_gpu_measure_all_that_the_docs_show(
         patch.setattr(torch, "zeros", lambda *_, **more: torch.empty(8, **more))
         check = pretended("ceilings")
         part("hardware").ceilings(check)
-    for stage in ("vae", "unet", "mmdit", "memory", "bench_sd15", "bench_sd35", "bench_compiled"):
+    for stage in (
+        "vae",
+        "unet",
+        "mmdit",
+        "memory",
+        "unet_compiled",
+        "mmdit_compiled",
+        "bench_sd15",
+        "bench_sd35",
+        "bench_compiled",
+    ):
         check = pretended(stage)
         with check.trying(stage):
             getattr(part(part("__main__").STAGES[stage][0]), stage)(check)
@@ -160,6 +171,23 @@ def test_the_docs_say_what_was_not_measured() -> None:
     assert tables.measured(row, {f"FAIL {row.what}": {}}) == "failed"
 
 
+def test_wheels_are_unpacked_without_pip_and_compiled(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "some-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("some/__init__.py", "value = 3")
+    part("environment").unpack(tmp_path, tmp_path / "site")
+    code = "import some; print(some.value)"
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).stdout == b"3\n"
+    assert list((tmp_path / "site").rglob("*.pyc"))
+
+
+def test_a_stage_does_not_wait_for_weights_that_could_not_be_made(tmp_path: Path) -> None:
+    check = part("record").Check(tmp_path, tmp_path, torch.device("cuda"), patience=60)
+    (tmp_path / "no sd15").write_text("no space left")
+    with pytest.raises(RuntimeError, match="no random weights of sd15: no space left"):
+        check.full_size("sd15")
+
+
 def test_a_stage_is_run_within_its_time_and_skipped_without(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.gpu_check", "--cpu", "--out", str(tmp_path / "out")]
     command += ["--work", str(tmp_path / "work"), "--wheels", str(tmp_path)]
@@ -167,7 +195,10 @@ def test_a_stage_is_run_within_its_time_and_skipped_without(tmp_path: Path) -> N
     said = done.stdout.decode()
     assert done.returncode == 0 and "STAGE ceilings: ended with FAIL, out of time" in said
     assert "STAGE ceilings" in (tmp_path / "out" / "log.txt").read_text()
+    kept = tmp_path / "work" / "random" / "sd15"
+    kept.mkdir(parents=True)
     done = subprocess.run([*command, "ceilings", "--seconds", "5"], cwd=ROOT, capture_output=True)
+    assert kept.is_dir()
     assert "SKIPPED ceilings" in done.stdout.decode()
     with contextlib.suppress(FileNotFoundError):
         assert not (tmp_path / "out" / "results.jsonl").read_text()

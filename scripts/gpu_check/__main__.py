@@ -4,9 +4,10 @@
     python3 -m scripts.gpu_check vae unet            # some of the stages
     make gpu-docs FILE=/tmp/gpu-check/results.jsonl  # fill the tables of docs/ with the numbers
 
-Each stage runs in a process of its own, with a time limit; a stage that no longer fits is skipped. Results go to
-results.jsonl in --out as they come, what was said to log.txt beside it. Packages that the machine lacks are taken from
-the wheels of --wheels (`make gpu-wheels` fetches them). Nothing here changes the settings of the GPU. Without one, the
+Each stage runs in a process of its own, with a time limit; a stage that no longer fits is skipped, and can be run by
+itself later: random weights and compiled kernels stay in --work. Results go to results.jsonl in --out as they come, and
+log.txt beside it is written after each stage. Packages that the machine lacks are taken from the wheels of --wheels
+(`make gpu-wheels` fetches them). Nothing here changes the settings of the GPU. Without one, the
 stages do the same with `tiny` on the CPU, so that the check itself can be tested.
 """
 
@@ -18,20 +19,22 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .environment import environment
+from .environment import environment, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {  # module, and seconds at most
-    "ceilings": ("hardware", 40),
+    "ceilings": ("hardware", 60),
     "agree": ("hardware", 110),
     "vae": ("networks", 70),
-    "unet": ("networks", 110),
+    "unet": ("networks", 80),
     "bench_sd15": ("runs", 90),
-    "mmdit": ("networks", 130),
+    "mmdit": ("networks", 80),
+    "unet_compiled": ("networks", 110),
     "memory": ("memory", 100),
     "bench_sd35": ("runs", 100),
     "demo": ("runs", 70),
@@ -39,7 +42,11 @@ STAGES = {  # module, and seconds at most
     "tests": ("runs", 60),
     "shards": ("runs", 60),
     "bench_compiled": ("runs", 120),
+    "mmdit_compiled": ("networks", 150),
 }
+KEPT = ("random", "inductor", "triton", "cache")  # folders of --work that a later run goes on with
+NEEDED = """torch torchvision diffusers transformers accelerate hydra omegaconf antlr4 pydantic typer rich jaxtyping
+open_clip ftfy scipy pyarrow torchmetrics matplotlib requests pytest beartype hypothesis"""  # imported by name
 MODELS = ("sd15", "sd35-medium")  # whose random weights other processes make at the start
 SHORTEST = 0.4  # of a stage's limit; with less time left it is skipped
 
@@ -49,10 +56,12 @@ def main() -> int:
     if given.inside:
         return inside(given)
     given.out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
+    given.work.mkdir(parents=True, exist_ok=True)
+    for old in (path for path in given.work.iterdir() if path.name not in KEPT):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     (given.out / "results.jsonl").unlink(missing_ok=True)
-    run = Run(given, time.monotonic(), install(given.wheels, given.work / "site"))
+    run = Run(given, time.monotonic())
+    run.install()
     background = [run.start("random", name) for name in MODELS] if on_gpu(given) else []
     try:
         for stage in given.stages:
@@ -86,7 +95,11 @@ def inside(given: argparse.Namespace) -> int:
     if first == "random":
         from latentmix.models.random_weights import random_folder
 
-        print(random_folder(rest[0], given.work / "random"))
+        try:
+            print(random_folder(rest[0], given.work / "random"))
+        except BaseException as error:
+            (given.work / f"no {rest[0]}").write_text(f"{type(error).__name__}: {error}")  # so that no stage waits
+            raise
         return 0
     from .record import Check
 
@@ -99,18 +112,8 @@ def inside(given: argparse.Namespace) -> int:
 
 def on_gpu(given: argparse.Namespace) -> bool:
     """Return whether there is a GPU, without loading torch."""
-    return not given.cpu and shutil.which("nvidia-smi") is not None
-
-
-def install(wheels: Path, site: Path) -> str:
-    """Install wheels into a folder of their own, without a network. Return what went wrong, if anything."""
-    files = sorted(wheels.glob("*.whl"))
-    if not files:
-        return ""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    command += ["--no-cache-dir", "--upgrade", "--target", str(site), *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return "" if done.returncode == 0 else f"pip: {done.stderr.strip()[-300:]}"
+    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia/version")
+    return not given.cpu and (shutil.which("nvidia-smi") is not None or any(Path(sign).exists() for sign in signs))
 
 
 @dataclass
@@ -119,12 +122,19 @@ class Run:
 
     given: argparse.Namespace
     began: float
-    trouble: str
+    summary: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.summary: list[str] = []
-        if self.trouble:
-            self.tell(f"FAIL wheels: {self.trouble}")
+    def install(self) -> None:
+        """Unpack the wheels, and say which packages are missing all the same."""
+        try:
+            unpack(self.given.wheels, self.given.work / "site")
+        except (OSError, zipfile.BadZipFile) as error:
+            self.tell(f"FAIL wheels: {error}")
+        code = f"from importlib.util import find_spec; print(*(n for n in {NEEDED.split()} if find_spec(n) is None))"
+        command, environ = [sys.executable, "-c", code], environment(self.given.work)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
+        if missing := (done.stdout + done.stderr).strip():
+            self.tell(f"FAIL packages: {sys.executable} lacks {missing}")
 
     def tell(self, line: str) -> None:
         print(line, flush=True)
@@ -166,12 +176,17 @@ class Run:
         self.tell(f"STAGE {name}: ended with {code} after {time.monotonic() - start:.0f} s")
         if code != "0":
             print("\n".join(lines[-8:]), flush=True)
+        self.write_log()
 
-    def close(self) -> None:
-        """Write the log of all stages, and say what failed."""
+    def write_log(self) -> None:
+        """Write the log of all stages so far."""
         logs = sorted(self.given.work.glob("*.log"), key=lambda path: path.stat().st_mtime)
         texts = [f"===== {log.stem}\n{log.read_text(errors='replace')[-60_000:]}" for log in logs]
         (self.given.out / "log.txt").write_text("\n".join(["\n".join(self.summary), *texts]))
+
+    def close(self) -> None:
+        """Write the log, and say what failed."""
+        self.write_log()
         bad = [line for line in self.summary if "FAIL" in line or line.startswith("SKIPPED") or "ended with -" in line]
         print("\n".join(["", "what failed or was skipped:", *(bad or ["nothing"])]))
         took = time.monotonic() - self.began

@@ -141,7 +141,10 @@ class Check:
         if not self.on_gpu:
             return [f"model={'tiny' if name == 'sd15' else 'tiny-sd3'}"]
         folder, end = self.work / "random" / name, time.time() + self.patience
+        failed = self.work / f"no {name}"
         while not (folder / "model_index.json").exists() and time.time() < end:
+            if failed.exists():
+                raise RuntimeError(f"no random weights of {name}: {failed.read_text()}")
             time.sleep(0.5)
         measured = ("model.features=embedded", "model.clip=embedded", "model.perceptual=embedded")
         return [f"model={name}", f"model.path='{folder}'", "data=shapes", *measured]

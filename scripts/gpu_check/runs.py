@@ -34,11 +34,15 @@ def demo(check: Check) -> None:
     with check.trying("demo"):
         start = time.perf_counter()
         other = _sweep(check, check.work / "cpu", "device=cpu", "launch.threads=4")
-        _succeed(_sweep(check, check.work / "gpu", f"device={check.device}", "--profile"))
+        try:
+            _succeed(_sweep(check, check.work / "gpu", f"device={check.device}", "--profile"))
+        except RuntimeError:
+            other.kill()
+            raise
         took = time.perf_counter() - start
-        _succeed(other)
         profile = json.loads((check.work / "gpu" / "demo" / "profile.json").read_text())
         check.say("demo", seconds=took, in_networks=profile["in networks"])
+        _succeed(other)
         found, expected = (_metrics(check.work / name / "demo" / "metrics.csv") for name in ("gpu", "cpu"))
         for metric in sorted({key[-1] for key in expected}):
             pairs = [(found[key], value) for key, value in expected.items() if key[-1] == metric]
@@ -107,7 +111,11 @@ def tests(check: Check) -> None:
     with check.trying("tests"):
         if check.on_gpu:
             command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]
-            done = subprocess.run(command, env=environment(check.work), capture_output=True, text=True)
-            print(done.stdout[-20000:], done.stderr[-2000:])
-            last = (done.stdout.strip().splitlines() or ["nothing was said"])[-1]
-            check.say(f"{'FAIL ' if done.returncode else ''}tests", said=last)
+            last, environ = "nothing was said", environment(check.work)
+            with subprocess.Popen(
+                command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ) as process:
+                for line in process.stdout or ():
+                    print(line, end="", flush=True)
+                    last = line.strip() or last
+            check.say(f"{'FAIL ' if process.returncode else ''}tests", said=last)

@@ -1,6 +1,6 @@
 """Fill the tables of docs/ with the results of the check, or with "not measured" and the estimates.
 
-    python3 -m scripts.gpu_check.tables FILE    # results.jsonl of the check
+    python3 -m scripts.gpu_check.tables FILE    # results.jsonl of the check, or those of several runs
     python3 -m scripts.gpu_check.tables         # nothing is measured
 
 A table stands between the lines `<!-- gpu NAME -->` and `<!-- end -->` in any page of docs/.
@@ -83,16 +83,16 @@ TABLES: Mapping[str, Sequence[Row]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="results.jsonl of the check")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results.jsonl of the check")
     parser.add_argument("--docs", type=Path, default=DOCS)
     given = parser.parse_args()
-    for path in fill(given.docs, read(given.file)):
+    for path in fill(given.docs, read(*given.files)):
         print(path)
 
 
-def read(file: Path | None) -> Results:
-    """Return the results in a file, the last of each; nothing without a file."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file else []
+def read(*files: Path) -> Results:
+    """Return the results in files, the last of each."""
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return {line["what"]: line for line in lines}
 
 

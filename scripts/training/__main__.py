@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scripts.gpu_check.environment import unpack
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STAGES = {  # in the order in which they need each other, and the function of each
@@ -69,9 +71,8 @@ def arguments() -> argparse.Namespace:
 
 
 def install(wheels: Path, site: Path) -> None:
-    """Install wheels into a folder of their own, without a network, for this process and those it starts."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    subprocess.run([*command, "--upgrade", "--target", str(site), *map(str, sorted(wheels.glob("*.whl")))], check=True)
+    """Unpack wheels into a folder of their own, for this process and those it starts."""
+    unpack(wheels, site)
     sys.path.insert(0, str(site))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
