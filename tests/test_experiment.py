@@ -52,8 +52,13 @@ def test_extras_of_many_steps_are_mixed_a_step_at_a_time(monkeypatch: pytest.Mon
     weights[0, :2], weights[1, 3:5] = 0.5, torch.tensor([0.25, 0.75])
     pool.pool("star")
     sizes, stack = [], torch.stack
+
+    def recorded(rows: list[torch.Tensor]) -> torch.Tensor:
+        sizes.append(sum(row.numel() for row in rows))
+        return stack(rows)
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "stack", lambda rows: sizes.append(sum(row.numel() for row in rows)) or stack(rows))
+        patch.setattr(torch, "stack", recorded)
         mixed = pool.mix("star", weights, FIX)
     assert max(sizes) == 4 * 7 * 6  # one step of the images that have a weight
     torch.testing.assert_close(mixed["nulls"], mixtures(nulls, weights, ["lin/0"])[0])

@@ -14,10 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from scripts.gpu_check.environment import unpack
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -72,7 +71,9 @@ def arguments() -> argparse.Namespace:
 
 def install(wheels: Path, site: Path) -> None:
     """Unpack wheels into a folder of their own, for this process and those it starts."""
-    unpack(wheels, site)
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
     sys.path.insert(0, str(site))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
