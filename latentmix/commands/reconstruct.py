@@ -25,7 +25,10 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Write `reconstruction.csv` and a picture, and show the averages. Return what was written."""
     if not session.run_stages(experiment, STAGES, "reconstruct", dry_run):
         return []
-    estimates = {class_id: _measure(experiment, class_id) for class_id in experiment.classes}
+    estimates = {}
+    for class_id in experiment.classes:
+        cached, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
+        estimates[class_id] = {name: mean_interval(cached.gather(ids, name)) for name in QUANTITIES}
     values = {name: torch.tensor([of_class[name].value for of_class in estimates.values()]) for name in QUANTITIES}
     averages = {name: mean_interval(of_classes) for name, of_classes in values.items()}
     path = experiment.config.folder / "reconstruction.csv"
@@ -37,11 +40,6 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     write_table(path, COLUMNS, rows)
     _show(experiment, averages)
     return [path, *_draw(experiment)]
-
-
-def _measure(experiment: Experiment, class_id: str) -> dict[str, Estimate]:
-    rows, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
-    return {name: mean_interval(rows.gather(ids, name)) for name in QUANTITIES}
 
 
 def _ids(experiment: Experiment, class_id: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import re
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,13 +38,17 @@ class ImageNet(Dataset):
 
     def resolve(self, name: str) -> str:
         """Return the WordNet id of a class, by its id or any of its names. Raises UserError for none, or several."""
-        return self._present(imagenet_names.resolve(name))
+        class_id = imagenet_names.resolve(name)
+        if class_id not in self._locations:
+            listed = first_few([*self._locations])
+            raise UserError(f"class {class_id} ({self.title(class_id)}) is not in {self.path}; there are {listed}")
+        return class_id
 
     def title(self, class_id: str) -> str:
         return imagenet_names.title(class_id)
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
-        location = self._locations[self._present(class_id)]
+        location = self._locations[self.resolve(class_id)]
         is_tar, advice = location.file.is_file(), "mend its permissions"
         blobs = _members(location) if is_tar else [Blob(file) for file in image_files(location.file, advice)]
         usable = [blob for blob in blobs if is_image(blob.name)]
@@ -53,12 +56,6 @@ class ImageNet(Dataset):
 
     def home(self) -> str:
         return f"are in {self.path}"
-
-    def _present(self, class_id: str) -> str:
-        if class_id in self._locations:
-            return class_id
-        what = f"{class_id} ({self.title(class_id)})" if class_id in imagenet_names.names() else repr(class_id)
-        raise UserError(f"class {what} is not in {self.path}; there are {first_few([*self._locations])}")
 
     @cached_property
     def _locations(self) -> dict[str, Blob]:
@@ -88,20 +85,16 @@ def _members(archive: Blob) -> list[Blob]:
 
     Raises UserError for a damaged one.
     """
+    files = []
     try:
         with archive.file.open("rb") as opened:
             opened.seek(archive.offset)
             with tarfile.open(fileobj=opened, mode="r:") as tar:
-                # Offsets count from the start of the outermost tar.
-                files = [Blob(archive.file, m.offset_data, m.size, m.name) for m in _forward(tar) if m.isfile()]
+                for member in tar:
+                    if member.size < 0:  # it would lead back to an earlier one for ever
+                        raise tarfile.TarError(f"{member.name!r} has a negative size")
+                    if member.isfile():  # its offset counts from the start of the outermost tar
+                        files.append(Blob(archive.file, member.offset_data, member.size, member.name))
     except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
         raise UserError(f"{archive} is no tar or a damaged one ({error}); get it again") from error
     return sorted(files, key=lambda blob: blob.name)
-
-
-def _forward(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield a tar's members. Raises TarError for a negative size, which would lead back to an earlier one for ever."""
-    for member in tar:
-        if member.size < 0:
-            raise tarfile.TarError(f"{member.name!r} has a negative size")
-        yield member
