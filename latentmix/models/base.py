@@ -40,11 +40,16 @@ class PipelineModel:
         self.speed = speed
         self.vae = VAE(folder / "vae", device, speed)
         self.encode, self.decode = self.vae.encode, self.vae.decode
+        self.check()
 
     # What a family has of its own
 
     @property
     def family(self) -> Family:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise UserError where the pipeline or the settings do not fit."""
         raise NotImplementedError
 
     def output(self, z: Tensor, text: Text, timestep: float) -> Tensor:

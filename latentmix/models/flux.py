@@ -7,7 +7,6 @@ channels of a square of 2 × 2 latents. Packing only reorders numbers, so norms 
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from latentmix.models import fitness, text_encoders
 from latentmix.models.base import FlowModel
 from latentmix.models.family import Family
 from latentmix.models.protocol import Text
-from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.profiling import timed
 from latentmix.weight_files import read_config
 
@@ -28,20 +26,16 @@ LARGEST_SHIFT = 16.0  # the logarithm of a shift; FLUX.1 at 4096 px has 11.6
 class FluxModel(FlowModel):
     """A `Model` from the folder of a FLUX.1 pipeline."""
 
-    def __init__(
-        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
-    ) -> None:
-        super().__init__(folder, config, precision, device, speed)
-        fitness.check_flow(folder, dynamic=True)
+    def check(self) -> None:
+        fitness.check_flow(self.folder, dynamic=True)
         unpacked = self.denoiser_config | {"in_channels": self.denoiser_config["in_channels"] // PATCH**2}
-        fitness.check_transformer(
-            folder, unpacked, self.vae.channels, read_config(folder / "text_encoder_2")["d_model"]
-        )
-        reads, given = self.denoiser_config.get("guidance_embeds", False), config.embedded_guidance is not None
+        width = read_config(self.folder / "text_encoder_2")["d_model"]
+        fitness.check_transformer(self.folder, unpacked, self.vae.channels, width)
+        reads, given = self.denoiser_config.get("guidance_embeds", False), self.config.embedded_guidance is not None
         if reads and not given:
-            raise UserError(f"{folder} reads embedded guidance; set model.embedded_guidance=3.5 or another number")
+            raise UserError(f"{self.folder} reads embedded guidance; set model.embedded_guidance=3.5 or another number")
         if given and not reads:
-            raise UserError(f"{folder} does not read embedded guidance; set model.embedded_guidance=null")
+            raise UserError(f"{self.folder} does not read embedded guidance; set model.embedded_guidance=null")
 
     @property
     def family(self) -> Family:

@@ -37,10 +37,9 @@ RESNET = (
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to a module's weight: scale · up · down."""
+    """What is added to a module's weight: scale · up · down, by the names of tensors in the file."""
 
-    module: str
-    down: str  # names of tensors in the file
+    down: str
     up: str
     alpha: str | None
 
@@ -85,7 +84,7 @@ def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
             if not {"down", "up"} <= tensors.keys():
                 raise UserError(f"{file} lacks a half of its change of {module}; copy it again")
     return {
-        part: {module: Change(module, t["down"], t["up"], t.get("alpha")) for module, t in modules.items()}
+        part: {module: Change(t["down"], t["up"], t.get("alpha")) for module, t in modules.items()}
         for part, modules in found.items()
     }
 
@@ -110,8 +109,12 @@ def compvis_name(name: str, layers: int) -> str:
     return name
 
 
-def targets(network: nn.Module, file: Path, wanted: Mapping[str, Change]) -> Iterator[tuple[Any, Change]]:
-    """Yield each module that is changed, and how. Raises: UserError where the network has no such module."""
+def targets(network: nn.Module, part: str, file: Path, names: Iterable[str]) -> Iterator[tuple[Any, str, Change]]:
+    """Yield each module that a file changes, its name there, and how.
+
+    Raises: UserError where the network has no such module.
+    """
+    wanted = changes(file, names).get(part, {})
     modules = {name.replace(".", "_").removeprefix("text_model_"): module for name, module in network.named_modules()}
     if any(name.startswith(COMPVIS) for name in wanted):
         config: Any = network.config
@@ -120,17 +123,17 @@ def targets(network: nn.Module, file: Path, wanted: Mapping[str, Change]) -> Ite
         module = modules.get(name) if hasattr(modules.get(name), "weight") else modules.get(f"{name}_0")
         if module is None:
             raise UserError(f"{file} changes {name}, which the model's {type(network).__name__} does not have")
-        yield module, change
+        yield module, name, change
 
 
 def check(network: nn.Module, part: str, file: Path) -> None:
     """Raise UserError where a file's changes do not fit a network, which may be on torch's meta device."""
     with _opened(file) as opened:
-        for module, change in targets(network, file, changes(file, opened.keys()).get(part, {})):
+        for module, name, change in targets(network, part, file, opened.keys()):
             down, up = (opened.get_slice(name).get_shape() for name in (change.down, change.up))
             inputs = module.weight[0].numel()
             if up[0] != len(module.weight) or torch.Size(down[1:]).numel() != inputs or up[1] != down[0]:
-                raise UserError(f"{file} was made for another model: its change of {change.module} has another size")
+                raise UserError(f"{file} was made for another model: its change of {name} has another size")
 
 
 @torch.no_grad()
@@ -138,7 +141,7 @@ def add(network: nn.Module, part: str, file: Path, factor: float) -> None:
     """Add `factor` times the changes that a file has for a network to its weights, in float32."""
     with _opened(file) as opened:
         usual = _usual_scale(file, part, opened.metadata() or {})
-        for module, change in targets(network, file, changes(file, opened.keys()).get(part, {})):
+        for module, _, change in targets(network, part, file, opened.keys()):
             down, up = (opened.get_tensor(name).float().flatten(1) for name in (change.down, change.up))
             scale = opened.get_tensor(change.alpha).item() / len(down) if change.alpha else usual
             weight: Tensor = module.weight

@@ -5,7 +5,6 @@ when the prompts are encoded: T5 alone has twice the size of the 3.5-medium tran
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from latentmix.models.base import FlowModel
 from latentmix.models.family import Family
 from latentmix.models.loading import has
 from latentmix.models.protocol import Text
-from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.profiling import timed
 from latentmix.settings import height_width
 from latentmix.weight_files import read_config
@@ -25,14 +23,11 @@ from latentmix.weight_files import read_config
 class MMDiTModel(FlowModel):
     """A `Model` from the folder of a Stable Diffusion 3 pipeline."""
 
-    def __init__(
-        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
-    ) -> None:
-        super().__init__(folder, config, precision, device, speed)
-        fitness.check_flow(folder)
-        t5 = folder / "text_encoder_3"
-        width = read_config(t5).get("d_model") if has(folder, t5.name) and t5.is_dir() else None
-        fitness.check_transformer(folder, self.denoiser_config, self.vae.channels, width)
+    def check(self) -> None:
+        fitness.check_flow(self.folder)
+        t5 = self.folder / "text_encoder_3"
+        width = read_config(t5).get("d_model") if has(self.folder, t5.name) and t5.is_dir() else None
+        fitness.check_transformer(self.folder, self.denoiser_config, self.vae.channels, width)
 
     @property
     def family(self) -> Family:

@@ -5,7 +5,6 @@ The refiner is not read: it starts from latents that the base model has partly d
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from latentmix.models import text_encoders, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Text
-from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix
 from latentmix.profiling import timed
 from latentmix.weight_files import read_config
@@ -27,12 +25,10 @@ class SDXLModel(unet.UNetModel):
 
     addition = "text_time"
 
-    def __init__(
-        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
-    ) -> None:
-        super().__init__(folder, config, precision, device, speed)
-        if read_config(folder / "vae").get("latents_mean") is not None:
-            raise UserError(f"{folder / 'vae'} sets latents_mean, which is not known here")
+    def check(self) -> None:
+        super().check()
+        if read_config(self.folder / "vae").get("latents_mean") is not None:
+            raise UserError(f"{self.folder / 'vae'} sets latents_mean, which is not known here")
 
     @property
     def family(self) -> Family:

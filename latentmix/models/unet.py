@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from latentmix.models.base import PipelineModel
 from latentmix.models.family import Family
 from latentmix.models.loading import load_part
 from latentmix.models.protocol import Conditioning, Text
-from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
@@ -30,12 +28,9 @@ class UNetModel(PipelineModel):
 
     addition: str | None = None  # what its U-Net reads beside time and text: `addition_embed_type` of its config
 
-    def __init__(
-        self, folder: Path, config: ModelConfig, precision: str, device: torch.device, speed: SpeedConfig = USUAL
-    ) -> None:
-        super().__init__(folder, config, precision, device, speed)
-        fitness.check_discrete(folder, PREDICTIONS)
-        fitness.check_unet(folder, self.denoiser_config, self.addition, self.vae.channels, self.text_shape[1])
+    def check(self) -> None:
+        fitness.check_discrete(self.folder, PREDICTIONS)
+        fitness.check_unet(self.folder, self.denoiser_config, self.addition, self.vae.channels, self.text_shape[1])
 
     @property
     def family(self) -> Family:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from latentmix.gpu import tf32
 from latentmix.models.compile import compiled
-from latentmix.models.loading import load_network, load_part
+from latentmix.models.loading import load_network
 from latentmix.models.settings import USUAL, SpeedConfig
 from latentmix.profiling import timed
 from latentmix.settings import height_width
+from latentmix.weight_files import read_config
 
 TILE = 512  # pixels along a side, where the VAE works in tiles; neighbours overlap by a quarter and are blended
 
@@ -66,7 +67,7 @@ class VAE:
     @property
     def channels(self) -> int:
         """Channels of the latents."""
-        return self._config["latent_channels"]
+        return self._config.get("latent_channels", 4)
 
     @property
     def reduction(self) -> int:
@@ -90,10 +91,7 @@ class VAE:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """The network's config, with the class's defaults for missing entries."""
-        from diffusers import AutoencoderKL
-
-        return load_part(AutoencoderKL.load_config, self.folder)
+        return read_config(self.folder)
 
     def _parts(self, batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
         return batch.split(1) if self.speed.vae_tiling else _within_memory(batch, size)
