@@ -603,7 +603,8 @@ def test_a_model_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch
         def fail(*_: Any, error: Exception = error, **__: Any) -> str:
             raise error
 
-        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        for name in ("snapshot_download", "HfApi.list_repo_files"):  # the latter would try for 23 seconds
+            monkeypatch.setattr(f"huggingface_hub.{name}", fail)
         text = refusal(lambda: find(compose(["model=sd15"]).model))
         assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in text
         assert "model.path=FOLDER" in text

@@ -1,11 +1,10 @@
 """Each technique can be switched off by its setting, which changes how images are made and not what they are."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from driver import invoke
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,14 +36,23 @@ def made(experiment: Experiment) -> tuple[Tensor, int, set[str]]:
     return experiment.model.decode(clean), counter.get_total_flops(), {event.key for event in profile.key_averages()}
 
 
+@pytest.fixture(scope="module", params=["tiny", "tiny-sd3"])
+def plain(request: pytest.FixtureRequest) -> tuple[str, Experiment, tuple[Tensor, int, set[str]]]:
+    """Return a model's name, its experiment as it is, and what that makes."""
+    usual = experiment(f"model={request.param}")
+    return request.param, usual, made(usual)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
-def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> None:
-    plain, without = experiment(f"model={model}"), experiment(f"model={model}", f"speed.{setting}={SETTINGS[setting]}")
-    (expected, flops, operations), (images, more_flops, others) = made(plain), made(without)
-    assert plain.model.identity == without.model.identity  # so caches are shared
+def test_without_any_one_the_images_are_the_same(
+    plain: tuple[str, Experiment, tuple[Tensor, int, set[str]]], setting: str
+) -> None:
+    model, usual, (expected, flops, operations) = plain
+    without = experiment(f"model={model}", f"speed.{setting}={SETTINGS[setting]}")
+    images, more_flops, others = made(without)
+    assert usual.model.identity == without.model.identity  # so caches are shared
     assert (images.int() - expected.int()).abs().max() <= 1
-    unet, vae = model == "tiny", [m.model.vae._network for m in (plain, without)]  # type: ignore[attr-defined]
+    unet, vae = model == "tiny", [m.model.vae._network for m in (usual, without)]  # type: ignore[attr-defined]
     if setting == "channels_last":
         strides = [network.decoder.conv_in.weight.is_contiguous() for network in vae]
         assert strides == [False, True]
@@ -59,15 +67,13 @@ def test_without_any_one_the_images_are_the_same(model: str, setting: str) -> No
 
 
 def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "latentmix", "invert", *FEW, f"outputs={tmp_path / 'outputs'}"]
-    done = subprocess.run([*command, "speed.attention=cudnn"], capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn can't be had for float32")
+    said = invoke("invert", *FEW, f"outputs={tmp_path / 'outputs'}", "speed.attention=cudnn")
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn can't be had for float32")
     assert not (tmp_path / "outputs" / "cache").exists()
 
 
 def test_a_model_that_is_not_here_can_be_planned_with_any(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "latentmix", "sweep", "model=sd15", "data=shapes", f"outputs={tmp_path}"]
     settings = ("data.classes=[star]", "device=cpu", "speed.attention=math", "--dry-run")
-    done = subprocess.run([*command, *settings], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    said = invoke("sweep", "model=sd15", "data=shapes", f"outputs={tmp_path}", *settings)
+    assert said.code == 0, said.err
