@@ -71,7 +71,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("RANK=3 WORLD_SIZE=8 LOCAL_RANK=1 SLURM_PROCID=0 SLURM_NTASKS=2", "3/8"),
         ("SLURM_ARRAY_TASK_ID=5 SLURM_ARRAY_TASK_COUNT=4 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_STEP=2", "2/4"),
         ("SLURM_ARRAY_TASK_ID=0 SLURM_ARRAY_TASK_COUNT=8 SLURM_ARRAY_TASK_MIN=0 SLURM_PROCID=0", "0/8"),
+        (
+            "SLURM_ARRAY_TASK_ID=7 SLURM_ARRAY_TASK_COUNT=4 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=8 "
+            "SLURM_ARRAY_TASK_STEP=2",
+            "3/4",
+        ),  # --array=1-8:2, whose highest index is 7
         ("SLURM_PROCID=1 SLURM_NTASKS=2", "1/2"),
+        ("SLURM_PROCID=0", "0/1"),  # sbatch without srun and without -n
         ("SKYPILOT_NODE_RANK=1 SKYPILOT_NUM_NODES=2", "1/2"),
         ("SKYPILOT_JOB_RANK=4 SKYPILOT_NUM_JOBS=5 SKYPILOT_NODE_RANK=0 SKYPILOT_NUM_NODES=1", "4/5"),
         ("JOB_COMPLETION_INDEX=2 LATENTMIX_SHARDS=4", "2/4"),
@@ -89,8 +95,13 @@ def test_a_shard_is_what_the_scheduler_says(variables: str, shard: str) -> None:
     [
         ({}, "give --shard I/N"),
         ({"SGE_TASK_ID": "undefined"}, "give --shard I/N"),
-        ({"JOB_COMPLETION_INDEX": "2"}, "set LATENTMIX_SHARDS to one more than the highest index"),
-        ({"PBS_ARRAY_INDEX": "4", "LATENTMIX_SHARDS": "4"}, "set LATENTMIX_SHARDS to one more than the highest"),
+        ({"JOB_COMPLETION_INDEX": "2"}, "number the N processes from 0 to N-1, and set LATENTMIX_SHARDS=N"),
+        ({"PBS_ARRAY_INDEX": "4", "LATENTMIX_SHARDS": "4"}, "and set LATENTMIX_SHARDS=N"),
+        ({"RANK": "1"}, "and set WORLD_SIZE=N"),
+        (
+            {f"SLURM_ARRAY_TASK_{name}": n for name, n in (("ID", "0"), ("COUNT", "3"), ("MIN", "0"), ("MAX", "7"))},
+            "Slurm's arrays has 3 indices from 0 to 7; number them 0-2",
+        ),
     ],
 )
 def test_what_no_scheduler_says_is_asked_for(variables: dict[str, str], part: str) -> None:
@@ -278,7 +289,7 @@ def test_when_the_time_is_up_the_results_are_those_of_the_last_whole_round(
 
 def test_no_results_before_the_first_round_is_whole(tmp_path: Path) -> None:
     said = run(tmp_path, "budget=0.001s")
-    assert "no round is whole, so there are no results" in said.out
+    assert "no round is whole, so there are none" in said.out
     assert not (tmp_path / "small" / "metrics.csv").exists()
 
 

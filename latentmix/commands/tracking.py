@@ -3,13 +3,13 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from latentmix.config import Config
+from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
 from latentmix.experiment.results import AVERAGE, Result
 
@@ -47,14 +47,17 @@ def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) ->
     tracker = _tracker_class(config.track)(**_names(config))
     tracker.main_process_only = False  # this is the only process that sends the results
     tracker.start()
-    tracker.store_init_configuration(_flat(config.as_dict()))
+    settings = flat_settings(config.as_dict())
+    tracker.store_init_configuration({k: v if isinstance(v, int | float | str) else str(v) for k, v in settings.items()})
     averages = [result for result in results if result.class_id == AVERAGE and not math.isnan(result.estimate.value)]
     for n in sorted({result.n for result in averages}):
         tracker.log({f"{r.metric}/{r.method}": r.estimate.value for r in averages if r.n == n}, step=n)
-    if hasattr(tracker, "log_images"):
-        for path in figures:
+    for path in figures:
+        if hasattr(tracker, "log_images"):
             layout = {"dataformats": "NHWC"} if config.track == "tensorboard" else {}
             tracker.log_images({path.stem: _pixels(path)}, **layout)
+        elif hasattr(tracker, "log_artifact"):  # MLflow; Trackio's class takes no images
+            tracker.log_artifact(str(path))
     tracker.finish()
 
 
@@ -70,20 +73,19 @@ def _no_launcher() -> Iterator[None]:
 
 def _names(config: Config) -> dict[str, Any]:
     """Return what each tracker's class takes, such that the run has its own name there."""
-    names: dict[str, dict[str, Any]] = {
-        "tensorboard": {"run_name": config.name, "logging_dir": config.outputs / "tensorboard"},
-        "mlflow": {"experiment_name": PROJECT, "run_name": config.name},
-    }
-    return names.get(str(config.track), {"run_name": PROJECT, "name": config.name})
+    if config.track == "tensorboard":
+        return {"run_name": config.name, "logging_dir": config.outputs / "tensorboard"}
+    if config.track == "mlflow":
+        return {"experiment_name": PROJECT, "run_name": config.name}
+    return {"run_name": PROJECT, "name": config.name}
 
 
 def _tracker_class(name: str | None) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    try:
-        return LOGGER_TYPE_TO_CLASS[str(name)]
-    except KeyError as error:
-        raise UserError(f"track={name} needs a newer accelerate: pip install --upgrade accelerate") from error
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise UserError(f"track={name} needs a newer accelerate: pip install --upgrade accelerate")
+    return LOGGER_TYPE_TO_CLASS[name]
 
 
 def _pixels(path: Path) -> Any:
@@ -93,14 +95,3 @@ def _pixels(path: Path) -> Any:
 
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))[None]
-
-
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings as numbers and texts by keys such as "model.size"."""
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
-    return flat

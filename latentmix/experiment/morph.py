@@ -21,6 +21,7 @@ from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.runner.tasks import Stage, WriteBack
 
 Weights = tuple[float, ...]  # of one mixture
+FRAMES_AT_ONCE = 8  # at most; rounds of spacing have few new frames, and a batch is padded to its full size
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,18 @@ def _invert(experiment: Experiment, morph: Morph, images: Loaded[int], size: int
 
 def _plan_frames(experiment: Experiment, batch_size: int, morph: Morph, weights: Sequence[Weights]) -> Stage:
     stage = Stage("generate", experiment.config.steps * experiment.inversion.nfe_generation(experiment.config.guidance))
-    missing = {row for row in weights if not is_image(frame_path(experiment, morph, row))}
-    stage.bytes = len(missing) * disk_sizes.image(experiment)
-    stage.add(str(morph), weights, missing, batch_size, partial(_generate, experiment, morph))
+    missing = [row for row in weights if not is_image(frame_path(experiment, morph, row))]
+    stage.finished, stage.bytes = len(weights) - len(missing), len(missing) * disk_sizes.image(experiment)
+    at_once = min(batch_size, FRAMES_AT_ONCE)
+    label = f"{morph}, {stage.finished} there"  # other tasks than those of the rounds before
+    stage.add(label, missing, missing, at_once, partial(_generate, experiment, morph, at_once))
     return stage
 
 
 @torch.no_grad()
-def _generate(experiment: Experiment, morph: Morph, weights: Sequence[Weights], size: int) -> WriteBack:
+def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Sequence[Weights], _: int) -> WriteBack:
     experiment.finish_inverting()
-    w = padded(torch.tensor(weights), size)
+    w = padded(torch.tensor(weights), at_once)  # whatever is left to do, so that a resumed morph has the same bytes
     cond = _conditioning(experiment, experiment.model, morph, w, experiment.config.guidance)
     _, images = generate_under(experiment, cond, _mixed(experiment, morph, w), str(morph))
     paths = [frame_path(experiment, morph, row) for row in weights]

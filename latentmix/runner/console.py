@@ -47,7 +47,7 @@ def stage_bar(stage: Stage) -> Iterator[StageBar]:
         TimeRemainingColumn(),
         label,
     )
-    with Progress(*columns, label, console=Console(stderr=True), speed_estimate_period=120) as progress:
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
         yield StageBar(progress, stage)
 
 

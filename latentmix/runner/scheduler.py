@@ -19,8 +19,9 @@ class Scheduler:
     index: str
     count: str = "LATENTMIX_SHARDS"
     first: str = ""  # the lowest index, which is 0 where no variable says it
-    last: str = ""  # the highest index, where no variable says the count
+    last: str = ""  # the highest index
     step: str = ""
+    alone: bool = False  # whether an index without a count is that of a single process
 
 
 # The first one whose index is set counts: a launcher inside a job comes before the job.
@@ -31,9 +32,10 @@ SCHEDULERS = (
         "SLURM_ARRAY_TASK_ID",
         "SLURM_ARRAY_TASK_COUNT",
         "SLURM_ARRAY_TASK_MIN",
-        step="SLURM_ARRAY_TASK_STEP",
+        "SLURM_ARRAY_TASK_MAX",
+        "SLURM_ARRAY_TASK_STEP",
     ),
-    Scheduler("Slurm's srun", "SLURM_PROCID", "SLURM_NTASKS"),
+    Scheduler("Slurm", "SLURM_PROCID", "SLURM_NTASKS", alone=True),  # a job without srun and without -n has no count
     Scheduler("SkyPilot's jobs", "SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS"),
     Scheduler("SkyPilot's nodes", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
     Scheduler("Kubernetes", "JOB_COMPLETION_INDEX"),
@@ -54,16 +56,22 @@ def find_shard(environment: Mapping[str, str] = os.environ) -> Shard:
 
 
 def _shard(scheduler: Scheduler, index: int, environment: Mapping[str, str]) -> Shard:
-    first, step = (_number(environment, name) for name in (scheduler.first, scheduler.step))
+    count, first, last, step = (
+        _number(environment, name) for name in (scheduler.count, scheduler.first, scheduler.last, scheduler.step)
+    )
     first, step = first or 0, step or 1
-    count = _number(environment, scheduler.count)
-    if (last := _number(environment, scheduler.last)) is not None:
-        count = (last - first) // step + 1
+    if last is not None:
+        evenly_spaced = (last - first) // step + 1
+        if count not in (None, evenly_spaced):  # a list with gaps, of which no process knows its place
+            raise UserError(f"{scheduler.name} has {count} indices from {first} to {last}; number them 0-{count - 1}")
+        count = evenly_spaced
+    if count is None and scheduler.alone and index == 0:
+        count = 1
     place = (index - first) // step
     if count is None or place >= count:
         raise UserError(
-            f"{scheduler.name} says that this is process {scheduler.index}={index}, but not of how many; set "
-            "LATENTMIX_SHARDS to one more than the highest index"
+            f"{scheduler.name} says that this is process {scheduler.index}={index}, but not of how many; number the N "
+            f"processes from 0 to N-1, and set {scheduler.count}=N"
         )
     return Shard(place, count)
 
