@@ -289,7 +289,7 @@ def test_when_the_time_is_up_the_results_are_those_of_the_last_whole_round(
 
 def test_no_results_before_the_first_round_is_whole(tmp_path: Path) -> None:
     said = run(tmp_path, "budget=0.001s")
-    assert "no round is whole, so there are none" in said.out
+    assert "no round is whole, so there are no results" in said.out
     assert not (tmp_path / "small" / "metrics.csv").exists()
 
 

@@ -47,8 +47,8 @@ def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) ->
     tracker = _tracker_class(config.track)(**_names(config))
     tracker.main_process_only = False  # this is the only process that sends the results
     tracker.start()
-    settings = flat_settings(config.as_dict())
-    tracker.store_init_configuration({k: v if isinstance(v, int | float | str) else str(v) for k, v in settings.items()})
+    settings = flat_settings(config.as_dict()).items()
+    tracker.store_init_configuration({k: v if isinstance(v, int | float | str) else str(v) for k, v in settings})
     averages = [result for result in results if result.class_id == AVERAGE and not math.isnan(result.estimate.value)]
     for n in sorted({result.n for result in averages}):
         tracker.log({f"{r.metric}/{r.method}": r.estimate.value for r in averages if r.n == n}, step=n)
