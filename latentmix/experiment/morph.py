@@ -99,7 +99,7 @@ def _plan_frames(experiment: Experiment, batch_size: int, morph: Morph, weights:
 
 
 @torch.no_grad()
-def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Sequence[Weights], _: int) -> WriteBack:
+def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Sequence[Weights], _size: int) -> WriteBack:
     experiment.finish_inverting()
     w = padded(torch.tensor(weights), at_once)  # whatever is left to do, so that a resumed morph has the same bytes
     cond = _conditioning(experiment, experiment.model, morph, w, experiment.config.guidance)

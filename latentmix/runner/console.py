@@ -75,7 +75,9 @@ def show_profile(profile: Profile) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text, such as "3 min 07 s"."""
+    """Return a time as text, such as "3 min 07 s" or "12 days"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{hours / 24:,.0f} days"
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
