@@ -20,9 +20,10 @@ from torch import Tensor
 import latentmix as lm
 from latentmix.compose import compose
 from latentmix.errors import UserError
-from latentmix.models import check_size, load_model
+from latentmix.models import check_size, load_model, single_file
 from latentmix.models.assembly import clip_tokenizer
 from latentmix.models.pipeline import check_weights, find, wanted_files
+from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.models.protocol import Conditioning, Model
 
 CPU = torch.device("cpu")
@@ -393,7 +394,7 @@ def to_sd3(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def test_a_transformer_alone_is_read_with_the_rest_of_a_folder(tmp_path: Path) -> None:
+def test_a_transformer_alone_is_read_with_the_rest_of_a_folder(original: Path, tmp_path: Path) -> None:
     folder, file = tmp_path / "sd3", tmp_path / "tuned.safetensors"
     torch.manual_seed(0)
     stable_diffusion_3().save_pretrained(folder)
@@ -412,6 +413,8 @@ def test_a_transformer_alone_is_read_with_the_rest_of_a_folder(tmp_path: Path) -
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     assert torch.allclose(predicted(file, f"model.architecture={folder}"), expected, atol=1e-5)
     assert "lacks text_encoder, text_encoder_2, text_encoder_3, vae; give" in refusal(file, *sd3)
+    other = f"model.architecture={original}"
+    assert "holds sd35-medium, and model.architecture=" in refusal(file, *sd3, other)
 
 
 def test_damaged_and_missing_single_files_are_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -700,6 +703,45 @@ def test_other_pipelines_of_the_same_parts_are_read(name: str, original: Path, f
     more = {"_class_name": name, "controlnet": ["diffusers", "ControlNetModel"]}
     (folder / "model_index.json").write_text(json.dumps(index | more))
     assert same(outputs(folder), outputs(original), 0)
+
+
+def published_flux() -> dict[str, Tensor]:
+    """The names and shapes of the weights in flux1-dev.safetensors."""
+    width, shapes = 3072, dict[str, tuple[int, ...]]()
+    layers = {"img_in": (width, 64), "txt_in": (width, 4096), "final_layer.linear": (64, width)}
+    layers["final_layer.adaLN_modulation.1"] = (2 * width, width)
+    for name, inputs in (("time_in", 256), ("vector_in", 768), ("guidance_in", 256)):
+        layers |= {f"{name}.in_layer": (width, inputs), f"{name}.out_layer": (width, width)}
+    for block in (f"double_blocks.{i}.{side}" for i in range(19) for side in ("img", "txt")):
+        layers |= {f"{block}_attn.qkv": (3 * width, width), f"{block}_attn.proj": (width, width)}
+        layers |= {f"{block}_mlp.0": (4 * width, width), f"{block}_mlp.2": (width, 4 * width)}
+        layers[f"{block}_mod.lin"] = (6 * width, width)
+        shapes |= {f"{block}_attn.norm.{kind}_norm.scale": (128,) for kind in ("query", "key")}
+    for block in (f"single_blocks.{i}" for i in range(38)):
+        layers |= {f"{block}.linear1": (7 * width, width), f"{block}.linear2": (width, 5 * width)}
+        layers[f"{block}.modulation.lin"] = (3 * width, width)
+        shapes |= {f"{block}.norm.{kind}_norm.scale": (128,) for kind in ("query", "key")}
+    for name, shape in layers.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def test_the_published_file_of_flux_fits_the_published_config(tmp_path: Path) -> None:
+    from diffusers import FluxTransformer2DModel
+
+    tensors = published_flux()
+    assert sum(tensor.numel() for tensor in tensors.values()) == 11_901_408_320
+    assert single_file.architecture(tmp_path, tensors) == "flux-dev"
+    with torch.device("meta"):
+        network = FluxTransformer2DModel.from_config(
+            FluxTransformer2DModel.load_config(ARCHITECTURES / "flux-dev" / "transformer")
+        )
+        schnell = FluxTransformer2DModel.from_config({**network.config, "guidance_embeds": False})
+    single_file.check(network, "transformer", tensors)
+    with pytest.raises(ValueError, match=r"it also has time_text_embed.guidance_embedder"):
+        single_file.check(schnell, "transformer", tensors)
+    with pytest.raises(ValueError, match="its weights have other names or sizes"):
+        single_file.check(network, "transformer", {k: v for k, v in tensors.items() if k != "img_in.weight"})
 
 
 def test_a_family_of_another_package_that_knows_squares_alone_says_so() -> None:

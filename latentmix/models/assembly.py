@@ -176,6 +176,10 @@ def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, by
     if not (source / "model_index.json").is_file():
         raise UserError(f"{source} is no pipeline folder; give model.architecture=FOLDER, one with a model_index.json")
     family = family_of(source)
+    if family is not family_of(ARCHITECTURES / told):
+        raise UserError(
+            f"{file} holds {told}, and model.architecture={source} a {family.pipeline}; give a folder of {told}"
+        )
     given = {*_left_out(family, config), *(["vae"] if config.vae else [])}
     lacking = [part for part in family.networks if part not in given and not single_file.holds(tensors, part)]
     if lacking and own is None:
