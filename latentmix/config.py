@@ -22,8 +22,9 @@ from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 # Settings that change no result beyond rounding, and belong to one machine.
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed", "model.offload")
 # Further settings that change no number of a run's tables.
-OF_A_CALL = ("budget", "until", "track")
-WITHOUT_EFFECT = ("name", "keep", "overwrite", *OF_A_CALL)
+WITHOUT_EFFECT = ("name", "keep", "overwrite", "budget", "until", "track")
+# Settings of speed that change results: what most values amount to, and the value that is different.
+DECODING: dict[str, tuple[Any, Any]] = {"vae": ("float32", "bfloat16"), "vae_tiling": (False, True)}
 SBATCH = {  # arguments of sbatch -> the settings that they have
     **{name: name for name in ("partition", "account", "qos", "constraint", "requeue")},
     **{"time": "timeout_min", "cpus-per-task": "cpus", "mem": "mem_gb", "array": "shards", "no-requeue": "requeue"},
@@ -223,21 +224,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def result_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a plain config that can change a result."""
-    left_out = (*OF_A_MACHINE, *OF_A_CALL, "name", "overwrite")
-    kept = {key: value for key, value in plain.items() if key not in left_out}
-    model = {key: value for key, value in plain.get("model", {}).items() if f"model.{key}" not in left_out}
-    return kept | {"model": model} | _decoder(plain)
-
-
-def _decoder(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Return the setting of speed that changes results: the decoder in bfloat16."""
-    return {"speed.vae": "bfloat16"} if plain.get("speed", {}).get("vae") == "bfloat16" else {}
+    """Return the settings that change what the tasks of a run do: those that can change a result, and `keep`."""
+    return flat_settings(plain) | {"keep": plain.get("keep")}
 
 
 def flat_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by keys such as "model.size", of the settings that can change a result."""
-    flat: dict[str, Any] = {"speed.vae": "float32"} | _decoder(plain)
+    """Return the settings of a plain config that can change a result, by keys such as "model.size"."""
+    speed = plain.get("speed", {})
+    flat = {f"speed.{name}": other if speed.get(name) == other else usual for name, (usual, other) in DECODING.items()}
     for key, value in plain.items():
         if key not in (*OF_A_MACHINE, *WITHOUT_EFFECT):
             flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}

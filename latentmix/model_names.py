@@ -87,4 +87,4 @@ def _indices(hub: str) -> Path:
 
 
 def _quoted(path: Path) -> str:
-    return json.dumps(str(path.absolute()))
+    return json.dumps(str(path.absolute()), ensure_ascii=False)

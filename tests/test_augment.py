@@ -20,7 +20,7 @@ from pipelines import SD, SIZE
 
 import latentmix as lm
 from latentmix.errors import warn_once
-from latentmix.experiment.draws import Mixture, count_mixtures, mixture_weights, random_mixtures
+from latentmix.experiment.random_mixtures import Mixture, count_mixtures, mixture_weights, random_mixtures
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 quick = settings(max_examples=40, deadline=None, derandomize=True)

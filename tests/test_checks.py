@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from latentmix import checks, mixing
-from latentmix.checks import examine, machine, require
+from latentmix.checks import examine, machine, require, require_work
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
 from latentmix.commands import generate, invert, mix, reconstruct
@@ -296,7 +296,7 @@ def test_the_disk_space_that_is_needed_is_that_of_what_the_stages_write(monkeypa
     set_free_disk(monkeypatch, needed - 1)
     assert finding(small, "disk", invert.STAGES).state == "ok"
     with pytest.raises(UserError, match=r"the disk is too small: about .* will be written to not/here/yet.*outputs="):
-        require(small, SWEEP)
+        require_work(small, [stage.plan(small, 8) for stage in SWEEP])
 
 
 def test_what_is_written_already_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ class Work:
                 self.log.append(f"{task.name} over")
 
     def task(self, number: int) -> Task:
-        def work(needed: Any, size: int) -> WriteBack:
-            assert needed == number and size == 1
+        def work(needed: Any) -> WriteBack:
+            assert needed == number
             self.make(number)
             self.log.append(f"batch{number} made")
 
@@ -49,7 +49,7 @@ class Work:
 
             return later
 
-        return Task(number, f"batch{number}", "label", 1, 1, 1, lambda: self.read(number), work)
+        return Task(number, f"batch{number}", "label", 1, 1, lambda: self.read(number), work)
 
     @property
     def listed(self) -> set[str]:

@@ -329,7 +329,8 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
     with session.joined(made, SWEEP, "sweep") as executor:
         claims = executor.claims
         for position, plan in enumerate(session.plans(made, SWEEP)):
-            stage = executor._plan(plan, position)
+            stage = executor._plan(plan)
+            executor._record(stage, position)
             if stage.name == "real images":
                 first, second, *_ = executor._tasks(stage)
         assert claims.claim(first)

@@ -24,6 +24,7 @@ from latentmix.metrics.distances import PARTS
 from latentmix.mixing import HALF_A_POOL
 from latentmix.models import check_size
 from latentmix.models.placeholder import placeholder
+from latentmix.runner.tasks import Stage
 
 # That results depend on.
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets", "numpy")
@@ -36,8 +37,9 @@ def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tupl
     return (*parts, "pairs") if "perceptual" in needed and experiment.measures_diversity else parts
 
 
-def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding]:
-    """Return what was found about each thing that the stages need."""
+def examine(experiment: Experiment, stages: Sequence[StageType], plan: bool = True) -> list[Finding]:
+    """Return what was found about each thing that the stages need. Without `plan`, work is planned only to be weighed
+    against the disk before something is downloaded."""
     config = experiment.config
     (device, *better), model = check_device(experiment), look("model", config.model)
     if device.state == model.state == "ok":
@@ -52,7 +54,7 @@ def examine(experiment: Experiment, stages: Sequence[StageType]) -> list[Finding
     warned += _check_pool(config)
     ready = device.state == model.state == data.state == "ok"
     memory = [check_memory(experiment)] if ready else []
-    work = _check_work(experiment, stages, ready)
+    work = _check_work(experiment, stages, ready) if plan or not ready else [check_disk(config.outputs, [])]
     return [device, *better, model, data, *warned, *networks, *memory, *work]
 
 
@@ -81,9 +83,17 @@ def _check_pool(config: Config) -> list[Finding]:
 def require(experiment: Experiment, stages: Sequence[StageType]) -> None:
     """Raise UserError that names everything that is missing, before any work is done.
 
-    Warn of what may go wrong, and print what will be downloaded.
+    Warn of what may go wrong, and print what will be downloaded. What plans tell is left to `require_work`.
     """
-    findings = examine(experiment, stages)
+    _act_on(examine(experiment, stages, plan=False))
+
+
+def require_work(experiment: Experiment, planned: Sequence[Stage]) -> None:
+    """Raise UserError if the disk is too small for what is planned. Warn if it takes long on this CPU."""
+    _act_on([check_disk(experiment.config.outputs, planned), *check_speed(experiment, planned)])
+
+
+def _act_on(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.state == "warning":
             warnings.warn(finding.text, stacklevel=2)

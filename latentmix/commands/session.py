@@ -27,7 +27,7 @@ from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
 from latentmix.runner.rates import Rates
 from latentmix.runner.static import StaticClaims
-from latentmix.runner.tasks import Plan
+from latentmix.runner.tasks import Plan, Stage
 
 
 @timed("starting")
@@ -51,19 +51,17 @@ def joined(
         experiment.check(images="pool" in reads(stages))
         for folder in (config.cache, config.folder):
             remove_partial_files(folder)
-    if not experiment.layout.used:  # what a plan needs was not here for the check of the disk, and is now
-        for plan in plans(experiment, stages):
-            plan(estimate(experiment))
     remember_outputs(config.outputs)
     with (StaticClaims if shard is not None and shard.static else Claims)(config.work, shard) as claims:
         experiment.alone = claims.alone
-        note_folders(experiment, command, results_exist=False)
-        batch_size = shared_batch_size(experiment, claims)
-        if experiment.device.type == "cuda":
-            planned = [plan(batch_size.value) for plan in plans(experiment, stages)]
+        batch_size, settings = shared_batch_size(experiment, claims), result_settings(config.as_dict())
+
+        def begin(planned: Sequence[Stage]) -> None:
+            checks.require_work(experiment, planned)
+            note_folders(experiment, command, results_exist=False)
             experiment.settle_compiling(sum(s.nfe_per_item * (s.items + s.finished) for s in planned))
-        settings = result_settings(config.as_dict())
-        yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment))
+
+        yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment), begin)
 
 
 def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:

@@ -30,7 +30,7 @@ from latentmix.experiment.sweep import SWEEP
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
 from latentmix.runner import local, scheduler, slurm
-from latentmix.runner.claims import POLL, Claims, DoneLists, Shard
+from latentmix.runner.claims import Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
 from latentmix.runner.records import write_record
 
@@ -131,8 +131,7 @@ def _results_task(experiment: Experiment, claims: Claims) -> str:
 
 def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
     """Claim the task that writes the results. Return False if the results are written already."""
-    while not claims.claim(task):
-        time.sleep(POLL)
+    claims.wait_for(task)
     config = experiment.config
     current = rounds.finished_draws(config) == config.draws
     if rounds.finished_draws(config) > config.draws or (current and task in DoneLists(claims.done.folder).read_new()):

@@ -1,26 +1,29 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from latentmix.cache import read_json
 from latentmix.compose import find_run
 from latentmix.config import flat_settings
 from latentmix.errors import UserError
-from latentmix.experiment.results import AVERAGE, Result, average_comparison, read_table
-from latentmix.experiment.tables import interval, write_table
+from latentmix.experiment.parts import Key, read_samples
+from latentmix.experiment.results import (
+    AVERAGE,
+    DIFFERENCE,
+    Result,
+    average_comparison,
+    difference_row,
+    read_table,
+)
+from latentmix.experiment.tables import grouped, write_table
 from latentmix.metrics import METRICS, Comparison, Sample, paired
 
-Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
-
 COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count", "over")
-PAIR_COLUMNS = ("run", "reference", *COLUMNS[1:5], "difference", "low", "high", "won", "count", "over")
+PAIR_COLUMNS = ("run", "reference", *COLUMNS[1:5], *DIFFERENCE)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Run:
     @cached_property
     def samples(self) -> dict[Key, tuple[str, Sample]]:
         """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
-        return dict(_read_samples(self.folder))
+        return dict(read_samples(self.folder))
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,7 @@ def differences(run: Run, reference: Run) -> list[Difference]:
         return []
     found = list(_by_class(run, reference))
     limits = {metric: METRICS[name].limits for (*_, metric), (name, _) in run.samples.items()}
-    groups: dict[tuple[int, str, str], list[Comparison]] = {}
-    for difference in found:
-        groups.setdefault(difference.key[1:], []).append(difference.comparison)
+    groups = grouped((difference.key[1:], difference.comparison) for difference in found)
     averages = [
         Difference(run.label, reference.label, (AVERAGE, *group), average_comparison(comparisons, limits[group[2]]))
         for group, comparisons in groups.items()
@@ -110,38 +111,10 @@ def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
             yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
 
 
-def _read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
-    import pyarrow.parquet as pq
-
-    if not (folder / "parts.parquet").exists():
-        return
-    images: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    for row in pq.read_table(folder / "images.parquet").to_pylist():
-        images.setdefault((row["class"], row["n"], row["method"]), []).append(row)
-    for row in pq.read_table(folder / "parts.parquet").to_pylist():
-        cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
-        if parts is None:
-            parts = [image[row["name"]] for image in images[cell]]
-        by_row = row["parts"] is None or METRICS[row["name"]].network == "pairs"
-        low, high, rare = row.get("low", math.nan), row.get("high", math.nan), row.get("rare", False)
-        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], low, high, by_row, rare)
-        yield (*cell, row["metric"]), (row["name"], sample)
-
-
-def _numbers(comparison: Comparison) -> tuple[object, ...]:
-    difference = comparison.difference
-    return *interval(difference), comparison.won, difference.count, difference.over
-
-
 def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:
     """Write the joined tables of runs, and all differences from the first one. Return the files."""
     tables, pairs = folder / "comparison.csv", folder / "comparison-pairs.csv"
-    rows = [
-        (run.label, r.class_id, r.n, r.method, r.metric, *interval(r.estimate), r.estimate.count, r.estimate.over)
-        for run in runs
-        for r in run.results
-    ]
-    write_table(tables, COLUMNS, rows)
+    write_table(tables, COLUMNS, [(run.label, *result.row) for run in runs for result in run.results])
     found = [difference for run in runs[1:] for difference in differences(run, runs[0])]
-    write_table(pairs, PAIR_COLUMNS, [(d.run, d.reference, *d.key, *_numbers(d.comparison)) for d in found])
+    write_table(pairs, PAIR_COLUMNS, [(d.run, d.reference, *d.key, *difference_row(d.comparison)) for d in found])
     return [tables, pairs]

@@ -1,10 +1,9 @@
 """Which images are mixed, by what weights, and for which points of the curves: pure functions of seed and counts."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, pairwise
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from latentmix.mixing import Method
 from latentmix.rng import generator, noise
 
 NEVER = 1e-9  # a probability below which nobody looks whether two of a cell's draws are the same subset
-TRIES = 20  # of a random mixture that is new, before the first that is left is taken
 GAUSS = "gauss:"  # before the name of a method whose latents are Gaussian
 NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
 
@@ -101,73 +99,6 @@ def dirichlet_weights(seed: int, class_id: str, draws: Sequence[int], n: int, po
         shares = generator(seed, f"weights {class_id}", draw).gamma(alpha, size=pool)[:n]
         row[torch.from_numpy(subset(seed, class_id, draw, pool)[:n])] = torch.from_numpy(shares / shares.sum()).float()
     return weights
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Which images of a class are mixed, by their index, and each one's part of the sum of `parts`."""
-
-    indices: tuple[int, ...]
-    parts: tuple[int, ...]
-
-    @property
-    def weights(self) -> list[float]:
-        """Return the weights of the images, which sum to 1."""
-        return [part / sum(self.parts) for part in self.parts]
-
-
-def random_mixtures(
-    seed: int, class_id: str, count: int, sizes: Sequence[int], alpha: float, pool: int
-) -> list[Mixture]:
-    """Return `count` different random mixtures, or all if there are fewer.
-
-    A mixture is of a random number of images, one of `sizes`, with weights from a symmetric Dirichlet distribution of
-    concentration `alpha`, rounded to whole percents of at least 1; with equal weights if `alpha` is infinite. Two
-    mixtures are the same if they have the same images with the same weights. The first of many are those of few.
-    """
-    sizes, found = [size for size in sizes if size <= pool], dict[Mixture, None]()
-    remaining = _all_mixtures(sizes, alpha, pool)
-    for index in range(min(count, count_mixtures(sizes, alpha, pool))):
-        rng = generator(seed, f"mixtures {class_id}", index)
-        tried = (_random_mixture(rng, sizes, alpha, pool) for _ in range(TRIES))
-        new = next((mixture for mixture in tried if mixture not in found), None)
-        found[new or next(mixture for mixture in remaining if mixture not in found)] = None
-    return list(found)
-
-
-def count_mixtures(sizes: Sequence[int], alpha: float, pool: int) -> int:
-    """Return how many different mixtures there are: subsets, times the ways of giving away 100 percents."""
-    ways = {size: 1 if math.isinf(alpha) else math.comb(99, size - 1) for size in sizes}
-    return sum(math.comb(pool, size) * ways[size] for size in sizes)
-
-
-def mixture_weights(mixtures: Sequence[Mixture], pool: int) -> Tensor:
-    """Return the weights [K, pool] of K mixtures."""
-    weights = torch.zeros(len(mixtures), pool)
-    for row, mixture in zip(weights, mixtures, strict=True):
-        row[list(mixture.indices)] = torch.tensor(mixture.weights)
-    return weights
-
-
-def _random_mixture(rng: np.random.Generator, sizes: Sequence[int], alpha: float, pool: int) -> Mixture:
-    size = int(rng.choice(sizes))
-    chosen = tuple(sorted(rng.permutation(pool)[:size].tolist()))
-    if math.isinf(alpha):
-        return Mixture(chosen, (1,) * size)
-    shares = rng.dirichlet([alpha] * size) * (100 - size)
-    parts = 1 + shares.astype(int)
-    parts[np.argsort(parts - 1 - shares)[: 100 - parts.sum()]] += 1  # to those that lost most by rounding down
-    return Mixture(chosen, tuple(parts.tolist()))
-
-
-def _all_mixtures(sizes: Sequence[int], alpha: float, pool: int) -> Iterator[Mixture]:
-    for size in sizes:
-        for chosen in combinations(range(pool), size):
-            if math.isinf(alpha):
-                yield Mixture(chosen, (1,) * size)
-                continue
-            for cuts in combinations(range(1, 100), size - 1):
-                yield Mixture(chosen, tuple(b - a for a, b in pairwise((0, *cuts, 100))))
 
 
 def random_latents(seed: int, name: str, draws: Iterable[int], shape: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.prompts import read_prompts, with_prompts
 from latentmix.data.synthetic import Synthetic
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.experiment.cache_keys import Layout, schedule_key
 from latentmix.experiment.draws import (
     GAUSS,
@@ -233,12 +234,18 @@ class Experiment:
         return [cell for cells in self.streams.values() for cell in cells]
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
-        """Return the numbers of a cell's draws, or of the first `most`: fewer than asked for if N has fewer subsets."""
+        """Return the numbers of a cell's draws, or of the first `most`.
+
+        Warn once if there are fewer than asked for, as N has fewer subsets.
+        """
         config = self.config
         count = config.draws if most is None else min(most, config.draws)
         if cell.method == NOISE or (config.weights != "uniform" and cell.n > 1):  # random weights are never the same
             return range(count)
-        return distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
+        draws = distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
+        if len(draws) < count:
+            warn_once(self.few_draws)
+        return draws
 
     @property
     def few_draws(self) -> str:
@@ -263,36 +270,32 @@ class Experiment:
         """Return the prompt of a class."""
         return self.config.model.prompt.format(self.title(class_id))
 
-    def conditioning(self, class_id: str, guidance: float, model: Model | None = None) -> Conditioning:
+    @cached_property
+    def _own_prompts(self) -> dict[str, str]:
+        """Return the prompts of those images of the pools that have one of their own, by image id."""
+        if self.config.data.prompts is None:
+            return {}
+        return {source.id: source.prompt for name in self.classes for source in self.pool(name) if source.prompt}
+
+    def conditioning(
+        self, class_id: str, guidance: float, model: Model | None = None, ids: Sequence[str] = (), size: int = 1
+    ) -> Conditioning:
         """Return the embedded prompt of a class, the empty prompt and the guidance between them.
 
-        They are in the precision of `model`, by default that of generation.
+        Where images have prompts of their own, return a row for each of `ids`, padded to `size` rows. Embeddings are in
+        the precision of `model`, by default that of generation.
         """
-        texts = self._embeddings(model or self.model)
-        return Conditioning(texts[self.prompt(class_id)], texts[""], guidance)
-
-    def conditioning_of(
-        self, class_id: str, ids: Sequence[str], size: int, guidance: float, model: Model
-    ) -> Conditioning:
-        """Return the embedded prompts of images of a class's pool for a padded batch, one row if they share it."""
-        if self.config.data.prompts is None:
-            return self.conditioning(class_id, guidance, model)
-        own = {source.id: source.prompt for each in self.classes for source in self.pool(each)}
-        rows = [own[id_] or self.prompt(class_id) for id_ in ids]
-        asked = [*map(self.prompt, self.classes), *(prompt for prompt in own.values() if prompt)]
-        texts = self.embeddings(asked, model)  # all at once
-        every = [texts[prompt] for prompt in [*rows, *rows[-1:] * (size - len(rows))]]
-        text = Text(torch.cat([text.states for text in every]), torch.cat([text.pooled for text in every]))
-        return Conditioning(text, texts[""], guidance)
+        own, shared = self._own_prompts, self.prompt(class_id)
+        prompts = [own.get(id_, shared) for id_ in ids] if own and ids else [shared]
+        if own and ids:
+            prompts += prompts[-1:] * (size - len(prompts))
+        texts = self.embeddings([*map(self.prompt, self.classes), *own.values()], model or self.model)
+        return Conditioning(reduce(add, [texts[prompt] for prompt in prompts]), texts[""], guidance)
 
     @cached_property
     def _texts(self) -> dict[str, dict[str, Text]]:
         """Return the embeddings that were asked for, by the precision of the model and by prompt."""
         return {}
-
-    def _embeddings(self, model: Model) -> dict[str, Text]:
-        """Return the embeddings of the prompts of all classes."""
-        return self.embeddings([self.prompt(class_id) for class_id in self.classes], model)
 
     def embeddings(self, prompts: Sequence[str], model: Model) -> dict[str, Text]:
         """Return the embeddings of prompts and of the empty one. Encode all that are not cached at once, so that the

@@ -1,6 +1,5 @@
 """Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,35 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentmix.cache import write_atomic
 from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.tables import RUN, interval, number, read_rows, run_names, write_table
+from latentmix.experiment.parts import Samples, write_parts
+from latentmix.experiment.tables import RUN, grouped, interval, number, read_rows, run_names, write_table
 from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, average, mean_interval, paired
 from latentmix.mixing import Method
 
 COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "count", "over")
-PAIR_COLUMNS = (
-    *RUN,
-    "class",
-    "n",
-    "metric",
-    "method",
-    "reference",
-    "difference",
-    "low",
-    "high",
-    "won",
-    "count",
-    "over",
-)
+DIFFERENCE = ("difference", "low", "high", "won", "count", "over")
+PAIR_COLUMNS = (*RUN, "class", "n", "metric", "method", "reference", *DIFFERENCE)
 AVERAGE = "all"  # the class that stands for the average over classes
 LEAST_CLASSES = 4  # with fewer, intervals of averages are over draws: those over classes would say nothing
 REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first method if it has no fix/0
 
-Samples = dict[str, Sample]  # by metric
 Limits = tuple[float, float]
+Pair = tuple[str, int, str, str, str]  # class, N, metric, method and reference of a row of `pairs.csv`
 
 
 @dataclass(frozen=True)
@@ -51,24 +38,18 @@ class Result:
     metric: str
     estimate: Estimate
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One row of `pairs.csv`: how much a method's value differs from the reference's on the same draws."""
-
-    class_id: str
-    n: int
-    metric: str
-    method: str
-    reference: str
-    comparison: Comparison
+    @property
+    def row(self) -> tuple[object, ...]:
+        """Return the values of `COLUMNS` after those of `RUN`."""
+        e = self.estimate
+        return self.class_id, self.n, self.method, self.metric, *interval(e), e.count, e.over
 
 
 def evaluate(experiment: Experiment) -> list[Result]:
     """Compute all metrics of a run from cached features. Write `metrics.csv`, `pairs.csv`, `images.parquet` and
     `parts.parquet`."""
-    results, pairs, columns = list[Result](), list[Pair](), labels(experiment)
-    images, parts = list[dict[str, object]](), list[dict[str, object]]()
+    results, pairs, columns = list[Result](), dict[Pair, Comparison](), labels(experiment)
+    measured = dict[Cell, Samples]()
     for class_id in experiment.classes:
         real = _real_features(experiment, class_id)
         cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
@@ -79,17 +60,16 @@ def evaluate(experiment: Experiment) -> list[Result]:
         for n, method, by_metric in rows:
             estimates = {name: _estimate(name, sample, method) for name, sample in by_metric.items()}
             results += [Result(class_id, n, method, columns[name], e) for name, e in estimates.items()]
-        pairs += _compare(experiment, samples)
-        images += (row for cell in cells for row in _image_rows(cell, samples[cell], experiment.draws(cell)))
-        parts += (row for cell in cells for row in _part_rows(cell, samples[cell], columns))
+        pairs |= _compare(experiment, samples)
+        measured |= samples
     limits = {column: METRICS[name].limits for name, column in columns.items()}
     results += averages(results, limits)
-    pairs += _average_pairs(pairs, limits)
+    groups = grouped((pair[1:], comparison) for pair, comparison in pairs.items())
+    pairs |= {(AVERAGE, *group): average_comparison(each, limits[group[1]]) for group, each in groups.items()}
     folder, run = experiment.config.folder, run_names(experiment.config)
-    write_table(folder / "metrics.csv", COLUMNS, [(*run, *_result_row(result)) for result in results])
-    write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *_pair_row(pair)) for pair in pairs])
-    _write_parquet(folder / "images.parquet", images)
-    _write_parquet(folder / "parts.parquet", parts)
+    write_table(folder / "metrics.csv", COLUMNS, [(*run, *result.row) for result in results])
+    write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *pair, *difference_row(c)) for pair, c in pairs.items()])
+    write_parts(folder, measured, columns, experiment.draws)
     return results
 
 
@@ -104,12 +84,8 @@ def labels(experiment: Experiment) -> dict[str, str]:
 
 def averages(results: list[Result], limits: Mapping[str, Limits]) -> list[Result]:
     """Return the mean over classes of each value. `limits` are those of the metrics' values."""
-    groups: dict[tuple[int, str, str], list[Estimate]] = {}
-    for result in results:
-        groups.setdefault((result.n, result.method, result.metric), []).append(result.estimate)
-    return [
-        Result(AVERAGE, *group, over_classes(estimates).within(limits[group[2]])) for group, estimates in groups.items()
-    ]
+    groups = grouped(((result.n, result.method, result.metric), result.estimate) for result in results)
+    return [Result(AVERAGE, *group, over_classes(each).within(limits[group[2]])) for group, each in groups.items()]
 
 
 def over_classes(estimates: Sequence[Estimate]) -> Estimate:
@@ -126,22 +102,13 @@ def over_classes(estimates: Sequence[Estimate]) -> Estimate:
 
 def read_table(path: Path) -> list[Result]:
     """Return the rows of a `metrics.csv`."""
-    return [
-        Result(
-            row["class"],
-            int(row["n"]),
-            row["method"],
-            row["metric"],
-            Estimate(
-                number(row["value"]),
-                number(row["low"]),
-                number(row["high"]),
-                int(row["count"]),
-                row.get("over") or ("classes" if row["class"] == AVERAGE else "draws"),  # of an earlier release
-            ),
-        )
-        for row in read_rows(path)
-    ]
+    results = []
+    for row in read_rows(path):
+        over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
+        value, low, high = (number(row[name]) for name in ("value", "low", "high"))
+        estimate = Estimate(value, low, high, int(row["count"]), over)
+        results.append(Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate))
+    return results
 
 
 # Features
@@ -211,62 +178,21 @@ def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 # Rows
 
 
-def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[dict[str, object]]:
-    """Yield a row for each image: what it contributes to the metrics that are means over images.
-
-    To a mean over pairs, both images of a pair contribute their distance, and images in no pair nothing.
-    """
-    columns = dict[str, list[float | None]]()
-    for name, sample in samples.items():
-        parts = sample.parts.tolist()
-        if METRICS[name].network == "pairs":
-            columns[name] = [parts[row // 2] if row // 2 < len(parts) else None for row in range(len(draws))]
-        elif sample.by_row:
-            columns[name] = parts
-    for row, draw in enumerate(draws):
-        values = {name: column[row] for name, column in columns.items()}
-        yield {"class": cell.class_id, "n": cell.n, "method": cell.method_name, "draw": draw, **values}
-
-
-def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iterator[dict[str, object]]:
-    """Yield a row for each metric of a cell, by which other runs are compared with this one draw by draw.
-
-    Its parts are in `images.parquet` if each image has one, and here otherwise.
-    """
-    for name, sample in samples.items():
-        in_images = sample.by_row and METRICS[name].network != "pairs"
-        yield {
-            **{"class": cell.class_id, "n": cell.n, "method": cell.method_name, "name": name, "metric": columns[name]},
-            **{"value": sample.value, "count": sample.count, "parts": None if in_images else sample.parts.tolist()},
-            **{"low": sample.low, "high": sample.high, "rare": sample.rare},
-        }
-
-
-def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> Iterator[Pair]:
-    """Yield each method beside the reference, which mixed the same images, and beside the control `gauss`.
+def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> dict[Pair, Comparison]:
+    """Compare each method with the reference, which mixed the same images, and with the control `gauss`.
 
     The control mixes Gaussian latents by the same draws. So what is left in the second difference is due to inversion.
     """
     methods, columns = experiment.config.methods, labels(experiment)
-    reference = REFERENCE if REFERENCE in methods else methods[0]
+    reference, pairs = REFERENCE if REFERENCE in methods else methods[0], dict[Pair, Comparison]()
     for cell, by_metric in samples.items():
         if cell.gaussian or cell.method not in methods:
             continue
         others = {replace(cell, method=reference), replace(cell, gaussian=True)} - {cell}
         for other, (name, sample) in product(sorted(others & samples.keys()), by_metric.items()):
-            comparison = paired(sample, samples[other][name], METRICS[name].lower)
-            yield Pair(cell.class_id, cell.n, columns[name], cell.method_name, other.method_name, comparison)
-
-
-def _average_pairs(pairs: list[Pair], limits: Mapping[str, Limits]) -> list[Pair]:
-    """Return the mean over classes of each comparison."""
-    groups: dict[tuple[int, str, str, str], list[Comparison]] = {}
-    for pair in pairs:
-        groups.setdefault((pair.n, pair.metric, pair.method, pair.reference), []).append(pair.comparison)
-    rows = []
-    for group, comparisons in groups.items():
-        rows.append(Pair(AVERAGE, *group, average_comparison(comparisons, limits[group[1]])))
-    return rows
+            pair = (cell.class_id, cell.n, columns[name], cell.method_name, other.method_name)
+            pairs[pair] = paired(sample, samples[other][name], METRICS[name].lower)
+    return pairs
 
 
 def average_comparison(comparisons: Sequence[Comparison], limits: Limits) -> Comparison:
@@ -279,21 +205,7 @@ def average_comparison(comparisons: Sequence[Comparison], limits: Limits) -> Com
 # Files
 
 
-def _result_row(result: Result) -> tuple[object, ...]:
-    e = result.estimate
-    return result.class_id, result.n, result.method, result.metric, *interval(e), e.count, e.over
-
-
-def _pair_row(pair: Pair) -> tuple[object, ...]:
-    difference = pair.comparison.difference
-    names = (pair.class_id, pair.n, pair.metric, pair.method, pair.reference)
-    return *names, *interval(difference), pair.comparison.won, difference.count, difference.over
-
-
-def _write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    write_atomic(path, buffer.getvalue())
+def difference_row(comparison: Comparison) -> tuple[object, ...]:
+    """Return the values of the columns `DIFFERENCE`."""
+    difference = comparison.difference
+    return *interval(difference), comparison.won, difference.count, difference.over

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
-from latentmix.errors import UserError, warn_once
+from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id
 from latentmix.experiment.experiment import Experiment
@@ -62,8 +62,8 @@ def _plan_synthesis(experiment: Experiment, batch_size: int) -> Stage:
         for class_id in experiment.classes:
             indices = range(max(len(experiment.pool(class_id)), len(experiment.references(class_id))))
             missing = {index for index in indices if not is_image(data.path(class_id, index))}
-            stage.bytes += len(missing) * disk_sizes.image(experiment)
-            stage.add(class_id, indices, missing, batch_size, partial(_synthesize, experiment, data, class_id))
+            compute, each = partial(_synthesize, experiment, data, class_id), disk_sizes.image(experiment)
+            stage.add(class_id, indices, missing, batch_size, compute, bytes_each=each)
     return stage
 
 
@@ -95,9 +95,8 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
     for class_id in experiment.classes:
         sources, finished = experiment.pool(class_id), experiment.layout.latents(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
-        stage.bytes += len(missing) * disk_sizes.inverted(experiment)
-        compute = partial(_invert, experiment, class_id)
-        stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
+        compute, each = partial(_invert, experiment, class_id), disk_sizes.inverted(experiment)
+        stage.add(class_id, sources, missing, batch_size, compute, loader(experiment), each)
     return stage
 
 
@@ -106,7 +105,7 @@ def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: in
     pixels = padded(images.pixels, size)
     clean = experiment.model.encode(pixels)
     inverter = experiment.inverter
-    cond = experiment.conditioning_of(class_id, ids, size, settings.guidance, inverter)
+    cond = experiment.conditioning(class_id, settings.guidance, inverter, ids, size)
     names, levels = image_names(pixels), experiment.inversion_schedule
     state = experiment.inversion.run(inverter, clean, levels, cond, settings, names)
     refuse_nan(state["latents"], f"inverting {class_id}")
@@ -127,9 +126,8 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
         kept = [experiment.layout.references(class_id, network) for network in experiment.networks.values()]
         sources, finished = experiment.references(class_id), _in_all(kept)
         missing = {source for source in sources if source.id not in finished}
-        stage.bytes += len(missing) * disk_sizes.features(experiment)
-        compute = partial(_measure_real, experiment, class_id)
-        stage.add(class_id, sources, missing, batch_size, compute, loader(experiment))
+        compute, each = partial(_measure_real, experiment, class_id), disk_sizes.features(experiment)
+        stage.add(class_id, sources, missing, batch_size, compute, loader(experiment), each)
     return stage
 
 
@@ -149,11 +147,10 @@ def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
     """Plan latents -> mixed latents on the disk. A sweep does without, as they are computed again in no time."""
     stage = Stage("mix")
     for cell in experiment.cells:
-        draws = _draws(experiment, cell)
-        finished = experiment.layout.centroids(cell).ids()
+        draws, finished = experiment.draws(cell), experiment.layout.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in finished}
-        stage.bytes += len(missing) * disk_sizes.latent(experiment)
-        stage.add(str(cell), draws, missing, batch_size, partial(_mix, experiment, cell))
+        compute, each = partial(_mix, experiment, cell), disk_sizes.latent(experiment)
+        stage.add(str(cell), draws, missing, batch_size, compute, bytes_each=each)
     return stage
 
 
@@ -196,7 +193,7 @@ def _plan_generation(
     config = experiment.config
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
     for name, cells in experiment.streams.items():
-        draws = {cell: _draws(experiment, cell, None if measure else keep) for cell in cells}
+        draws = {cell: experiment.draws(cell, None if measure else keep) for cell in cells}
         lost = {cell: _without_image(experiment, cell, draws[cell]) for cell in cells}
         unseen = {(cell, draw) for cell in cells for draw in draws[cell][:keep] if draw in lost[cell]}
         # Cells whose images are all kept are measured from their files, in another stage.
@@ -253,8 +250,7 @@ def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -
     """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`."""
     stage = Stage("measure")
     for cell in experiment.generated_cells:
-        draws = _draws(experiment, cell)
-        missing = _unmeasured(experiment, cell)
+        draws, missing = experiment.draws(cell), _unmeasured(experiment, cell)
         lost = _without_image(experiment, cell, draws) if missing else set()
         if not required and (lost or not missing):
             continue
@@ -263,9 +259,8 @@ def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -
                 f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
                 "or latentmix sweep, which does all of it"
             )
-        stage.bytes += len(missing) * disk_sizes.features(experiment)
         compute, read = partial(_measure_images, experiment, cell), partial(_load_images, experiment, cell)
-        stage.add(str(cell), draws, missing, batch_size, compute, read)
+        stage.add(str(cell), draws, missing, batch_size, compute, read, disk_sizes.features(experiment))
     return stage
 
 
@@ -329,11 +324,3 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
     finished = _in_all([experiment.layout.features(cell, network) for network in experiment.networks.values()])
     return {draw for draw in experiment.draws(cell) if draw_id(draw) not in finished}
-
-
-def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Sequence[int]:
-    """Return the draws of a cell, or the first `most`. Warn once if there are fewer than are asked for."""
-    draws, wanted = experiment.draws(cell, most), experiment.config.draws
-    if len(draws) < min(wanted, wanted if most is None else most):
-        warn_once(experiment.few_draws)
-    return draws

@@ -5,11 +5,14 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from latentmix.cache import write_atomic
 from latentmix.config import Config
 from latentmix.metrics import Estimate
+
+Group = TypeVar("Group")
+Value = TypeVar("Value")
 
 RUN = ("model", "data", "inversion")  # the first columns of most tables
 
@@ -37,6 +40,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a table, whatever its columns."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def grouped(items: Iterable[tuple[Group, Value]]) -> dict[Group, list[Value]]:
+    """Return the values of each group."""
+    groups = dict[Group, list[Value]]()
+    for group, value in items:
+        groups.setdefault(group, []).append(value)
+    return groups
 
 
 def number(text: str) -> float:

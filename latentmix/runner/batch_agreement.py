@@ -1,13 +1,12 @@
 """How the workers of a run agree on the number of items per batch, since results depend on it (to rounding)."""
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from latentmix.cache import write_json
-from latentmix.runner.claims import POLL, Claims
+from latentmix.runner.claims import Claims
 
 
 class BatchSize:
@@ -40,17 +39,13 @@ class BatchSize:
 def agree(claims: Claims, name: str, find: Callable[[], int]) -> int:
     """Return the batch size that `find` determines; among several workers, the first one to come determines it."""
     path, task = _file(claims, name), f"batch-{name}"
-    while True:
-        if (agreed := _read(path)) is not None:
-            return agreed
-        if claims.shard.count == 1:
-            return find()
-        if not claims.claim(task):
-            time.sleep(POLL)
-            continue
-        with claims.holding(task, "finding out how many images fit into memory"):
-            if _read(path) is None:  # otherwise another worker finished between the look and the claim
-                write_json(path, find())
+    if claims.shard.count == 1 or _read(path) is not None:
+        return _read(path) or find()
+    claims.wait_for(task)
+    with claims.holding(task, "finding out how many images fit into memory"):
+        value = _read(path) or find()  # another worker may have found it meanwhile
+        write_json(path, value)
+    return value
 
 
 def _file(claims: Claims, name: str) -> Path:

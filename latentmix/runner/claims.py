@@ -186,8 +186,7 @@ class Claims:
     def alone(self, name: str) -> Iterator[None]:
         """Wait until no other worker of the run is in this context by the same name, and keep others out meanwhile."""
         if self.shard.count > 1:
-            while not self.claim(name):
-                time.sleep(POLL)
+            self.wait_for(name)
         try:
             yield
         finally:
@@ -209,7 +208,7 @@ class Claims:
                         raise
                 return True
             except FileExistsError:
-                holder = _read(path)
+                holder = read_text(path)
                 if holder is None or not self._is_lost(holder):
                     return False
             state = "is gone" if _has_ended(holder) or not self._is_stuck(holder) else "makes no progress"
@@ -218,17 +217,22 @@ class Claims:
             self._heartbeat_file(holder).unlink(missing_ok=True)
         return False
 
+    def wait_for(self, name: str) -> None:
+        """Claim a task as soon as no other worker that is alive holds it."""
+        while not self.claim(name):
+            time.sleep(POLL)
+
     def release(self, name: str) -> None:
         """Give up a claim, if this worker still holds it."""
         path = self.folder / "claims" / name
-        if _read(path) == self.name:
+        if read_text(path) == self.name:
             with suppress(OSError):  # a disk that can't be written to has already stopped the task with an error
                 path.unlink()
 
     def _is_lost(self, worker: str) -> bool:
         if _has_ended(worker):
             return True
-        now, heartbeat = time.monotonic(), _read(self._heartbeat_file(worker))
+        now, heartbeat = time.monotonic(), read_text(self._heartbeat_file(worker))
         seen, since = self._seen.setdefault(worker, (heartbeat, now))
         if heartbeat != seen:
             self._seen[worker] = heartbeat, now
@@ -311,7 +315,8 @@ def _machine() -> str:
     return f"{socket.gethostname()}{suffix}"
 
 
-def _read(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """Return the text of a file; None if it can't be read, as it may just have been removed."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -35,19 +35,17 @@ class StageBar:
         self._progress.update(self._bar, label=label, completed=self.total - remaining)
 
 
+def bars(*more: ProgressColumn) -> Progress:
+    """Return progress bars on standard error, with further columns."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
+    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=120)
+
+
 @contextmanager
 def stage_bar(stage: Stage) -> Iterator[StageBar]:
     """Show a progress bar in this context."""
     label = TextColumn("{task.fields[label]}", markup=False)  # a class may have any name
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        label,
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
+    with bars(Rate(), label) as progress:
         yield StageBar(progress, stage)
 
 

@@ -26,36 +26,40 @@ class Executor:
     rates: Rates
     settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
     before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
+    begin: Callable[[Sequence[Stage]], None] = lambda stages: None  # is called with all plans, before any task is run
     deadline: float = math.inf  # of time.monotonic; no task is begun after it
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # by stage: images of this worker, seconds
 
     def run(self, plans: Sequence[Plan]) -> None:
-        """Run all stages, one after another."""
+        """Run all stages, one after another, each until a plan finds nothing left to do, here or by other workers."""
+        stages = [self._plan(plan) for plan in plans]
+        self.begin(stages)
         if self.claims.shard.index == 0:
-            for position, plan in enumerate(plans):
-                self._plan(plan, position)  # so that `latentmix status` knows of all stages from the start
-        for position, plan in enumerate(plans):
-            self._run_stage(plan, position)
+            for position, stage in enumerate(stages):
+                self._record(stage, position)  # so that `latentmix status` knows of all stages from the start
+        for position, (plan, planned) in enumerate(zip(plans, stages, strict=True)):
+            alone = self.claims.shard.count == 1 and not self.spent  # so nothing has changed since it was planned
+            stage = planned if alone else self._plan(plan)
+            self._record(stage, position)
+            if not stage.tasks and stage.finished:
+                say(f"{stage.name}: all {stage.finished} images are there already")
+            while stage.tasks and not self._finish(stage):
+                stage = self._plan(plan)
+                self._record(stage, position)
 
-    def _run_stage(self, plan: Plan, position: int) -> None:
-        """Plan and run a stage until a plan finds nothing left to do, here or by other workers."""
-        stage = self._plan(plan, position)
-        if not stage.tasks and stage.finished:
-            say(f"{stage.name}: all {stage.finished} images are there already")
-        while stage.tasks and not self._finish(stage):
-            stage = self._plan(plan, position)
-
-    def _plan(self, plan: Plan, position: int) -> Stage:
-        """Plan a stage in the batch size that the workers agreed on, and record it for `latentmix status`."""
+    def _plan(self, plan: Plan) -> Stage:
+        """Plan a stage in the batch size that the workers agreed on."""
         self.batch_size.refresh()
         self.claims.done.read_new()  # the plan itself finds out about everything that is listed by now
         self.before_planning()
         with timed("planning"):
-            stage = plan(self.batch_size.value)
+            return plan(self.batch_size.value)
+
+    def _record(self, stage: Stage, position: int) -> None:
+        """Record a plan for `latentmix status`."""
         remaining = {name: task.items for name, task in self._tasks(stage).items()}
         record = {"place": position, "images": stage.items + stage.finished, "left": remaining}
         self.claims.record_stage(stage.name, record)
-        return stage
 
     def _tasks(self, stage: Stage) -> dict[str, Task]:
         """Return tasks by the names that all workers with the same settings give them, and no others."""
@@ -89,13 +93,13 @@ class Executor:
         self._check_time(remaining)
         try:
             with stage_bar(stage) as bar, Prefetcher() as prefetcher:
-                for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, bar):
+                # The batches are different ones once another worker has run out of memory.
+                stop = self.batch_size.refresh
+                for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, bar, stop):
                     own, work, seconds = own + 1, work + (task.nfe or task.items), seconds + duration
                     images += task.items
                     self._check_time(remaining)
-                    if self.batch_size.refresh():
-                        return False  # another worker ran out of memory, so the batches are different ones now
-                bar.show("", 0)
+                bar.show("", _items(remaining))
         except KeyboardInterrupt as stop:
             raise Interrupted(STOPPED, stop) from None
         if own:
@@ -110,15 +114,24 @@ class Executor:
 
 
 def run_claimed(
-    stage: str, claims: Claims, remaining: dict[str, Task], prefetcher: Prefetcher, bar: StageBar
+    stage: str,
+    claims: Claims,
+    remaining: dict[str, Task],
+    prefetcher: Prefetcher,
+    bar: StageBar,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, float]]:
-    """Run the tasks that this worker claims, until other workers have finished the rest too.
+    """Run the tasks that this worker claims, until other workers have finished the rest too, or `stop` returns True.
 
     Yield each task that was run with its duration in seconds. By then its results are safe, and it is listed as done;
     its image files may still be pending, and any later plan writes them.
     """
     order = claims.order(remaining)
     for name in claims.claim_each(remaining):
+        if stop():
+            if name is not None:
+                claims.release(name)
+            return
         if name is None:
             bar.show(f"waiting for {len(remaining)} batches of other workers", _items(remaining))
             continue

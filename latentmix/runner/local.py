@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from latentmix.errors import STOPPED, Interrupted, UserError
-from latentmix.runner.status import progress, workers
+from latentmix.runner import status
+from latentmix.runner.console import bars
 
 if TYPE_CHECKING:
     from latentmix.config import LaunchConfig
@@ -80,23 +80,21 @@ def _start(frozen: Path, shard: str, gpu: str) -> Process:
 
 def _watch(work: Path, processes: Sequence[Process]) -> None:
     """Show a progress bar for each stage until all processes have ended, and a line for each one that fails."""
-    console, reported = Console(stderr=True), set[str]()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, speed_estimate_period=120) as bars:
-        shown = {}
+    shown, reported = dict[str, TaskID](), set[str]()
+    with bars() as progress:
         while any(process.popen.poll() is None for process in processes):
-            for stage in (stage for stage in progress(work) if stage.total):
+            for stage in (stage for stage in status.progress(work) if stage.total):
                 if stage.stage not in shown:
-                    shown[stage.stage] = bars.add_task(stage.stage, total=stage.total)
-                bars.update(shown[stage.stage], total=stage.total, completed=stage.finished)
-            stuck = {member.process for member in workers(work) if member.stuck}
+                    shown[stage.stage] = progress.add_task(stage.stage, total=stage.total)
+                progress.update(shown[stage.stage], total=stage.total, completed=stage.finished)
+            stuck = {member.process for member in status.workers(work) if member.stuck}
             for process in processes:
                 if str(process.popen.pid) in stuck and process.popen.poll() is None:
-                    console.print(f"{process.name} makes no progress, and is killed", markup=False)
+                    progress.console.print(f"{process.name} makes no progress, and is killed", markup=False)
                     process.popen.kill()
                 if process.popen.poll() and process.name not in reported:
                     reported.add(process.name)
-                    console.print(
+                    progress.console.print(
                         f"{process.name} died: {process.last_line()} (its output is in {process.log})", markup=False
                     )
             time.sleep(0.5)

@@ -6,15 +6,10 @@ content is already safe on disk are written behind (images, whose pixels are kep
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from latentmix.profiling import timed
-
-
-class Readable(Protocol):
-    """A task whose inputs can be read ahead of time, in another thread."""
-
-    def read(self) -> Any: ...
+from latentmix.runner.tasks import Task
 
 
 class Prefetcher:
@@ -22,7 +17,7 @@ class Prefetcher:
 
     def __init__(self) -> None:
         self._reader, self._writer = (ThreadPoolExecutor(1, name) for name in ("reader", "writer"))
-        self._prefetched: tuple[Readable, Future[Any]] | None = None
+        self._prefetched: tuple[Task, Future[Any]] | None = None
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> "Prefetcher":
@@ -35,12 +30,12 @@ class Prefetcher:
         if kind is None:
             self._finish_writing()
 
-    def prefetch(self, task: Readable | None) -> None:
+    def prefetch(self, task: Task | None) -> None:
         """Start to read what a task needs; None prefetches nothing."""
         self._prefetched = None if task is None else (task, self._reader.submit(task.read))
 
     @timed("reading")
-    def read(self, task: Readable) -> Any:
+    def read(self, task: Task) -> Any:
         """Return what a task needs, prefetched or read now. Raises whatever reading raised."""
         if self._prefetched is not None and self._prefetched[0] is task:
             return self._prefetched[1].result()

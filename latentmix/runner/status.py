@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.cache import read_json
-from latentmix.runner.claims import LOST_AFTER, DoneLists, is_stuck
+from latentmix.runner.claims import LOST_AFTER, DoneLists, is_stuck, read_text
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def progress(work: Path) -> list[Progress]:
     """Return all stages that have been planned, in order. A task claimed by a lost worker does not count as running."""
     records = [read_json(path) | {"stage": path.stem.replace("-", " ")} for path in work.glob("stages/*.json")]
     alive = {worker.name for worker in workers(work) if not worker.lost}
-    claimed = {path.name for path in work.glob("claims/*") if _holder(path) in alive}
+    claimed = {path.name for path in work.glob("claims/*") if read_text(path) in alive}
     records.sort(key=lambda record: (record.get("place", 0), record["stage"]))
     return [_progress(work, record, claimed) for record in records if "left" in record]
 
@@ -63,13 +63,6 @@ def _progress(work: Path, record: dict[str, Any], claimed: set[str]) -> Progress
     running = sum(images for name, images in remaining.items() if name in claimed)
     todo = sum(remaining.values())
     return Progress(record["stage"], record["images"] - todo, running, todo - running)
-
-
-def _holder(claim: Path) -> str:
-    try:
-        return claim.read_text(errors="replace")
-    except OSError:  # released meanwhile
-        return ""
 
 
 def workers(work: Path) -> list[Worker]:

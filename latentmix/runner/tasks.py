@@ -6,26 +6,23 @@ So neither the order of work nor an interruption changes the results.
 """
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 WriteBack = Callable[[], None]  # writing that may be left to another thread, once the results are safe
-Compute = Callable[[Any, int], WriteBack | None]  # what was read, and the size to pad it to
-
-
-def _identity(items: Sequence[Item]) -> Sequence[Item]:
-    return items
+Compute = Callable[..., WriteBack | None]  # of what was read, and `size`: how many items to pad it to
 
 
 @dataclass(frozen=True)
 class Task:
     """One batch of a stage.
 
-    A task has two parts: `read` loads its inputs, and `compute` runs the networks and saves their results. Only
-    `compute` uses the device, so the executor may call `read` ahead of time in another thread.
+    A task has two parts: `read` loads its inputs. `compute` runs the networks on them, saves the results and returns
+    what is left to write, if anything. Only `compute` uses the device, so the executor may call `read` ahead of time in
+    another thread.
     """
 
     number: int  # position among all batches of the stage, finished ones included
@@ -33,13 +30,8 @@ class Task:
     label: str  # shown beside the progress bar
     items: int
     nfe: int  # number of function evaluations: calls of the diffusion network, summed over the items
-    size: int  # of the padded batch
     read: Callable[[], Any]
-    compute_batch: Compute
-
-    def compute(self, inputs: Any) -> WriteBack | None:
-        """Run the networks on `inputs` and save the results. Return what is left to write, if anything."""
-        return self.compute_batch(inputs, self.size)
+    compute: Callable[[Any], WriteBack | None]
 
 
 @dataclass
@@ -67,18 +59,23 @@ class Stage:
         self,
         label: str,
         items: Sequence[Item],
-        missing: Container[Item],
+        missing: Set[Item],
         batch_size: int,
         compute: Compute,
-        read: Callable[[Sequence[Item]], Any] = _identity,
+        read: Callable[[Sequence[Item]], Any] = lambda items: items,
+        bytes_each: int = 0,
     ) -> None:
-        """Divide `items` into batches, and add a task for each batch that contains an item in `missing`."""
+        """Divide `items` into batches, and add a task for each batch that contains an item in `missing`.
+
+        `read` loads a batch of items, and `compute` takes what it returns. Each missing item writes `bytes_each`.
+        """
         batches = split(items, batch_size)
+        self.bytes += bytes_each * len(missing)
         for index, batch in enumerate(batches):
             if any(item in missing for item in batch):
-                name = f"{label} {index}/{len(batches)} of {len(items)}"
-                counts = (len(batch), self.nfe_per_item * len(batch), len(batches[0]))
-                self.tasks.append(Task(self.batches, name, label, *counts, partial(read, batch), compute))
+                name, count = f"{label} {index}/{len(batches)} of {len(items)}", len(batch)
+                parts = partial(read, batch), partial(compute, size=len(batches[0]))
+                self.tasks.append(Task(self.batches, name, label, count, self.nfe_per_item * count, *parts))
             else:
                 self.finished += len(batch)
             self.batches += 1

@@ -1,0 +1,88 @@
+"""What the metrics of a run are means of: two files, by which other runs are compared with it draw by draw.
+
+`images.parquet` has a row for each generated image, and the values of those metrics that are means over images.
+`parts.parquet` has a row for each metric of a cell, with its parts where they are not of images.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from latentmix.cache import write_atomic
+from latentmix.experiment.draws import Cell
+from latentmix.experiment.tables import grouped
+from latentmix.metrics import METRICS, Sample
+
+Samples = dict[str, Sample]  # by metric
+Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
+
+
+def write_parts(
+    folder: Path, measured: Mapping[Cell, Samples], columns: Mapping[str, str], draws: Callable[[Cell], Sequence[int]]
+) -> None:
+    """Write both files. `columns` are the names of metrics in tables, `draws` returns the draws of a cell."""
+    images = [row for cell, samples in measured.items() for row in _image_rows(cell, samples, draws(cell))]
+    parts = [row for cell, samples in measured.items() for row in _part_rows(cell, samples, columns)]
+    _write_parquet(folder / "images.parquet", images)
+    _write_parquet(folder / "parts.parquet", parts)
+
+
+def read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
+    """Yield each metric of a cell with its name and sample; nothing for a run of an earlier release."""
+    import pyarrow.parquet as pq
+
+    if not (folder / "parts.parquet").exists():
+        return
+    rows = pq.read_table(folder / "images.parquet").to_pylist()
+    images = grouped(((row["class"], row["n"], row["method"]), row) for row in rows)
+    for row in pq.read_table(folder / "parts.parquet").to_pylist():
+        cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
+        if parts is None:
+            parts = [image[row["name"]] for image in images[cell]]
+        by_row = row["parts"] is None or METRICS[row["name"]].network == "pairs"
+        low, high, rare = row.get("low", math.nan), row.get("high", math.nan), row.get("rare", False)
+        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], low, high, by_row, rare)
+        yield (*cell, row["metric"]), (row["name"], sample)
+
+
+def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[dict[str, object]]:
+    """Yield a row for each image: what it contributes to the metrics that are means over images.
+
+    To a mean over pairs, both images of a pair contribute their distance, and images in no pair nothing.
+    """
+    columns = dict[str, list[float | None]]()
+    for name, sample in samples.items():
+        parts = sample.parts.tolist()
+        if METRICS[name].network == "pairs":
+            columns[name] = [parts[row // 2] if row // 2 < len(parts) else None for row in range(len(draws))]
+        elif sample.by_row:
+            columns[name] = parts
+    for row, draw in enumerate(draws):
+        values = {name: column[row] for name, column in columns.items()}
+        yield {"class": cell.class_id, "n": cell.n, "method": cell.method_name, "draw": draw, **values}
+
+
+def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """Yield a row for each metric of a cell, by which other runs are compared with this one draw by draw.
+
+    Its parts are in `images.parquet` if each image has one, and here otherwise.
+    """
+    for name, sample in samples.items():
+        in_images = sample.by_row and METRICS[name].network != "pairs"
+        yield {
+            **{"class": cell.class_id, "n": cell.n, "method": cell.method_name, "name": name, "metric": columns[name]},
+            **{"value": sample.value, "count": sample.count, "parts": None if in_images else sample.parts.tolist()},
+            **{"low": sample.low, "high": sample.high, "rare": sample.rare},
+        }
+
+
+def _write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    write_atomic(path, buffer.getvalue())
