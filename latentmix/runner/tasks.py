@@ -6,7 +6,7 @@ So neither the order of work nor an interruption changes the results.
 """
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -59,7 +59,7 @@ class Stage:
         self,
         label: str,
         items: Sequence[Item],
-        missing: Set[Item],
+        missing: Collection[Item],
         batch_size: int,
         compute: Compute,
         read: Callable[[Sequence[Item]], Any] = lambda items: items,
