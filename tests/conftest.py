@@ -6,11 +6,22 @@ from contextlib import suppress
 
 import pytest
 
+# The files that take longest. They begin first, so that no process is left alone with one of them at the end.
+LONGEST = (
+    "faults workers resume training model_files report figures inversion mixing families extending cli augment gpu"
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPU from all tests but those marked `gpu`, which `pytest -m gpu` runs alone: others compare bytes."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    config.option.loadscopereorder = False  # else xdist begins with the files that have most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = [f"test_{name}" for name in LONGEST.split()]
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,3 +56,11 @@ def random_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(pipelines.FOLDER, str(folder))
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures at the end of a run: they take longer than all the rest of a small one."""
+    from latentmix import figures
+
+    monkeypatch.setattr(figures, "draw_run", lambda _: [])

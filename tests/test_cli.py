@@ -350,6 +350,7 @@ def test_methods_are_paired_with_fix_0(run: Run) -> None:
         assert row["count"] == a["count"]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("methods", "reference", "others"),
     [("fix/chm,fix/0", "fix/0", {"fix/chm"}), ("nin/0,fix/chm,fix/0", "fix/0", {"nin/0", "fix/chm"})],
@@ -388,6 +389,7 @@ def test_pairs_by_hand(run: Run) -> None:
     assert {r["won"] for r in pairs_of(run) if r["metric"] == "fd_embedded"} == {""}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_gaussian_latents_are_mixed_by_the_same_draws_as_a_control(copy: Run) -> None:
     """Each method beside its control: the same subsets and weights, of latents that no image is behind."""
     done("sweep", *copy.arguments, "controls=[gauss]", "keep=2", "overwrite=true")
@@ -411,6 +413,7 @@ def test_gaussian_latents_are_mixed_by_the_same_draws_as_a_control(copy: Run) ->
         np.testing.assert_allclose(np.asarray(image), images[1].permute(1, 2, 0), atol=2)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_random_latents_are_a_control(copy: Run) -> None:
     """Generated under the class's prompt, from noise of their own; measured as all else, and paired with nothing."""
     before = files(copy.outputs / "cache" / "cells")
@@ -714,6 +717,7 @@ def test_outputs_that_are_a_file(tmp_path: Path) -> None:
     assert said.code == 2 and "choose another place" in said.err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_may_keep_no_pictures(tmp_path: Path) -> None:
     done("sweep", *BASE, "data.classes=[star]", "n=[2]", "keep=0", f"outputs={tmp_path}")
 

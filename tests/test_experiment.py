@@ -27,7 +27,7 @@ from latentmix.runner.tasks import split
 FIX = Method("fix", "0")
 NETWORK = Network("distance", {"network": "none"}, lambda images: images)
 POOL = 8
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**64)
 names = st.text(min_size=1, max_size=20)
 

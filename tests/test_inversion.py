@@ -12,7 +12,7 @@ import pytest
 import torch
 from analytic import TwoPeaks, clean_latents, text
 from driver import invoke
-from pipelines import SD
+from pipelines import SD, SD3
 from torch import Tensor
 
 from latentmix import sampling
@@ -441,18 +441,19 @@ def test_the_stated_number_of_calls_is_made(kind: str) -> None:
 # From the command line.
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-sd3"])
+@pytest.mark.usefixtures("random_pipelines", "no_figures")
+@pytest.mark.parametrize("model", [SD, SD3])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_goes_through_a_sweep(preset: str, model: str, tmp_path: Path) -> None:
+def test_every_preset_goes_through_a_sweep(preset: str, model: tuple[str, ...], tmp_path: Path) -> None:
     steps = ["inversion.steps=5", "steps=4"] if preset == "ddim500" else ["steps=4"]
     few = ["metrics=[fid,clip_distance]", "controls=[]", "data.reference=4"]
     wanted = [*SETTINGS[:4], *steps, "methods=[fix/0,nin/chm]", *few, f"outputs={tmp_path}", "name=run"]
-    said = invoke("sweep", f"model={model}", f"inversion={preset}", *wanted)
+    said = invoke("sweep", *model, f"inversion={preset}", *wanted)
     assert said.code == 0, said.err
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert all(f",{preset}," in row for row in rows[1:])
     assert len(rows) == 1 + 2 * 2 * 2
-    again = invoke("sweep", f"model={model}", f"inversion={preset}", *wanted)
+    again = invoke("sweep", *model, f"inversion={preset}", *wanted)
     assert "all 4 images are there already" in again.err
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines() == rows
 

@@ -37,7 +37,7 @@ from latentmix.metrics import (
 )
 from latentmix.metrics.distances import extrapolated
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 def normal(*shape: int, seed: int) -> Tensor:

@@ -31,7 +31,7 @@ CLOSED = [method for method in METHODS if not method.startswith("slerp")]
 Array = NDArray[np.float64]
 Bundle = tuple[Tensor, Tensor]  # latents [N, C, H, W] and weights [N], float64
 
-quick = settings(max_examples=20, deadline=None, derandomize=True)
+quick = settings(max_examples=10, deadline=None, derandomize=True)
 
 
 def rng(seed: int) -> torch.Generator:

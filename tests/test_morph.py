@@ -53,7 +53,7 @@ def frames_of(video: Path) -> list[Image.Image]:
 
 
 @given(st.integers(2, 6), st.integers(0, 30), st.booleans())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_every_picture_is_a_frame_and_weights_sum_to_one(count: int, more: int, loop: bool) -> None:
     frames = count + more
     weights = frame_weights(count, frames, loop)

@@ -27,7 +27,7 @@ from latentmix.sampling import (
 Spacing = Literal["trailing", "leading", "linspace"]
 SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace")
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 
 SD15: dict[str, Any] = {
     "num_train_timesteps": 1000,

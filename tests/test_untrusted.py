@@ -195,7 +195,7 @@ def test_what_is_no_image_is_named_within_a_second(kind: str, tmp_path: Path) ->
         assert "no usable images" in refusal(lambda: Folder(folder.path, Rules("skip")).images("class"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(USABLE)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=4),
@@ -405,7 +405,7 @@ def test_a_member_that_says_it_is_huge_is_refused(size: bytes, tmp_path: Path) -
     assert FROG in refusal(lambda: ImageNet(tmp_path).images(FROG))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 3071), st.integers(0, 255)), min_size=1, max_size=6))
 def test_however_a_tar_is_corrupted_it_is_read_or_named(changes: list[tuple[int, int]], tmp_path: Path) -> None:
     members = [(tarfile.TarInfo(f"{FROG}_{k}.JPEG"), encoded("JPEG", size=(8, 8))) for k in range(2)]
