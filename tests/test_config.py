@@ -14,7 +14,7 @@ import yaml
 from latentmix import compose as composition
 from latentmix.cache import key
 from latentmix.compose import compose, config_folder, validate
-from latentmix.config import Config, differences
+from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
@@ -319,7 +319,10 @@ def test_settings_that_differ_are_named() -> None:
 
 def test_settings_that_change_no_result_do_not_differ() -> None:
     how = ["device=cuda", "batch=7", "outputs=/x", "keep=0", "name=other", "overwrite=true", "launch=slurm"]
-    assert differences(compose([]).as_dict(), compose([*how, "speed.compile=true"]).as_dict()) == []
+    how += ["speed.compile=true", "model.offload=true"]
+    assert differences(compose([]).as_dict(), compose(how).as_dict()) == []
+    offloaded = compose(["model.offload=true"]).as_dict()
+    assert result_settings(offloaded) == result_settings(compose([]).as_dict())
 
 
 def test_a_run_may_be_given_more_to_measure() -> None:
