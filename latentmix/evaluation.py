@@ -26,7 +26,7 @@ DEFAULT = ("fid", "kid", "precision", "recall")
 def evaluate(
     images: Any,
     reference: Any,
-    metrics: Sequence[str] = DEFAULT,
+    metrics: str | Sequence[str] = DEFAULT,
     *,
     features: str = "inception",
     clip: str = "ViT-L-14/openai",
@@ -36,7 +36,8 @@ def evaluate(
     """Return each metric of `images` against `reference`, with its 95 % interval.
 
     Each of the two is a folder (all image files in it and below it), uint8 arrays [N, H, W, 3] or tensors
-    [N, 3, H, W], or a list of paths and PIL images. Metrics are those of runs, except `clip_score`. A metric is named
+    [N, 3, H, W], or a list of paths and PIL images. Metrics are those of runs, except `clip_score`; one text may name
+    several, with commas between. A metric is named
     after the network that it is taken in, such as `fid`, `fd_embedded` or `cmmd_vit-l-14-openai`: `features` is that
     of Fréchet distances and the like, `clip` that of CLIP distances and `perceptual` that of `diversity`. Images are
     measured at their own size; CLIP sees their central square. Intervals are over `images` alone.
@@ -45,7 +46,10 @@ def evaluate(
 
     Raises: UserError for an unknown metric or network, and for anything that is no image.
     """
-    wanted = {name: _metric(name) for name in dict.fromkeys(metrics)}
+    names = metrics.split(",") if isinstance(metrics, str) else metrics
+    wanted = {name.strip(): _metric(name.strip()) for name in names if name.strip()}
+    if not wanted:
+        raise UserError(f"name at least one metric, such as {DEFAULT[0]}")
     kinds = {metric.network for metric in wanted.values()}
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks = dict[str, Network]()

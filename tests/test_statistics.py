@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_averages_of_few_classes_are_over_draws() -> None:
     assert over_classes([unknown, one]).over == "classes"
 
 
+def test_the_average_of_skewed_classes_reaches_far() -> None:
+    """Student's interval of 1, 2, 3, 14 is 5 ± 9.66. In logarithms, by its relative error, the upper end is higher."""
+    skewed = [Estimate(value, value, value, 10) for value in (1.0, 2.0, 3.0, 14.0)]
+    found, negative = over_classes(skewed), over_classes([replace(e, value=-e.value) for e in skewed])
+    half = 3.182446 * math.sqrt((16 + 9 + 4 + 81) / 3 / 4)
+    assert (found.low, found.high) == pytest.approx((5 - half, 5 * math.exp(half / 5)), rel=1e-6)
+    assert (negative.low, negative.high) == pytest.approx((-found.high, -found.low))
+    both = over_classes([*skewed, Estimate(-1.0, -1.0, -1.0, 10)])
+    assert both.high - both.value == pytest.approx(both.value - both.low)
+
+
 def test_ends_are_moved_into_the_limits_and_values_are_not() -> None:
     assert Estimate(0.5, -5.85, 6.85, 2).within((0.0, 1.0)) == Estimate(0.5, 0.0, 1.0, 2)
     assert Estimate(-0.1, -0.3, 0.1, 2).within((0.0, math.inf)) == Estimate(-0.1, -0.1, 0.1, 2)
@@ -93,6 +105,7 @@ def test_ends_are_moved_into_the_limits_and_values_are_not() -> None:
         ("density", "6 away", 20),
         ("coverage", "6 away", 20),
         ("kid", "2 away", 10),
+        ("kid", "average of 5 classes", 20),
         ("cmmd", "20% mush", 10),
         ("cmmd", "10% mush", 20),
         ("precision", "difference of the 1st and 3rd case", 20),

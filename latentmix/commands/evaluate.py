@@ -31,9 +31,7 @@ def run_folders(
     images: Path, reference: Path, metrics: str, networks: Mapping[str, str], out: Path | None
 ) -> list[Path]:
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
-    estimates = evaluation.evaluate(
-        images, reference, [name.strip() for name in metrics.split(",") if name.strip()], **networks
-    )
+    estimates = evaluation.evaluate(images, reference, metrics, **networks)
     table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
     for name, e in estimates.items():
         table.add_row(name, f"{e.value:.6g}", f"[{e.low:.6g}, {e.high:.6g}]", str(e.count))

@@ -92,12 +92,17 @@ def over_classes(estimates: Sequence[Estimate]) -> Estimate:
     """Return the mean of the estimates of classes.
 
     Its interval comes from the scatter of the classes (Student's t), or for fewer than `LEAST_CLASSES` from the
-    intervals of the classes, which are over draws.
+    intervals of the classes, which are over draws. Where all classes have one sign, a few may have far larger values
+    than the others; so the end away from 0 is at least that of Student's interval of the mean's logarithm.
     """
     if len(estimates) < LEAST_CLASSES and not any(math.isnan(e.low) for e in estimates):
         return average(estimates)
     values = torch.tensor([e.value for e in estimates], dtype=torch.float64)
-    return replace(mean_interval(values), over="classes")
+    found = replace(mean_interval(values), over="classes")
+    if not ((values > 0).all() or (values < 0).all()):
+        return found
+    end = found.value * math.exp((found.high - found.low) / 2 / abs(found.value))
+    return replace(found, low=min(found.low, end), high=max(found.high, end))
 
 
 def read_table(path: Path) -> list[Result]:

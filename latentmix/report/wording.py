@@ -47,7 +47,7 @@ def _with_limit(contents: Contents, best: Result, answer: Answer) -> Answer:
     if not metric_label(best.metric).down_to_real or real is None or best.estimate.value >= real.value:
         return answer
     limit = f" Real images have {say(real.value)}, and below that smaller is not better."
-    return replace(answer, sentence=answer.sentence + limit, short=answer.short + limit)
+    return replace(answer, sentence=answer.sentence + limit)  # the short one stands beside `notes`, which say so
 
 
 def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
