@@ -5,7 +5,6 @@ further folders are found, which `--config-dir` and LATENTMIX_CONFIGS name. Ever
 """
 
 import dataclasses
-import difflib
 import os
 import re
 from collections import ChainMap
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentmix.cache import read_json, user_cache, write_json
 from latentmix.config import Config
-from latentmix.errors import UserError
+from latentmix.errors import UserError, nearest
 from latentmix.overrides import for_hydra
 from latentmix.settings import expand_home
 
@@ -278,9 +277,9 @@ def _no_key(key: str, presets: Presets) -> str:
     if setting and (owners := presets.owners(group, setting)):
         *others, last = owners
         return f"there is no key {key!r}; it belongs to {group}={', '.join(others)}{' and ' * bool(others)}{last}"
-    near = difflib.get_close_matches(key, _keys(presets), n=1)
+    near = nearest(key, _keys(presets), cutoff=0.6)
     keys = ", ".join(field.name for field in dataclasses.fields(Config))
-    return f"there is no key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"the keys are {keys}")
+    return f"there is no key {key!r}; " + (f"did you mean {near!r}?" if near else f"the keys are {keys}")
 
 
 def _keys(presets: Presets) -> list[str]:

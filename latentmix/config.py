@@ -1,6 +1,5 @@
 """The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from latentmix.data import DATASETS
 from latentmix.data.settings import DataConfig
+from latentmix.errors import nearest
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
@@ -61,8 +61,7 @@ def _own_settings(plain: Any) -> Any:
 
 
 def _unknown(what: str, name: object, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0)[0]
-    return f"there is no {what} {name!r}; did you mean {nearest!r}? (there are {', '.join(known)})"
+    return f"there is no {what} {name!r}; did you mean {nearest(str(name), known)!r}? (there are {', '.join(known)})"
 
 
 MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]

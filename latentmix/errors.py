@@ -1,10 +1,18 @@
 """The exceptions that users see: one line that says what is wrong and what to do."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import cache
 from typing import TypeVar
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
+    """Return the known name that is most like another by at least `cutoff`, or "". Capitals don't count."""
+    names = {one.lower(): one for one in known}
+    found = get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
+    return names[found[0]] if found else ""
 
 
 class UserError(Exception):

@@ -1,6 +1,5 @@
 """Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from latentmix.data.image_files import image_files
 from latentmix.data.pictures import read_pictures
-from latentmix.errors import UserError
+from latentmix.errors import UserError, nearest
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
@@ -76,8 +75,9 @@ def _metric(name: str) -> Metric:
         return METRICS[name]
     if name in METRICS:
         raise UserError(f"{name} compares images with a prompt, and there is none here; leave it out")
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-    raise UserError(f"there is no metric {name!r}; did you mean {nearest!r}? (there are {', '.join(known)})")
+    raise UserError(
+        f"there is no metric {name!r}; did you mean {nearest(name, known)!r}? (there are {', '.join(known)})"
+    )
 
 
 def _items(images: Any) -> list[Any]:

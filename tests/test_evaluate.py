@@ -145,6 +145,8 @@ def test_images_keep_their_own_size_and_clip_sees_the_square_in_the_centre() -> 
     ("more", "reason"),
     [
         (("--metrics", "fdi"), "there is no metric 'fdi'; did you mean 'fid'?"),
+        (("--metrics", "KDI,"), "there is no metric 'KDI'; did you mean 'kid'?"),
+        (("--metrics", ","), "name at least one metric"),
         (("--metrics", "clip_score"), "clip_score compares images with a prompt"),
         (("--features", "incpetion"), "there is no feature network 'incpetion'"),
         (("--dry-run",), "no KEY=VALUE and no --dry-run"),
@@ -177,3 +179,14 @@ def test_folders_without_images_are_refused_in_one_line(folders: tuple[Path, Pat
         lm.evaluate(np.zeros((1, 8, 8, 3), dtype=np.uint8), made, ["fid"], features="embedded")
     with pytest.raises(UserError, match="is no image"):
         lm.evaluate(np.zeros((3, 8, 8, 3)), made, ["fid"], features="embedded")
+
+
+def test_paths_that_options_take_have_their_tilde_expanded(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves `~` where it is quoted, or follows `=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    said = evaluate(*folders, "--metrics", "kid,", "--out=~/table.csv")
+    assert said.code == 0, said.err
+    assert (tmp_path / "table.csv").exists() and not (tmp_path / "~").exists()

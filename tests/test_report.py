@@ -121,6 +121,26 @@ def decoded(uri: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def test_runs_are_named_with_the_folder_they_are_in(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where used folders are remembered
+    monkeypatch.setenv("LATENTMIX_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(outputs.parent))
+    for command in ("status", "report"):
+        said = invoke(command, "small", f"outputs=~/{outputs.name}")
+        assert said.code == 0 and str(outputs / "small") in said.out, said.err
+    refused = invoke("report", f"outputs={outputs}")
+    assert refused.code == 2 and "name a run" in refused.err
+
+
+def test_a_run_is_read_that_has_a_technique_which_went(run: Path) -> None:
+    done = json.loads((run / "done.json").read_text())
+    done["config"]["speed"]["prompts_twice"] = True
+    (run / "done.json").write_text(json.dumps(done))
+    assert invoke("report", str(run)).code == 0
+
+
 def test_the_page_asks_for_nothing_from_elsewhere(outputs: Path) -> None:
     page = (outputs / "small" / "report.html").read_text()
     assert "default-src 'none'" in page

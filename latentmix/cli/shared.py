@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,9 +61,21 @@ ClassName = Annotated[str | None, Option("--class", help="The class; by default 
 
 
 def command(*examples: str, name: str | None = None) -> "Callable[[Callable[..., None]], Callable[..., None]]":
-    """Return a decorator that declares a command, with these lines as examples at the end of its help."""
+    """Return a decorator that declares a command, with these lines as examples at the end of its help.
+
+    It gets paths with `~` expanded, which shells leave where it is quoted or follows `=`.
+    """
     escaped = [re.sub(r"\[(?=[a-z])", r"\\[", line) for line in examples]  # rich takes [star] for markup, and drops it
-    return app.command(name, epilog="Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped))
+    declare = app.command(name, epilog="Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped))
+
+    def declared(function: "Callable[..., None]") -> "Callable[..., None]":
+        @wraps(function)
+        def expanded(**given: Any) -> None:
+            function(**{key: value.expanduser() if isinstance(value, Path) else value for key, value in given.items()})
+
+        return declare(expanded)
+
+    return declared
 
 
 def _version(wanted: bool) -> None:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
 
-from latentmix.errors import UserError
+from latentmix.errors import UserError, nearest
 
 LISTED = 5  # classes that a message names
 
@@ -81,8 +80,7 @@ class Dataset(Protocol):
 
 def unknown(name: str, classes: Sequence[str], where: str) -> str:
     """Say that a class does not exist, and name the nearest that does and the first few."""
-    nearest = get_close_matches(name, classes, n=1, cutoff=0)[0]
-    return f"no class in {where} is called {name!r}; try {nearest!r}; there are {first_few(classes)}"
+    return f"no class in {where} is called {name!r}; try {nearest(name, classes)!r}; there are {first_few(classes)}"
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ formula:
 Shapes, throughout: K mixtures of N latents of L = C·H·W numbers; e [N, C, H, W], w [K, N], m = Σ w e [K, C, H, W].
 """
 
-import difflib
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from latentmix.errors import nearest
 from latentmix.mixing.inputs import read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
 from latentmix.mixing.means import MEANS, Mean, Means, find_mean
@@ -55,7 +55,7 @@ class Method:
         try:
             _ = NORMS[norm], find_mean(mean)
         except KeyError:
-            near = difflib.get_close_matches(text, [f"{n}/{m}" for n in NORMS for m in MEANS], n=1, cutoff=0)[0]
+            near = nearest(text, [f"{n}/{m}" for n in NORMS for m in MEANS])
             raise ValueError(
                 f"there is no method {text!r}; did you mean {near!r}? "
                 f"(norms {', '.join(NORMS)}; means {', '.join(MEANS)}, and lp0.5 for a cut-off of 0.5 cycles per frame)"

@@ -75,7 +75,9 @@ def read_contents(run: Run) -> Contents:
     """Read all that a page shows of a run; raise UserError if its files are damaged."""
     folder, about = run.folder, _read_json(run.folder / "done.json")
     try:
-        config = validate(compose([]).as_dict() | about["config"])  # an older run lacks settings that came later
+        defaults, found = compose([]).as_dict(), about["config"]  # an older run lacks settings that came later
+        speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
+        config = validate(defaults | found | {"speed": speed})
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run in {folder} can't be read: {error}") from error
     if not run.results:
