@@ -127,7 +127,7 @@ class Pipeline:
         """
         kind, own, scale = self._recipe(inversion, steps, guidance, settings)
         pixels, single = read_pictures(images, self.config.model.size)
-        texts = _for_each(prompts, len(pixels), "prompts")
+        texts = _for_each(prompts, len(pixels))
         schedule = self.model.schedule(own.steps * kind.intervals_per_step, own.spacing)
         self._use_precision(own.float32)
         with self._shown("inverting", len(pixels), len(schedule)) as model:
@@ -170,7 +170,7 @@ class Pipeline:
         own = replace(z.settings, steps=steps or z.settings.steps)
         scale = z.guidance if guidance is None else guidance
         _check_pairs(z, own, scale)
-        texts = list(z.prompts) if prompt is None else _for_each(prompt, len(z), "prompts")
+        texts = list(z.prompts) if prompt is None else _for_each(prompt, len(z))
         schedule = self.model.schedule(own.steps * z.inversion.intervals_per_step, own.spacing)
         self._use_precision(own.float32 if own.float32_in == "both" else ())
         with self._shown("generating", len(z), len(schedule)) as model:
@@ -323,11 +323,11 @@ class Pipeline:
             self.batch = min(count, self._slices(count)[0].stop) // 2
 
 
-def _for_each(prompts: Any, count: int, name: str) -> list[Prompt]:
-    """Return a prompt for each of `count` images or latents. Raises: UserError where there are as many."""
+def _for_each(prompts: Any, count: int) -> list[Prompt]:
+    """Return a prompt for each of `count` images or latents. Raises: UserError where there are not as many."""
     listed = [prompts] * count if isinstance(prompts, str | Mapping) else list(prompts)
     if len(listed) != count:
-        raise UserError(f"{len(listed)} prompts can't be those of {count} images; give one, or {count}")
+        raise UserError(f"there are {len(listed)} prompts for {count} images; give one prompt for all, or one for each")
     return listed
 
 

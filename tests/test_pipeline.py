@@ -241,7 +241,7 @@ def test_settings_of_an_inversion_are_given_by_name(pipe: lm.Pipeline) -> None:
         pipe.invert(pictures(1), wrong=1)
     with pytest.raises(lm.UserError, match="no inversion=dim"):
         pipe.invert(pictures(1), inversion="dim")
-    with pytest.raises(lm.UserError, match="3 prompts can't be those of 1 images"):
+    with pytest.raises(lm.UserError, match="there are 3 prompts for 1 images; give one prompt for all"):
         pipe.invert(pictures(1), ["a", "b", "c"])
     with pytest.raises(lm.UserError, match="can't be joined"):
         _ = z + pipe.invert(pictures(1))

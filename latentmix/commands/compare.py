@@ -15,7 +15,7 @@ from latentmix.experiment.comparison import (
     Run,
     differences,
     read_runs,
-    settings_that_differ,
+    settings_to_show,
     write_comparison,
 )
 from latentmix.experiment.results import AVERAGE
@@ -37,7 +37,7 @@ def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
     if not ns:
         raise UserError("the runs have no N in common, so there is nothing to compare; give them the same n=")
     console = Console()
-    if different := settings_that_differ(runs):
+    if different := settings_to_show(runs):
         console.print(f"The runs differ in {', '.join(different)}.", markup=False, soft_wrap=True)
     common = [metric for metric in _metrics(runs[0]) if all(metric in _metrics(run) for run in runs)]
     paired = [difference for run in runs[1:] for difference in differences(run, runs[0])]

@@ -67,8 +67,8 @@ class Folder(Dataset):
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):
             raise UserError(
-                f"the images lie directly in {self.path}; move them into a folder per class, {LAYOUT}, or, if it is a "
-                f"class itself, give data.path={path.parent} 'data.classes=[{path.name}]'"
+                f"the images lie directly in {self.path}; move them into a folder per class, {LAYOUT}; or, if it is a "
+                f"class itself, name the folder above it, {path.parent}, and 'data.classes=[{path.name}]'"
             )
         if not folders:
             raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")

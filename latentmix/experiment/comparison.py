@@ -78,6 +78,13 @@ def settings_that_differ(runs: Sequence[Run]) -> list[str]:
     return [key for key, value in first.items() if any(settings.get(key, value) != value for settings in others)]
 
 
+def settings_to_show(runs: Sequence[Run]) -> list[str]:
+    """Return the settings that runs differ in. Those of two inversions or models follow from their names."""
+    keys = settings_that_differ(runs)
+    named = {key.partition(".")[0] for key in keys if key in ("model.name", "inversion.name")}
+    return [key for key in keys if key.partition(".")[0] not in named or key.endswith(".name")]
+
+
 def share_draws(a: Run, b: Run) -> bool:
     """Return whether two runs mix the same images in each draw, so that they can be compared draw by draw."""
     data = a.config["data"]["kind"]

@@ -40,7 +40,10 @@ REFUSED = {  # combinations that make no sense, as patterns, and why
 
 @dataclass(frozen=True, order=True)
 class Method:
-    """A way of mixing: a name in NORMS, and one in MEANS or `lp` with a cut-off."""
+    """A way of mixing: a name in NORMS, and one in MEANS or `lp` with a cut-off; `help(lm.mix)` says what they do.
+
+    `Method.parse("nin/chm")` is `Method("nin", "chm")`. Functions with a `method` take either.
+    """
 
     norm: str
     mean: str
@@ -115,7 +118,13 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
 
 
 def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]) -> list[Mixtures]:
-    """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d."""
+    """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d.
+
+    `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. Return a tensor
+    [K, C, H, W] for each method, float32 at least.
+
+        plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
+    """
     parsed = [method if isinstance(method, Method) else Method.parse(method) for method in methods]
     z = _at_least_float32(latents)
     w = weights.to(z)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from latentmix.config import flat_settings
+from latentmix.experiment.comparison import settings_to_show
 from latentmix.report import data, wording
 from latentmix.report.contents import Contents
 
@@ -84,7 +85,10 @@ def _compared(runs: Sequence[Contents]) -> str:
     """Return a table with a column for each run: what it answers, and the settings that differ."""
     flat = [flat_settings(run.config.as_dict()) for run in runs]
     answers = ["".join(_marked(answer) for answer in wording.answers(run)[:1]) for run in runs]
-    cells = {key: [_escape(_plain(settings.get(key))) for settings in flat] for key in wording.differing(runs)}
+    cells = {
+        key: [_escape(_plain(settings.get(key))) for settings in flat]
+        for key in settings_to_show([run.run for run in runs])
+    }
     head = "".join(f'<th scope="col">{_escape(run.run.label)}</th>' for run in runs)
     rows = "".join(
         f'<tr><th scope="row">{_escape(key)}</th>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'

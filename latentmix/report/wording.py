@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from latentmix.experiment.comparison import settings_that_differ
 from latentmix.experiment.results import AVERAGE, Result, average_comparison
 from latentmix.figures.style import method_styles, metric_label
 from latentmix.metrics import METRICS, Comparison, Estimate, paired
@@ -114,13 +113,6 @@ def notes(contents: Contents, metric: str) -> str:
             "so the numbers of images differ from those of the methods."
         )
     return f"Real images have {say(real.value)}, which is not the best value. {label.note}"
-
-
-def differing(runs: Sequence[Contents]) -> list[str]:
-    """Return the settings that runs differ in. Those of two inversions or models follow from their names."""
-    keys = [key for key in settings_that_differ([run.run for run in runs]) if key not in ("name", "overwrite")]
-    named = {key.partition(".")[0] for key in keys if key in ("model.name", "inversion.name")}
-    return [key for key in keys if key.partition(".")[0] not in named or key.endswith(".name")]
 
 
 def subtitle(contents: Contents) -> str:
