@@ -99,9 +99,10 @@ def _plan_frames(experiment: Experiment, batch_size: int, morph: Morph, weights:
 
 
 @torch.no_grad()
-def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Sequence[Weights], _size: int) -> WriteBack:
+def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Sequence[Weights], size: int) -> WriteBack:
+    """Generate frames. The batch has `at_once` rows and not `size`, which depends on how many frames are left to do."""
     experiment.finish_inverting()
-    w = padded(torch.tensor(weights), at_once)  # whatever is left to do, so that a resumed morph has the same bytes
+    w = padded(torch.tensor(weights), at_once)
     cond = _conditioning(experiment, experiment.model, morph, w, experiment.config.guidance)
     _, images = generate_under(experiment, cond, _mixed(experiment, morph, w), str(morph))
     paths = [frame_path(experiment, morph, row) for row in weights]
