@@ -147,6 +147,7 @@ def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: i
     assert not diversity.COMPARE_PAIRS.plan(other, batch).tasks
 
 
+@pytest.mark.filterwarnings("ignore:draws=1000 is more")
 def test_few_pictures_are_kept_for_pairs(finished: Run) -> None:
     assert finished.experiment().images_kept == 1
     assert finished.experiment("metrics=[diversity]").images_kept == 2 * MAX_PAIRS

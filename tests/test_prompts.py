@@ -14,7 +14,7 @@ from latentmix.data.prompts import read_prompts
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment.experiment import Experiment
 
-pytestmark = pytest.mark.usefixtures("random_pipelines")
+pytestmark = pytest.mark.usefixtures("random_pipelines", "no_figures")
 FEW = (
     "pool=3",
     "n=[2]",
