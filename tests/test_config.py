@@ -163,6 +163,7 @@ def test_overrides_win_over_experiments() -> None:
         ("data.classes=0,007", ["0", "007"]),
         ("data.classes=[crane (bird),no,'a, b']", ["crane (bird)", "no", "a, b"]),
         ("data.titles={0: 1}", {"0": "1"}),
+        ("data.options={a: 3}", {"a": 3}),
         ("model.prompt=a photo, of {} (x)", "a photo, of {} (x)"),
         ("model.path=/home/andré (1)/it's=b", "/home/andré (1)/it's=b"),
         ("model.path=C:\\a\\", "C:\\a\\"),
