@@ -25,6 +25,8 @@ ENTRY = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)
 
 def for_hydra(override: str) -> str:
     """Return KEY=VALUE with the value written as Hydra reads it; anything else as it is."""
+    if override == "experiment=null":
+        return "~experiment"
     key, equals, value = override.partition("=")
     is_list, is_text, is_optional = _kinds().get(key.lstrip("+"), (False, False, False))
     if is_optional and value == "None":

@@ -127,6 +127,7 @@ def test_overrides_win_over_experiments() -> None:
     assert (made.draws, made.n, made.data.classes) == (8, (2, 3), ("ring",))
     assert made.methods == (Method("slerp", "chm"), Method("lol", "m"))
     assert made.pool == compose(["experiment=demo"]).pool
+    assert compose(["experiment=null", "draws=8"]) == compose(["draws=8"])
 
 
 @pytest.mark.parametrize(

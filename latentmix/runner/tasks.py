@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 WriteBack = Callable[[], None]  # writing that may be left to another thread, once the results are safe
-Compute = Callable[..., WriteBack | None]  # of what was read, and `size`: how many items to pad it to
+Compute = Callable[[Any, int], WriteBack | None]  # of what was read, and the number of items to pad it to
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,16 @@ class Stage:
         `read` loads a batch of items, and `compute` takes what it returns. Each missing item writes `bytes_each`.
         """
         batches = split(items, batch_size)
+
+        def compute_padded(inputs: Any) -> WriteBack | None:
+            return compute(inputs, len(batches[0]))
+
         self.bytes += bytes_each * len(missing)
         for index, batch in enumerate(batches):
             if any(item in missing for item in batch):
                 name, count = f"{label} {index}/{len(batches)} of {len(items)}", len(batch)
-                parts = partial(read, batch), partial(compute, size=len(batches[0]))
-                self.tasks.append(Task(self.batches, name, label, count, self.nfe_per_item * count, *parts))
+                nfe = self.nfe_per_item * count
+                self.tasks.append(Task(self.batches, name, label, count, nfe, partial(read, batch), compute_padded))
             else:
                 self.finished += len(batch)
             self.batches += 1
