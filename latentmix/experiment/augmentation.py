@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from latentmix.data import Source
-from latentmix.errors import UserError, warn_once
+from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout
 from latentmix.experiment.draws import NOISE, Cell
 from latentmix.experiment.experiment import Experiment
@@ -86,8 +86,6 @@ class Augmentation(Experiment):
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
         count = self.config.draws if cell.method == NOISE else len(self.mixtures(cell.class_id))
-        if count < self.config.draws:
-            warn_once(self.few_draws)
         return range(count)[:most]
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
 from latentmix.data.prompts import read_prompts, with_prompts
 from latentmix.data.synthetic import Synthetic
-from latentmix.errors import UserError, warn_once
+from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
 from latentmix.experiment.draws import (
     GAUSS,
@@ -234,18 +234,12 @@ class Experiment:
         return [cell for cells in self.streams.values() for cell in cells]
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
-        """Return the numbers of a cell's draws, or of the first `most`.
-
-        Warn once if there are fewer than asked for, as N has fewer subsets.
-        """
+        """Return the numbers of a cell's draws, or of the first `most`: fewer than asked for if N has fewer subsets."""
         config = self.config
         count = config.draws if most is None else min(most, config.draws)
         if cell.method == NOISE or (config.weights != "uniform" and cell.n > 1):  # random weights are never the same
             return range(count)
-        draws = distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
-        if len(draws) < count:
-            warn_once(self.few_draws)
-        return draws
+        return distinct_draws(config.seed, cell.class_id, count, cell.n, config.pool)
 
     @property
     def few_draws(self) -> str:

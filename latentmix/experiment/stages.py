@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id
 from latentmix.experiment.experiment import Experiment
@@ -147,7 +147,7 @@ def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
     """Plan latents -> mixed latents on the disk. A sweep does without, as they are computed again in no time."""
     stage = Stage("mix")
     for cell in experiment.cells:
-        draws, finished = experiment.draws(cell), experiment.layout.centroids(cell).ids()
+        draws, finished = _draws(experiment, cell), experiment.layout.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in finished}
         compute, each = partial(_mix, experiment, cell), disk_sizes.latent(experiment)
         stage.add(str(cell), draws, missing, batch_size, compute, bytes_each=each)
@@ -193,7 +193,7 @@ def _plan_generation(
     config = experiment.config
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
     for name, cells in experiment.streams.items():
-        draws = {cell: experiment.draws(cell, None if measure else keep) for cell in cells}
+        draws = {cell: _draws(experiment, cell, None if measure else keep) for cell in cells}
         lost = {cell: _without_image(experiment, cell, draws[cell]) for cell in cells}
         unseen = {(cell, draw) for cell in cells for draw in draws[cell][:keep] if draw in lost[cell]}
         # Cells whose images are all kept are measured from their files, in another stage.
@@ -250,7 +250,7 @@ def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -
     """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`."""
     stage = Stage("measure")
     for cell in experiment.generated_cells:
-        draws, missing = experiment.draws(cell), _unmeasured(experiment, cell)
+        draws, missing = _draws(experiment, cell), _unmeasured(experiment, cell)
         lost = _without_image(experiment, cell, draws) if missing else set()
         if not required and (lost or not missing):
             continue
@@ -324,3 +324,11 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
     finished = _in_all([experiment.layout.features(cell, network) for network in experiment.networks.values()])
     return {draw for draw in experiment.draws(cell) if draw_id(draw) not in finished}
+
+
+def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Sequence[int]:
+    """Return the draws of a cell, or the first `most`. Warn once if there are fewer than are asked for."""
+    draws, wanted = experiment.draws(cell, most), experiment.config.draws
+    if len(draws) < min(wanted, wanted if most is None else most):
+        warn_once(experiment.few_draws)
+    return draws
