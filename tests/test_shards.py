@@ -21,7 +21,7 @@ from latentmix import figures
 from latentmix.commands import rounds, session, sweep
 from latentmix.compose import compose
 from latentmix.errors import OutOfTime, UserError
-from latentmix.experiment import stages
+from latentmix.experiment import draws, stages
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded
 from latentmix.experiment.results import read_table
@@ -227,8 +227,21 @@ def test_a_budget_that_is_none(given: str) -> None:
 
 
 def test_rounds_double() -> None:
-    assert [*rounds.rounds(1000)] == [50, 100, 200, 400, 800, 1000]
-    assert [*rounds.rounds(50)] == [50] and [*rounds.rounds(8)] == [8]
+    assert [part.stop for part in draws.in_rounds(1000)] == [50, 100, 200, 400, 800, 1000]
+    assert [*draws.in_rounds(50)] == [slice(0, 50)] and [*draws.in_rounds(8)] == [slice(0, 8)]
+
+
+def test_further_draws_are_added_to_the_end_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a round computes no more than one batch again."""
+    streams: dict[int, list[object]] = {}
+    monkeypatch.setattr(stages.Stage, "add", lambda _, name, items, *__: streams.setdefault(count, []).extend(items))
+    for count in (50, 100):
+        experiment = Experiment(compose([*BASE, "pool=64", f"outputs={tmp_path}", f"draws={count}", "controls=[]"]))
+        stages.GENERATE.plan(experiment, 8)
+    cells = len(experiment.cells)
+    assert len(streams[50]) == 50 * cells and len(streams[100]) == 100 * cells
+    size = 50 * len(experiment.cells_of(experiment.classes[0]))
+    assert streams[100][:size] == streams[50][:size]
 
 
 def draws_of(outputs: Path) -> int:
@@ -242,7 +255,7 @@ def draws_of(outputs: Path) -> int:
 
 @pytest.fixture
 def small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "FIRST", 2)
+    monkeypatch.setattr(draws, "FIRST_ROUND", 2)
 
 
 @pytest.mark.usefixtures("small_rounds")
@@ -263,25 +276,25 @@ def test_when_the_time_is_up_the_results_are_those_of_the_last_whole_round(
     def slow(*arguments: object) -> None:
         """The time is up in the second round, once it has done something."""
         save(*arguments)  # type: ignore[arg-type]
-        if draws and next(late) == 0:
+        if finished and next(late) == 0:
             monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
 
-    draws = list[int]()
+    finished = list[int]()
     finish = sweep.finish
 
     def noted(experiment: Experiment, arguments: list[str]) -> None:
         finish(experiment, arguments)
-        draws.append(experiment.config.draws)
+        finished.append(experiment.config.draws)
 
     monkeypatch.setattr(stages, "_save_features", slow)
     monkeypatch.setattr(sweep, "finish", noted)
     said = run(tmp_path, "budget=1h")
     assert "the time is up in the round of 4 draws; the results are those of 2 draws" in said.out
-    assert draws == [2] and draws_of(tmp_path) == 2
+    assert finished == [2] and draws_of(tmp_path) == 2
     monkeypatch.setattr(time, "monotonic", clock)
     run(tmp_path, "budget=1h")  # continues, without the first round
-    assert draws == [2, 4, 6] and draws_of(tmp_path) == 6
-    monkeypatch.setattr(rounds, "FIRST", 100)
+    assert finished == [2, 4, 6] and draws_of(tmp_path) == 6
+    monkeypatch.setattr(draws, "FIRST_ROUND", 100)
     assert run(tmp_path, "budget=1h").out == ""  # there is nothing left to do
     said = invoke("sweep", *BASE, f"outputs={tmp_path}", "draws=4")
     assert said.code == 2 and "draws=6 there, 4 here" in said.err

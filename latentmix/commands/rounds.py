@@ -6,7 +6,7 @@ one begins. Work of a round that is cut short stays in the cache, and the same c
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -14,18 +14,8 @@ from latentmix.cache import read_checked_json
 from latentmix.commands import session
 from latentmix.config import Config, result_settings
 from latentmix.errors import OutOfTime, retry_lost_rows
+from latentmix.experiment.draws import in_rounds
 from latentmix.experiment.results import AVERAGE, read_table
-
-FIRST = 50  # draws
-
-
-def rounds(draws: int) -> Iterator[int]:
-    """Yield the draws of each round, up to `draws`."""
-    count = FIRST
-    while count < draws:
-        yield count
-        count *= 2
-    yield draws
 
 
 def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.0) -> None:
@@ -38,7 +28,7 @@ def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.
         once(config, math.inf)
         return
     deadline = math.inf if config.budget is None else time.monotonic() + config.budget - spent
-    for draws in rounds(config.draws):
+    for draws in (part.stop for part in in_rounds(config.draws)):
         left = None if config.budget is None else max(deadline - time.monotonic(), 1e-3)
         one = replace(config, draws=draws, budget=left)
         try:

@@ -13,6 +13,7 @@ from latentmix.mixing import Method
 from latentmix.rng import generator, noise
 
 NEVER = 1e-9  # a probability below which nobody looks whether two of a cell's draws are the same subset
+FIRST_ROUND = 50  # draws
 GAUSS = "gauss:"  # before the name of a method whose latents are Gaussian
 NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
 
@@ -43,6 +44,14 @@ class Cell:
 def mixed_cells(class_id: str, ns: Iterable[int], methods: Iterable[Method]) -> list[Cell]:
     """Return the cells of one class: every method at every N."""
     return [Cell(class_id, n, method) for n in ns for method in dict.fromkeys(methods)]
+
+
+def in_rounds(draws: int) -> Iterator[slice]:
+    """Yield draws in the rounds of `budget=`: the first 50, the next 50, then 100, 200, ..., up to `draws`."""
+    start, stop = 0, FIRST_ROUND
+    while start < draws:
+        yield slice(start, min(stop, draws))
+        start, stop = stop, 2 * stop
 
 
 def draw_id(draw: int) -> str:

@@ -3,8 +3,8 @@
 A command is a list of stages. Checks before a run, the disk estimate and the dry run follow from that list.
 
 Images of a class are generated in one stream: a batch may span several N and methods, so that few draws do not make
-small batches. Other N, methods or draws divide the stream differently, which may change rounding; finished images stay
-as they are.
+small batches. The first draws of all cells come first, so that further draws only add to the stream's end. Other N,
+methods or draws divide the stream differently, which may change rounding; finished images stay as they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from latentmix.cache import TensorCache
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
-from latentmix.experiment.draws import NOISE, Cell, draw_id
+from latentmix.experiment.draws import NOISE, Cell, draw_id, in_rounds
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
 from latentmix.feature_networks import Network
@@ -202,7 +202,7 @@ def _plan_generation(
         stage.bytes += copies * len(unseen) * disk_sizes.image(experiment)
         if unmeasured:
             stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
-        drawn = [(cell, draw) for cell in cells for draw in draws[cell]]
+        drawn = [(cell, draw) for part in in_rounds(config.draws) for cell in cells for draw in draws[cell][part]]
         compute = partial(_generate, experiment, Stream(name, unseen, unmeasured))
         stage.add(name, drawn, unseen | unmeasured, batch_size, compute)
     return stage
@@ -210,12 +210,12 @@ def _plan_generation(
 
 @torch.no_grad()
 def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], size: int) -> WriteBack | None:
-    cells = dict(_by_cell(drawn))
-    first, label = drawn[0][0], "; ".join(map(str, cells))
+    groups = list(_by_cell(drawn))
+    first, label = drawn[0][0], "; ".join(dict.fromkeys(str(cell) for cell, _ in groups))
     if first.method == NOISE:
-        state = {"latents": padded(experiment.noise(first.class_id, cells[first]), size)}
+        state = {"latents": padded(experiment.noise(first.class_id, [draw for _, draw in drawn]), size)}
     else:
-        parts = [mix_cell(experiment, cell, draws) for cell, draws in cells.items()]
+        parts = [mix_cell(experiment, cell, draws) for cell, draws in groups]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
     if first.method == NOISE or first.gaussian:
         z = state["latents"]

@@ -32,6 +32,7 @@ BENCH = "{images_s:.3g} images/s, {times:.2f} times diffusers', {share:.0%} of t
 STEP = "{image_steps_s:.4g}"
 DECODE = "{ms_image:.3g} ms an image, {peak_gib:.2f} GiB"
 CARD = "batch {batch}"
+PEAK = "{peak_gib:.1f} GiB"
 NULL = "{s_evaluation_image:.3g} s, {minutes_for_64_images_at_most:.2g} min for 64 images at most, {peak_gib:.1f} GiB"
 TABLES: Mapping[str, Sequence[Row]] = {
     "generation": (
@@ -70,6 +71,14 @@ TABLES: Mapping[str, Sequence[Row]] = {
             "`vae=tf32`, compiled", "decode float32 tf32 NHWC 2 at once compiled", "{ms_image:.3g} ms an image", "7 ms"
         ),
         Row("`vae=bfloat16`, 2 at once", "decode bfloat16 NHWC 2 at once", DECODE, "5 ms, 0.8 GiB"),
+    ),
+    "peaks": (  # estimates: scripts/benchmarks/memory_table.py, in GiB
+        Row("SD 1.5, 512 px: the U-Net and one guided prediction", "U-Net batch 1", PEAK, "1.7 GiB"),
+        Row("SD 3.5 medium, 1024 px: the transformer and one guided prediction", "MMDiT batch 1", PEAK, "4.6 GiB"),
+        Row("SD 1.5, 16 images of 512 px at once, whole", "bench sd15", PEAK),
+        Row("the same by diffusers' pipeline", "bench sd15", "{diffusers_peak_gib:.1f} GiB"),
+        Row("SD 3.5 medium, 4 images of 1024 px at once, whole", "bench sd35-medium", PEAK),
+        Row("the same by diffusers' pipeline", "bench sd35-medium", "{diffusers_peak_gib:.1f} GiB"),
     ),
     "memory": (
         Row("SD 1.5, `batch=auto`", "batch=auto on 24 GB, sd15", CARD, "64"),
