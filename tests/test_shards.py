@@ -233,9 +233,11 @@ def test_rounds_double() -> None:
 
 def test_further_draws_are_added_to_the_end_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a round computes no more than one batch again."""
-    streams: dict[int, list[object]] = {}
-    monkeypatch.setattr(stages.Stage, "add", lambda _, name, items, *__: streams.setdefault(count, []).extend(items))
-    for count in (50, 100):
+    streams: dict[int, list[object]] = {50: [], 100: []}
+    for count, items in streams.items():
+        monkeypatch.setattr(
+            "latentmix.runner.tasks.Stage.add", lambda _, __, drawn, *___, items=items: items.extend(drawn)
+        )
         experiment = Experiment(compose([*BASE, "pool=64", f"outputs={tmp_path}", f"draws={count}", "controls=[]"]))
         stages.GENERATE.plan(experiment, 8)
     cells = len(experiment.cells)

@@ -1,7 +1,7 @@
 """Which images are mixed, by what weights, and for which points of the curves: pure functions of seed and counts."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
