@@ -189,6 +189,14 @@ def table(found: Mapping[str, float | None]) -> list[tuple[object, ...]]:
     return rows
 
 
+def markdown(rows: list[tuple[object, ...]]) -> str:
+    """Return the accuracies as the table of docs/augment.md."""
+    cells = {(row[0], row[1]): "{} [{}, {}]".format(*(f"{float(str(x)):.3f}" for x in row[2:5])) for row in rows}
+    lines = [f"| accuracy, {len(CLASSES)} classes | {' | '.join(map(str, SHOTS))} |", "|---" * (1 + len(SHOTS)) + "|"]
+    lines += [f"| {c} | {' | '.join(cells.get((shots, c), '') for shots in SHOTS)} |" for c in CONDITIONS]
+    return "\n".join(lines)
+
+
 def draw_figure(rows: list[tuple[object, ...]], stem: Path) -> list[Path]:
     """Draw accuracy against the number of images of each class, and the difference to the same images alone."""
     styles = method_styles(CONDITIONS)
@@ -240,8 +248,9 @@ def main() -> None:
                     write_json(notes, found)
                     print(name, found[name], flush=True)
     write_table(maker.folder / "augment.csv", COLUMNS, rows := table(found))
-    for row in rows:
-        print(*row)
+    print(markdown(rows))
+    for shots, condition, *_, gain, low, high, _ in rows:
+        print(f"{shots} {condition}: {gain} [{low}, {high}] more than the real images alone")
     print(*draw_figure(rows, maker.folder / "augment"))
 
 
