@@ -86,7 +86,9 @@ def test_the_average_of_skewed_classes_reaches_far() -> None:
     assert (found.low, found.high) == pytest.approx((5 - half, 5 * math.exp(half / 5)), rel=1e-6)
     assert (negative.low, negative.high) == pytest.approx((-found.high, -found.low))
     both = over_classes([*skewed, Estimate(-1.0, -1.0, -1.0, 10)])
-    assert both.high - both.value == pytest.approx(both.value - both.low)
+    two = over_classes([Estimate(value, math.nan, math.nan, 1) for value in (0.03, 0.04)])  # 12.7 standard errors
+    for symmetric in (both, two):
+        assert symmetric.high - symmetric.value == pytest.approx(symmetric.value - symmetric.low)
 
 
 def test_ends_are_moved_into_the_limits_and_values_are_not() -> None:
@@ -127,7 +129,9 @@ def test_coverage_in_all_cases(name: str, n: int) -> None:
     """At a coverage of 0.95, 300 repeats hold 0.90 or more, all but certainly.
 
     Of ten draws of which 80 % are far away, none is near in one sample of nine. No interval of such a sample is right.
+    Nor do five classes tell of KID's average, if its values range from 0 to 30.
     """
+    out_of_reach = {("recall", "80% of them 10 away", 10), ("kid", "average of 5 classes", 10)}
     for case, trial in simulation.trials(name).items():
         held, *_ = simulation.coverage(trial, n, repeats=300)
-        assert held >= (0.80 if (case, n) == ("80% of them 10 away", 10) else 0.90), case
+        assert held >= (0.80 if (name, case, n) in out_of_reach else 0.90), case

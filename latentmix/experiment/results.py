@@ -99,7 +99,7 @@ def over_classes(estimates: Sequence[Estimate]) -> Estimate:
         return average(estimates)
     values = torch.tensor([e.value for e in estimates], dtype=torch.float64)
     found = replace(mean_interval(values), over="classes")
-    if not ((values > 0).all() or (values < 0).all()):
+    if len(values) < LEAST_CLASSES or not ((values > 0).all() or (values < 0).all()):
         return found
     end = found.value * math.exp((found.high - found.low) / 2 / abs(found.value))
     return replace(found, low=min(found.low, end), high=max(found.high, end))
