@@ -32,21 +32,16 @@ def assembled(base: Path, config: ModelConfig) -> Path:
     asked = [config.variant, config.lora, config.vae, config.t5, config.prediction]
     if base.is_dir() and asked == [None, (), None, True, None]:
         return base
-    source, index, files = base, None, dict[str, bytes]()
-    if not base.is_dir():
-        source, files = _of_single_file(base, config)
+    source, files = (base, dict[str, bytes]()) if base.is_dir() else _of_single_file(base, config)
     family = family_of(source)
-    index = json.loads((source / "model_index.json").read_bytes())
     if config.prediction is not None and family.flow:
         raise UserError(
             f"model.prediction is for diffusion models, and {family.pipeline} is a rectified flow; leave it out"
         )
-    left_out = _left_out(family, config)
+    left_out, index = _left_out(family, config), (source / "model_index.json").read_bytes()
     if left_out or source is not base:
-        index |= {part: [None, None] for part in left_out}
-        files["model_index.json"] = json.dumps(index, indent=2).encode()
-    else:
-        files["model_index.json"] = (source / "model_index.json").read_bytes()
+        index = json.dumps(json.loads(index) | {part: [None, None] for part in left_out}, indent=2).encode()
+    files["model_index.json"] = index
     for part in (part for part in family.parts if part not in left_out):
         files = {**_copied(_place(source, part, config), part), **files}
     if config.prediction is not None:
