@@ -21,15 +21,16 @@ from latentmix import checks, mixing
 from latentmix.checks import examine, machine, require, require_work
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.checks.finding import readable_size
-from latentmix.commands import generate, invert, mix, reconstruct
+from latentmix.commands import generate, invert, mix, reconstruct, session
 from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size, disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
-from latentmix.experiment.stages import INVERT, MEASURE_REFERENCES, SYNTHESIZE
+from latentmix.experiment.stages import INVERT, MEASURE_REFERENCES, SYNTHESIZE, StageType
 from latentmix.experiment.sweep import SWEEP
+from latentmix.runner.tasks import Stage
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
 server, snapshot = fake_hub.server, fake_hub.snapshot
@@ -318,6 +319,17 @@ def test_outputs_that_can_not_be_written_to_are_refused(tmp_path: Path) -> None:
 
 
 # Before a run
+
+
+def test_work_is_planned_once(tmp_path: Path) -> None:
+    planned = list[int]()
+
+    def plan(_: Experiment, size: int) -> Stage:
+        planned.append(size)
+        return Stage("nothing to do")
+
+    session.run_stages(experiment(f"outputs={tmp_path}", "batch=4"), [StageType(plan)] * 2, "test")
+    assert planned == [4, 4]  # once for each stage
 
 
 @pytest.mark.parametrize("command", COMMANDS)
