@@ -69,8 +69,8 @@ class Latents:
         """
         w = torch.full((len(self),), 1 / len(self)) if weights is None else torch.as_tensor(weights).float().cpu()
         single, w = w.ndim == 1, w if w.ndim == 2 else w[None]
-        methods = {"latents": method, **{name: own or method for name, own in self.inversion.extras.items()}}
-        state = {name: mix(self.state[name], w, own) for name, own in methods.items()}
+        extras = self.inversion.extras.items()
+        state = {name: mix(self.state[name], w, own or method) for name, own in [("latents", None), *extras]}
         prompts = tuple(mixed_prompt(self.prompts, row) for row in w.tolist())
         return replace(self, state=state, prompts=prompts, single=single)
 

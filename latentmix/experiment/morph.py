@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from latentmix.experiment.stages import StageType
 from latentmix.images import is_image, save_images
 from latentmix.inversion.base import State, image_names
 from latentmix.mixing import Method, mixtures
-from latentmix.models.protocol import Conditioning, Model, Text
+from latentmix.models.protocol import Conditioning, Model
 from latentmix.runner.tasks import Stage, WriteBack
 
 Weights = tuple[float, ...]  # of one mixture
@@ -124,6 +125,5 @@ def _mixed(experiment: Experiment, morph: Morph, weights: Tensor) -> State:
 def _conditioning(experiment: Experiment, model: Model, morph: Morph, weights: Tensor, guidance: float) -> Conditioning:
     """Return the prompts' embeddings mixed by weights [K, N]."""
     known = experiment.embeddings(morph.prompts, model)
-    texts = [known[prompt] for prompt in morph.prompts]
-    every = Text(torch.cat([text.states for text in texts]), torch.cat([text.pooled for text in texts]))
-    return Conditioning(every.mixed(weights), known[""], guidance)
+    texts = reduce(add, [known[prompt] for prompt in morph.prompts])
+    return Conditioning(texts.mixed(weights), known[""], guidance)
