@@ -249,8 +249,8 @@ def main() -> None:
                     print(name, found[name], flush=True)
     write_table(maker.folder / "augment.csv", COLUMNS, rows := table(found))
     print(markdown(rows))
-    for shots, condition, *_, gain, low, high, _ in rows:
-        print(f"{shots} {condition}: {gain} [{low}, {high}] more than the real images alone")
+    for count, augmentation, *_, gain, low, high, _ in rows:
+        print(f"{count} {augmentation}: {gain} [{low}, {high}] more than the real images alone")
     print(*draw_figure(rows, maker.folder / "augment"))
 
 
