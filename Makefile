@@ -27,12 +27,12 @@ OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo figures findings $(FIGURES) test test-gpu test-slurm test-faults lint format typecheck docs lock \
-  gpu-wheels gpu-check gpu-docs clean always
+.PHONY: help setup demo figures findings $(FIGURES) test test-quantize test-gpu test-slurm test-faults lint format \
+  typecheck docs lock gpu-wheels gpu-check gpu-docs clean always
 
 help: ## List the targets
 	@echo 'Targets (ARGS="..." goes to the command; PYTHON=python3.12 picks the Python of the set-up):'
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Install the versions of requirements.lock into .venv (other targets do this when needed)
 
@@ -53,6 +53,12 @@ fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo makes fig1, fig4 or fig
 
 test: $(READY) ## Run all tests except the one on Slurm, in two processes; WORKERS=0 uses one
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slurm' -n $(or $(WORKERS),2) --dist loadfile $(ARGS)
+
+# torchao slows down every import of diffusers and writes to stderr, so .venv does not hold it. bitsandbytes needs a GPU.
+test-quantize: $(READY) ## Run the tests of model.quantize that a CPU can run, with torchao in a folder of its own
+	$(UV) pip install --python $(BIN)/python --target $(VENV)/torchao --no-deps --compile-bytecode --quiet 'torchao>=0.15'
+	PYTHONPATH=$(VENV)/torchao OMP_NUM_THREADS=1 $(BIN)/pytest -k 'int8 or fp8 or quantiz' \
+	  tests/test_families.py tests/test_model_files.py $(ARGS)
 
 test-gpu: $(READY) ## Run the tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
