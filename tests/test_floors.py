@@ -25,7 +25,7 @@ FLOORS = (
     "models.attention models.compile models.family models.linear models.norms models.shared_prefix",
     "models.lora models.single_file",
     "data.protocol feature_networks.* models.loading",
-    "data.drawings data.drawn",
+    "data.drawn_objects data.drawn_scenes",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
     "models.denoiser",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentmix.data.drawn import TRAINING_START, pink
+from latentmix.data.drawn_scenes import TRAINING_START, pink
 from latentmix.data.shapes import EXPONENT, SHAPES, SIZE, Shapes, describe, draw
 from latentmix.data.things import Things
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from latentmix.compose import compose
 from latentmix.data import load_dataset
-from latentmix.data.drawings import OBJECTS, box, disc, ellipse, line, polygon
-from latentmix.data.drawn import TRAINING_START, pink
+from latentmix.data.drawn_objects import OBJECTS, box, disc, ellipse, line, polygon
+from latentmix.data.drawn_scenes import TRAINING_START, pink
 from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, describe, draw, scene
 from latentmix.errors import UserError
 

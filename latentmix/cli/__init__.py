@@ -16,7 +16,7 @@ from latentmix.errors import Terminated, UserError, optional_imports, retry_lost
 
 # `--help` lists the commands in this order.
 # isort: off
-from latentmix.cli import steps, images, studies, runs, machine  # noqa: F401
+from latentmix.cli import sweep, images, analyses, runs, machine  # noqa: F401
 # isort: on
 
 

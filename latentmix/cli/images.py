@@ -1,4 +1,4 @@
-"""What makes new images of a folder of images, or of a few."""
+"""Commands on images of your own: morph, augment."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What an experiment needs of the machine: files, speed, disk."""
+"""What an experiment needs of the machine: doctor, bench, fetch, cache."""
 
 from pathlib import Path
 from typing import Annotated

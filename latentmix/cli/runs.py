@@ -1,4 +1,4 @@
-"""What looks at runs that exist."""
+"""Runs that exist: status, compare, report."""
 
 from pathlib import Path
 from typing import Annotated

@@ -16,8 +16,8 @@ from functools import partial
 
 import numpy as np
 
-from latentmix.data.drawings import Distance, disc, heart, ring, union, without
-from latentmix.data.drawn import Colour, Drawn, Placed, Scene, caption, generator, pink
+from latentmix.data.drawn_objects import Distance, disc, heart, ring, union, without
+from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, caption, generator, pink
 
 Array = np.ndarray
 SIZE = 64  # pixels, square

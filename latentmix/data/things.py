@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentmix.data.drawings import OBJECTS, Part
-from latentmix.data.drawn import Colour, Drawn, Placed, Scene, caption, generator, pink
+from latentmix.data.drawn_objects import OBJECTS, Part
+from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, caption, generator, pink
 
 Array = np.ndarray
 SIZE = 128  # pixels, square

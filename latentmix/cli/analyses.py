@@ -1,4 +1,4 @@
-"""What is measured besides a sweep: offsets, reconstructions, contracts of inversions, the paper's figures."""
+"""Analyses beside a sweep: diagnose, probe, reconstruct, check-inversion, figure."""
 
 import sys
 from typing import Annotated

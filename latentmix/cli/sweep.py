@@ -1,4 +1,4 @@
-"""The steps of an experiment, one by one, and the sweep that does them all."""
+"""The sweep, and its steps one by one: invert, mix, generate, evaluate."""
 
 import sys
 from pathlib import Path
