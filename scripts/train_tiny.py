@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentmix.data import drawn, shapes
+from latentmix.data import drawn_scenes, shapes
 from latentmix.models.linear import by_onednn
 from latentmix.runner.process import set_up_process
 from latentmix.sampling import shifted
@@ -129,7 +129,7 @@ def training_images(work: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 [20000, 3, 64, 64] and their class numbers [20000]; drawn once, then read from `work`."""
     path = work / "images.npy"
     if not path.exists():
-        indices = [(name, drawn.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
+        indices = [(name, drawn_scenes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
         with multiprocessing.get_context("spawn").Pool() as pool:
             drawn = np.stack(pool.starmap(shapes.draw, indices, chunksize=500))
         np.save(work / "images.part.npy", drawn)
@@ -288,7 +288,7 @@ def tokenizer(folder: Path, texts: Sequence[str]) -> Any:
 
 def sentences(per_class: int = PER_CLASS) -> list[str]:
     """A prompt for every training image, in the order of `training_images`."""
-    start = drawn.TRAINING_START
+    start = drawn_scenes.TRAINING_START
     return [f"a photo of {shapes.describe(name, start + i)}" for name in CLASSES for i in range(per_class)]
 
 
@@ -504,7 +504,7 @@ def varied(x: Tensor) -> Tensor:
 def attributes() -> Tensor:
     """Return, for every training image in order: class, colour of the ground, colour of the first shape, number of
     shapes; as numbers from 0 up, [20000, 4]."""
-    scenes = [shapes.scene(name, drawn.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
+    scenes = [shapes.scene(name, drawn_scenes.TRAINING_START + i) for name in CLASSES for i in range(PER_CLASS)]
     cond = [(s.ground.name(), s.objects[0].colours[0].name(), len(s.objects)) for s in scenes]
     kind = torch.arange(len(CLASSES)).repeat_interleave(PER_CLASS)
     return torch.stack(
@@ -608,7 +608,7 @@ def clip(setting: Setting) -> None:
 # --- the gates ------------------------------------------------------------------------------------------------------
 
 POOL = 512  # images of each class; draws of 64 from fewer overlap so much that all centroids look alike
-HELD_OUT = drawn.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
+HELD_OUT = drawn_scenes.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
 
 
 @dataclass(frozen=True)

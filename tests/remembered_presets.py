@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl as hydra_loader
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList, Overrides
 
 from latentmix.compose import config_folder
 
+config_loader_impl: Any = hydra_loader  # whose functions are replaced
+Loader: Any = ConfigLoaderImpl
 OWN = {"hydra.conf", str(config_folder()), ""}  # where Hydra looks when no other folder is named
 create: Callable[..., DefaultsList] = config_loader_impl.create_defaults_list
-merge, search = ConfigLoaderImpl._compose_config_from_defaults_list, ConfigLoaderImpl._process_config_searchpath
+merge, search = Loader._compose_config_from_defaults_list, Loader._process_config_searchpath
 chosen: dict[Any, DefaultsList] = {}
 merged: dict[Any, Any] = {}
 
@@ -28,8 +30,8 @@ merged: dict[Any, Any] = {}
 def install() -> None:
     """Let Hydra use this module's functions, for as long as this process runs."""
     config_loader_impl.create_defaults_list = create_remembered
-    ConfigLoaderImpl._compose_config_from_defaults_list = merge_remembered  # type: ignore[method-assign]
-    ConfigLoaderImpl._process_config_searchpath = search_if_asked_to  # type: ignore[method-assign]
+    Loader._compose_config_from_defaults_list = merge_remembered
+    Loader._process_config_searchpath = search_if_asked_to
 
 
 def only_own(repo: Any) -> bool:
@@ -48,7 +50,7 @@ def create_remembered(repo: Any, config_name: Any, overrides_list: Any, **more: 
     return DefaultsList(chosen[key].defaults, chosen[key].defaults_tree, overrides.config_overrides, overrides)
 
 
-def merge_remembered(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
+def merge_remembered(loader: Any, defaults: Any, repo: Any) -> Any:
     if not only_own(repo):
         return merge(loader, defaults, repo)
     key = tuple((default.config_path, default.package, default.is_self) for default in defaults)
@@ -57,7 +59,7 @@ def merge_remembered(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
     return copy.deepcopy(merged[key])
 
 
-def search_if_asked_to(loader: ConfigLoaderImpl, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
+def search_if_asked_to(loader: Any, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
     if not only_own(repo) or any(override.get_key_element() == "hydra.searchpath" for override in parsed_overrides):
         search(loader, config_name, parsed_overrides, repo)
 
@@ -67,6 +69,6 @@ def set_aside() -> Iterator[None]:
     """Let Hydra do all its work in this context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_loader_impl, "create_defaults_list", create)
-        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
-        patch.setattr(ConfigLoaderImpl, "_process_config_searchpath", search)
+        patch.setattr(Loader, "_compose_config_from_defaults_list", merge)
+        patch.setattr(Loader, "_process_config_searchpath", search)
         yield

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.data import drawn, things
+from latentmix.data import drawn_scenes, things
 
 from .settings import Run
 
 CLASSES = list(things.CLASSES)
 SIZE = things.SIZE
-HELD_OUT = drawn.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
+HELD_OUT = drawn_scenes.TRAINING_START // 2  # images from here on are neither trained on nor used by experiments
 CHUNK = 100
 
 
@@ -31,7 +31,7 @@ def training_images(run: Run) -> Tensor:
 
     They are drawn once, then read from `run.work`. On a GPU they lie in its memory.
     """
-    return _images(run, f"images-{run.settings.per_class}", drawn.TRAINING_START, run.settings.per_class)
+    return _images(run, f"images-{run.settings.per_class}", drawn_scenes.TRAINING_START, run.settings.per_class)
 
 
 def held_out_images(run: Run) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ def scenes(run: Run) -> Iterator[tuple[str, int]]:
     """Yield the class and the index of every training image, in the order of `training_images`."""
     for name in CLASSES:
         for i in range(run.settings.per_class):
-            yield name, drawn.TRAINING_START + i
+            yield name, drawn_scenes.TRAINING_START + i
 
 
 def captions(run: Run) -> list[str]:

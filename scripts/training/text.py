@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from latentmix.data import drawn, things
+from latentmix.data import drawn_scenes, things
 
 LONGEST = 24  # tokens of a prompt, with its start and its end
 
@@ -16,7 +16,7 @@ def vocabulary() -> list[str]:
     """Return all words that occur in prompts."""
     plurals = [f"{name}s" for name in things.CLASSES]
     plain = ["a", "an", "photo", "of", "on", "ground", "dark", "pale"]
-    return sorted({*plain, *drawn.HUES, *drawn.COUNTS.values(), *things.CLASSES, *plurals})
+    return sorted({*plain, *drawn_scenes.HUES, *drawn_scenes.COUNTS.values(), *things.CLASSES, *plurals})
 
 
 def tokenizer(folder: Path) -> Any:
