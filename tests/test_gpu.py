@@ -317,6 +317,14 @@ def test_the_benchmark_halves_its_batch_when_memory_runs_out(monkeypatch: pytest
 # Compiling
 
 
+@pytest.fixture
+def own_dynamo() -> Iterator[None]:
+    """Undo what `pays` sets in torch. pytest's monkeypatch would remove the setting."""
+    with torch._dynamo.config.patch(suppress_errors=False):
+        yield
+
+
+@pytest.mark.usefixtures("own_dynamo")
 def test_compiling_pays_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "_failure", lambda _: "")
     assert compilation.pays(200_000, 512**2, GPU) and compilation.pays(50_000, 1024**2, GPU)
@@ -329,6 +337,7 @@ def test_compiling_pays_for_long_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) 
         assert not compilation.pays(200_000, 512**2, GPU)
 
 
+@pytest.mark.usefixtures("own_dynamo")
 def test_what_can_not_be_compiled_after_all_runs_plainly_and_one_line_says_why(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,7 +346,6 @@ def test_what_can_not_be_compiled_after_all_runs_plainly_and_one_line_says_why(
 
     monkeypatch.setattr(compilation, "_failure", lambda _: "")
     assert compilation.pays(200_000, 512**2, GPU)
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
     with pytest.warns(UserWarning, match=r"run plainly .*no kernel"):
         assert torch.compile(lambda x: x + 1, backend=broken)(torch.ones(1)) == 2
     assert "much more" not in capfd.readouterr().err
