@@ -62,9 +62,10 @@ def references(outputs: Path) -> References:
     used_by: dict[str, set[Path] | None] = {}
     for run in sorted(runs - {outputs / "cache"}):
         commands = read_json(run / REFERENCES)
-        noted = commands and all(isinstance(folders, list) for folders in commands.values())
-        folders = {outputs / "cache" / str(folder) for folders in commands.values() for folder in folders if noted}
-        used_by[run.name] = folders if noted else None
+        if commands and all(isinstance(folders, list) for folders in commands.values()):
+            used_by[run.name] = {outputs / "cache" / str(folder) for folders in commands.values() for folder in folders}
+        else:
+            used_by[run.name] = None
     return used_by
 
 

@@ -60,8 +60,10 @@ def joined(
             checks.require_work(experiment, planned)
             note_folders(experiment, command, results_exist=False)
             experiment.settle_compiling(sum(s.nfe_per_item * (s.items + s.finished) for s in planned))
+            executor.rates = rates(experiment)  # those of compiled networks are kept apart
 
-        yield Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment), begin)
+        executor = Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment), begin)
+        yield executor
 
 
 def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:

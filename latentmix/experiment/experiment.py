@@ -279,9 +279,9 @@ class Experiment:
         Where images have prompts of their own, return a row for each of `ids`, padded to `size` rows. Embeddings are in
         the precision of `model`, by default that of generation.
         """
-        own, shared = self._own_prompts, self.prompt(class_id)
-        prompts = [own.get(id_, shared) for id_ in ids] if own and ids else [shared]
-        if own and ids:
+        own, shared = self._own_prompts if ids else {}, self.prompt(class_id)
+        prompts = [own.get(id_, shared) for id_ in ids] if own else [shared]
+        if own:
             prompts += prompts[-1:] * (size - len(prompts))
         texts = self.embeddings([*map(self.prompt, self.classes), *own.values()], model or self.model)
         return Conditioning(reduce(add, [texts[prompt] for prompt in prompts]), texts[""], guidance)

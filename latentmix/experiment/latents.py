@@ -9,7 +9,7 @@ from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.profiling import timed
 
-Rows = dict[str, Sequence[Tensor]]  # `latents` and the extras of an inversion: a row for each image of a pool
+Rows = dict[str, Sequence[Tensor] | Tensor]  # `latents` and the extras of an inversion: a row for each image of a pool
 PLAIN_SUM = "lin/0"  # the method that is the same for each number by itself
 
 
@@ -32,8 +32,11 @@ class PoolLatents:
         """Return the latents [pool, C, h, w] of a class, on the device; raise UserError if some are missing."""
         if class_id != self._class_id:
             self._class_id, self._latents, self._rows = None, torch.empty(0), {}  # two classes need not fit into memory
-            self._rows = self.read(class_id)
-            self._latents = torch.stack(list(self._rows.pop("latents"))).to(self.device)
+            rows = self.read(class_id)
+            self._latents = torch.stack(list(rows.pop("latents"))).to(self.device)
+            self._rows = {
+                name: each if self.extras[name] == PLAIN_SUM else torch.stack(list(each)) for name, each in rows.items()
+            }
             self._class_id = class_id
         return self._latents
 
@@ -43,10 +46,10 @@ class PoolLatents:
         state = {"latents": mixtures(self.pool(class_id), weights, [method])[0]}
         for name, own in self.extras.items():
             rows = self._rows[name]
-            if own == PLAIN_SUM:
-                mixed = _weighted_sums(rows, weights.cpu())
+            if isinstance(rows, Tensor):
+                mixed = mixtures(rows, weights, [own or method])[0]
             else:
-                mixed = mixtures(torch.stack(list(rows)), weights, [own or method])[0]
+                mixed = _weighted_sums(rows, weights.cpu())
             state[name] = mixed.to(self.device)
         return state
 

@@ -5,7 +5,6 @@
 """
 
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -39,12 +38,14 @@ def read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
     rows = pq.read_table(folder / "images.parquet").to_pylist()
     images = grouped(((row["class"], row["n"], row["method"]), row) for row in rows)
     for row in pq.read_table(folder / "parts.parquet").to_pylist():
+        if "low" not in row:
+            return
         cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
         if parts is None:
             parts = [image[row["name"]] for image in images[cell]]
         by_row = row["parts"] is None or METRICS[row["name"]].network == "pairs"
-        low, high, rare = row.get("low", math.nan), row.get("high", math.nan), row.get("rare", False)
-        sample = Sample(row["value"], torch.tensor(parts, dtype=torch.float64), row["count"], low, high, by_row, rare)
+        values = torch.tensor(parts, dtype=torch.float64)
+        sample = Sample(row["value"], values, row["count"], row["low"], row["high"], by_row, row["rare"])
         yield (*cell, row["metric"]), (row["name"], sample)
 
 

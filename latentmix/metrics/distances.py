@@ -146,19 +146,20 @@ def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) ->
     nearest, furthest = int((near_y - across.mean(0)).argmax()), int(parts.argmax())
     unseen = [(across[:, nearest], near_y[nearest], k_y[nearest, nearest])]
     if unlike is None:
-        unseen.append((k_x[:, furthest], across[furthest].mean(), k_x[furthest, furthest]))
+        unseen.append((k_x[:, furthest].clone(), across[furthest].mean(), k_x[furthest, furthest].clone()))
     else:
-        unseen.append((k_x[0, 0] + unlike - across.mean(1), across.new_tensor(unlike), k_x[0, 0]))
+        unseen.append((k_x[0, 0] + unlike - across.mean(1), across.new_tensor(unlike), k_x[0, 0].clone()))
     weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64)
     weights = weights.exponential_(generator=torch.Generator().manual_seed(0)).to(x.device)
     weights /= weights.sum(1, keepdim=True)
-    others = 1 - weights[:, :-1].square().sum(1)  # of all pairs, those of two rows; the new row may be many
+    drawn, new = weights[:, :-1], weights[:, -1]
+    others = 1 - drawn.square().sum(1)  # of all pairs, those of two rows; the new row may be many
+    k_x.fill_diagonal_(0)
+    pairs, to_real = ((drawn @ k_x) * drawn).sum(1), drawn @ across.mean(1)
     values = []
     for row, to_y, own in unseen:
-        k = functional.pad(k_x - k_x.diagonal().diag(), (0, 1, 0, 1))
-        k[-1, :-1], k[:-1, -1], k[-1, -1] = row, row, own
-        within = ((weights @ k) * weights).sum(1) / others
-        values.append(within - 2 * weights @ torch.cat([across.mean(1), to_y[None]]) + near_y.mean())
+        within = (pairs + 2 * new * (drawn @ row) + own * new**2) / others
+        values.append(within - 2 * (to_real + new * to_y) + near_y.mean())
     low, high = torch.cat(values).quantile(weights.new_tensor([0.025, 0.975])).tolist()
     value = parts.mean().item()
     return Sample(value, parts.cpu(), len(x), min(low, value), max(high, value), by_row=True, rare=True)

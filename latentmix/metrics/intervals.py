@@ -66,7 +66,10 @@ def mean(values: Values, unseen: Ends | None = None) -> Sample:
     """
     values = values.double().cpu()
     value = values.mean().item()
-    low, high = _students(value, values) if unseen is None else bounded_interval(values, *unseen)
+    if len(values) < 2 or not values.isfinite().all():
+        low = high = math.nan
+    else:
+        low, high = _students(value, values) if unseen is None else bounded_interval(values, *unseen)
     return Sample(value, values, len(values), low, high, by_row=True, rare=unseen is not None)
 
 

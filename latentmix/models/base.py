@@ -60,6 +60,10 @@ class PipelineModel:
         """Return x0 and ε by what the denoiser predicts."""
         raise NotImplementedError
 
+    def own_identity(self) -> dict[str, str]:
+        """Return what else results of the family depend on."""
+        return {}
+
     def guidance_context(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Return a context in which the denoiser runs on one conditioning."""
         return nullcontext()
@@ -68,7 +72,7 @@ class PipelineModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return identity(self.folder, self.family, self.precision) | self.vae.identity
+        return identity(self.folder, self.family, self.precision) | self.vae.identity | self.own_identity()
 
     @timed("diffusion")
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
@@ -94,9 +98,8 @@ class PipelineModel:
 class FlowModel(PipelineModel):
     """A rectified flow: its denoiser predicts a velocity, on levels of FlowMatchEulerDiscreteScheduler."""
 
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        return super().identity | {"max_sequence_length": str(self.config.max_sequence_length)}
+    def own_identity(self) -> dict[str, str]:
+        return {"max_sequence_length": str(self.config.max_sequence_length)}
 
     def x0_and_noise(self, output: Tensor, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         return sampling.from_velocity(output, z, level)

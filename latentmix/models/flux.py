@@ -41,10 +41,9 @@ class FluxModel(FlowModel):
     def family(self) -> Family:
         return FAMILY
 
-    @cached_property
-    def identity(self) -> dict[str, str]:
+    def own_identity(self) -> dict[str, str]:
         given = self.config.embedded_guidance
-        return super().identity | ({} if given is None else {"embedded_guidance": str(given)})
+        return super().own_identity() | ({} if given is None else {"embedded_guidance": str(given)})
 
     @property
     def shift(self) -> float:

@@ -43,8 +43,10 @@ def agree(claims: Claims, name: str, find: Callable[[], int]) -> int:
         return _read(path) or find()
     claims.wait_for(task)
     with claims.holding(task, "finding out how many images fit into memory"):
-        value = _read(path) or find()  # another worker may have found it meanwhile
-        write_json(path, value)
+        value = _read(path)  # another worker may have found it meanwhile
+        if value is None:
+            value = find()
+            write_json(path, value)
     return value
 
 
