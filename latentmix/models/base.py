@@ -1,5 +1,6 @@
 """What the models of all families share: the folder, its VAE, and the denoiser, which is loaded when first needed."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from latentmix.sampling import Level, Schedule
 from latentmix.weight_files import read_config
 
 
-class PipelineModel:
+class PipelineModel(ABC):
     """A `Model` (see models/protocol.py) from a pipeline folder, but for what each family has of its own.
 
     Latents stay in float32 whatever the denoiser runs in: schedulers cast them, and many steps in 16 bits drift.
@@ -45,20 +46,21 @@ class PipelineModel:
     # What a family has of its own
 
     @property
+    @abstractmethod
     def family(self) -> Family:
-        raise NotImplementedError
+        """Return what the family is."""
 
+    @abstractmethod
     def check(self) -> None:
         """Raise UserError where the pipeline or the settings do not fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output(self, z: Tensor, text: Text, timestep: float) -> Tensor:
         """Return the denoiser's output, in float32, for a batch of latents with a row of text for each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def x0_and_noise(self, output: Tensor, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Return x0 and ε by what the denoiser predicts."""
-        raise NotImplementedError
 
     def own_identity(self) -> dict[str, str]:
         """Return what else results of the family depend on."""
