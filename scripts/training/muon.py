@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+GRAM_FROM = 3  # times as wide as high; below, the Gram matrix is no smaller than the matrix
+
 
 class Muon(torch.optim.Optimizer):
     """Gradient descent with Nesterov momentum, whose updates are orthogonalised: all their singular values are near 1.
@@ -53,13 +55,33 @@ def matrices(*modules: nn.Module) -> list[Tensor]:
 
 
 def orthogonal(x: Tensor, iterations: int = 5) -> Tensor:
-    """Move the singular values of matrices [B, M, N] towards 1, by Newton-Schulz iterations of fifth order."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+    """Move the singular values of matrices [B, M, N] towards 1, by Newton-Schulz iterations of fifth order.
+
+    Each iteration is x <- p(x xT) x. A CPU iterates on the Gram matrix x xT of a matrix that is much wider than high,
+    and multiplies x once, at the end, by the product of the polynomials: they commute, so in exact arithmetic the
+    result is the same. On a GPU, in bfloat16, a Gram matrix is too inexact for this.
+    """
     x = x.bfloat16() if x.is_cuda else x.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+    if not x.is_cuda and x.shape[2] >= GRAM_FROM * x.shape[1]:
+        gram = x @ x.mT
+        product = p = _polynomial(gram)
+        for _ in range(iterations - 1):
+            gram = p @ (gram @ p)
+            p = _polynomial(gram)
+            product = p @ product
+        x = product @ x
+    else:
+        for _ in range(iterations):
+            x = _polynomial(x @ x.mT) @ x
     return x if wide else x.mT
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """Return a + b G + c G² for symmetric matrices G."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    p.diagonal(dim1=1, dim2=2).add_(a)
+    return p

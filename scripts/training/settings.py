@@ -58,7 +58,7 @@ CPU = Settings(
     half=False,
     per_class=2000,
     unet_views=1,
-    mmdit_views=4,
+    mmdit_views=2,
     softened=500,
     statistics_batches=100,
     workers=1,
@@ -73,10 +73,10 @@ CPU = Settings(
     gate_batch=64,
     stages={
         "vae": Stage(4, ((1000, 2e-3), (500, 1e-3)), 0.998),
-        "vae_sd3": Stage(4, ((1000, 1.5e-3), (1000, 1e-3)), 0.998),
+        "vae_sd3": Stage(4, ((1000, 1.5e-3),), 0.998),
         "classifier": Stage(32, ((1500, 3e-3), (1500, 2e-3)), 0.99),
         "clip": Stage(64, ((1500, 1e-3),), 0.995),
-        "unet": Stage(32, ((1500, 1e-3), (4000, 1e-3), (10000, 1e-3)), 0.999),
+        "unet": Stage(32, ((7000, 1e-3), (8000, 1e-3)), 0.999),
         "transformer": Stage(32, ((8000, 1e-3), (12000, 1e-3), (12000, 1e-3)), 0.999),
     },
 )

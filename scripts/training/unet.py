@@ -52,11 +52,11 @@ def denoiser() -> Any:
 
     return UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(64, 128, 160),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64, 128, 160),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 4, 5),  # heads of 32 numbers, whatever the name says
+        attention_head_dim=(1, 2, 4, 5),  # heads of 32 numbers, whatever the name says
         norm_num_groups=16,
         layers_per_block=1,
     )
