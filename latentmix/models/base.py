@@ -15,7 +15,7 @@ from latentmix.errors import UserError
 from latentmix.models.attention import attention
 from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family, network_class
-from latentmix.models.loading import dtype_of, identity, load_part
+from latentmix.models.loading import dtype_of, identity, load_scheduler
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.vae import VAE
@@ -122,4 +122,4 @@ class FlowModel(PipelineModel):
     def scheduler(self) -> Mapping[str, Any]:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        return load_part(FlowMatchEulerDiscreteScheduler.from_pretrained, self.folder / "scheduler").config
+        return load_scheduler(FlowMatchEulerDiscreteScheduler, self.folder).config

@@ -1,5 +1,6 @@
 """How the parts of a pipeline folder are read: networks, tokenizers, schedulers."""
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,6 +96,19 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{name or folder} can't be loaded: {reason}") from error
+
+
+def load_scheduler(kind: Any, folder: Path) -> Any:
+    """Return a pipeline's scheduler, of a class of diffusers, by the settings that this class has.
+
+    `from_pretrained` would import all compatible schedulers first, which takes half a second.
+    """
+
+    def load(place: Path, **_: Any) -> Any:
+        known = inspect.signature(kind).parameters
+        return kind(**{name: value for name, value in read_scheduler(place).items() if name in known})
+
+    return load_part(load, folder, folder / "scheduler")
 
 
 def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from latentmix.errors import UserError
 from latentmix.models import fitness, text_encoders
 from latentmix.models.base import PipelineModel
 from latentmix.models.family import Family
-from latentmix.models.loading import load_part
+from latentmix.models.loading import load_scheduler
 from latentmix.models.protocol import Conditioning, Text
 from latentmix.models.shared_prefix import SharedPrefix, prefix_modules
 from latentmix.profiling import timed
@@ -79,7 +79,7 @@ class UNetModel(PipelineModel):
         """Its settings and ᾱ; `sampling` does the steps. Configs of other discrete schedulers are read alike."""
         from diffusers import DDIMScheduler
 
-        return load_part(DDIMScheduler.from_pretrained, self.folder / "scheduler")
+        return load_scheduler(DDIMScheduler, self.folder)
 
 
 FAMILY = Family(
