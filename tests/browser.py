@@ -1,6 +1,5 @@
 """A headless Chromium, driven over the pipe that it offers to debuggers."""
 
-import base64
 import fcntl
 import json
 import os
@@ -59,15 +58,6 @@ class Browser:
             code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
-
-    def move(self, x: float, y: float) -> None:
-        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
-    def screenshot(self, path: Path) -> None:
-        """Of the whole page."""
-        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        told = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1})
-        path.write_bytes(base64.b64decode(told["data"]))
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self.count += 1
