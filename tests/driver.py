@@ -41,6 +41,14 @@ def invoke(*arguments: str) -> Said:
     return Said(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 
 
+def refusal(*arguments: str, code: int = 2) -> str:
+    """Return the one line with which a command fails."""
+    said = invoke(*arguments)
+    (line,) = said.err.splitlines()
+    assert said.code == code and line.startswith("latentmix: error: ")
+    return line
+
+
 def files(outputs: Path) -> list[Path]:
     """All but what workers tell each other."""
     return [path for path in outputs.rglob("*") if path.is_file() and "work" not in path.relative_to(outputs).parts]
