@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser, browser
-from driver import Said, invoke
+from driver import invoke, refusal
 from PIL import Image
 
 from latentmix.compose import compose
@@ -27,7 +27,6 @@ from latentmix.experiment.results import AVERAGE, Result
 from latentmix.metrics import Estimate, mean
 from latentmix.mixing import Method
 from latentmix.report.contents import Contents, Images, find_experiment
-from latentmix.report.data import page_data
 from latentmix.report.page import render
 from latentmix.report.wording import answers, notes
 
@@ -170,20 +169,14 @@ def test_a_run_without_images_says_so(run: Path) -> None:
 # Errors
 
 
-def refusal(said: Said) -> str:
-    (line,) = said.err.splitlines()
-    assert said.code == 2 and line.startswith("latentmix: error: ")
-    return line
-
-
 def test_there_is_no_such_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "'nope'" in refusal(invoke("report", "nope"))
+    assert "'nope'" in refusal("report", "nope")
     for name in ("one", "two"):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "done.json").write_text("{}")
-    assert refusal(invoke("report", "nope")).endswith("in outputs are one, two")
-    assert "name a run" in refusal(invoke("report", "outputs=outputs"))
+    assert refusal("report", "nope").endswith("in outputs are one, two")
+    assert "name a run" in refusal("report", "outputs=outputs")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +193,7 @@ def test_files_that_are_missing_or_damaged(done: str | None, table: str | None, 
     for name, text in {"done.json": done, "metrics.csv": table}.items():
         if text is not None:
             (tmp_path / name).write_text(text)
-    assert reason in refusal(invoke("report", str(tmp_path)))
+    assert reason in refusal("report", str(tmp_path))
 
 
 # The page by itself
@@ -265,15 +258,6 @@ def test_text_stays_text() -> None:
     assert "<script>document" not in page and "<img" not in page
     assert page.count("</script>") == 2 and "{{script}}" in page  # parts are not filled in twice
     assert {one["id"] for one in shown(page)["classes"]} >= {NASTY}
-
-
-def test_no_two_methods_look_alike_and_controls_come_last() -> None:
-    names = ("noise", "lin/0", "fix/lp0.5", "fix/lp2", "fix/lp", "slerp/0", "adain/0", "nao/chm", "future", "lol/m")
-    methods = page_data(invented(methods=names))["methods"]
-    assert {m["name"] for m in methods} == {*names, "real"}
-    assert len({(m["colour"], m["dash"]) for m in methods}) == len(methods)
-    controls = {"noise", "real", "future"}
-    assert {m["name"] for m in methods if m["control"]} == {m["name"] for m in methods[-3:]} == controls
 
 
 def test_the_answer_takes_the_better_end_and_says_what_is_undecided() -> None:
@@ -492,14 +476,6 @@ def test_everything_has_a_name_and_can_be_reached(page: Browser) -> None:
     assert page.run("[...document.querySelectorAll('.plot, .wide')].every((n) => n.tabIndex === 0 && n.ariaLabel)")
     summaries = texts(page, "details > summary")
     assert len(summaries) == len(set(summaries)) >= 4
-
-
-@needs_chromium
-def test_the_page_is_dark_if_that_is_preferred(chromium: Browser, tmp_path: Path) -> None:
-    for dark in (True, False):
-        page = opened(chromium, tmp_path, invented(), dark=dark)
-        ground = page.run("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 3 * 128) == dark
 
 
 @needs_chromium
