@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from driver import invoke
+from driver import invoke, refusal
 from rich.prompt import Confirm
 
 from latentmix.cache import TensorCache, key, write_json
@@ -57,11 +57,8 @@ def clean(outputs: Path, *options: str) -> str:
     return said.out
 
 
-def refusal(outputs: Path, *options: str) -> str:
-    said = invoke("cache", "--outputs", str(outputs), *options)
-    (line,) = said.err.splitlines()
-    assert said.code == 2
-    return line
+def refused(outputs: Path, *options: str) -> str:
+    return refusal("cache", "--outputs", str(outputs), *options)
 
 
 def test_what_is_kept_is_listed_with_its_runs(outputs: Path) -> None:
@@ -75,7 +72,7 @@ def test_what_is_kept_is_listed_with_its_runs(outputs: Path) -> None:
     }
     assert "in all: 5 folders of" in printed and "cells: " in printed
     assert there(outputs) == set(FOLDERS)
-    assert "give the folder of your runs as --outputs DIR" in refusal(outputs / "one")  # which has no cache
+    assert "give the folder of your runs as --outputs DIR" in refused(outputs / "one")  # which has no cache
 
 
 def test_what_no_run_uses_is_removed(outputs: Path) -> None:
@@ -90,7 +87,7 @@ def test_what_no_run_uses_is_removed(outputs: Path) -> None:
 def test_what_one_run_alone_uses_is_removed(outputs: Path) -> None:
     assert "kept: 1 folder of 4.3 KiB, which other runs use too" in clean(outputs, "--run", "one", "--yes")
     assert there(outputs) == {"latents", "moon", "moon's references"}
-    assert "no run 'three' in these outputs; there are one, two" in refusal(outputs, "--run", "three")
+    assert "no run 'three' in these outputs; there are one, two" in refused(outputs, "--run", "three")
 
 
 def test_what_was_not_used_for_long_is_removed_and_links_are_not_followed(outputs: Path) -> None:
@@ -105,7 +102,7 @@ def test_what_was_not_used_for_long_is_removed_and_links_are_not_followed(output
     assert there(outputs) == {"latents", "moon", "star's references"}
     clean(outputs, "--older-than", "0h", "--run", "two", "--yes")  # both must hold
     assert there(outputs) == {"latents", "star's references"}
-    assert "soon is not an age, such as 12h, 30d or 8w" in refusal(outputs, "--older-than", "soon")
+    assert "soon is not an age, such as 12h, 30d or 8w" in refused(outputs, "--older-than", "soon")
     clean(outputs, "--older-than", "0h", "--yes")
     assert there(outputs) == set() and (elsewhere / "file").exists()
 
@@ -123,18 +120,18 @@ def test_a_run_that_has_not_noted_what_it_uses_stops_what_depends_on_it(outputs:
     """It may be of an older version, have only just begun, or have a damaged note."""
     write_json(outputs / "three" / "done.json", {})
     for options in (["--unused"], ["--run", "one"]):
-        assert "three has not noted what it uses, as an older version did not" in refusal(outputs, *options, "--yes")
+        assert "three has not noted what it uses, as an older version did not" in refused(outputs, *options, "--yes")
     with Claims(outputs / "three" / "work") as claims:
         assert claims.claim("batch")
-        assert "three is at work and has not noted what it uses; wait" in refusal(outputs, "--older-than", "1h")
+        assert "three is at work and has not noted what it uses; wait" in refused(outputs, "--older-than", "1h")
     (outputs / "three" / "cache.json").write_text("damaged")
-    assert "three has not noted" in refusal(outputs, "--run", "one")
+    assert "three has not noted" in refused(outputs, "--run", "one")
     clean(outputs, "--older-than", "1h", "--yes")  # age alone does not ask for it
     assert there(outputs) == set(FOLDERS)
 
 
 def test_it_asks_first_and_respects_a_run_that_begins_meanwhile(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "there is no terminal to ask whether to remove this; add --yes" in refusal(outputs, "--unused")
+    assert "there is no terminal to ask whether to remove this; add --yes" in refused(outputs, "--unused")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     asked: list[str] = []
 
