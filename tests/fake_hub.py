@@ -20,7 +20,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from driver import invoke
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
@@ -234,11 +233,3 @@ def finding(of: Experiment, part: str, stages: Sequence[StageType] = SWEEP) -> F
 def text(of: Experiment, part: str) -> str:
     """Return what the checks of a sweep say about a part."""
     return finding(of, part).text
-
-
-def error_line(*arguments: str) -> str:
-    """Return the one line with which a command fails."""
-    result = invoke(*arguments)
-    (line,) = result.err.splitlines()
-    assert result.code and line.startswith("latentmix: error: ")
-    return line
