@@ -59,12 +59,6 @@ def encoded(format_: str, size: tuple[int, int] = (24, 16), **how: Any) -> bytes
     return buffer.getvalue()
 
 
-def animated(format_: str, **how: Any) -> bytes:
-    frames = [Image.new("RGB", (16, 16), (level, 0, 0)) for level in (10, 20, 30)]
-    frames[0].save(buffer := io.BytesIO(), format_, save_all=True, append_images=frames[1:], **how)
-    return buffer.getvalue()
-
-
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -88,21 +82,10 @@ def lone(folder: Path, content: bytes, name: str = "a.png") -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        animated("WEBP", lossless=True),
-        encoded("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0\0\0\0\0"),
-        encoded("JPEG")[:2] + b"\xff\xe2\x00\x10MPF\x00II*\x00junk" + encoded("JPEG")[4:],
-    ],
-    ids=["an animation", "orientation 9", "an mpo that is none"],
-)
-def test_odd_images_become_a_square_of_rgb_whatever_their_suffix(content: bytes, tmp_path: Path) -> None:
-    (source,) = Folder(lone(tmp_path, content, "a.bmp")).images("class")
-    shown = source.pixels(32)
-    assert (shown.shape, shown.dtype) == ((32, 32, 3), np.uint8)
-    if b"ANMF" in content:  # of an animation the first frame counts
-        assert (shown == (10, 0, 0)).all()
+def test_an_odd_image_becomes_a_square_of_rgb_whatever_its_suffix(tmp_path: Path) -> None:
+    odd = encoded("JPEG")[:2] + b"\xff\xe2\x00\x10MPF\x00II*\x00junk" + encoded("JPEG")[4:]  # an MPO that is none
+    (source,) = Folder(lone(tmp_path, odd, "a.bmp")).images("class")
+    assert (source.pixels(32).shape, source.pixels(32).dtype) == ((32, 32, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +117,7 @@ REFUSED = {
     "a bomb": bomb(20_000, 20_000),
     "no pixels": bomb(0, 5),
     "too few lines after bad text": with_chunk(b"tEXt", b"a", bomb(9000, 9000)).replace(b"tEXta", b"tEXtb"),
-    "gif": animated("GIF"),
+    "gif": encoded("GIF"),
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch owned) (w) file\n",
 }
 
@@ -278,11 +261,10 @@ def test_members_of_an_archive_stay_in_it_and_links_are_not_followed(tmp_path: P
     assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/escaped.JPEG").exists()
 
 
-@pytest.mark.parametrize("size", [b"\x80" + bytes(3) + b"\xff" * 8, b"\xff" * 12], ids=["huge", "negative"])
-def test_a_member_of_an_impossible_size_is_refused(size: bytes, tmp_path: Path) -> None:
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    """It would lead back to an earlier one for ever."""
     content = bytearray(tar_of(member(f"{FROG}_1.JPEG", content=encoded("JPEG"))))
-    content[124:136] = size
-    content[148:156] = b" " * 8
+    content[124:136], content[148:156] = b"\xff" * 12, b" " * 8
     content[148:156] = b"%06o\0 " % sum(content[:512])
     (tmp_path / f"{FROG}.tar").write_bytes(content)
     assert FROG in refusal(lambda: ImageNet(tmp_path).images(FROG))
@@ -365,19 +347,6 @@ def test_classes_of_a_folders_own_are_refused(part: str, asked: object, text: st
     index = json.loads((pipeline / "model_index.json").read_text())
     (pipeline / "model_index.json").write_text(json.dumps(index | {part: asked}))
     assert text in refusal(lambda: find(at(pipeline)))
-
-
-def test_remote_code_is_not_run(pipeline: Path, tmp_path: Path) -> None:
-    for file, class_ in (
-        ("text_encoder/config.json", "AutoModel"),
-        ("tokenizer/tokenizer_config.json", "AutoTokenizer"),
-    ):
-        config, part = json.loads((pipeline / file).read_text()), (pipeline / file).parent
-        mapped = {class_: "mine.Mine", "AutoConfig": "mine.Mine"}
-        (pipeline / file).write_text(json.dumps(config | {"auto_map": mapped}))
-        (part / "mine.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'owned')!r})\n")
-    used(at(pipeline))
-    assert not (tmp_path / "owned").exists()
 
 
 # The source
