@@ -34,7 +34,6 @@ NASTY = """</script><script>document.title='x'</script><img src=x onerror="docum
 NS, METHODS = (2, 4, 16), ("fix/0", "fix/chm")
 BASE = ["data.classes=[star]", "n=[2,4]", "methods=[fix/0,fix/chm]", "pool=7", "draws=2", "steps=2", "keep=2"]
 BASE += ["data.reference=8", "launch.threads=1", "name=small"]
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH to look at the page with")
 
 
 # A run's page
@@ -303,6 +302,8 @@ def test_images_are_found_where_a_gpu_made_them() -> None:
 
 @pytest.fixture(scope="module")
 def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on PATH to look at the page with")
     with browser(tmp_path_factory.mktemp("browser")) as one:
         yield one
 
@@ -343,15 +344,14 @@ def select(page: Browser, label: str, text: str, within: str = "body") -> None:
     )
 
 
-def texts(page: Browser, selector: str) -> list[str]:
-    return page.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.textContent)")
+def texts(page: Browser, selector: str, what: str = "textContent") -> list[str]:
+    return page.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.{what})")
 
 
 def sources(page: Browser, selector: str) -> list[str]:
-    return page.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((image) => image.src)")
+    return texts(page, selector, "src")
 
 
-@needs_chromium
 def test_the_page_of_a_run_loads_without_complaint(chromium: Browser, outputs: Path) -> None:
     chromium.open(outputs / "small" / "report.html")
     assert chromium.run("document.querySelectorAll('#grid img').length") >= 4
@@ -359,7 +359,6 @@ def test_the_page_of_a_run_loads_without_complaint(chromium: Browser, outputs: P
     assert chromium.run("document.querySelectorAll('figure svg .curve').length") > 0
 
 
-@needs_chromium
 def test_the_table_sorts_by_any_column_and_is_of_the_class_that_is_chosen(page: Browser) -> None:
     page.run("document.querySelector('#table').open = true")
     before = column(page, 2)
@@ -378,12 +377,9 @@ def test_the_table_sorts_by_any_column_and_is_of_the_class_that_is_chosen(page: 
         assert sorted(column(page, 2)) == sorted(wanted)
 
 
-@needs_chromium
 def test_a_method_is_switched_off_and_on_and_arrow_keys_show_values(page: Browser) -> None:
     def drawn() -> list[str]:
-        return page.run(
-            "[...document.querySelector('figure').querySelectorAll('[data-name]')].map((g) => g.dataset.name)"
-        )
+        return texts(page, "#plots figure:first-child [data-name]", "dataset.name")
 
     assert drawn() == ["fix/0", "fix/chm", "real"]
     page.run("document.querySelector('#legend input').click()")
@@ -401,7 +397,6 @@ def test_a_method_is_switched_off_and_on_and_arrow_keys_show_values(page: Browse
         assert texts(page, "figure output")[0] == wanted
 
 
-@needs_chromium
 def test_the_grid_spans_what_is_left_open_and_an_image_is_shown_with_its_inputs(page: Browser) -> None:
     def grid() -> tuple[list[str], list[str]]:
         return texts(page, "#grid tbody th"), texts(page, "#grid thead th")
@@ -426,7 +421,6 @@ def test_the_grid_spans_what_is_left_open_and_an_image_is_shown_with_its_inputs(
     assert page.run("document.querySelector('#grid img').alt") == "heart, N = 4, fix/0, draw 1"
 
 
-@needs_chromium
 def test_differences_are_drawn_by_metric_and_n(chromium: Browser, tmp_path: Path) -> None:
     other = {**PAIR, "n": "4", "difference": "1", "low": "-1", "high": "3"}
     page = opened(chromium, tmp_path, replace(invented(), pairs=[PAIR, other]))
@@ -438,7 +432,6 @@ def test_differences_are_drawn_by_metric_and_n(chromium: Browser, tmp_path: Path
     assert texts(page, "#forest td:nth-child(2)") == ["1[−1, 3]"]
 
 
-@needs_chromium
 def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     other = invented()
     other = replace(other, run=replace(other.run, label="other", config=compose(["n=[2,4,16]", "seed=7"]).as_dict()))
@@ -454,7 +447,6 @@ def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     )
 
 
-@needs_chromium
 @pytest.mark.parametrize("width", [320, 1000])
 @pytest.mark.parametrize("kind", ["nasty", "much"])
 def test_nothing_is_wider_than_the_screen_or_taken_for_html(
@@ -469,7 +461,6 @@ def test_nothing_is_wider_than_the_screen_or_taken_for_html(
     assert all(source.startswith("data:") for source in sources(page, "img"))
 
 
-@needs_chromium
 def test_everything_has_a_name_and_can_be_reached(page: Browser) -> None:
     assert page.run("[...document.images].every((image) => image.alt)")
     assert page.run("[...document.querySelectorAll('select, input')].every((n) => n.labels.length || n.ariaLabel)")
@@ -478,7 +469,13 @@ def test_everything_has_a_name_and_can_be_reached(page: Browser) -> None:
     assert len(summaries) == len(set(summaries)) >= 4
 
 
-@needs_chromium
+def test_the_page_is_dark_if_that_is_preferred(chromium: Browser, tmp_path: Path) -> None:
+    for dark in (True, False):
+        script = "getComputedStyle(document.body).backgroundColor"
+        ground = opened(chromium, tmp_path, invented(), dark=dark).run(script)
+        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 3 * 128) == dark
+
+
 def test_a_page_with_little_content(chromium: Browser, tmp_path: Path) -> None:
     few = invented(classes=("star",), methods=("fix/chm",))
     without_average = [r for r in few.results if r.class_id != AVERAGE]
