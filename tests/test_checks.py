@@ -1,6 +1,5 @@
 """What a run needs is checked before any work: device, memory, images and disk space. Dry runs need none of it."""
 
-import io
 import math
 import os
 import re
@@ -198,11 +197,8 @@ def test_images_of_the_hub_are_fetched_and_then_found_without_it(
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("offline")
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["star"])})
-        images = []
-        for level in range(6):
-            Image.new("L", (8, 8), level).save(file := io.BytesIO(), "PNG")
-            images.append({"bytes": file.getvalue(), "path": None})
-        return datasets.Dataset.from_dict({"image": images, "label": [0] * 6}, features).to_iterable_dataset()
+        rows = {"image": [Image.new("L", (8, 8), level) for level in range(6)], "label": [0] * 6}
+        return datasets.Dataset.from_dict(rows, features).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert finding(experiment(*PICTURES), "data").state == "fetch"
