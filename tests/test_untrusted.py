@@ -332,21 +332,12 @@ def test_an_index_of_weights_names_only_files_beside_it(name: object, pipeline: 
     assert "only *.safetensors beside it are read" in refusal(lambda: find(at(pipeline)))
 
 
-@pytest.mark.parametrize(
-    ("part", "asked", "text"),
-    [
-        ("unet", ["my_unet", "MyUNet"], "which is not known here, and not run"),
-        ("vae", ["os", "system"], "which is not known here, and not run"),
-        ("_class_name", ["pipeline", "Mine"], "can be read"),
-        ("_class_name", "DiffusionPipeline", "can be read"),
-    ],
-)
-def test_classes_of_a_folders_own_are_refused(part: str, asked: object, text: str, pipeline: Path) -> None:
-    for place in ("unet/my_unet.py", "pipeline.py"):
-        (pipeline / place).write_text("raise SystemExit('owned')")
+@pytest.mark.parametrize(("part", "asked"), [("unet", ["my_unet", "MyUNet"]), ("vae", ["os", "system"])])
+def test_classes_of_a_folders_own_are_refused(part: str, asked: list[str], pipeline: Path) -> None:
+    (pipeline / "unet" / "my_unet.py").write_text("raise SystemExit('owned')")
     index = json.loads((pipeline / "model_index.json").read_text())
     (pipeline / "model_index.json").write_text(json.dumps(index | {part: asked}))
-    assert text in refusal(lambda: find(at(pipeline)))
+    assert "which is not known here, and not run" in refusal(lambda: find(at(pipeline)))
 
 
 # The source
