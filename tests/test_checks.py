@@ -137,8 +137,7 @@ def doubts(of: Experiment) -> list[str]:
     return [found.text for found in examine(of, SWEEP) if found.part == "meaning"]
 
 
-def test_classes_and_images_that_are_not_there_are_missing_to_what_reads_them(tmp_path: Path) -> None:
-    assert "is called 'staar'" in text(experiment("data.classes=[staar]"), "data")
+def test_folders_and_images_that_are_not_there_are_missing_to_what_reads_them(tmp_path: Path) -> None:
     found = finding(experiment("data=folder", "data.path=/no/such/folder", "data.classes=null"), "data")
     assert found.state == "missing" and "/no/such/folder" in found.text
     few = experiment(*imagenet(tmp_path / "images", "n01443537"), "data.reference=5")
