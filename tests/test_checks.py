@@ -18,14 +18,15 @@ from PIL import Image
 from latentmix import checks, mixing
 from latentmix.checks import examine, machine, require, require_work
 from latentmix.checks.downloads import INCEPTION_URL
-from latentmix.commands import generate, invert, mix, reconstruct
+from latentmix.commands import generate, invert, mix, reconstruct, session
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
-from latentmix.experiment.stages import MEASURE_REFERENCES, SYNTHESIZE
+from latentmix.experiment.stages import MEASURE_REFERENCES, SYNTHESIZE, StageType
 from latentmix.experiment.sweep import SWEEP
+from latentmix.runner.tasks import Stage
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
 server, snapshot = fake_hub.server, fake_hub.snapshot
@@ -258,6 +259,17 @@ def test_what_is_written_already_is_not_counted_again(monkeypatch: pytest.Monkey
 
 
 # Before a run
+
+
+def test_work_is_planned_once(tmp_path: Path) -> None:
+    planned = list[int]()
+
+    def plan(_: Experiment, size: int) -> Stage:
+        planned.append(size)
+        return Stage("nothing to do")
+
+    session.run_stages(experiment(f"outputs={tmp_path}", "batch=4"), [StageType(plan)] * 2, "test")
+    assert planned == [4, 4]  # once for each stage
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -476,6 +476,38 @@ def test_the_page_is_dark_if_that_is_preferred(chromium: Browser, tmp_path: Path
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 3 * 128) == dark
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_stand_out_from_their_ground(chromium: Browser, tmp_path: Path, dark: bool) -> None:
+    """WCAG's contrast of all texts is at least 4.5."""
+    page = opened(chromium, tmp_path, invented(), dark=dark)
+    page.run("for (const details of document.querySelectorAll('details')) details.open = true")
+    pairs = page.run(
+        """(() => {
+        const seen = new Set();
+        for (const node of document.querySelectorAll('body *')) {
+            if (![...node.childNodes].some((one) => one.nodeType === 3 && one.textContent.trim())) continue;
+            if (['SCRIPT', 'STYLE', 'NOSCRIPT', 'TITLE'].includes(node.tagName.toUpperCase())) continue;
+            const style = getComputedStyle(node), ink = node instanceof SVGElement ? style.fill : style.color;
+            let ground = node;
+            while (ground && /rgba\\(0, 0, 0, 0\\)|transparent/.test(getComputedStyle(ground).backgroundColor))
+                ground = ground.parentElement;
+            seen.add(ink + ' | ' + getComputedStyle(ground || document.body).backgroundColor);
+        }
+        return [...seen];
+    })()""".replace("\\\\", "\\")
+    )
+    assert len(pairs) >= 3
+    for pair in pairs:
+        one, other = (luminance(colour) for colour in pair.split(" | "))
+        assert (max(one, other) + 0.05) / (min(one, other) + 0.05) >= 4.5, pair
+
+
+def luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_a_page_with_little_content(chromium: Browser, tmp_path: Path) -> None:
     few = invented(classes=("star",), methods=("fix/chm",))
     without_average = [r for r in few.results if r.class_id != AVERAGE]
