@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+LARGEST = "8MB"  # of a file of weights; larger networks are written as several, as is usual for large models
+
 
 def load(network: Any, folder: Path) -> bool:
     """Load what an earlier run wrote. Return False, and leave the network as it is, if there is nothing that fits."""
@@ -27,14 +29,22 @@ def float16(network: Any) -> Any:
 
 def write_network(network: Any, folder: Path) -> None:
     """Write a network of diffusers or transformers in float16."""
-    float16(network).save_pretrained(folder)
+    _remove_weights(folder)
+    float16(network).save_pretrained(folder, max_shard_size=LARGEST)
     _forget_path(folder / "config.json")
 
 
 def write_pipeline(pipeline: Any, folder: Path) -> None:
     """Write a pipeline whose networks are in float16 already."""
-    pipeline.save_pretrained(folder)
+    _remove_weights(folder)
+    pipeline.save_pretrained(folder, max_shard_size=LARGEST)
     _forget_path(folder / "vae" / "config.json")
+
+
+def _remove_weights(folder: Path) -> None:
+    """Remove weights of an earlier round, which may be in another number of files."""
+    for file in folder.rglob("*.safetensors*"):
+        file.unlink()
 
 
 def _forget_path(config: Path) -> None:
