@@ -73,6 +73,16 @@ def test_directions_in_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert short.item() == 0
 
 
+def test_iterating_on_gram_matrices_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    muon = importlib.import_module("scripts.training.muon")
+    torch.manual_seed(0)
+    x = torch.randn(3, 16, 144)
+    made = muon.orthogonal(x)
+    monkeypatch.setattr(muon, "GRAM_FROM", math.inf)
+    torch.testing.assert_close(made, muon.orthogonal(x), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 24), (1, 24, 8), (3, 16, 16)])
 def test_updates_of_muon_have_singular_values_near_one(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]

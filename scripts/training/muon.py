@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315  # of an iteration, in x
 GRAM_FROM = 3  # times as wide as high; below, the Gram matrix is no smaller than the matrix
 
 
@@ -57,31 +58,28 @@ def matrices(*modules: nn.Module) -> list[Tensor]:
 def orthogonal(x: Tensor, iterations: int = 5) -> Tensor:
     """Move the singular values of matrices [B, M, N] towards 1, by Newton-Schulz iterations of fifth order.
 
-    Each iteration is x <- p(x xT) x. A CPU iterates on the Gram matrix x xT of a matrix that is much wider than high,
-    and multiplies x once, at the end, by the product of the polynomials: they commute, so in exact arithmetic the
-    result is the same. On a GPU, in bfloat16, a Gram matrix is too inexact for this.
+    Each iteration multiplies x by a polynomial of its Gram matrix x xT. These polynomials commute, so a CPU iterates on
+    the Gram matrix of a matrix that is much wider than high, and multiplies x once, at the end, by their product. On a
+    GPU, in bfloat16, a Gram matrix is too inexact for this.
     """
     x = x.bfloat16() if x.is_cuda else x.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     if not x.is_cuda and x.shape[2] >= GRAM_FROM * x.shape[1]:
-        gram = x @ x.mT
-        product = p = _polynomial(gram)
-        for _ in range(iterations - 1):
-            gram = p @ (gram @ p)
-            p = _polynomial(gram)
-            product = p @ product
+        gram, product = x @ x.mT, torch.eye(x.shape[1]).expand(len(x), -1, -1)
+        for _ in range(iterations):
+            higher = _higher_terms(gram)
+            product = LINEAR * product + higher @ product
+            for _ in range(2):  # on both sides
+                gram = LINEAR * gram + higher @ gram
         x = product @ x
     else:
         for _ in range(iterations):
-            x = _polynomial(x @ x.mT) @ x
+            x = LINEAR * x + _higher_terms(x @ x.mT) @ x
     return x if wide else x.mT
 
 
-def _polynomial(gram: Tensor) -> Tensor:
-    """Return a + b G + c G² for symmetric matrices G."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    p.diagonal(dim1=1, dim2=2).add_(a)
-    return p
+def _higher_terms(gram: Tensor) -> Tensor:
+    """Return the polynomial of Gram matrices without its constant, `LINEAR`."""
+    return CUBIC * gram + QUINTIC * gram @ gram

@@ -86,6 +86,7 @@ GPU = replace(
     half=True,
     per_class=4000,
     unet_views=2,
+    mmdit_views=4,
     softened=2000,
     workers=0,
     mmdit_patch=1,
