@@ -83,7 +83,7 @@ def held(outputs: Path) -> Iterator[Callable[[str], None]]:
     with Claims(experiment.config.work) as member:
         size = BatchSize(int(experiment.config.batch), member, "test", lambda smaller: None)
         settings = result_settings(experiment.config.as_dict())
-        executor = Executor(member, size, session.rates(experiment), settings)
+        executor = Executor(member, size, lambda: session.rates(experiment), settings)
         stages = [plan(size.value) for plan in session.plans(experiment, [INVERT, GENERATE])]
         first = {stage.name: next(iter(executor._tasks(stage))) for stage in stages}
         for name in first.values():

@@ -60,10 +60,9 @@ def joined(
             checks.require_work(experiment, planned)
             note_folders(experiment, command, results_exist=False)
             experiment.settle_compiling(sum(s.nfe_per_item * (s.items + s.finished) for s in planned))
-            executor.rates = rates(experiment)  # those of compiled networks are kept apart
 
-        executor = Executor(claims, batch_size, rates(experiment), settings, partial(finish_images, experiment), begin)
-        yield executor
+        known, finish = partial(rates, experiment), partial(finish_images, experiment)
+        yield Executor(claims, batch_size, known, settings, finish, begin)
 
 
 def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:

@@ -23,7 +23,7 @@ class Executor:
 
     claims: Claims
     batch_size: BatchSize
-    rates: Rates
+    rates: Callable[[], Rates]  # asked once the stages have begun, as compiled networks have rates of their own
     settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
     before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
     begin: Callable[[Sequence[Stage]], None] = lambda stages: None  # is called with all plans, before any task is run
@@ -103,7 +103,7 @@ class Executor:
         except KeyboardInterrupt as stop:
             raise Interrupted(STOPPED, stop) from None
         if own:
-            self.rates.remember(stage, self.batch_size.value, work, seconds)
+            self.rates().remember(stage, self.batch_size.value, work, seconds)
             self.spent[stage.name] = images, seconds
         return own == len(stage.tasks)
 
