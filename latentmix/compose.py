@@ -24,6 +24,7 @@ from latentmix.settings import expand_home
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
+DEFAULT_DATA = "shapes"  # of configs/config.yaml
 RENAMED = {  # old key -> what to say instead
     "speed.offload": "model.offload",
     "speed.shared_half": "speed.shared_prefix",
@@ -153,6 +154,9 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     try:
         with _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
+            if world := _drawn_world(composed, overrides):
+                typed = [f"data={world}", *typed]
+                composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         _unpin_other(config, composed.hydra.runtime.choices["model"], overrides, presets)
         for group in NAMED_BY_SOURCE:
@@ -165,6 +169,14 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
         folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
         raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
     return {key: value for key, value in plain.items() if key not in BY_WORLD}
+
+
+def _drawn_world(composed: Any, overrides: Sequence[str]) -> str | None:
+    """Return the data that an embedded model knows, where they are others than the default and no data were chosen."""
+    chosen = any(override.lstrip("+").startswith("data=") for override in overrides)
+    if chosen or composed.hydra.runtime.choices["data"] != DEFAULT_DATA or composed.model.get("embedded") is None:
+        return None
+    return None if composed.model.world == DEFAULT_DATA else composed.model.world
 
 
 def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Presets) -> None:

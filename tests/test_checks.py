@@ -168,10 +168,10 @@ def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: P
     photographs = imagenet(tmp_path / "images", "n01443537")
     assert doubts(experiment()) == []
     (doubt,) = doubts(experiment(*photographs))
-    assert doubt == "tiny knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes"
+    assert doubt == "tiny knows nothing but data=shapes; take that, or model=sd15 for other images"
     said = invoke("invert", *SMALL, *photographs)
     assert said.code == 0 and f"latentmix: warning: {doubt}" in said.err.splitlines()
-    assert doubts(sd15("model.world=imagenet"))[0].startswith("sd15 knows photographs, not drawn shapes; ")
+    assert doubts(sd15("model.world=imagenet"))[0].startswith("sd15 knows photographs, not drawn images; ")
     for fitting in ((*photographs, "model.world=imagenet"), ("data=synthetic", "data.reference=4")):
         assert doubts(sd15(*fitting)) == []
     assert doubts(experiment(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any model

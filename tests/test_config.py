@@ -93,12 +93,22 @@ def test_the_demo_is_the_papers_figure_in_miniature() -> None:
     assert demo.name == "demo"
     assert demo.folder == Path("outputs/demo")
     assert demo.cache == default.cache == Path("outputs/cache")
-    assert demo.model == default.model
-    assert demo.model.embedded
-    assert demo.data.name == "shapes"
+    assert demo.model == compose(["model=tiny-128"]).model
+    assert (demo.model.name, demo.data.name, demo.data.classes) == ("tiny-128", "things", ("fish", "house", "sailboat"))
     assert demo.steps == demo.inversion.steps == 20
     assert demo.draws < default.draws
-    assert set(default.methods) < set(demo.methods)
+    assert {"fix/0", "nin/0", "fix/chm", "nin/chm"} < {str(method) for method in demo.methods}
+
+
+def test_an_embedded_model_brings_the_data_that_it_knows() -> None:
+    def data(*overrides: str) -> str:
+        return compose(overrides).data.name
+
+    assert data() == data("model=tiny-sd3") == data("model=sd15") == "shapes"
+    assert data("model=tiny-128") == data("model=tiny-128", "experiment=fig7") == "things"
+    assert data("model=tiny-128", "data=shapes") == data("experiment=demo", "model=tiny") == "shapes"
+    assert compose(["model=tiny-128", "data.classes=[cup]", "data.limit=900"]).data.limit == 900
+    assert compose(["experiment=demo", "model=tiny-sd3"]).data.classes == ("circle", "heart", "star")
 
 
 def test_fig7_is_the_papers() -> None:

@@ -288,7 +288,7 @@ def test_lpips_out_of_reach_is_one_line(torch_home: Path, monkeypatch: pytest.Mo
 
 
 def test_unknown_distances_are_named_with_the_known() -> None:
-    assert "embedded, alex, vgg, squeeze" in refusal(lambda: perceptual_network("alx", CPU))
+    assert "embedded, things, alex, vgg, squeeze" in refusal(lambda: perceptual_network("alx", CPU))
 
 
 # Names
@@ -315,7 +315,7 @@ def test_identities_name_the_network_and_its_weights(embedded: Network, clip: Ne
 def test_unknown_networks_are_named_with_the_known() -> None:
     text = refusal(lambda: frechet_network("incepton", CPU))
     assert "'incepton'" in text
-    assert "embedded, inception, dinov2" in text
+    assert "embedded, things, inception, dinov2" in text
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/opnai", "ViT-L-14", "openai", "", "/", "embeded", "ViT-L-14/openai/x"])

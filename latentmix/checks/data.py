@@ -41,14 +41,18 @@ def class_count(experiment: Experiment) -> str:
     return f"{len(experiment.classes)} class{'es' if len(experiment.classes) > 1 else ''}"
 
 
+DRAWN = ("shapes", "things")  # worlds that only embedded models know
+
+
 def doubts(experiment: Experiment) -> list[Finding]:
     """Return warnings of what would run, but would not mean what it seems to."""
     model, data = experiment.config.model, experiment.data
     texts = []
-    if model.world == "imagenet" and data.world == "shapes":
-        texts.append(f"{model.name} knows photographs, not drawn shapes; take data=imagenet or another of photographs")
-    if model.embedded and model.path is None and data.world != "shapes" and not data.from_model:
-        texts.append(f"{model.name} knows nothing but drawn shapes; take model=sd15 for other images, or data=shapes")
+    if model.world == "imagenet" and data.world in DRAWN:
+        texts.append(f"{model.name} knows photographs, not drawn images; take data=imagenet or another of photographs")
+    if model.embedded and model.path is None and data.world != model.world and not data.from_model:
+        known = f"{model.name} knows nothing but data={model.world}"
+        texts.append(f"{known}; take that, or model=sd15 for other images")
     titles: dict[str, list[str]] = {}
     for class_id in data.classes():
         titles.setdefault(experiment.title(class_id).casefold(), []).append(class_id)

@@ -18,9 +18,9 @@ import torch
 from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.data.hub_errors import chain
-from latentmix.embedded import embedded_folder
+from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError
-from latentmix.feature_networks import DINOV2, LPIPS, dinov2_folder, dinov2_name, perceptual_network
+from latentmix.feature_networks import DINOV2, LPIPS, clip_folder, dinov2_folder, dinov2_name, perceptual_network
 from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import VARIANTS
@@ -148,8 +148,8 @@ def _model(config: ModelConfig) -> Files:
 
 
 def _features(config: ModelConfig) -> Files:
-    if config.features == "embedded":
-        return EMBEDDED_CLASSIFIER
+    if config.features in WORLDS:
+        return _classifier(config.features)
     if config.features == "inception":
         return _torch_hub_file("Inception-v3", INCEPTION_URL)
     if (folder := dinov2_folder(config.features)) is not None:
@@ -168,11 +168,15 @@ def _features(config: ModelConfig) -> Files:
     )
 
 
+def _classifier(name: str) -> Files:
+    return Files("the embedded classifier", lambda: embedded_folder(WORLDS[name]) / "classifier")
+
+
 def _perceptual(config: ModelConfig) -> Files:
     """Return torchvision's network that LPIPS is taken in; what LPIPS learned comes with torchmetrics."""
     perceptual_network(config.perceptual, torch.device("cpu"))  # raises UserError if there is none
-    if config.perceptual == "embedded":
-        return EMBEDDED_CLASSIFIER
+    if config.perceptual in WORLDS:
+        return _classifier(config.perceptual)
     from torchvision.models import get_model_weights
 
     name = LPIPS[config.perceptual]
@@ -180,9 +184,9 @@ def _perceptual(config: ModelConfig) -> Files:
 
 
 def _clip(config: ModelConfig) -> Files:
-    """Return the embedded CLIP, or what open_clip itself looks for: files of the hub, safetensors first."""
-    if config.clip == "embedded":
-        return Files("the embedded CLIP", lambda: embedded_folder("clip"))
+    """Return an embedded CLIP, or what open_clip itself looks for: files of the hub, safetensors first."""
+    if config.clip in WORLDS:
+        return Files("the embedded CLIP", lambda: clip_folder(config.clip))
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
@@ -203,7 +207,6 @@ def _clip(config: ModelConfig) -> Files:
     )
 
 
-EMBEDDED_CLASSIFIER = Files("the embedded classifier", lambda: embedded_folder("classifier"))
 FILES: dict[str, Callable[[ModelConfig], Files]] = {
     "model": _model,
     "features": _features,

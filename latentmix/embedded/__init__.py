@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+WORLDS = {"embedded": "", "things": "things"}  # name of a feature network -> folder of its world's networks
+
 
 def embedded_folder(name: str) -> Path:
     """Return the folder of an embedded network or architecture."""

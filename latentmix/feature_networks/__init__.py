@@ -3,9 +3,9 @@
     extract = latentmix.feature_networks.load("inception")
     features = extract(images)  # uint8 [B, 3, H, W] -> float32 [B, 2048]
 
-`inception`, DINOv2, LPIPS and open_clip's models are the field's own networks, and need their weights; `embedded` ones
-come with latentmix. A new network is a file beside this one, and an entry in one of the tables below. Weights are
-loaded, and fetched if need be, at the first use.
+`inception`, DINOv2, LPIPS and open_clip's models are the field's own networks, and need their weights; `embedded` and
+`things` come with latentmix. A new network is a file beside this one, and an entry in one of the tables below. Weights
+are loaded, and fetched if need be, at the first use.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
+from latentmix.embedded import WORLDS
 from latentmix.errors import UserError
 from latentmix.feature_networks import dinov2, embedded, inception, lpips
 from latentmix.feature_networks.base import Network, Perceptual
-from latentmix.feature_networks.clip import clip_network, clip_width
+from latentmix.feature_networks.clip import clip_folder, clip_network, clip_width
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
 from latentmix.feature_networks.embedded import Classifier, embedded_classifier
 from latentmix.feature_networks.lpips import LPIPS
@@ -31,6 +32,7 @@ __all__ = [
     "Classifier",
     "Network",
     "Perceptual",
+    "clip_folder",
     "clip_network",
     "clip_width",
     "dinov2_folder",
@@ -43,12 +45,12 @@ __all__ = [
 ]
 
 FRECHET: Mapping[str, Callable[[torch.device], Network]] = {
-    "embedded": embedded.frechet,
+    **{name: partial(embedded.frechet, name) for name in WORLDS},
     "inception": inception.frechet,
     **{name: partial(dinov2.of_hub, name) for name in (*dinov2.SHORT, *DINOV2)},
 }
 PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual]] = {
-    "embedded": embedded.perceptual,
+    **{name: partial(embedded.perceptual, name) for name in WORLDS},
     **{name: partial(lpips.perceptual, name) for name in LPIPS},
 }
 
@@ -85,7 +87,8 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
 
 def frechet_width(name: str) -> int:
     """Return the number of features of a network of the Fréchet distance; no weights are read."""
-    widths = {"embedded": Classifier.WIDTH, "inception": inception.WIDTH} | {n: w for n, (_, w) in DINOV2.items()}
+    widths = dict.fromkeys(WORLDS, Classifier.WIDTH) | {"inception": inception.WIDTH}
+    widths |= {network: width for network, (_, width) in DINOV2.items()}
     if dinov2_name(name) in widths:
         return widths[dinov2_name(name)]
     return read_config(_folder(name))["hidden_size"]

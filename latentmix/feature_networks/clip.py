@@ -1,15 +1,16 @@
-"""CLIP: embeddings of images, and of texts beside them. The embedded one, or any of open_clip's."""
+"""CLIP: embeddings of images, and of texts beside them. An embedded one, or any of open_clip's."""
 
 import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from latentmix.embedded import embedded_folder
+from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError, optional_imports
 from latentmix.feature_networks.base import Encoder, Network, fetching, identity
 from latentmix.profiling import timed
@@ -19,7 +20,7 @@ VERSION = 1
 
 
 def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
-    """Return a CLIP, `embedded` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
+    """Return a CLIP, `embedded`, `things` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
 
     Its weights, and the tokenizer if `texts`, are loaded at the first use.
     Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
@@ -40,17 +41,22 @@ def clip_network(name: str, device: torch.device, texts: bool = True) -> Network
 
 
 def _identity(name: str) -> dict[str, str]:
-    if name != "embedded":
+    if name not in WORLDS:
         pretrained_config(name)
         return identity(VERSION, clip=name)
-    folder = embedded_folder("clip")
+    folder = clip_folder(name)
     return identity(VERSION, clip=name, weights=digest(folder, folder.iterdir()))
+
+
+def clip_folder(name: str) -> Path:
+    """Return the folder of an embedded CLIP, `embedded` or `things`."""
+    return embedded_folder(WORLDS[name]) / "clip"
 
 
 def clip_width(name: str) -> int:
     """Return the number of features of a CLIP; no weights are read."""
-    if name == "embedded":
-        return json.loads((embedded_folder("clip") / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
+    if name in WORLDS:
+        return json.loads((clip_folder(name) / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
     with optional_imports():
         import open_clip
 
@@ -72,7 +78,7 @@ def _load(name: str) -> Any:
     with optional_imports():
         import open_clip
 
-    if name == "embedded":
+    if name in WORLDS:
         return open_clip.create_model(_architecture(name))
     architecture, _, pretrained = name.partition("/")
     # OpenAI's weights need QuickGELU, which the architectures' own configs do not name.
@@ -112,4 +118,4 @@ def _text_encoder(name: str, model: Any, device: torch.device) -> Callable[[str]
 
 def _architecture(name: str) -> str:
     """Return open_clip's name of a CLIP's architecture."""
-    return f"local-dir:{embedded_folder('clip')}" if name == "embedded" else name.partition("/")[0]
+    return f"local-dir:{clip_folder(name)}" if name in WORLDS else name.partition("/")[0]

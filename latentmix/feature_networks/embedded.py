@@ -1,6 +1,7 @@
-"""The embedded classifier of the drawn shapes, which measures the embedded world without downloads.
+"""The embedded classifiers of drawn images, which measure the embedded worlds without downloads.
 
-Metrics in it have names of their own (`fd_embedded`, not `fid`): a Fréchet distance means nothing without its network.
+`embedded` knows the shapes of `tiny` and `tiny-sd3`, `things` the objects of `tiny-128`. Metrics in them have names of
+their own (`fd_embedded`, not `fid`): a Fréchet distance means nothing without its network.
 """
 
 import json
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentmix.embedded import embedded_folder
+from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.feature_networks.base import Network, Perceptual, identity
 from latentmix.metrics import activation_distances
 from latentmix.weight_files import digest
@@ -20,7 +21,7 @@ VERSION = 1
 
 
 class Classifier(nn.Module):
-    """A classifier of images [B, 3, 64, 64] in [-1, 1]; its 64 pooled activations are features, as Inception's are."""
+    """A classifier of images [B, 3, H, W] in [-1, 1]; its 64 pooled activations are features, as Inception's are."""
 
     WIDTH = 64
 
@@ -67,27 +68,27 @@ def embedded_classifier(folder: Path) -> Classifier:
     return network.eval().requires_grad_(False)
 
 
-def frechet(device: torch.device) -> Network:
-    """Return the classifier as a feature network."""
-    network, weights = _load(device)
+def frechet(name: str, device: torch.device) -> Network:
+    """Return a classifier, `embedded` or `things`, as a feature network."""
+    network, weights = _load(name, device)
 
     def extract(images: Tensor) -> Tensor:
         return network.features(images.to(device).float() / 127.5 - 1)
 
-    return Network("embedded", identity(VERSION, features="embedded", weights=weights), torch.no_grad()(extract))
+    return Network(name, identity(VERSION, features=name, weights=weights), torch.no_grad()(extract))
 
 
-def perceptual(device: torch.device) -> Perceptual:
-    """Return a distance made as LPIPS is, of the activations of the classifier's levels."""
-    network, weights = _load(device)
+def perceptual(name: str, device: torch.device) -> Perceptual:
+    """Return a distance made as LPIPS is, of the activations of a classifier's levels."""
+    network, weights = _load(name, device)
 
     def between(a: Tensor, b: Tensor) -> Tensor:
         return activation_distances(*(network.activations(x.to(device).float() / 127.5 - 1) for x in (a, b)))
 
-    return Perceptual("embedded", identity(VERSION, perceptual="embedded", weights=weights), torch.no_grad()(between))
+    return Perceptual(name, identity(VERSION, perceptual=name, weights=weights), torch.no_grad()(between))
 
 
-def _load(device: torch.device) -> tuple[Classifier, str]:
-    folder = embedded_folder("classifier")
+def _load(name: str, device: torch.device) -> tuple[Classifier, str]:
+    folder = embedded_folder(WORLDS[name]) / "classifier"
     network = embedded_classifier(folder).to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
     return network, digest(folder, [folder / "config.json", folder / "model.safetensors"])

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from latentmix.cache import write_atomic
+from latentmix.embedded import WORLDS
 from latentmix.errors import UserError
 from latentmix.experiment.draws import GAUSS
 from latentmix.metrics import METRICS, Metric
@@ -65,7 +66,7 @@ SPARE_CONTROL_LINES: tuple[Line, ...] = (":", "-.")
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 SHAPES = ("o", "s", "^", "v", "D", "x", "+", "*")
 
-NETWORKS = {"embedded": "embedded classifier", "inception": "Inception"}
+NETWORKS = dict.fromkeys(WORLDS, "embedded classifier") | {"inception": "Inception"}
 
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
@@ -188,7 +189,7 @@ def metric_label(column: str) -> MetricLabel:
     metric = titles[name]
     network = column[len(name) + 1 :]
     in_words = NETWORKS.get(network, network)
-    if metric.network == "clip" and network == "embedded":
+    if metric.network == "clip" and network in WORLDS:
         in_words = "embedded CLIP"
     elif metric.network == "clip" and "CLIP" not in metric.label:
         in_words = f"CLIP {in_words}"

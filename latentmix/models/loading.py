@@ -88,9 +88,11 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
     """Load a part of a pipeline. Raises: UserError, in one line that has `name`, where its files are damaged."""
     if folder in TOKENIZERS:
         return TOKENIZERS[folder]
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # small files load at once
+    for each in (logging, diffusers_logging):
+        each.disable_progress_bar()  # small files load at once
     try:
         return load(folder, local_files_only=True, **options)
     except Exception as error:

@@ -17,10 +17,10 @@ class ModelConfig:
     guidance: Guidance  # of generation
     spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
-    features: LocalPath  # "embedded", "inception", or a DINOv2 of the hub or in a folder
-    clip: str  # "embedded" or "ARCHITECTURE/PRETRAINED" of open_clip
+    features: LocalPath  # "embedded", "things", "inception", or a DINOv2 of the hub or in a folder
+    clip: str  # "embedded", "things" or "ARCHITECTURE/PRETRAINED" of open_clip
     world: Literal["shapes", "things", "imagenet"]  # what it draws, by which experiments choose classes
-    perceptual: str = "alex"  # "embedded", or the network that LPIPS is taken in
+    perceptual: str = "alex"  # "embedded", "things", or the network that LPIPS is taken in
     counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights
     hub: str | None = None

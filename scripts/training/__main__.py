@@ -18,8 +18,8 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
+WEIGHTS = ROOT / "latentmix" / "embedded" / "things"
 STAGES = {  # in the order in which they need each other, and the function of each
     "images": "data.images",
     "vae": "vae.vae",
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--minutes", type=float, help="time limit for all stages together, which run side by side")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "train", help="drawn images and checkpoints")
-    parser.add_argument("--to", type=Path, default=HERE / "weights", help="where weights are written, and go on from")
+    parser.add_argument("--to", type=Path, default=WEIGHTS, help="where weights are written, and go on from")
     parser.add_argument("--from", dest="start", type=Path, help="weights to go on from, copied to --to first")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels of packages that this machine lacks")
     parser.add_argument("--settings", help="a column of settings.py: cpu, cuda or smoke; default: by the device")
