@@ -13,6 +13,7 @@ from .muon import matrices
 from .saving import load, write_network
 from .settings import SEED, Run
 
+NOISE = 0.1  # added to the 16 channels in training, relative to their standard deviation; see `_train`
 FLOOR = 0.2  # least variance that a direction of the latents should have, where their mean variance is 1
 MEMORY = 64  # images over which variances of directions are averaged
 BATCH_SHARE = 0.25  # of the batch's own variances in those that are to be raised
@@ -20,15 +21,20 @@ BATCH_SHARE = 0.25  # of the batch's own variances in those that are to be raise
 
 def vae(run: Run) -> None:
     """Train the autoencoder of `tiny`, 4 channels."""
-    _train(run, "vae", Path("tiny/vae"), 4)
+    _train(run, "vae", Path("tiny/vae"), 4, noise=0)
 
 
 def vae_sd3(run: Run) -> None:
     """Train the autoencoder of `tiny-sd3`, 16 channels. It starts from the other one, if there is one."""
-    _train(run, "vae_sd3", Path("tiny-sd3/vae"), 16)
+    _train(run, "vae_sd3", Path("tiny-sd3/vae"), 16, NOISE)
 
 
-def _train(run: Run, name: str, folder: Path, channels: int) -> None:
+def _train(run: Run, name: str, folder: Path, channels: int, noise: float) -> None:
+    """Train an autoencoder whose decoder sees latents with `noise` added, relative to their standard deviation.
+
+    Sixteen channels hold more numbers than these images need. Without noise, most of them become functions of the
+    others, known up to less than the least noise of the schedule: inversion then never brings them to variance 1.
+    """
     torch.manual_seed(SEED)
     network = autoencoder(channels)
     known = load(network, run.weights / folder)
@@ -41,7 +47,8 @@ def _train(run: Run, name: str, folder: Path, channels: int) -> None:
     def losses() -> dict[str, Tensor]:
         x = data.to_network(data.rolled(data.pick(batch, images)[0]))
         posterior = network.encode(x).latent_dist
-        error = network.decode(posterior.sample()).sample.float() - x
+        z = posterior.sample()
+        error = network.decode(z + noise * z.detach().std() * torch.randn_like(z)).sample.float() - x
         mean, var, logvar = (t.float() for t in (posterior.mean, posterior.var, posterior.logvar))
         divergence = 0.5 * (mean**2 + var - 1 - logvar).mean()
         short = unused(mean)
