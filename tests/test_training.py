@@ -1,5 +1,6 @@
 """The training of the embedded networks, with settings that are as small as they can be: that it runs, and resumes."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -93,3 +94,20 @@ def test_updates_of_muon_have_singular_values_near_one(
     values = torch.linalg.svdvals(made)
     assert made.shape == shape
     assert 0.3 < values.min() < values.max() < 1.3
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_the_mmdit_starts_as_minus_its_input(monkeypatch: pytest.MonkeyPatch, patch: int) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    mmdit, settings = (importlib.import_module(f"scripts.training.{name}") for name in ("mmdit", "settings"))
+    sizes = dataclasses.replace(settings.CPU, mmdit_patch=patch, mmdit_layers=2)
+    torch.manual_seed(0)
+    network = mmdit.mmdit(settings.Run(sizes, torch.device("cpu"), Path(), Path()))
+    mmdit.start_as_identity(network)
+    z, states, pooled = torch.randn(2, 16, 16, 16), torch.randn(2, 24, 96), torch.randn(2, 96)
+    with torch.no_grad():
+        made = network(z, states, pooled, torch.tensor([100.0, 900.0])).sample
+    assert (made + z).square().mean() < 0.01
+    levels = mmdit.noise_levels(4000, torch.device("cpu"))
+    assert 0 <= levels.min() < 0.01 and 0.95 < levels.max() <= 1
+    assert 0.2 < (levels < 0.3).float().mean() < 0.35  # an inversion begins there

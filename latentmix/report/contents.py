@@ -4,8 +4,9 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,12 @@ def _images(experiment: Experiment) -> Images:
     uris: dict[ImageKey, str] = {}
     inputs: dict[tuple[str, int], list[str]] = {}
     note, size, keep = "", 0, experiment.config.keep
+    shown = cache(partial(_input, experiment))  # draws share images
     draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, keep)})
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
-            mixed = _inputs(experiment, class_id, draw) if any(n for _, n, _, _ in images) else []
+            mixed = _inputs(experiment, class_id, draw, shown) if any(n for _, n, _, _ in images) else []
             size += sum(map(len, (*images.values(), *mixed)))
             if uris and size > MAX_BYTES:
                 note = f"{len(uris)} images fit in this page; the others are in the cache"
@@ -155,12 +157,16 @@ def _images(experiment: Experiment) -> Images:
     return Images(uris, note, inputs)
 
 
-def _inputs(experiment: Experiment, class_id: str, draw: int) -> list[str]:
+def _inputs(experiment: Experiment, class_id: str, draw: int, shown: Callable[[str, int], str]) -> list[str]:
     """Return the images that a draw mixes. The first N are those of its mixture of N."""
-    config, pool = experiment.config, experiment.pool(class_id)
+    config = experiment.config
     indices = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
-    arrays = [pool[index].pixels(config.model.size) for index in indices]
-    return [_data_uri(Image.fromarray(pixels), INPUT_SIZE, lossless=False) for pixels in arrays]
+    return [shown(class_id, index) for index in indices]
+
+
+def _input(experiment: Experiment, class_id: str, index: int) -> str:
+    pixels = experiment.pool(class_id)[index].pixels(experiment.config.model.size)
+    return _data_uri(Image.fromarray(pixels), INPUT_SIZE, lossless=False)
 
 
 def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:

@@ -26,6 +26,7 @@ def transformer(run: Run) -> None:
     words = tokenizer(folder / "tokenizer")
     texts = [text_encoder(CLIPTextModelWithProjection, words, WIDTH, layers=3) for _ in range(2)]
     network = mmdit(run)
+    start_as_identity(network)
     places = (folder / "text_encoder", folder / "text_encoder_2", folder / "transformer")
     known = min(load(each, place) for each, place in zip((*texts, network), places, strict=True))
     for each in (network, *texts):
@@ -73,13 +74,41 @@ def mmdit(run: Run) -> Any:
     )
 
 
+@torch.no_grad()
+def start_as_identity(network: Any) -> None:
+    """Set the first weights so that the output is -z at each place, which is right where there is little noise.
+
+    An inversion begins there, and errors of the velocity at low noise make inverted latents too short. The blocks start
+    as the identity (adaLN-Zero, Peebles & Xie 2023). Patches are written, at half of their size, into directions of the
+    tokens that the fixed embedding of positions does not use, so that the last layer norm hardly changes their scale.
+    """
+    patch, size = network.pos_embed.proj.weight, 0.5
+    modulations = [norm.linear for block in network.transformer_blocks for norm in (block.norm1, block.norm1_context)]
+    for layer in (*modulations, network.norm_out.linear):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    position = network.pos_embed.pos_embed[0].cpu()
+    used = torch.cat([position, torch.ones(1, position.shape[1])])  # a layer norm takes the mean away
+    directions = torch.linalg.svd(used, full_matrices=True)[2][torch.linalg.matrix_rank(used) :]
+    numbers = patch[0].numel()
+    free = (torch.linalg.qr(torch.randn(len(directions), len(directions)))[0] @ directions)[:numbers]
+    patch.copy_((size * free.T).view_as(patch))
+    network.pos_embed.proj.bias.zero_()
+    of_position = (position - position.mean(1, keepdim=True)).square().sum(1).mean()
+    spread = ((of_position + size**2 * numbers) / position.shape[1]).sqrt()
+    edge = network.config.patch_size  # the output has channels last, the input first
+    order = torch.arange(numbers).view(-1, edge, edge).permute(1, 2, 0).flatten()
+    network.proj_out.weight.copy_(-free[order] * spread / size)
+    network.proj_out.bias.zero_()
+
+
 def noise_levels(count: int, device: torch.device) -> Tensor:
-    """Return random noise levels, shifted as the scheduler's steps are: a third of them uniform, two thirds
-    logit-normal (Esser et al. 2024, section 3.1), since what an image shows is decided at middle levels."""
-    uniform = torch.rand(count, device=device)
-    normal = torch.randn(count, device=device).sigmoid()
-    sigma = torch.where(torch.rand(count, device=device) < 1 / 3, uniform, normal)
-    return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    """Return random noise levels: half of them logit-normal, shifted as the scheduler's steps are (Esser et al. 2024,
+    section 3.1), since what an image shows is decided at middle levels; half lower ones, where an inversion begins."""
+    middle = torch.randn(count, device=device).sigmoid()
+    middle = SHIFT * middle / (1 + (SHIFT - 1) * middle)
+    lower = torch.rand(count, device=device) ** 1.5
+    return torch.where(torch.rand(count, device=device) < 0.5, middle, lower)
 
 
 def stable_diffusion_3(encoder: Any, texts: list[Any], words: Any, network: Any) -> Any:
