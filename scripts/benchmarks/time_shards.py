@@ -9,7 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
-SWEEP = ["experiment=demo", "data.classes=[star,heart]", "n=[2,8,32]", "methods=[fix/0,fix/chm]", "pool=64", "draws=32"]
+SWEEP = [
+    "experiment=demo",
+    "model=tiny",
+    "data.classes=[star,heart]",
+    "n=[2,8,32]",
+    "methods=[fix/0,fix/chm]",
+    "pool=64",
+    "draws=32",
+]
 
 
 def main() -> None:
