@@ -17,9 +17,10 @@ NUMBERS: dict[str, Callable[[str], Any]] = {"n": int, "count": int, "value": num
 def features(name: str = "inception", device: str | torch.device | None = None) -> Network:
     """Return a feature network: images -> features, float32 [B, D].
 
-    `name` is "inception", "dinov2", "embedded", a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED, such as
-    "ViT-L-14/openai". `device` is by default a GPU if there is one. The network takes uint8 tensors [B, 3, H, W], and
-    also PIL images, paths, arrays and lists of them, of one size. Weights are read, or fetched, at the first call.
+    `name` is "inception", "dinov2", "embedded", "things", a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED,
+    such as "ViT-L-14/openai". `device` is by default a GPU if there is one. The network takes uint8 tensors
+    [B, 3, H, W], and also PIL images, paths, arrays and lists of them, of one size. Weights are read, or fetched, at
+    the first call.
 
         x = lm.features("inception")(images)
         lm.metrics.frechet_distance(x, y)

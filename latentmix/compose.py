@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentmix.cache import read_json, user_cache, write_json
 from latentmix.config import Config
+from latentmix.embedded import DRAWN
 from latentmix.errors import UserError, nearest
 from latentmix.overrides import for_hydra
 from latentmix.settings import expand_home
@@ -125,6 +126,12 @@ class Presets:
         """Return the presets of a group that have a setting."""
         return [option for option in self.options(group) if setting in self.read(group, option)]
 
+    def overridden(self, group: str, experiment: str | None) -> bool:
+        """Return whether an experiment, or one that it builds on, chooses the preset of another group."""
+        lineage = self._lineage("experiment", experiment) if experiment else []
+        entries = [entry for preset in lineage for entry in preset.get("defaults", []) if isinstance(entry, dict)]
+        return any(key.endswith(f"/{group}") for entry in entries for key in entry)
+
     @property
     def overrides(self) -> list[str]:
         """The override by which Hydra finds the user's presets."""
@@ -154,7 +161,7 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     try:
         with _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
-            if world := _drawn_world(composed, overrides):
+            if world := _drawn_world(composed, overrides, presets):
                 typed = [f"data={world}", *typed]
                 composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -171,12 +178,13 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     return {key: value for key, value in plain.items() if key not in BY_WORLD}
 
 
-def _drawn_world(composed: Any, overrides: Sequence[str]) -> str | None:
-    """Return the data that an embedded model knows, where they are others than the default and no data were chosen."""
+def _drawn_world(composed: Any, overrides: Sequence[str], presets: Presets) -> str | None:
+    """Return the drawn images that the model knows, where they are not the default and no data were chosen."""
+    world, experiment = composed.model.get("world"), composed.hydra.runtime.choices.get("experiment")
     chosen = any(override.lstrip("+").startswith("data=") for override in overrides)
-    if chosen or composed.hydra.runtime.choices["data"] != DEFAULT_DATA or composed.model.get("embedded") is None:
+    if chosen or world not in DRAWN or world == DEFAULT_DATA or presets.overridden("data", experiment):
         return None
-    return None if composed.model.world == DEFAULT_DATA else composed.model.world
+    return world
 
 
 def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Presets) -> None:

@@ -168,7 +168,7 @@ def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: P
     photographs = imagenet(tmp_path / "images", "n01443537")
     assert doubts(experiment()) == []
     (doubt,) = doubts(experiment(*photographs))
-    assert doubt == "tiny knows nothing but data=shapes; take that, or model=sd15 for other images"
+    assert doubt == "tiny knows nothing but data=shapes; take model=sd15 for other images"
     said = invoke("invert", *SMALL, *photographs)
     assert said.code == 0 and f"latentmix: warning: {doubt}" in said.err.splitlines()
     assert doubts(sd15("model.world=imagenet"))[0].startswith("sd15 knows photographs, not drawn images; ")

@@ -100,7 +100,7 @@ def test_the_demo_is_the_papers_figure_in_miniature() -> None:
     assert {"fix/0", "nin/0", "fix/chm", "nin/chm"} < {str(method) for method in demo.methods}
 
 
-def test_an_embedded_model_brings_the_data_that_it_knows() -> None:
+def test_an_embedded_model_brings_the_data_that_it_knows(tmp_path: Path) -> None:
     def data(*overrides: str) -> str:
         return compose(overrides).data.name
 
@@ -109,6 +109,13 @@ def test_an_embedded_model_brings_the_data_that_it_knows() -> None:
     assert data("model=tiny-128", "data=shapes") == data("experiment=demo", "model=tiny") == "shapes"
     assert compose(["model=tiny-128", "data.classes=[cup]", "data.limit=900"]).data.limit == 900
     assert compose(["experiment=demo", "model=tiny-sd3"]).data.classes == ("circle", "heart", "star")
+    assert data("model=tiny", "model.world=imagenet") == "shapes"
+    (tmp_path / "experiment").mkdir()
+    mine = "# @package _global_\ndefaults:\n  - override /data: shapes\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
+    (tmp_path / "experiment" / "longer.yaml").write_text("# @package _global_\ndefaults: [mine]\nsteps: 9\n")
+    for experiment in ("mine", "longer"):
+        assert compose(["model=tiny-128", f"experiment={experiment}"], [tmp_path]).data.name == "shapes"
 
 
 def test_fig7_is_the_papers() -> None:

@@ -104,6 +104,14 @@ def test_a_flow_model_stands_for_itself() -> None:
         assert [config.model.name for config in paper.configs(name, ["model=tiny-sd3"])] == ["tiny-sd3"]
 
 
+def test_classes_of_other_images_do_not_reach_a_counterpart_that_does_not_know_them() -> None:
+    own, flow = paper.configs("fig10", ["model=tiny-128", "data=things", "data.classes=[cup]"])
+    assert (own.data.name, own.data.classes) == ("things", ("cup",))
+    assert (flow.model.name, flow.data.name, flow.data.classes) == ("tiny-sd3", "shapes", ("triangle",))
+    own, flow = paper.configs("fig10", ["model=tiny", "data.classes=[star]"])
+    assert own.data.classes == flow.data.classes == ("star",)
+
+
 def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
     own, flow = paper.configs("fig4", ["model=sd15", "model.path=/x", "data=folder", "data.path=/y", "seed=3"])
     assert (own.model.path, flow.model.path) == ("/x", None)

@@ -7,6 +7,7 @@ from latentmix.cache import user_cache
 from latentmix.checks.downloads import elsewhere, hub_refusal
 from latentmix.checks.finding import Finding
 from latentmix.data import Dataset, NotFetched
+from latentmix.embedded import DRAWN
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import Read
@@ -41,9 +42,6 @@ def class_count(experiment: Experiment) -> str:
     return f"{len(experiment.classes)} class{'es' if len(experiment.classes) > 1 else ''}"
 
 
-DRAWN = ("shapes", "things")  # worlds that only embedded models know
-
-
 def doubts(experiment: Experiment) -> list[Finding]:
     """Return warnings of what would run, but would not mean what it seems to."""
     model, data = experiment.config.model, experiment.data
@@ -51,8 +49,9 @@ def doubts(experiment: Experiment) -> list[Finding]:
     if model.world == "imagenet" and data.world in DRAWN:
         texts.append(f"{model.name} knows photographs, not drawn images; take data=imagenet or another of photographs")
     if model.embedded and model.path is None and data.world != model.world and not data.from_model:
-        known = f"{model.name} knows nothing but data={model.world}"
-        texts.append(f"{known}; take that, or model=sd15 for other images")
+        images = f"data={data.world}" if data.world in DRAWN else "other images"
+        other = DRAWN.get(data.world, "sd15")
+        texts.append(f"{model.name} knows nothing but data={model.world}; take model={other} for {images}")
     titles: dict[str, list[str]] = {}
     for class_id in data.classes():
         titles.setdefault(experiment.title(class_id).casefold(), []).append(class_id)

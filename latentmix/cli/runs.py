@@ -22,7 +22,7 @@ def status(runs: Runs) -> None:
 
 
 @command(
-    "latentmix compare demo outputs/demo-tiny-sd3",
+    "latentmix compare demo-tiny outputs/demo-tiny-sd3",
     "latentmix compare inversions-ddim inversions-null_text --out outputs/inversions",
 )
 def compare(
@@ -37,7 +37,7 @@ def compare(
     say_all(compare.run(named_runs(runs), out))
 
 
-@command("latentmix report demo", "latentmix report demo demo-tiny-sd3")
+@command("latentmix report demo", "latentmix report demo-tiny demo-tiny-sd3")
 def report(
     runs: Runs,
     push_to_hub: PushToHub = None,

@@ -41,6 +41,8 @@ def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
         console.print(f"The runs differ in {', '.join(different)}.", markup=False, soft_wrap=True)
     common = [metric for metric in _metrics(runs[0]) if all(metric in _metrics(run) for run in runs)]
     paired = [difference for run in runs[1:] for difference in differences(run, runs[0])]
+    if not common:
+        console.print("The runs have no metric in common.", soft_wrap=True)
     for metric in common[:METRICS_SHOWN]:
         console.print(_averages(runs, paired, metric, max(ns)))
     if trips := {run.label: quantities for run in runs if (quantities := _round_trip(run))}:

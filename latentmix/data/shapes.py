@@ -1,4 +1,4 @@
-"""data=shapes: the embedded data set, ten kinds of drawn shape with the statistics of photographs.
+"""data=shapes: ten kinds of drawn shape with the statistics of photographs.
 
 Centred shapes on smooth grounds would leave most of the latent space empty: their inverted latents have norms far below
 √L, and mixtures of them do not behave like mixtures of photographs. Two choices avoid that:

@@ -1,4 +1,4 @@
-"""The embedded data set at 128 px: ten everyday objects, drawn with light and soft shadows.
+"""data=things: ten everyday objects at 128 px, drawn with light and soft shadows.
 
 Its images have the statistics that the paper's effect depends on, as photographs do: 1/f ("pink") texture over the
 whole frame, a palette for each class in the ground, one to three objects anywhere, and fine grain. The plane repeats:

@@ -20,7 +20,7 @@ SHIFT = 0.012  # between the lines of two methods, as a share of N, so that thei
 
 
 def draw_curves(table: Path, stem: Path) -> list[Path]:
-    """Draw the averages over classes in `metrics.csv`, with 95 % intervals over classes. Return the files written."""
+    """Draw the averages over classes in `metrics.csv`, with their 95 % intervals. Return the files written."""
     if not table.exists():
         raise UserError(f"{table} is missing; run latentmix sweep with the same settings first")
     with styled():

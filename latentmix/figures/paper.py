@@ -118,7 +118,7 @@ FIGURES = {
     ),
     "fig7": Figure(
         "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
-        "over classes. Grey lines: {controls}.",
+        "over classes, or over draws if there are fewer than four classes. Grey lines: {controls}.",
         ALL_DRAWS,
         draw=_draw_sweep,
         stages=SWEEP,  # the command also writes the tables, so that `latentmix report` can read them
@@ -142,14 +142,18 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """Return the settings of a figure's runs, one for each model that it shows.
 
     They are those of the figure's own experiment, unless the overrides name another, which is drawn on its own model.
-    Overrides of the model do not apply to its counterpart.
+    Overrides of the model do not apply to its counterpart, nor do those of the data where a figure shows both and the
+    counterpart knows other images.
     """
     figure, complete = FIGURES[name], _with_experiment(name, overrides)
     own = compose(complete)
     if figure.families and not _is_own(name, overrides):
         return [own]
-    others = [override for override in complete if not override.startswith(("model=", "model."))]
-    counterpart = own.model.counterpart
+    counterpart, left_out = own.model.counterpart, ["model=", "model."]
+    if counterpart is not None and "diffusion" in figure.families:
+        alike = compose([f"model={counterpart}"]).model.world == own.model.world
+        left_out += [] if alike else ["data=", "data."]
+    others = [override for override in complete if not override.startswith(tuple(left_out))]
     flow = own if counterpart is None else compose([*others, f"model={counterpart}"])
     runs = {"diffusion": own, "flow": flow}
     return list({runs[family].model.name: runs[family] for family in figure.families}.values())

@@ -1,7 +1,7 @@
 """Published models at their full size with random weights, to measure speed where their weights are not here.
 
 Sizes are those of the published configs, in latentmix/embedded/architectures. Text encoders have one layer, as they run
-once; T5 is left out; tokenizers are the embedded model's.
+once; T5 is left out; tokenizers are those of `tiny`.
 """
 
 import json

@@ -19,7 +19,7 @@ class ModelConfig:
     prompt: str
     features: LocalPath  # "embedded", "things", "inception", or a DINOv2 of the hub or in a folder
     clip: str  # "embedded", "things" or "ARCHITECTURE/PRETRAINED" of open_clip
-    world: Literal["shapes", "things", "imagenet"]  # what it draws, by which experiments choose classes
+    world: Literal["shapes", "things", "imagenet"]  # what it draws: classes and data follow it
     perceptual: str = "alex"  # "embedded", "things", or the network that LPIPS is taken in
     counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights

@@ -49,7 +49,7 @@ def ceilings(check: Check) -> None:
 
 
 def agree(check: Check) -> None:
-    """Compare the embedded models on the GPU with the CPU in float32: every inversion, kernel, network and method."""
+    """Compare `tiny` and `tiny-sd3` on the GPU with the CPU in float32: every inversion, kernel, network and method."""
     later = []
     for name, half in (("tiny", "float16"), ("tiny-sd3", "bfloat16")):
         pair = _Pair(check, name, half if check.on_gpu else "float32")

@@ -11,7 +11,8 @@ from pathlib import Path
 from .environment import environment
 from .record import Check
 
-STAR = ("experiment=demo", "data.classes=[star]", "metrics=[fid,clip_distance,clip_score]", "n=[2,32]", "pool=64")
+STAR = ("experiment=demo", "model=tiny", "data.classes=[star]", "metrics=[fid,clip_distance,clip_score]")
+FEW = ("n=[2,32]", "pool=64", "data.reference=100")
 
 
 def _start(check: Check, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -20,7 +21,7 @@ def _start(check: Check, *arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def _sweep(check: Check, outputs: Path, *more: str) -> "subprocess.Popen[bytes]":
-    return _start(check, "sweep", *STAR, "data.reference=100", f"outputs={outputs}", *more)
+    return _start(check, "sweep", *STAR, *FEW, f"outputs={outputs}", *more)
 
 
 def _succeed(*processes: "subprocess.Popen[bytes]") -> None:
