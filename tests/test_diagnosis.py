@@ -303,7 +303,7 @@ def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
     found = diagnosis(latents(40, per_channel(0.4, 0, 0, 0), seed=27))
     few = replace(found, safe={"fix/0": 9, "fix/chm": None, "fix/pool": 20})
     assert verdict(few, 10) == (
-        "mix up to 9 by fix/0, any by fix/chm, 20 by fix/pool (half of the pool); for N = 10 take nin/pool"
+        "safe to mix: 9 by fix/0, any by fix/chm, 20 by fix/pool (half of the pool); for N = 10 take nin/pool"
     )
     assert "up to none by fix/0" in verdict(replace(found, safe=few.safe | {"fix/0": 1}), 10)
     assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")

@@ -46,7 +46,7 @@ def verdict(diagnosis: Diagnosis, n: int) -> str:
     take = recommended(diagnosis.safe, n)
     if all(octave.limit is None for octave in diagnosis.octaves):
         return f"{diagnosis.images} images show no bias at any frequency; for N = {n} take {take}"
-    return f"mix up to {', '.join(limits)} (half of the pool); for N = {n} take {take}"
+    return f"safe to mix: {', '.join(limits)} (half of the pool); for N = {n} take {take}"
 
 
 def _limit(limit: int | None) -> str:
