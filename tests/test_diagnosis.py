@@ -305,7 +305,7 @@ def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
     assert verdict(few, 10) == (
         "safe to mix: 9 by fix/0, any by fix/chm, 20 by fix/pool (half of the pool); for N = 10 take nin/pool"
     )
-    assert "up to none by fix/0" in verdict(replace(found, safe=few.safe | {"fix/0": 1}), 10)
+    assert "safe to mix: none by fix/0" in verdict(replace(found, safe=few.safe | {"fix/0": 1}), 10)
     assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")
     unbiased = diagnosis(latents(40, 0.0, seed=28))
     assert verdict(unbiased, 10) == "40 images show no bias at any frequency; for N = 10 take nin/0"

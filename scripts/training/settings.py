@@ -77,7 +77,7 @@ CPU = Settings(
         "classifier": Stage(32, ((1500, 3e-3),), 0.99),
         "clip": Stage(64, ((1500, 1e-3),), 0.995),
         "unet": Stage(32, ((7000, 1e-3), (8000, 1e-3)), 0.999),
-        "transformer": Stage(32, ((2200, 1e-3), (15000, 1e-3)), 0.999),
+        "transformer": Stage(32, ((6000, 1e-3), (12000, 1e-3)), 0.999),
     },
 )
 
