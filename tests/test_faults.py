@@ -265,9 +265,8 @@ def test_a_disk_that_fills_up(share: float, bed: Bed, whole: Whole, disk: Path) 
     ended = bed.run(outputs, at=("moved", whole.write(share)), then="fill", path=str(ballast))
     if share == 0:  # the first write is before the plan, which says that it has no room
         assert ended.code == 2, ended.err
-        assert (
-            ended.line().startswith("latentmix: error: the disk is too small: ") and "free some space" in ended.line()
-        )
+        assert ended.line().startswith("latentmix: error: the disk is too small: ")
+        assert "free some space" in ended.line()
     else:
         assert ended.code == 1, ended.err
         assert ended.line().startswith("latentmix: error: the disk is full: ")
@@ -282,9 +281,8 @@ def test_outputs_that_become_read_only(share: float, bed: Bed, whole: Whole, dis
     outputs = disk / "outputs"
     ended = bed.run(outputs, at=("moved", whole.write(share)), then="read-only", path=str(disk))
     assert ended.code == 2, ended.err
-    said = (
-        "can't be written to" if share == 0 else "could not be written: Read-only file system"
-    )  # 0 is before the plan
+    # The first write is before the plan, which looks at the folder.
+    said = "can't be written to" if share == 0 else "could not be written: Read-only file system"
     assert f"{said}; choose another place with outputs=" in ended.line()
     refused = bed.run(outputs)
     assert refused.code == 2 and not refused.begun()
