@@ -20,7 +20,15 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.data.hub_errors import chain
 from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError
-from latentmix.feature_networks import DINOV2, LPIPS, clip_folder, dinov2_folder, dinov2_name, perceptual_network
+from latentmix.feature_networks import (
+    DINOV2,
+    LPIPS,
+    classifier_folder,
+    clip_folder,
+    dinov2_folder,
+    dinov2_name,
+    perceptual_network,
+)
 from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import VARIANTS
@@ -169,7 +177,7 @@ def _features(config: ModelConfig) -> Files:
 
 
 def _classifier(name: str) -> Files:
-    return Files("the embedded classifier", lambda: embedded_folder(WORLDS[name]) / "classifier")
+    return Files("the embedded classifier", lambda: classifier_folder(name))
 
 
 def _perceptual(config: ModelConfig) -> Files:

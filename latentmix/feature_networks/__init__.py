@@ -20,7 +20,7 @@ from latentmix.feature_networks import dinov2, embedded, inception, lpips
 from latentmix.feature_networks.base import Network, Perceptual
 from latentmix.feature_networks.clip import clip_folder, clip_network, clip_width
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
-from latentmix.feature_networks.embedded import Classifier, embedded_classifier
+from latentmix.feature_networks.embedded import Classifier, classifier_folder, embedded_classifier
 from latentmix.feature_networks.lpips import LPIPS
 from latentmix.weight_files import read_config
 
@@ -32,6 +32,7 @@ __all__ = [
     "Classifier",
     "Network",
     "Perceptual",
+    "classifier_folder",
     "clip_folder",
     "clip_network",
     "clip_width",

@@ -61,6 +61,11 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
 
+def classifier_folder(name: str) -> Path:
+    """Return the folder of an embedded classifier, `embedded` or `things`."""
+    return embedded_folder(WORLDS[name]) / "classifier"
+
+
 def embedded_classifier(folder: Path) -> Classifier:
     """Load the classifier in a folder, in float32 on the CPU. Logits are in the order of its config's classes."""
     network = Classifier(len(json.loads((folder / "config.json").read_text())["classes"]))
@@ -89,6 +94,6 @@ def perceptual(name: str, device: torch.device) -> Perceptual:
 
 
 def _load(name: str, device: torch.device) -> tuple[Classifier, str]:
-    folder = embedded_folder(WORLDS[name]) / "classifier"
+    folder = classifier_folder(name)
     network = embedded_classifier(folder).to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
     return network, digest(folder, [folder / "config.json", folder / "model.safetensors"])
