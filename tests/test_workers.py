@@ -18,12 +18,15 @@ import pytest
 import torch
 from driver import Said, invoke
 from pipelines import SD
+from submitit.core.job_environment import SignalHandler
+from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from latentmix import compose as compose_module
 from latentmix import figures
 from latentmix.commands import session, sweep
 from latentmix.compose import compose
-from latentmix.errors import UserError
+from latentmix.errors import Terminated, UserError
 from latentmix.experiment import stages
 from latentmix.experiment.batch_size import shared_batch_size
 from latentmix.experiment.experiment import Experiment
@@ -452,7 +455,9 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
     monkeypatch.setattr(compose_module, "compose", None)
     path = sorted(outputs.glob("small/work/slurm/*.pkl"))[0]
     job = pickle.loads(path.read_bytes()).function
-    assert isinstance(job, slurm.Job) and job.checkpoint() is None
+    assert isinstance(job, slurm.Job)
+    with pytest.raises(Terminated):
+        job.checkpoint()
     job()
     assert_same(outputs, whole)
 
@@ -460,7 +465,20 @@ def test_a_job_takes_the_frozen_config_and_composes_none(
 def test_a_job_that_is_stopped_goes_back_into_the_queue_as_it_was() -> None:
     job = slurm.Job("module:function", "config.json", "0/3", requeue=True)
     again = job.checkpoint()
-    assert again is not None and again.function == job
+    assert again.function == job
+
+
+def test_a_job_that_is_not_requeued_leaves_even_from_code_that_catches_errors(tmp_path: Path) -> None:
+    """As libraries do while they are imported, which is when a signal that comes early finds them."""
+    job = slurm.Job("module:function", "config.json", "0/3", requeue=False)
+    delayed = DelayedSubmission(job)
+    delayed.set_timeout(60, 3)
+    handler = SignalHandler(SlurmJobEnvironment(), JobPaths(tmp_path, job_id="1_0", task_id=0), delayed)
+    with pytest.raises(Terminated):
+        try:
+            handler.checkpoint_and_try_requeue(signal.SIGUSR2)
+        except Exception:
+            pytest.fail("such code goes on")
 
 
 def test_slurm_that_is_not_there_or_refuses(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentmix.errors import UserError, retry_lost_rows
+from latentmix.errors import Terminated, UserError, retry_lost_rows
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -43,11 +43,17 @@ class Job:
         work = getattr(importlib.import_module(module), name)
         retry_lost_rows(lambda: work(Path(self.config), self.shard))
 
-    def checkpoint(self) -> "DelayedSubmission | None":
-        """Return what to do after a preemption or a time limit: the same job again, or None not to requeue."""
+    def checkpoint(self) -> "DelayedSubmission":
+        """Return the same job, to be requeued after a preemption or a time limit.
+
+        Raises: Terminated if it is not to be requeued. What submitit would raise is a RuntimeError, which might come
+        inside code that catches such errors and goes on: the job would run until it is killed.
+        """
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self) if self.requeue else None
+        if not self.requeue:
+            raise Terminated
+        return DelayedSubmission(self)
 
 
 def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> Iterator[str]:
