@@ -410,6 +410,16 @@ def test_what_vanishes_from_the_cache_is_made_again(lost: str, bed: Bed, whole: 
     assert_same(outputs, whole.outputs)
 
 
+def test_features_that_vanish_are_made_again_from_images_or_noise(bed: Bed, whole: Whole, tmp_path: Path) -> None:
+    """Cells of which all images are kept are measured from the files, in the batches in which they were generated."""
+    outputs = shutil.copytree(whole.outputs, tmp_path / "outputs")
+    for features in outputs.glob("cache/cells/*/features-*"):
+        shutil.rmtree(features)
+    begun = " ".join(bed.finish(outputs).begun())
+    assert "_measure_images" in begun and "_generate" in begun
+    assert_same(outputs, whole.outputs)
+
+
 # A long run in miniature
 
 

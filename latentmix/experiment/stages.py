@@ -7,7 +7,7 @@ small batches. The first draws of all cells come first, so that further draws on
 methods or draws divide the stream differently, which may change rounding; finished images stay as they are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -202,9 +202,8 @@ def _plan_generation(
         stage.bytes += copies * len(unseen) * disk_sizes.image(experiment)
         if unmeasured:
             stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
-        drawn = [(cell, draw) for part in in_rounds(config.draws) for cell in cells for draw in draws[cell][part]]
         compute = partial(_generate, experiment, Stream(name, unseen, unmeasured))
-        stage.add(name, drawn, unseen | unmeasured, batch_size, compute)
+        stage.add(name, _stream(experiment, draws), unseen | unmeasured, batch_size, compute)
     return stage
 
 
@@ -247,30 +246,40 @@ GENERATE = StageType(
 
 
 def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -> Stage:
-    """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`."""
+    """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`.
+
+    The batches are those of generation, since the rounding of a network depends on the place in a batch, too.
+    """
     stage = Stage("measure")
-    for cell in experiment.generated_cells:
-        draws, missing = _draws(experiment, cell), _unmeasured(experiment, cell)
-        lost = _without_image(experiment, cell, draws) if missing else set()
-        if not required and (lost or not missing):
-            continue
-        if lost:
-            raise UserError(
-                f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
-                "or latentmix sweep, which does all of it"
-            )
-        compute, read = partial(_measure_images, experiment, cell), partial(_load_images, experiment, cell)
-        stage.add(str(cell), draws, missing, batch_size, compute, read, disk_sizes.features(experiment))
+    for name, cells in experiment.streams.items():
+        draws, missing = {cell: _draws(experiment, cell) for cell in cells}, set[Drawn]()
+        for cell in cells:
+            unmeasured = _unmeasured(experiment, cell)
+            lost = _without_image(experiment, cell, draws[cell]) if unmeasured else set()
+            if lost and required:
+                raise UserError(
+                    f"{len(lost)} images of {cell} have not been generated; run latentmix generate first, "
+                    "or latentmix sweep, which does all of it"
+                )
+            if not lost:
+                missing |= {(cell, draw) for draw in unmeasured}
+        if missing or required:
+            measured = {cell for cell, _ in missing}
+            compute, read = partial(_measure_images, experiment, missing), partial(_load_images, experiment, measured)
+            each = disk_sizes.features(experiment)
+            stage.add(name, _stream(experiment, draws), missing, batch_size, compute, read, each)
     return stage
 
 
-def _load_images(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> Loaded[int]:
-    return Loaded(draws, torch.stack([read_image(experiment.layout.image_path(cell, draw)) for draw in draws]))
+def _load_images(experiment: Experiment, measured: set[Cell], drawn: Sequence[Drawn]) -> Loaded[Drawn]:
+    """Read the images of some cells. Other images of the batch are black."""
+    images = {item: read_image(experiment.layout.image_path(*item)) for item in drawn if item[0] in measured}
+    black = torch.zeros_like(next(iter(images.values())))
+    return Loaded(drawn, torch.stack([images.get(item, black) for item in drawn]))
 
 
-def _measure_images(experiment: Experiment, cell: Cell, images: Loaded[int], size: int) -> None:
-    drawn = [(cell, draw) for draw in images.ids]
-    _save_features(experiment, drawn, padded(images.pixels, size), set(drawn))
+def _measure_images(experiment: Experiment, missing: set[Drawn], images: Loaded[Drawn], size: int) -> None:
+    _save_features(experiment, images.ids, padded(images.pixels, size), missing)
 
 
 MEASURE = StageType(partial(_plan_measurement, required=True), frozenset({"pool", "networks"}))
@@ -313,6 +322,12 @@ def _by_cell(drawn: Sequence[Drawn]) -> Iterator[tuple[Cell, list[int]]]:
 def _in_all(caches: Sequence[TensorCache]) -> set[str]:
     """Return the ids whose rows are in every one of several caches."""
     return set.intersection(*(cache.ids() for cache in caches))
+
+
+def _stream(experiment: Experiment, draws: Mapping[Cell, Sequence[int]]) -> list[Drawn]:
+    """Return the draws of several cells in the order in which they are generated."""
+    rounds = in_rounds(experiment.config.draws)
+    return [(cell, draw) for part in rounds for cell in draws for draw in draws[cell][part]]
 
 
 def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> set[int]:
