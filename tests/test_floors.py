@@ -24,7 +24,7 @@ FLOORS = (
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.norms models.shared_prefix",
     "models.lora models.single_file",
-    "data.protocol feature_networks.* models.loading",
+    "data.protocol data.decoded_images feature_networks.* models.loading",
     "data.drawn_objects data.drawn_scenes",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",

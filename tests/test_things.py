@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from latentmix.compose import compose
 from latentmix.data import load_dataset
+from latentmix.data.decoded_images import KEPT
 from latentmix.data.drawn_objects import OBJECTS, box, disc, ellipse, line, polygon
 from latentmix.data.drawn_scenes import TRAINING_START, pink
 from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, describe, draw, scene
@@ -141,3 +142,21 @@ def test_the_data_set_refuses_unknown_names_and_no_end() -> None:
         Things().resolve("cube")
     with pytest.raises(UserError, match="say how many"):
         Things().images("cup")
+
+
+def test_an_image_is_drawn_once_and_pixels_are_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    KEPT.clear()
+    drawn: list[int] = []
+
+    def counted(name: str, index: int) -> np.ndarray:
+        drawn.append(index)
+        return draw(name, index)
+
+    monkeypatch.setattr(Things, "draw", staticmethod(counted))
+    (plain,), (lit,) = Things().images("cup", 1), Things(light=12).images("cup", 1)
+    first = plain.pixels(SIZE).copy()
+    plain.pixels(SIZE)[:] = 0
+    assert drawn == [0] and (plain.pixels(SIZE) == first).all()
+    assert (lit.pixels(SIZE)[0] >= first[0]).all() and drawn == [0]
+    KEPT.clear()
+    assert (plain.pixels(SIZE) == first).all() and drawn == [0, 0]

@@ -1,4 +1,4 @@
-"""Decoded images in memory, so that an image's check and all of its uses decode it once."""
+"""Decoded and drawn images in memory, so that an image's check and all of its uses decode or draw it once."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 class Kept:
-    """The pictures that a process has decoded, by what identifies them, up to `budget`.
+    """The pictures that a process has decoded or drawn, by what identifies them, up to `budget`.
 
     Where room is short, pictures that were used before make way, the oldest first. If that does not suffice, a new
     picture is not kept.

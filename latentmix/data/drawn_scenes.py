@@ -7,6 +7,7 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
+from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -135,6 +136,16 @@ class Drawn(Dataset):
         return "are drawn by latentmix, so there is nothing to fetch"
 
     def _pixels(self, class_id: str, index: int, size: int | str) -> Array:
-        image = fitted(Image.fromarray(self.draw(class_id, index)), size)
+        image = fitted(self._drawn(class_id, index), size)
         slope = np.linspace(self.light, -self.light, len(image), dtype=np.float32)[:, None, None]
         return np.rint((image + slope).clip(0, 255)).astype(np.uint8)
+
+    def _drawn(self, class_id: str, index: int) -> Image.Image:
+        """Return an image at its own size, drawn once: it is inverted, measured and shown in a report."""
+        id_ = (type(self).__name__, class_id, index)
+        image = KEPT.get(id_)
+        if image is None:
+            image = Image.fromarray(self.draw(class_id, index))
+            KEPT.add(id_, image)
+            KEPT.get(id_)  # this is its first use, so it makes way where room is short
+        return image
