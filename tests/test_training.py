@@ -7,9 +7,11 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("vae", "vae_sd3", "clip", "classifier", "unet", "transformer")
@@ -96,18 +98,39 @@ def test_updates_of_muon_have_singular_values_near_one(
     assert 0.3 < values.min() < values.max() < 1.3
 
 
-@pytest.mark.parametrize("patch", [1, 2])
-def test_the_mmdit_starts_as_minus_its_input(monkeypatch: pytest.MonkeyPatch, patch: int) -> None:
+def untrained(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The module of the MMDiT, and an MMDiT of two blocks whose first weights are set."""
     monkeypatch.syspath_prepend(str(ROOT))
     mmdit, settings = (importlib.import_module(f"scripts.training.{name}") for name in ("mmdit", "settings"))
-    sizes = dataclasses.replace(settings.CPU, mmdit_patch=patch, mmdit_layers=2)
+    sizes = dataclasses.replace(settings.CPU, mmdit_layers=2)
     torch.manual_seed(0)
     network = mmdit.mmdit(settings.Run(sizes, torch.device("cpu"), Path(), Path()))
     mmdit.start_as_identity(network)
+    mmdit.look_nearby(network)
+    return mmdit, network.requires_grad_(False)
+
+
+def test_the_mmdit_starts_as_minus_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    mmdit, network = untrained(monkeypatch)
     z, states, pooled = torch.randn(2, 16, 16, 16), torch.randn(2, 24, 96), torch.randn(2, 96)
-    with torch.no_grad():
-        made = network(z, states, pooled, torch.tensor([100.0, 900.0])).sample
+    made = network(z, states, pooled, torch.tensor([100.0, 900.0])).sample
     assert (made + z).square().mean() < 0.01
     levels = mmdit.noise_levels(4000, torch.device("cpu"))
     assert 0 <= levels.min() < 0.01 and 0.95 < levels.max() <= 1
     assert 0.2 < (levels < 0.3).float().mean() < 0.35  # an inversion begins there
+
+
+def test_heads_of_the_mmdit_look_at_places_near_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network = untrained(monkeypatch)
+    tokens = functional.layer_norm(network.pos_embed(torch.randn(1, 16, 16, 16)), (96,))
+    seen = []
+    for attention in (block.attn for block in network.transformer_blocks):
+        q, k = (
+            norm(layer(tokens).view(256, 3, 32))
+            for norm, layer in ((attention.norm_q, attention.to_q), (attention.norm_k, attention.to_k))
+        )
+        weights = torch.einsum("qhd,khd->hqk", q, k).div(32**0.5).softmax(-1)[:, 8 * 16 + 8].view(3, 16, 16)
+        seen += [divmod(int(head.argmax()), 16) for head in weights[:2]]
+        assert weights[:2, 6:11, 6:11].sum((1, 2)).min() > 0.8 > 0.3 > weights[2, 6:11, 6:11].sum()
+    assert len(set(seen)) == 4 and seen[0] == (8, 8)
+    assert all(abs(y - 8) + abs(x - 8) == 1 for y, x in seen[1:])

@@ -1,5 +1,7 @@
 """The MMDiT of `tiny-sd3` with its two text encoders: a `StableDiffusion3Pipeline` without T5, shift 3."""
 
+import math
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from .saving import float16, load, write_pipeline
 from .settings import SEED, Run
 from .text import text_encoder, tokenizer
 
+NEAR = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if x**2 + y**2 <= 4]  # offsets to places nearby
+SHARPNESS = 1.5  # factor of the queries, and of the keys, of heads that look there
 WIDTH = 48  # of each text encoder
 SHIFT = 3.0  # of the noise levels, as Stable Diffusion 3's
 
@@ -27,6 +31,7 @@ def transformer(run: Run) -> None:
     texts = [text_encoder(CLIPTextModelWithProjection, words, WIDTH, layers=3) for _ in range(2)]
     network = mmdit(run)
     start_as_identity(network)
+    look_nearby(network)
     places = (folder / "text_encoder", folder / "text_encoder_2", folder / "transformer")
     known = min(load(each, place) for each, place in zip((*texts, network), places, strict=True))
     for each in (network, *texts):
@@ -60,7 +65,7 @@ def mmdit(run: Run) -> Any:
     settings = run.settings
     return SD3Transformer2DModel(
         sample_size=16,
-        patch_size=settings.mmdit_patch,
+        patch_size=1,
         in_channels=16,
         out_channels=16,
         num_layers=settings.mmdit_layers,
@@ -69,7 +74,7 @@ def mmdit(run: Run) -> Any:
         joint_attention_dim=2 * WIDTH,
         caption_projection_dim=settings.mmdit_width,
         pooled_projection_dim=2 * WIDTH,
-        pos_embed_max_size=16 // settings.mmdit_patch,
+        pos_embed_max_size=16,
         qk_norm="rms_norm",
     )
 
@@ -79,10 +84,10 @@ def start_as_identity(network: Any) -> None:
     """Set the first weights so that the output is -z at each place, which is right where there is little noise.
 
     An inversion begins there, and errors of the velocity at low noise make inverted latents too short. The blocks start
-    as the identity (adaLN-Zero, Peebles & Xie 2023). Patches are written, at half of their size, into directions of the
+    as the identity (adaLN-Zero, Peebles & Xie 2023). Latents are written, at half of their size, into directions of the
     tokens that the fixed embedding of positions does not use, so that the last layer norm hardly changes their scale.
     """
-    patch, size = network.pos_embed.proj.weight, 0.5
+    written, size = network.pos_embed.proj.weight, 0.5
     modulations = [norm.linear for block in network.transformer_blocks for norm in (block.norm1, block.norm1_context)]
     for layer in (*modulations, network.norm_out.linear):
         layer.weight.zero_()
@@ -90,16 +95,50 @@ def start_as_identity(network: Any) -> None:
     position = network.pos_embed.pos_embed[0].cpu()
     used = torch.cat([position, torch.ones(1, position.shape[1])])  # a layer norm takes the mean away
     directions = torch.linalg.svd(used, full_matrices=True)[2][torch.linalg.matrix_rank(used) :]
-    numbers = patch[0].numel()
-    free = (torch.linalg.qr(torch.randn(len(directions), len(directions)))[0] @ directions)[:numbers]
-    patch.copy_((size * free.T).view_as(patch))
+    channels = written.shape[1]
+    free = (torch.linalg.qr(torch.randn(len(directions), len(directions)))[0] @ directions)[:channels]
+    written.copy_((size * free.T).view_as(written))
     network.pos_embed.proj.bias.zero_()
     of_position = (position - position.mean(1, keepdim=True)).square().sum(1).mean()
-    spread = ((of_position + size**2 * numbers) / position.shape[1]).sqrt()
-    edge = network.config.patch_size  # the output has channels last, the input first
-    order = torch.arange(numbers).view(-1, edge, edge).permute(1, 2, 0).flatten()
-    network.proj_out.weight.copy_(-free[order] * spread / size)
+    spread = ((of_position + size**2 * channels) / position.shape[1]).sqrt()
+    network.proj_out.weight.copy_(-free * spread / size)
     network.proj_out.bias.zero_()
+
+
+@torch.no_grad()
+def look_nearby(network: Any) -> None:
+    """Set the first weights so that all heads but one of each block look at a place near their own.
+
+    A convolution does so from the start; a transformer has to learn it. Keys are the embeddings of positions, at their
+    highest frequencies, and queries those of the place to look at: a shift is a linear map of the embeddings.
+    """
+    position, head = network.pos_embed.pos_embed[0].cpu(), network.config.attention_head_dim
+    side, quarter = math.isqrt(len(position)), position.shape[1] // 4  # sines and cosines of columns and of rows
+    sharpest = torch.cat([torch.arange(part * quarter, part * quarter + head // 4) for part in range(4)])
+    plane, offsets = position.view(side, side, -1), cycle(sorted(NEAR, key=lambda offset: math.hypot(*offset)))
+    for block in network.transformer_blocks:
+        attention = block.attn
+        attention.norm_q.weight.fill_(SHARPNESS)
+        attention.norm_k.weight.fill_(SHARPNESS)
+        for start in range(0, (network.config.num_attention_heads - 1) * head, head):
+            rows = slice(start, start + head)
+            attention.to_q.weight[rows], attention.to_k.weight[rows] = (
+                shift(plane, offset)[sharpest] for offset in (next(offsets), (0, 0))
+            )
+        attention.to_q.bias.zero_()
+        attention.to_k.bias.zero_()
+
+
+def shift(plane: Tensor, offset: tuple[int, int]) -> Tensor:
+    """Return the matrix that takes the embeddings [side, side, width] of places to those of places at an offset.
+
+    It takes what is at right angles to all embeddings to zero.
+    """
+    side = len(plane)
+    y, x = (slice(max(0, -o), side - max(0, o)) for o in offset)
+    there_y, there_x = (slice(max(0, o), side + min(0, o)) for o in offset)
+    here, there = plane[y, x].flatten(0, 1).double(), plane[there_y, there_x].flatten(0, 1).double()
+    return torch.linalg.lstsq(here, there, rcond=1e-5, driver="gelsd").solution.T.float()
 
 
 def noise_levels(count: int, device: torch.device) -> Tensor:

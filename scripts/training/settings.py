@@ -34,7 +34,6 @@ class Settings:
     softened: int  # images of each class that the classifier also sees through the autoencoder
     statistics_batches: int  # of the classifier's batch normalisation, once its weights are averaged
     workers: int  # processes that draw images; 0 is one for each core
-    mmdit_patch: int
     mmdit_width: int
     mmdit_layers: int
     gate_pool: int  # held-out images of each class
@@ -62,8 +61,7 @@ CPU = Settings(
     softened=500,
     statistics_batches=100,
     workers=1,
-    mmdit_patch=2,
-    mmdit_width=160,
+    mmdit_width=96,
     mmdit_layers=6,
     gate_pool=256,
     gate_draws=128,
@@ -89,7 +87,7 @@ GPU = replace(
     mmdit_views=4,
     softened=2000,
     workers=0,
-    mmdit_patch=1,
+    mmdit_width=160,
     gate_pool=512,
     gate_sizes=(64, 8, 4, 2, 16, 32),
     gate_batch=512,
@@ -110,7 +108,6 @@ SMOKE = replace(
     mmdit_views=2,
     softened=4,
     statistics_batches=2,
-    mmdit_width=96,
     mmdit_layers=1,
     gate_pool=2,
     gate_draws=2,
