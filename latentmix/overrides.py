@@ -20,6 +20,7 @@ from latentmix.mixing import Method
 
 # What is not text to be quoted: nothing, null, ???, quoted text, interpolations, mappings.
 AS_IT_IS = re.compile(r"\s*(|null|\?\?\?|'.*'|\".*\"|.*\$\{.*|\{.*:.*\})\s*", re.IGNORECASE | re.DOTALL)
+ONE_LINE = ("launch.setup",)  # lists of lines of a shell, where a comma divides nothing
 ENTRY = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
 
 
@@ -38,7 +39,8 @@ def for_hydra(override: str) -> str:
     inner = re.fullmatch(r"\s*\[(.*)\]\s*", value, re.DOTALL)
     if "${" in value or value.strip().lower() == "null" or (inner is None and value.lstrip().startswith("[")):
         return override
-    entries = [entry for entry in ENTRY.findall(inner[1] if inner else value) if entry]
+    whole = inner is None and key in ONE_LINE and value.strip()[:1] not in ("'", '"')
+    entries = [value] if whole else [entry for entry in ENTRY.findall(inner[1] if inner else value) if entry]
     if is_text:
         entries = [_quoted(entry) for entry in entries]
     return f"{key}=[{','.join(entries)}]"

@@ -16,6 +16,13 @@ def expand_home(path: str) -> str:
         return path
 
 
+def _local_path(path: str) -> str:
+    """Return a path with its ~ expanded. Raises ValueError for an empty one, which would mean the current folder."""
+    if not path.strip():
+        raise PydanticCustomError("empty_path", "is empty; is there a variable that is not set?")
+    return expand_home(path)
+
+
 def _image_size(given: Any) -> Any:
     """Return a size in its plain form: a number for a square, else "WIDTHxHEIGHT"."""
     found = re.fullmatch(r"(0*[1-9]\d{0,5})(?:x(0*[1-9]\d{0,5}))?", str(given))
@@ -34,8 +41,8 @@ def height_width(size: int | str) -> tuple[int, int]:
 
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, coerce_numbers_to_str=True)
-LocalPath = Annotated[str, AfterValidator(expand_home)]  # text that may be a path
-Folder = Annotated[Path, AfterValidator(lambda path: Path(expand_home(str(path))))]
+LocalPath = Annotated[str, AfterValidator(_local_path)]  # text that may be a path
+Folder = Annotated[Path, BeforeValidator(lambda path: _local_path(path) if isinstance(path, str) else path)]
 Entry = TypeVar("Entry")
 # One or several entries. A single one need not be written as a list.
 Several = Annotated[

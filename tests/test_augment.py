@@ -305,6 +305,13 @@ def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -
         assert said.code == 2 and reason in said.err and len(said.err.splitlines()) == 1, said.err
 
 
+def test_a_training_set_is_not_written_among_its_own_images(photos: Path) -> None:
+    for out in (photos, photos / "more", photos / "big dog" / "x"):
+        said = invoke("augment", str(photos), "-o", str(out), *FEW)
+        assert said.code == 2 and "would be taken for one of the classes; give a new folder with -o" in said.err
+    assert not (photos / "more").exists()
+
+
 def test_other_results_are_not_overwritten(photos: Path) -> None:
     out = photos.parent / "out"
     out.mkdir()

@@ -361,6 +361,13 @@ def test_settings_that_came_later_do_not_differ() -> None:
 # What is refused
 
 ERRORS: list[tuple[str, list[str]]] = [
+    ("data.path=/photos", ["data.path is a setting of data=folder or data=imagenet", "give data=folder with it"]),
+    ("data.hub=me/photos", ["data.hub is a setting of data=hub", "data.kind is shapes; give data=hub with it"]),
+    ("data.split=val", ["data.split is a setting of data=hub"]),
+    ("data.noise=0.1", ["data.noise is a setting of data=synthetic"]),
+    ("model.hub=me/finetune", ["model.hub=me/finetune is not read", "such as model=sd15"]),
+    ("outputs=", ["outputs", "is empty", "a variable that is not set"]),
+    ("model.path=", ["model.path", "is empty"]),
     ("stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
     ("+stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
     ("++stps=10", ["no key 'stps'", "did you mean 'steps'?"]),
@@ -698,3 +705,21 @@ def test_a_path_in_the_home_folder(key: str, more: list[str], quoted: str) -> No
 
 def test_an_embedded_model_is_found_whatever_its_name() -> None:
     assert find(compose(["model.name=other"]).model) == find(compose([]).model)
+
+
+def test_a_line_of_shell_may_have_commas() -> None:
+    line = "export CUDA_VISIBLE_DEVICES=0,1"
+    assert compose(["launch=slurm", f"launch.setup={line}"]).launch.setup == (line,)
+    assert compose(["launch=slurm", f"launch.setup=['{line}', module load cuda]"]).launch.setup == (
+        line,
+        "module load cuda",
+    )
+    assert compose(["launch=slurm", f'launch.setup="{line}"']).launch.setup == (line,)
+
+
+@pytest.mark.parametrize(
+    "settings", [["data=hub", "data.hub=me/x", "data.path=/x"], ["data=folder", "data.path=/x", "data.hub=a/b"]]
+)
+def test_two_sources_of_images_are_one_too_many(settings: list[str]) -> None:
+    with pytest.raises(UserError, match=r"data\.(path|hub) is a setting of data="):
+        compose(settings)

@@ -111,7 +111,8 @@ def test_an_empty_class_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="no images, and are left out: dog"):
         assert Folder(tmp_path).classes() == ("cat",)
     assert Folder(tmp_path).resolve("dog") == "dog"
-    message = f"class 'dog' in {tmp_path} has no usable images; add some (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp)"
+    message = f"class 'dog' in {tmp_path} has no usable images; add some (.jpg, .jpeg, .jpe, .jfif, .png, .webp, "
+    message += ".tif, .tiff, .bmp)"
     assert refusal(lambda: Folder(tmp_path).images("dog", 3)) == message
 
 
@@ -135,6 +136,24 @@ def test_a_level_above_the_classes_is_named_with_what_to_give_instead(
     if classes is not None:
         given = message.split("give data.path=")[1].split(" if ")[0]
         assert Folder(Path(given)).classes() == classes
+
+
+@pytest.mark.parametrize("names", ["training_set test_set", "seg_train seg_test", "train2017 val2017", "Train Val"])
+def test_splits_by_other_names_are_no_classes(names: str, tmp_path: Path) -> None:
+    for name in names.split():
+        save(tmp_path / name / "cat" / "1.png")
+    assert "has splits" in refusal(Folder(tmp_path).classes)
+    for name in ("trainers", "contest"):
+        save(tmp_path / "classes" / name / "sub" / "1.png")
+    assert Folder(tmp_path / "classes").classes() == ("contest", "trainers")
+
+
+def test_pictures_in_other_formats_are_left_out_with_a_warning(hats: Path) -> None:
+    save(hats / "a.jfif")
+    for name in ("b.heic", "c.GIF", ".d.gif", "notes.txt"):
+        (hats / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"hat: pictures in formats that are not read are left out: b\.heic, c\.GIF$"):
+        assert len(Folder(hats.parent).images("hat")) == 1
 
 
 def test_folders_below_a_class_and_classes_called_like_splits_are_read(tmp_path: Path) -> None:
@@ -306,6 +325,26 @@ def test_tiff_and_bmp_are_read(hats: Path, name: str, options: dict[str, Any]) -
     picture = Image.radial_gradient("L").resize((20, 20)).convert("RGB")
     picture.save(hats / name, **options)
     assert np.array_equal(pixels(hats, 20), np.asarray(picture))
+
+
+def test_grey_of_8_bits_that_is_stored_in_32_is_not_scaled(hats: Path) -> None:
+    values = np.arange(0, 400, dtype=np.int32).reshape(20, 20) // 2
+    Image.fromarray(values).save(hats / "a.tif")
+    assert np.array_equal(pixels(hats, 20)[..., 0], values)
+
+
+def test_a_bitmap_whose_fourth_byte_is_nought_everywhere_is_not_transparent(hats: Path) -> None:
+    plain((10, 20, 30, 77), (4, 4), "RGBA").save(hats / "a.bmp")
+    content = bytearray((hats / "a.bmp").read_bytes())
+    start = int.from_bytes(content[10:14], "little")
+    header = (108).to_bytes(4, "little") + bytes(content[18:30]) + (3).to_bytes(4, "little") + bytes(content[34:54])
+    masks = b"".join(mask.to_bytes(4, "little") for mask in (0xFF0000, 0xFF00, 0xFF, 0xFF000000)) + b"BGRs" + bytes(48)
+    for alpha, expected in ((0, (10, 20, 30)), (255, (10, 20, 30))):
+        body = bytearray(content[start:])
+        body[3::4] = bytes([alpha]) * (len(body) // 4)
+        file = content[:10] + (14 + 108).to_bytes(4, "little") + header + masks + body
+        (hats / "a.bmp").write_bytes(file)
+        assert tuple(pixels(hats, 4)[0, 0]) == expected
 
 
 def test_sixteen_bit_tiffs_are_scaled_and_more_bits_are_refused(hats: Path) -> None:

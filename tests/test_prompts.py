@@ -9,6 +9,7 @@ from driver import invoke, rows
 from PIL import Image
 from pipelines import SD
 
+from latentmix.commands import augment
 from latentmix.compose import compose
 from latentmix.data.prompts import read_prompts
 from latentmix.errors import UserError, warn_once
@@ -107,3 +108,30 @@ def test_what_is_wrong_with_a_file_of_prompts_is_said(text: Any, expected: str, 
 def test_file_names_may_be_windows_own_and_the_longest_counts(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("\ufefffile_name,text\r\ncat\\0.png,one\r\n0.png,two\r\n", encoding="utf-8")
     assert read_prompts(tmp_path / "p.csv") == {"cat/0.png": "one", "0.png": "two"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'File_Name, Prompt\ncat/0.png, a cat\ncat/1.png,"a big, cat"\n',
+        "file_name;prompt\ncat/0.png;a cat\ncat/1.png;a big, cat\n",
+        'file_name\tprompt\r\n"cat/0.png"\ta cat \r\ncat/1.png\ta big, cat\r\n',
+    ],
+)
+def test_spaces_capitals_and_other_separators_are_understood(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    assert read_prompts(tmp_path / "p.csv") == {"cat/0.png": "a cat", "cat/1.png": "a big, cat"}
+
+
+def test_a_prompt_that_a_comma_would_cut_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "file_name,prompt\n0.png,a dog\n1.png,a cat, sitting\n")
+    with pytest.raises(UserError, match=r"row 3: there are more fields than columns.*in double quotes"):
+        read_prompts(tmp_path / "p.csv")
+
+
+def test_augmentation_inverts_under_them_too(run: tuple[str, ...], tmp_path: Path) -> None:
+    file = write(tmp_path, "file_name,prompt\ncat/0.png,one\ndog/0.png,two\n")
+    pets, settings = tmp_path / "pets", [setting for setting in run if setting.startswith("model.")]
+    experiment = augment.prepare(pets, 2, "2", 1.0, "fix/chm", [*settings, file, f"outputs={tmp_path / 'out'}"])
+    with pytest.warns(UserWarning, match="has no prompt for 2 images"):
+        assert [source.prompt for source in experiment.pool("cat")] == ["one", None, None]

@@ -31,6 +31,9 @@ WITHOUT_MEANING = ("n", "pool", "draws", "methods", "metrics", "controls", "keep
 
 def run(experiment: Augmentation, options: Options, out: Path, dry_run: bool = False) -> list[Path]:
     """Write the training set of an experiment to `out`. Return its table, card and config."""
+    folder = Path(str(experiment.config.data.path))
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{out} is in {folder}, where it would be taken for one of the classes; {ELSEWHERE}")
     settings = _settings(experiment, options)
     if not dry_run:
         _refuse_to_overwrite(out, settings)
@@ -39,7 +42,7 @@ def run(experiment: Augmentation, options: Options, out: Path, dry_run: bool = F
         session.say(f"The training set would be in {out}.")
         return []
     session.write_config(out, settings)
-    counts = write_training_set(experiment, options, Path(str(experiment.config.data.path)), out)
+    counts = write_training_set(experiment, options, folder, out)
     _say_counts(experiment, options, counts, out)
     return [out / TABLE, out / CARD, out / CONFIG]
 

@@ -98,10 +98,15 @@ def rgb(picture: Image.Image) -> Image.Image:
     """Return a picture in RGB, on white where it is transparent."""
     if picture.mode == "F" or (picture.mode == "I" and np.abs(np.asarray(picture)).max() > 65535):
         raise OSError("its pixels have more than 16 bits; save it with 8 or 16")
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
-        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255; or 8 bits, stored as integers
+        grey = np.asarray(picture)
+        scale = 1 if picture.mode == "I" and grey.max() <= 255 else 257
+        picture = Image.fromarray(np.rint(grey / scale).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
+        bitmap = isinstance(picture, BmpImageFile)
         picture = picture.convert("RGBA")
+        if bitmap and not picture.getchannel("A").getextrema()[1]:  # some programs leave the fourth byte at 0
+            picture.putalpha(255)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
 

@@ -1,5 +1,6 @@
 """data=folder: a folder of class folders, DIR/<class>/**/*.jpg (or png, webp)."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from latentmix.errors import UserError, warn_once
 
 LAYOUT = "DIR/<class>/*.jpg"
 ADVICE = f"give a folder of class folders, {LAYOUT}"
-SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+SPLITS = re.compile(r"(?:.*[^a-z])?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval)(?:[^a-z].*)?")
 
 
 def load(config: DataConfig) -> Dataset:
@@ -77,8 +78,8 @@ class Folder(Dataset):
     def _refuse_splits(self, names: list[str]) -> None:
         """Raise UserError if the folders are splits, such as train and val, with class folders in them."""
         inside = (entry for name in names for entry in listing(self._folders[name], ADVICE))
-        if all(name.lower() in SPLITS for name in names) and any(entry.is_dir() for entry in inside):
-            split = next((name for name in names if name.lower().startswith("train")), names[0])
+        if all(SPLITS.fullmatch(name.lower()) for name in names) and any(entry.is_dir() for entry in inside):
+            split = next((name for name in names if "train" in name.lower()), names[0])
             raise UserError(
                 f"{self.path} has splits ({', '.join(names)}) in place of classes; give data.path={self.path / split}"
             )
@@ -87,7 +88,7 @@ class Folder(Dataset):
         """Raise UserError if the only class may be a folder around the classes, as unpacked archives have it."""
         entries = listing(folder, ADVICE)
         inside = [entry.name for entry in entries if entry.is_dir()]
-        levels = len(inside) > 1 or any(name.lower() in SPLITS for name in inside)
+        levels = len(inside) > 1 or any(SPLITS.fullmatch(name.lower()) for name in inside)
         if any(is_image(entry.name) for entry in entries) or not levels:
             return
         raise UserError(

@@ -25,7 +25,8 @@ from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
 from latentmix.threads import on_all_threads
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
+UNREAD = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".psd", ".exr", ".dng")
 LARGEST = 1 << 30  # bytes of an image file
 BLOCK = 64  # images that are checked at a time, on all threads
 # Folders that archives and operating systems leave behind.
@@ -93,9 +94,10 @@ def listing(folder: Path, advice: str) -> list[Path]:
 def image_files(folder: Path, advice: str) -> Iterator[Path]:
     """Yield the image files in a folder and all folders below it, sorted within each; links are followed.
 
-    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Raises UserError,
-    which ends with `advice`, where a folder can't be listed.
+    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Pictures in other
+    formats are left out with a warning. Raises UserError, which ends with `advice`, where a folder can't be listed.
     """
+    unread: list[str] = []
     seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it is not followed for ever
 
     def fail(error: OSError) -> None:
@@ -109,6 +111,9 @@ def image_files(folder: Path, advice: str) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(filter(is_listed, folders))
         yield from (Path(root, name) for name in sorted(names) if is_image(name))
+        unread += (name for name in sorted(names) if is_listed(name) and Path(name).suffix.lower() in UNREAD)
+    if unread:
+        warn_once(f"{folder}: pictures in formats that are not read are left out: {first_few(unread)}")
 
 
 def _not_listed(error: OSError, advice: str) -> UserError:

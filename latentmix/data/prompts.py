@@ -17,7 +17,12 @@ def read_prompts(file: Path) -> dict[str, str]:
     """Return prompts by file name. Raises: UserError where the file can't be read, or names an image twice."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened, strict=True))
+            header = opened.readline()
+            opened.seek(0)
+            mark = next((mark for mark in ",;\t" if mark in header), ",")
+            reader = csv.DictReader(opened, delimiter=mark, skipinitialspace=True, strict=True)
+            reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+            rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"data.prompts={file} can't be read: {getattr(error, 'strerror', None) or error}") from error
     columns = list(rows[0]) if rows else []
@@ -26,11 +31,17 @@ def read_prompts(file: Path) -> dict[str, str]:
         raise UserError(f"{file} needs the columns {NAMES[0]} and {TEXTS[0]} in its first line, and rows below")
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
-        image = PurePosixPath((row[name] or "").replace("\\", "/")).as_posix().removeprefix("./")
-        if not row[text] or image == "." or image in found:
+        image = PurePosixPath((row[name] or "").strip().replace("\\", "/")).as_posix().removeprefix("./")
+        prompt = (row[text] or "").strip()
+        if None in row:  # DictReader's key of fields for which there is no column
+            raise UserError(
+                f"{file}, row {number}: there are more fields than columns; put a prompt that has a {mark!r} in double "
+                "quotes"
+            )
+        if not prompt or image == "." or image in found:
             named = "an image" if image == "." else image
             raise UserError(f"{file}, row {number}: {named} has no name, no prompt, or two; mend the row")
-        found[image] = row[text]
+        found[image] = prompt
     return found
 
 

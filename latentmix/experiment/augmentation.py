@@ -40,7 +40,8 @@ class Augmentation(Experiment):
     @cached_method
     def pool(self, class_id: str) -> list[Source]:
         """Return all images of a class. Raises UserError if they are too few to mix."""
-        images = list({image.id: image for image in self._fetched_data.images(class_id)}.values())
+        images = self.prompted(self._fetched_data.images(class_id), class_id)
+        images = list({image.id: image for image in images}.values())
         if not self._sizes(len(images)):
             need = f"mixing needs {self._least * min(self.config.n)}"
             raise UserError(

@@ -175,7 +175,11 @@ class Experiment:
     @cached_method
     def pool(self, class_id: str) -> list[Source]:
         """Return the images of a class that are inverted and mixed, with their own prompts where they have some."""
-        sources, file = self._fetched_data.images(class_id, self.config.pool), self.config.data.prompts
+        return self.prompted(self._fetched_data.images(class_id, self.config.pool), class_id)
+
+    def prompted(self, sources: list[Source], class_id: str) -> list[Source]:
+        """Return images of a class with their own prompts, where `data.prompts` has some."""
+        file = self.config.data.prompts
         return sources if file is None else with_prompts(sources, self._prompts, Path(file), f"class {class_id!r}")
 
     @cached_property

@@ -41,6 +41,11 @@ class ModelConfig:
     prediction: Literal["epsilon", "v_prediction"] | None = None  # in place of what the scheduler's config says
 
     def __post_init__(self) -> None:
+        if self.embedded is not None and self.hub is not None and self.path is None:
+            raise ValueError(
+                f"model.hub={self.hub} is not read, as this model's weights come with latentmix; give a model of its "
+                "family with it, such as model=sd15"
+            )
         if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
             raise ValueError("the prompt must contain {} once, where the class's name goes, and no other braces")
 
