@@ -1,5 +1,6 @@
 """Inverted latents, with all that generation needs of their inversion: extras, settings and prompts."""
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,9 +43,10 @@ class Latents:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> "Latents":
-        """Return a single one by a number, or several by a slice or a list of numbers."""
-        single = isinstance(index, int)
-        chosen = [range(len(self))[index]] if single else _chosen(len(self), index)
+        """Return a single one by a number, or several by a slice, a list of numbers, or a mask of True and False."""
+        index = index.tolist() if hasattr(index, "tolist") else index  # of a tensor or an array
+        single = not isinstance(index, slice) and not hasattr(index, "__iter__")
+        chosen = [range(len(self))[operator.index(index)]] if single else _chosen(len(self), index)
         state = {name: x[chosen] for name, x in self.state.items()}
         return replace(self, state=state, prompts=tuple(self.prompts[i] for i in chosen), single=single)
 
@@ -91,4 +93,12 @@ def weighted(prompt: Prompt) -> Mapping[str, float]:
 
 
 def _chosen(count: int, index: Any) -> list[int]:
-    return list(range(count)[index]) if isinstance(index, slice) else [range(count)[int(i)] for i in index]
+    """Return the rows that a slice, numbers or a mask choose. Raises: IndexError, TypeError, as a list does."""
+    if isinstance(index, slice):
+        return list(range(count)[index])
+    entries = [entry.tolist() if hasattr(entry, "tolist") else entry for entry in index]
+    if not entries or not all(isinstance(entry, bool) for entry in entries):
+        return [range(count)[operator.index(entry)] for entry in entries]
+    if len(entries) != count:
+        raise IndexError(f"a mask of {len(entries)} can't choose among {count} latents; give one of {count}")
+    return [row for row, chosen in enumerate(entries) if chosen]
