@@ -11,6 +11,7 @@ from torch import Tensor
 from latentmix.errors import UserError
 from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.mixing import Method, mix
+from latentmix.mixing.inputs import checked_weights
 
 Prompt = str | Mapping[str, float]  # one, or several whose embeddings are mixed by these weights
 
@@ -69,7 +70,9 @@ class Latents:
 
         Extras are mixed as their inversion says, prompts' embeddings by the weights.
         """
-        w = torch.full((len(self),), 1 / len(self)) if weights is None else torch.as_tensor(weights).float().cpu()
+        if not len(self):
+            raise ValueError("there are no latents to mix")
+        w = checked_weights(self.rows.float(), weights)
         single, w = w.ndim == 1, w if w.ndim == 2 else w[None]
         extras = self.inversion.extras.items()
         state = {name: mix(self.state[name], w, own or method) for name, own in [("latents", None), *extras]}

@@ -14,7 +14,7 @@ PACKAGE = "latentmix"
 # Every file's floor, from the ground up. `models` is models/__init__.py, `models.*` the other files of models.
 FLOORS = (
     "errors embedded",
-    "gpu rng settings profiling cache threads",
+    "arrays gpu rng settings profiling cache threads",
     "octaves plugins weight_files images runner.tasks runner.claims runner.rates runner.records runner.progress",
     "mixing.* metrics.*",
     "morphing morphing.*",
@@ -65,7 +65,7 @@ FLOORS = (
     "cli.*",
     "cli __main__",
 )
-MATHEMATICS = {"mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis", "octaves"}
+MATHEMATICS = {"arrays", "mixing", "mixing.*", "metrics", "metrics.*", "sampling", "diagnosis", "octaves"}
 FOR_MATHEMATICS = {"torch", "jaxtyping", "scipy", *sys.stdlib_module_names}
 
 

@@ -64,3 +64,30 @@ def test_an_index_chooses_rows_as_it_does_of_an_array(index: Any, prompts: str) 
 def test_what_is_no_index_is_refused(index: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         _ = Z[index]
+
+
+def test_a_list_of_latents_is_mixed_as_their_rows_are() -> None:
+    for given, expected in (([Z[0], Z[2]], Z[[0, 2]]), ((Z[:2], Z[2]), Z), ([Z[1]], Z[[1]])):
+        mixed, same = lm.mix(given, method="nin/chm"), lm.mix(expected, method="nin/chm")
+        assert torch.equal(mixed.tensor, same.tensor) and mixed.prompts == same.prompts and mixed.single
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "message"),
+    [
+        (Z[[]], None, "there are no latents to mix"),
+        (Z, torch.zeros(0, 3), r"not \[0, 3\]"),
+        (Z[:1], 1.0, r"not \[\]"),
+        (Z, [0.5, 0.5], r"not \[2\]"),
+        ([Z[0], Z.tensor[1]], None, "not Latents"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(given: Any, weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lm.mix(given, weights)
+
+
+def test_weights_of_16_bits_or_reversed_arrays_mix_latents() -> None:
+    expected = lm.mix(Z[:2], [0.25, 0.75]).tensor
+    assert torch.equal(lm.mix(Z[:2], np.array([0.75, 0.25])[::-1]).tensor, expected)
+    torch.testing.assert_close(lm.mix(Z, torch.full((3,), 1 / 3, dtype=torch.bfloat16)).tensor, lm.mix(Z).tensor)

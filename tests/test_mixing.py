@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -618,6 +618,7 @@ def test_whatever_is_no_method_raises_value_error(text: str) -> None:
         ([[0.2, 0.3, 0.5], [0.4, 0.4, 0.4]], "sum to 1; they are off by 0.2"),
         ([0.5, 0.5], r"not \[2\]"),
         ([[0.5, 0.5]], r"not \[1, 2\]"),
+        (torch.zeros(0, 3), r"not \[0, 3\]"),
         ([[[0.2, 0.3, 0.5]]], r"not \[1, 1, 3\]"),
         (1.0, r"not \[\]"),
         ([], r"not \[0\]"),
@@ -625,7 +626,19 @@ def test_whatever_is_no_method_raises_value_error(text: str) -> None:
 )
 def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mix(noise(3, 1, 2, 2), torch.tensor(weights))
+        mix(noise(3, 1, 2, 2), torch.as_tensor(weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n", [3, 6, 7, 12, 49])
+def test_weights_of_16_bits_may_be_off_by_their_own_rounding(dtype: torch.dtype, n: int) -> None:
+    z = noise(n, 2, 3, 3)
+    w = torch.full((n,), 1 / n, dtype=dtype)
+    torch.testing.assert_close(mix(z, w), mix(z), rtol=1e-12, atol=1e-12)
+    if dtype == torch.float16:
+        torch.testing.assert_close(mix(z.numpy(), w.numpy()), mix(z).numpy(), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="sum to 1"):
+        mix(z, w * 1.02)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 8, 8), (2, 1, 4, 8, 8), (16,)])
@@ -657,6 +670,14 @@ def test_lists_arrays_and_single_batches_are_mixed_as_tensors_are(method: str) -
     assert isinstance(array, np.ndarray) and np.array_equal(array, expected.numpy())
     arrays = mix(list(z.numpy()), [W, W[::-1]], method)
     assert isinstance(arrays, np.ndarray) and arrays.shape == (2, 4, 5, 6) and arrays.dtype == np.float32
+
+
+@pytest.mark.parametrize("changed", [lambda x: x[::-1], lambda x: x.astype(x.dtype.newbyteorder()), lambda x: x.T])
+def test_arrays_that_torch_refuses_are_mixed(changed: Callable[[Any], Any]) -> None:
+    z, w = noise(3, 3, 3, 3).numpy(), np.array(W)
+    for given in (changed(z), list(changed(z)), [changed(x) for x in z]):
+        plain = np.ascontiguousarray(np.stack(list(given)), dtype=np.float64)
+        assert np.array_equal(mix(given, changed(w)), mix(plain, list(changed(w))))
 
 
 @pytest.mark.parametrize("norm", NORMS)

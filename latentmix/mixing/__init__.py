@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentmix.errors import nearest
-from latentmix.mixing.inputs import read
+from latentmix.mixing.inputs import checked_weights, read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
 from latentmix.mixing.means import MEANS, Mean, Means, find_mean
 from latentmix.mixing.norms import NORMS, Lengths, Norm
@@ -98,7 +100,7 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
 
     Tokens that pack squares of latents, as FLUX's do, have several entries for a channel. `lp` needs [N, C, H, W].
 
-    What `Pipeline.invert` returns can be mixed too; its extras and prompts are mixed along.
+    What `Pipeline.invert` returns can be mixed too, and a list of it; its extras and prompts are mixed along.
 
     The means `pool` and `pchm` are taken over all latents, those of weight 0 included. So pass a whole pool, and
     weights of 0 for those that are not mixed. A warning is given where more than half of the pool is mixed.
@@ -106,11 +108,13 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
     Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
     negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
+    if isinstance(latents, list | tuple) and latents and all(hasattr(one, "mixed") for one in latents):
+        latents = reduce(add, latents)
     if hasattr(latents, "mixed"):  # what `Pipeline.invert` returns
         return latents.mixed(weights, method)
     parsed = method if isinstance(method, Method) else Method.parse(method)
     z, given_back = read(latents, spatial=parsed.mean.startswith("lp"))
-    w = _checked_weights(z, weights)
+    w = checked_weights(z, weights)
     if parsed.of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
         warnings.warn(f"{method} mixes {number:.3g} of a pool of {len(z)}; {HALF_A_POOL}", stacklevel=2)
     out = given_back(mixtures(z, w if w.ndim == 2 else w[None], [parsed])[0])
@@ -197,21 +201,6 @@ def _chunks(x: Tensor) -> list[slice]:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _checked_weights(z: Tensor, weights: Any) -> Tensor:
-    """Return the weights as a tensor like `z`, uniform where None is given. Raises: ValueError."""
-    if weights is None:
-        return z.new_full((len(z),), 1 / len(z))
-    w = torch.as_tensor(weights, dtype=z.dtype, device=z.device)
-    if w.ndim not in (1, 2) or w.shape[-1] != len(z):
-        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}")
-    if not bool(w.isfinite().all()) or bool((w < 0).any()):
-        raise ValueError("weights must be finite and none negative")
-    worst = (w.sum(-1) - 1).abs().max().item()
-    if worst > 1e-4:
-        raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}")
-    return w
 
 
 def _refuse_whole_pool(w: Weights) -> None:

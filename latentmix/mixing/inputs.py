@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmix.arrays import as_tensor
+
 EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
 
 
@@ -54,11 +56,33 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
     return layout.inside(z), given_back
 
 
+def checked_weights(z: Tensor, weights: Any) -> Tensor:
+    """Return the weights of latents `z` as a tensor like them, uniform where None is given.
+
+    Weights of 16 bits may be off a sum of 1 by as much as their type rounds; they are then made to sum to 1.
+    Raises: ValueError for another shape, for negative weights, and for those that do not sum to 1.
+    """
+    if weights is None:
+        return z.new_full((len(z),), 1 / len(z))
+    w = as_tensor(weights) if hasattr(weights, "dtype") else torch.as_tensor(weights, dtype=torch.float64)
+    if w.ndim not in (1, 2) or w.shape[-1] != len(z) or not len(w):
+        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}")
+    rounding = torch.finfo(w.dtype).eps if w.dtype in (torch.float16, torch.bfloat16) else 0.0
+    w = w.to(torch.float64 if rounding else z.dtype).to(z.device)
+    if not bool(w.isfinite().all()) or bool((w < 0).any()):
+        raise ValueError("weights must be finite and none negative")
+    sums = w.sum(-1, keepdim=True)
+    worst = (sums - 1).abs().max().item()
+    if worst > max(1e-4, rounding):
+        raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}")
+    return (w / sums if rounding else w).to(z.dtype)
+
+
 def _tensor(x: Any) -> Tensor:
     """Return a tensor or an array as a tensor. Raises: ValueError for anything else."""
     if not hasattr(x, "ndim"):
         raise ValueError(f"{EXPECTED}, not {type(x).__name__}")
-    return x if isinstance(x, Tensor) else torch.as_tensor(x)
+    return as_tensor(x)
 
 
 def _stacked(latents: Any) -> Tensor:
