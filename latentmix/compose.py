@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,17 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) ->
         if (key := override.split("=")[0].lstrip("+~")) in RENAMED:
             raise UserError(f"{key} is now {RENAMED[key]}")
     return validate(_composed(overrides, presets), presets)
+
+
+def in_one_list(settings: Iterable[str | Iterable[str]]) -> list[str]:
+    """Return settings that a caller gave one by one, or as lists. Raises: UserError for what is no text."""
+    found: list[str] = []
+    for setting in settings:
+        several = [setting] if isinstance(setting, str) or not isinstance(setting, Iterable) else list(setting)
+        if wrong := [one for one in several if not isinstance(one, str)]:
+            raise UserError(f"a setting is a text such as 'steps=30', not {wrong[0]!r}")
+        found += several
+    return found
 
 
 def validate(plain: Any, presets: "Presets | None" = None) -> Config:

@@ -3,12 +3,15 @@
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentmix.errors import UserError
+from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.mixing import Method, mix
 from latentmix.mixing.inputs import checked_weights
@@ -29,6 +32,15 @@ class Latents:
     settings: InversionSettings = field(repr=False)  # of the inversion
     guidance: float = 1.0  # of generation, unless `generate` is told otherwise
     single: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: an inversion of latentmix by its name, as it may have functions without one."""
+        name = next((name for name in INVERSIONS if INVERSIONS.get(name) is self.inversion), None)
+        return vars(self) | {"inversion": name or self.inversion}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        kept = state["inversion"]
+        vars(self).update(state, inversion=INVERSIONS[kept] if isinstance(kept, str) else kept)
 
     @property
     def rows(self) -> Tensor:
@@ -78,6 +90,13 @@ class Latents:
         state = {name: mix(self.state[name], w, own or method) for name, own in [("latents", None), *extras]}
         prompts = tuple(mixed_prompt(self.prompts, row) for row in w.tolist())
         return replace(self, state=state, prompts=prompts, single=single)
+
+
+def joined(latents: Any) -> Any:
+    """Return a list of inverted latents as one; anything else as it is. Raises: UserError, as `+` does."""
+    if isinstance(latents, list | tuple) and latents and all(isinstance(one, Latents) for one in latents):
+        return replace(reduce(add, latents), single=False)
+    return latents
 
 
 def mixed_prompt(prompts: tuple[Prompt, ...], weights: list[float]) -> Prompt:

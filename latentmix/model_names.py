@@ -1,35 +1,36 @@
 """What a model's name stands for: the settings of a preset, of a folder, or of a repository of the hub."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentmix.compose import Presets
+from latentmix.compose import Presets, compose
 from latentmix.errors import UserError
 from latentmix.models import single_file
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.placeholder import ARCHITECTURES
+from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
 
-def overrides_for(name: str, pickled: bool = False) -> list[str]:
-    """Return the settings by which the command line has the model of a name.
+def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
+    """Return the settings by which the command line has the model of a name; a `Path` is none of the hub.
 
-    `pickled` says whether a single file may be a pickle. Raises: UserError where there is no such model.
+    `settings` are those given beside it. Raises: UserError where there is no such model.
     """
-    presets = Presets()
-    if name in presets.options("model"):
+    presets, is_path, name = Presets(), isinstance(name, Path), str(name)
+    path = Path(expand_home(name))
+    if name in presets.options("model") and not (is_path and path.exists()):
         return [f"model={name}"]
-    path = Path(name).expanduser()
     if path.is_dir():
         return [*_like(path), f"model.path={_quoted(path)}"]
     if path.is_file():
-        told = single_file.architecture(path, single_file.headers(path, pickled))
+        told = single_file.architecture(path, single_file.headers(path, _pickled(settings)))
         alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == told]
         return [f"model={told if told in alike else alike[0]}", f"model.path={_quoted(path)}"]
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
+    if is_path or path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
         raise UserError(
             f"there is no model {name!r}: no preset ({', '.join(presets.options('model'))}), and no folder or file"
         )
@@ -58,6 +59,12 @@ def native_size(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | No
     """Return the side, in pixels, of the images that a model was trained on; None where its config does not say."""
     side = denoiser.get("sample_size")
     return side * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(side, int) else None
+
+
+def _pickled(settings: Sequence[str]) -> bool:
+    """Return whether settings allow a single file to be a pickle."""
+    own = [setting for setting in settings if setting.lstrip("+").startswith("model.pickled=")]
+    return bool(own) and compose(own).model.pickled
 
 
 def _like(folder: Path) -> list[str]:

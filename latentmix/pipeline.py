@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, reduce
 from operator import add
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.compose import Presets, compose
+from latentmix.arguments import check_pairs, count_of, for_each, for_morph, guidance_of
+from latentmix.arrays import as_tensor
+from latentmix.compose import Presets, compose, in_one_list
 from latentmix.config import Config
 from latentmix.data.pictures import read_pictures
 from latentmix.errors import UserError
@@ -32,7 +35,7 @@ from latentmix.gpu import is_out_of_memory, tf32
 from latentmix.images import to_pil
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State, image_names
-from latentmix.latents import Latents, Prompt, weighted
+from latentmix.latents import Latents, Prompt, joined, weighted
 from latentmix.mixing import Method
 from latentmix.model_names import native_size, nearest_preset, overrides_for
 from latentmix.models import check_size, load_model
@@ -58,26 +61,34 @@ class Pipeline:
         self.config = config
         self.device = device
         self.progress = True  # whether to show progress bars
-        self.batch: int | None = None  # images that a network processes at once; None: as many as usually fit
+        # Images that a network processes at once; None or "auto": as many as usually fit.
+        self.batch: int | str | None = config.batch
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
         self._brought: Any = None  # diffusers' pipeline, if the caller brought one
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *settings: str, device: str = "auto", size: int | str | None = None
+        cls,
+        name: str | Path,
+        *settings: str,
+        device: str | torch.device | None = None,
+        size: int | str | None = None,
     ) -> "Pipeline":
         """Return the pipeline of a model: a preset such as "sd15" or "tiny", a folder, a single file, or OWNER/NAME.
 
         A folder has diffusers' layout, a single file is a checkpoint, such as a .safetensors, and OWNER/NAME is a
         repository of the Hugging Face hub.
 
-        `settings` are further ones, as the command line has them: "model.precision=float32", "steps=30". `size` is in
-        pixels, 512 or "768x512" (width and height); by default the model's own. Weights are read when they are first
-        needed.
+        `settings` are further ones, as the command line has them: "model.precision=float32", "steps=30", "batch=4",
+        "inversion=null_text". `device` is by default that of the settings: a GPU if there is one. `size` is in pixels,
+        512 or "768x512" (width and height); by default the model's own. Weights are read when they are first needed.
         Raises: UserError where there is no such model, or it can't be read.
         """
-        overrides = [*overrides_for(name, "model.pickled=true" in settings), *settings, f"device={device}"]
+        given = in_one_list(settings)
+        overrides = [*overrides_for(name, given), *given]
+        if device is not None:
+            overrides.append(f"device={device}")
         if size is not None:
             overrides.append(f"model.size={size}")
         experiment = Experiment(compose(overrides))
@@ -94,7 +105,10 @@ class Pipeline:
         denoiser, vae = denoiser_and_vae(pipe)
         device, native = device_of(pipe), native_size(denoiser, vae)
         overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", f"device={device}"]
-        overrides += [f"model.size={native}"] * (native is not None) + list(settings)
+        given = in_one_list(settings)
+        if moved := [setting for setting in given if setting.lstrip("+").startswith("device=")]:
+            raise UserError(f"leave out {moved[0]}; the modules of a pipeline stay where they are")
+        overrides += [f"model.size={native}"] * (native is not None) + given
         overrides += [f"model.size={size}"] * (size is not None)
         config = compose(overrides)
         made = cls(brought_model(pipe, config.model), config, overrides, device)
@@ -107,8 +121,8 @@ class Pipeline:
     def invert(
         self,
         images: Any,
-        prompts: Prompt | Sequence[Prompt] = "",
-        inversion: str | Inversion = "ddim",
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        inversion: str | Inversion | None = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
@@ -120,14 +134,15 @@ class Pipeline:
         batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and resized. `prompts`
         is one for all images or a list of one for each; the empty prompt is the default.
 
-        `inversion` is a preset of configs/inversion ("ddim", "null_text", "exact", ...) or an `Inversion` of your own.
+        `inversion` is a preset of configs/inversion ("ddim", "null_text", "exact", ...) or an `Inversion` of your own;
+        by default it is that of the pipeline's settings, "ddim" if they name none.
         `steps` holds for generation too. `guidance` is that of the inversion, and by default the preset's: 1, no
         guidance, for most. `settings` are the inversion's own, such as `iterations=5`.
         Raises: UserError for images, settings or names that can't be used.
         """
         kind, own, scale = self._recipe(inversion, steps, guidance, settings)
         pixels, single = read_pictures(images, self.config.model.size)
-        texts = _for_each(prompts, len(pixels))
+        texts = for_each(prompts, len(pixels))
         schedule = self.model.schedule(own.steps * kind.intervals_per_step, own.spacing)
         self._use_precision(own.float32)
         with self._shown("inverting", len(pixels), len(schedule)) as model:
@@ -156,21 +171,25 @@ class Pipeline:
     ) -> Any:
         """Generate from latents at t = T: an image from a single one, a list of images from several.
 
-        `latents` is what `invert`, `lm.mix` or `noise` returned, or a tensor or array [C, h, w] or [N, C, h, w], which
-        is taken by the plain sampler. `prompt` is one for all, a list of one for each, or texts with weights by which
-        their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By default it is the prompt of the inversion, mixed
-        as the latents were. `steps` are by default those of the inversion, `guidance` that of the model.
+        `latents` is what `invert`, `lm.mix` or `noise` returned, or a list of it; or a tensor or array [C, h, w] or
+        [N, C, h, w], or a list of N, which is taken by the plain sampler. `prompt` is one for all, a list of one for
+        each, or texts with weights by which their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By default it is
+        the prompt of the inversion, mixed as the latents were. `steps` are by default those of the inversion,
+        `guidance` that of the model.
 
         `output` is "pil" for PIL images, or "tensor" for uint8 [3, H, W] or [N, 3, H, W].
         Raises: UserError for settings or latents that can't be used.
         """
         if output not in ("pil", "tensor"):
             raise UserError(f'output={output!r} must be "pil" or "tensor"')
-        z = latents if isinstance(latents, Latents) else self._plain(latents, prompt)
-        own = replace(z.settings, steps=steps or z.settings.steps)
-        scale = z.guidance if guidance is None else guidance
-        _check_pairs(z, own, scale)
-        texts = list(z.prompts) if prompt is None else _for_each(prompt, len(z))
+        given = joined(latents)
+        z = given if isinstance(given, Latents) else self._plain(given)
+        if not len(z):
+            raise UserError("there are no latents to generate from")
+        own = z.settings if steps is None else replace(z.settings, steps=count_of("steps", steps))
+        scale = z.guidance if guidance is None else guidance_of(guidance)
+        check_pairs(z, own, scale)
+        texts = list(z.prompts) if prompt is None else for_each(prompt, len(z))
         schedule = self.model.schedule(own.steps * z.inversion.intervals_per_step, own.spacing)
         self._use_precision(own.float32 if own.float32_in == "both" else ())
         with self._shown("generating", len(z), len(schedule)) as model:
@@ -188,16 +207,17 @@ class Pipeline:
     def noise(self, count: int | None = None, seed: int = 0) -> Latents:
         """Return standard Gaussian latents, to generate from: a single one, or `count` of them."""
         shape = self.model.latent_shape(self.config.model.size)
-        z = random_latents(seed, "noise", range(1 if count is None else count), shape).to(self.device)
-        return self._plain(z[0] if count is None else z, "")
+        rows = range(1 if count is None else count_of("count", count))
+        z = random_latents(seed, "noise", rows, shape)
+        return self._plain(z[0] if count is None else z)
 
     def morph(
         self,
         images: Any,
         frames: int = 24,
-        prompts: Prompt | Sequence[Prompt] = "",
+        prompts: Prompt | Sequence[Prompt] | None = None,
         method: str | Method = "nin/chm",
-        inversion: str | Inversion = "ddim",
+        inversion: str | Inversion | None = None,
         *,
         loop: bool = False,
         even: bool = True,
@@ -208,36 +228,46 @@ class Pipeline:
         """Return the frames of a morph from image to image: `frames` in all, each image among them.
 
         `images`, `prompts`, `inversion`, `steps` and `settings` are as for `invert`, `guidance` is that of generation.
-        What `invert` returned can be given in place of images. Prompts' embeddings are mixed with the latents. With
-        `even`, frames are evenly spaced in perceptual distance, measured in the network that `model.perceptual` names;
-        otherwise the weights change evenly. With `loop`, the last frame leads back to the first image.
-        Raises: UserError, as `invert` does, and for fewer frames than images.
+        What `invert` returned can be given in place of images, and has its own prompts unless `prompts` are given.
+        Prompts' embeddings are mixed with the latents. With `even`, frames are evenly spaced in perceptual distance,
+        measured in the network that `model.perceptual` names; otherwise the weights change evenly. With `loop`, the
+        last frame leads back to the first image.
+        Raises: UserError, as `invert` does, for fewer frames than images, and for a method that needs a pool.
         """
-        z = images if isinstance(images, Latents) else self.invert(images, prompts, inversion, steps=steps, **settings)
+        way, given, number = for_morph(method), joined(images), count_of("frames", frames)
+        if not isinstance(given, Latents):
+            z, steps = self.invert(images, prompts, inversion, steps=steps, **settings), None
+        elif inversion is not None or settings:
+            raise UserError("what is given is inverted already; leave out the inversion and its settings")
+        else:
+            z = given if prompts is None else replace(given, prompts=tuple(for_each(prompts, len(given))))
         rendered: dict[tuple[float, ...], Tensor] = {}
 
         def render(weights: Tensor) -> Tensor:
             keys = [tuple(row) for row in weights.tolist()]
             if missing := [key for key in dict.fromkeys(keys) if key not in rendered]:
-                mixed = z.mixed(torch.tensor(missing), method)
-                rendered.update(zip(missing, self.generate(mixed, guidance=guidance, output="tensor"), strict=True))
+                mixed = z.mixed(torch.tensor(missing), way)
+                made = self.generate(mixed, steps=steps, guidance=guidance, output="tensor")
+                rendered.update(zip(missing, made, strict=True))
             return torch.stack([rendered[key] for key in keys])
 
         between = perceptual_network(self.config.model.perceptual, self.device).between if even else None
-        weights = frame_weights(len(z), frames, loop, render if even else None, between)
+        weights = frame_weights(len(z), number, loop, render if even else None, between)
         return to_pil(render(weights))
 
     # Parts of the above
 
     def _recipe(
-        self, inversion: str | Inversion, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
+        self, inversion: str | Inversion | None, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
     ) -> tuple[Inversion, InversionSettings, float]:
         """Return an inversion, its settings, and the guidance of generation that goes with it."""
+        steps = None if steps is None else count_of("steps", steps)
         if isinstance(inversion, str) and inversion in INVERSIONS and inversion not in Presets().options("inversion"):
             inversion = INVERSIONS[inversion]  # of another package, without a preset
         if isinstance(inversion, Inversion):
             return self._own_recipe(inversion, steps, guidance, settings)
-        overrides = [f"inversion={inversion}", *(f"inversion.{name}={value}" for name, value in settings.items())]
+        overrides = [] if inversion is None else [f"inversion={inversion}"]
+        overrides += [f"inversion.{name}={value}" for name, value in settings.items()]
         if steps is not None:
             overrides.append(f"steps={steps}")
         if guidance is not None:
@@ -248,7 +278,16 @@ class Pipeline:
 
     @cache  # noqa: B019 - a pipeline lives as long as its notebook
     def _composed(self, overrides: tuple[str, ...]) -> Config:
-        return compose([*self._overrides, *overrides])
+        """Return the config of the pipeline's settings and further ones.
+
+        Where these name another inversion, the pipeline's settings of its own inversion do not apply.
+        """
+        kept, chosen = self._overrides, [text for text in self._overrides if text.startswith("inversion=")]
+        if chosen and any(text.startswith("inversion=") and text not in chosen for text in overrides):
+            kept = tuple(text for text in kept if not text.lstrip("+").startswith(("inversion=", "inversion.")))
+        elif chosen:
+            overrides = tuple(text for text in overrides if text not in chosen)
+        return compose([*kept, *overrides])
 
     def _own_recipe(
         self, inversion: Inversion, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
@@ -264,12 +303,17 @@ class Pipeline:
             raise UserError(f"the inversion's {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         return inversion, own, scale if paired else self.config.guidance
 
-    def _plain(self, latents: Any, prompt: Any) -> Latents:
+    def _plain(self, latents: Any) -> Latents:
         """Return latents of unknown origin as those of the plain sampler."""
-        z = torch.as_tensor(latents).float().to(self.device)
         shape = self.model.latent_shape(self.config.model.size)
+        expected = f"latents must be [{shape[0]}, h, w] or [N, {shape[0]}, h, w], or what `invert` or `lm.mix` returned"
+        try:
+            z = torch.stack(list(map(as_tensor, latents))) if isinstance(latents, list | tuple) else as_tensor(latents)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{expected}, not {type(latents).__name__}") from error
         if z.ndim not in (3, 4) or z.shape[-3] != shape[0]:
-            raise UserError(f"latents must be [{shape[0]}, h, w] or [N, {shape[0]}, h, w], not {list(z.shape)}")
+            raise UserError(f"{expected}, not {list(z.shape)}")
+        z = z.float().to(self.device)
         kind, own, guidance = self._recipe("ddim", None, None, {})
         rows = z if z.ndim == 4 else z[None]
         return Latents({"latents": rows}, ("",) * len(rows), kind, own, guidance, single=z.ndim == 3)
@@ -309,7 +353,8 @@ class Pipeline:
 
     def _slices(self, count: int) -> list[slice]:
         height, width = height_width(self.config.model.size)
-        size = self.batch or max(1, min(32, USUAL_PIXELS // (height * width)))
+        usual = max(1, min(32, USUAL_PIXELS // (height * width)))
+        size = usual if self.batch in (None, "auto") else count_of("batch", self.batch)
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def _in_batches(self, count: int, compute: Callable[[slice], Result]) -> list[Result]:
@@ -321,25 +366,6 @@ class Pipeline:
                 if not is_out_of_memory(error) or len(self._slices(count)) == count:
                     raise
             self.batch = min(count, self._slices(count)[0].stop) // 2
-
-
-def _for_each(prompts: Any, count: int) -> list[Prompt]:
-    """Return a prompt for each of `count` images or latents. Raises: UserError where there are not as many."""
-    listed = [prompts] * count if isinstance(prompts, str | Mapping) else list(prompts)
-    if len(listed) != count:
-        raise UserError(f"there are {len(listed)} prompts for {count} images; give one prompt for all, or one for each")
-    return listed
-
-
-def _check_pairs(z: Latents, own: InversionSettings, guidance: float) -> None:
-    """Raise UserError where generation must repeat a setting of the inversion, and does not."""
-    for name, asked in (("steps", own.steps), ("guidance", guidance)):
-        inverted = getattr(z.settings, name)
-        if name in z.inversion.paired and asked != inverted:
-            raise UserError(
-                f"{own.name} needs the same {name} in both directions: latents were inverted with {inverted}, and "
-                f"{asked} are asked for; give {name}={asked} to invert too"
-            )
 
 
 def _precision(model: Model) -> object:

@@ -37,7 +37,7 @@ FLOORS = (
     "models.assembly",
     "models.pipeline",
     "models models.random_weights",
-    "config",
+    "arguments config",
     "overrides",
     "compose model_names",
     "experiment experiment.draws experiment.random_mixtures experiment.memo runner.local runner.slurm runner",

@@ -675,9 +675,9 @@ def test_lists_arrays_and_single_batches_are_mixed_as_tensors_are(method: str) -
 @pytest.mark.parametrize("changed", [lambda x: x[::-1], lambda x: x.astype(x.dtype.newbyteorder()), lambda x: x.T])
 def test_arrays_that_torch_refuses_are_mixed(changed: Callable[[Any], Any]) -> None:
     z, w = noise(3, 3, 3, 3).numpy(), np.array(W)
-    for given in (changed(z), list(changed(z)), [changed(x) for x in z]):
-        plain = np.ascontiguousarray(np.stack(list(given)), dtype=np.float64)
-        assert np.array_equal(mix(given, changed(w)), mix(plain, list(changed(w))))
+    for arrays in (changed(z), list(changed(z)), [changed(x) for x in z]):
+        plain = np.ascontiguousarray(np.stack(list(arrays)), dtype=np.float64)
+        assert np.array_equal(mix(arrays, changed(w)), mix(plain, list(changed(w))))
 
 
 @pytest.mark.parametrize("norm", NORMS)

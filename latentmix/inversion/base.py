@@ -47,6 +47,16 @@ def cfg_factor(guidance: float) -> int:
     return 1 if guidance == 1 else 2
 
 
+def no_numbers(settings: Any, latent: int, text: int) -> int:
+    """Return 0, the numbers that extras hold where there are none."""
+    return 0
+
+
+def usual_nfe(settings: Any) -> int:
+    """Return the evaluations of the network in a step of one prediction."""
+    return cfg_factor(settings.guidance)
+
+
 @torch.no_grad()
 def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> Tensor:
     """Return clean latents by the deterministic sampler, from `latents` alone."""
@@ -73,9 +83,9 @@ class Inversion:
 
     intervals_per_step: int = 1  # of the schedule
     predictions_per_step: int = 1  # of generation
-    extra_numbers: Callable[[Any, int, int], int] = lambda settings, latent, text: 0
+    extra_numbers: Callable[[Any, int, int], int] = no_numbers
     """How many numbers the extras of one image hold, by those of a latent and of a prompt's states."""
-    nfe: Callable[[Any], int] = lambda settings: cfg_factor(settings.guidance)
+    nfe: Callable[[Any], int] = usual_nfe
     """The number of function evaluations (of the network) for one image and step of inversion, at most."""
 
     def run(
