@@ -15,6 +15,7 @@ from latentmix.errors import UserError, nearest
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
+from latentmix.settings import expand_home
 from latentmix.threads import on_all_threads
 
 BATCH = 32  # images
@@ -57,7 +58,7 @@ def evaluate(
     if "clip" in kinds:
         networks["clip"] = clip_network(clip, place, texts=False)
     labels = {kind: network.name for kind, network in networks.items()}
-    items, others = _items(images), _items(reference)
+    items, others = _items(images, "images"), _items(reference, "reference")
     x, y = _features(items, networks), _features(others, networks)
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
@@ -80,23 +81,27 @@ def _metric(name: str) -> Metric:
     )
 
 
-def _items(images: Any) -> list[Any]:
-    """Return the single images of what a caller gave. Raises: UserError for fewer than two."""
+Item = tuple[str, Any]  # what errors call an image, and the image
+
+
+def _items(images: Any, side: str) -> list[Item]:
+    """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
     if not isinstance(images, str | Path):
-        found, what = list(images), "one side"
+        found, what = list(images) if hasattr(images, "__iter__") else [], "one side"
     else:
-        folder, what = Path(images).expanduser(), str(images)
+        folder, what = Path(expand_home(str(images))), str(images)
         found = list(image_files(folder, "give a folder of images"))
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")
-    return found
+    return [(str(x) if isinstance(x, str | Path) else f"{side}[{index}]", x) for index, x in enumerate(found)]
 
 
-def _read(item: Any) -> Tensor:
-    return read_pictures([item], None)[0][0]
+def _read(item: Item) -> Tensor:
+    label, image = item
+    return read_pictures([image], None, [label])[0][0]
 
 
-def _features(items: Sequence[Any], networks: Mapping[str, Network]) -> dict[str, Tensor]:
+def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[str, Tensor]:
     """Return the features [N, D] of images by each network."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
     for batch in tqdm(split(items, BATCH) if networks else [], desc="images", unit="batch", disable=None, leave=False):
@@ -115,12 +120,14 @@ def _square(pixels: Tensor) -> Tensor:
     return pixels[:, :, top : top + side, left : left + side]
 
 
-def _distances(items: Sequence[Any], between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _distances(items: Sequence[Item], between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return the perceptual distances [K, 1] of the first and second image, the third and fourth, and so on."""
     rows = []
     for first, second in list(zip(items[::2], items[1::2], strict=False))[:PAIRS]:
         one, other = _read(first), _read(second)
         if one.shape != other.shape:
-            raise UserError(f"diversity compares images in pairs, and {first} and {second} differ in size; resize them")
+            raise UserError(
+                f"diversity compares images in pairs, and {first[0]} and {second[0]} differ in size; resize them"
+            )
         rows.append(between(one[None], other[None]).cpu())
     return torch.cat(rows)[:, None]

@@ -102,6 +102,8 @@ def rgb(picture: Image.Image) -> Image.Image:
         grey = np.asarray(picture)
         scale = 1 if picture.mode == "I" and grey.max() <= 255 else 257
         picture = Image.fromarray(np.rint(grey / scale).clip(0, 255).astype(np.uint8))
+    if picture.mode == "La":  # which Pillow converts to LA alone
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         bitmap = isinstance(picture, BmpImageFile)
         picture = picture.convert("RGBA")
