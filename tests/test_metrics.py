@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import astuple
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -573,6 +574,21 @@ def test_every_metric_takes_features_and_has_an_interval_where_it_can() -> None:
         if sample.by_row:
             assert sample.value == sample.parts.mean().item()
         assert metric.sample(x.float(), y.float()).value == pytest.approx(sample.value, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("changed", [lambda x: x, lambda x: x[..., ::-1], lambda x: x.astype(">f8")])
+def test_features_may_be_arrays(changed: Callable[[Any], Any]) -> None:
+    x, y = (changed(features(n, 6, seed=n).numpy()) for n in (12, 15))
+    same = [torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)) for array in (x, y)]
+    functions: list[Any] = [frechet_distance, frechet_infinity, cosine_distances, precision, recall]
+    functions += [density, coverage, *(METRICS[name].sample for name in ("kid", "cmmd", "fid", "fid_infinity"))]
+    for function in functions:
+        assert str(function(x, y)) == str(function(*same)), function
+    assert torch.equal(clip_scores(x, y[:1]), clip_scores(same[0], same[1][:1]))
+    assert mean_interval(x[:, 0]) == mean_interval(same[0][:, 0])
+    assert str(jackknifed(mean_of, x)) == str(jackknifed(mean_of, same[0]))
+    layers = changed(normal(2, 3, 4, 5, seed=0).numpy())
+    assert activation_distances([layers], [layers]).tolist() == [0, 0]
 
 
 def test_better_images_are_better_by_every_metric() -> None:

@@ -1,18 +1,23 @@
-"""Distances between the features x [n, D] of generated images and y [m, D] of real ones, in float64."""
+"""Distances between the features x [n, D] of generated images and y [m, D] of real ones, in float64.
+
+Features are tensors or arrays.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from latentmix.arrays import as_tensor
 from latentmix.metrics.intervals import Sample
 
-Features = Float[Tensor, "n D"]
-Others = Float[Tensor, "m D"]
+Features = Float[Any, "n D"]
+Others = Float[Any, "m D"]
 Values = Float[Tensor, " n"]
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -20,7 +25,7 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 # --- Fréchet --------------------------------------------------------------------------------------------------------
 
 
-def frechet_distance(x: Features, y: Float[Tensor, "m _"]) -> float:
+def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     """Return ‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance (Heusel et al.) of fitted Gaussians.
 
     With X and Y the centred features divided by √(n − 1), Σx = XᵀX and Tr(Σx Σy)^½ is the nuclear norm of X Yᵀ. This
@@ -87,7 +92,7 @@ def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int =
 
 def _mean_and_root(x: Features) -> tuple[Tensor, Tensor]:
     """Return the mean [D], and a root R [min(n, D), D] of the unbiased covariance: RᵀR = Σ."""
-    x = x.double()
+    x = as_tensor(x).double()
     mean = x.mean(0)
     root = (x - mean) / math.sqrt(len(x) - 1)
     return mean, torch.linalg.qr(root, mode="r").R if len(x) > x.shape[1] else root
@@ -102,7 +107,7 @@ def kid(x: Features, y: Others) -> Sample:
     It is unbiased, so it may be negative. All rows are used at once, where the original averages over random subsets.
     Its interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
     """
-    return _mmd(_polynomial, x.double(), y.double())
+    return _mmd(_polynomial, as_tensor(x).double(), as_tensor(y).double())
 
 
 def cmmd(x: Features, y: Others) -> Sample:
@@ -112,7 +117,7 @@ def cmmd(x: Features, y: Others) -> Sample:
     1000 ((1 − k̄x)/n + (1 − k̄y)/m), where k̄ is the mean of k between different rows. Its interval allows for draws at
     right angles to all others, which resemble no real image.
     """
-    x, y = (functional.normalize(f.double(), dim=1) for f in (x, y))
+    x, y = (functional.normalize(as_tensor(f).double(), dim=1) for f in (x, y))
     return _mmd(_gaussian, x, y, unlike=1000 * math.exp(-1 / SIGMA**2))
 
 
@@ -175,23 +180,25 @@ def _to_others(k: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor, " n"]:
     """Return 1 − cos between each row of x and the mean of the rows of y, first normalised to length 1 if `unit`."""
-    centre = (functional.normalize(y.double(), dim=1) if unit else y.double()).mean(0)
-    return 1 - functional.normalize(x.double(), dim=1) @ functional.normalize(centre, dim=0)
+    x, y = as_tensor(x).double(), as_tensor(y).double()
+    centre = (functional.normalize(y, dim=1) if unit else y).mean(0)
+    return 1 - functional.normalize(x, dim=1) @ functional.normalize(centre, dim=0)
 
 
-def clip_scores(x: Features, text: Float[Tensor, "1 D"]) -> Float[Tensor, " n"]:
+def clip_scores(x: Features, text: Float[Any, "1 D"]) -> Float[Tensor, " n"]:
     """Return max(100 cos, 0) of each image and a text: CLIPScore (Hessel et al.), with a factor of 100 for its 2.5."""
-    return 100 * (functional.normalize(x.double(), dim=1) @ functional.normalize(text[0].double(), dim=0)).clamp(min=0)
+    x, text = as_tensor(x).double(), as_tensor(text).double()
+    return 100 * (functional.normalize(x, dim=1) @ functional.normalize(text[0], dim=0)).clamp(min=0)
 
 
 # --- Activations ----------------------------------------------------------------------------------------------------
 
 
-def activation_distances(a: Sequence[Float[Tensor, "n _ _ _"]], b: Sequence[Float[Tensor, "n _ _ _"]]) -> Values:
+def activation_distances(a: Sequence[Float[Any, "n _ _ _"]], b: Sequence[Float[Any, "n _ _ _"]]) -> Values:
     """Return LPIPS (Zhang et al.) of pairs of images, without its learned weights of channels.
 
     Each layer's activations [n, C, H, W] are normalised to unit length over channels. Squared differences are summed
     over channels, averaged over positions, and summed over layers.
     """
-    ends = ((functional.normalize(x, dim=1), functional.normalize(y, dim=1)) for x, y in zip(a, b, strict=True))
+    ends = ([functional.normalize(as_tensor(x), dim=1) for x in pair] for pair in zip(a, b, strict=True))
     return torch.stack([(x - y).square().sum(1).mean((1, 2)) for x, y in ends]).sum(0)

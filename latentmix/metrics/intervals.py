@@ -7,15 +7,18 @@ Student's, or `bounded` ones where the values of draws not seen yet are bounded.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from latentmix.arrays import as_tensor
 from latentmix.metrics.bounded import bounded_interval
 
 Values = Float[Tensor, " n"]
-Rows = Shaped[Tensor, "n ..."]
+Given = Float[Any, " n"]  # a tensor or an array
+Rows = Shaped[Any, "n ..."]
 Ends = tuple[float | None, float | None]
 
 
@@ -58,13 +61,13 @@ class Sample:
         return Estimate(self.value, self.low, self.high, self.count)
 
 
-def mean(values: Values, unseen: Ends | None = None) -> Sample:
+def mean(values: Given, unseen: Ends | None = None) -> Sample:
     """Return the mean of independent values, which are its parts.
 
     `unseen` are the least and the greatest value that a row not drawn yet may have; None stands for the least or the
     greatest that was drawn. Without `unseen`, values are taken to be normal, and the interval is Student's.
     """
-    values = values.double().cpu()
+    values = as_tensor(values).double().cpu()
     value = values.mean().item()
     if len(values) < 2 or not values.isfinite().all():
         low = high = math.nan
@@ -105,6 +108,7 @@ def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) 
 
     A bootstrap repeats rows, which shrinks a covariance and shifts a Fréchet distance. The jackknife does not.
     """
+    x = as_tensor(x)
     n, value = len(x), statistic(x)
     groups = min(groups, n // 2)  # at least two rows are left
     if groups < 2:
@@ -115,7 +119,7 @@ def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) 
     return Sample(value, parts, n, *_students(value, parts))
 
 
-def mean_interval(values: Values) -> Estimate:
+def mean_interval(values: Given) -> Estimate:
     """Return the mean of independent values with Student's interval, which is NaN for a single value."""
     return mean(values).interval()
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from latentmix.arrays import as_tensor
 from latentmix.metrics.distances import Features, Others
 from latentmix.metrics.intervals import Sample, share
 
@@ -65,7 +66,7 @@ def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:
 
 
 def _distances(x: Features, y: Others) -> Float[Tensor, "n m"]:
-    return torch.cdist(x.double(), y.double())
+    return torch.cdist(as_tensor(x).double(), as_tensor(y).double())
 
 
 def _radii(within: Float[Tensor, "n n"], k: int) -> Float[Tensor, " n"]:
