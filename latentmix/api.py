@@ -1,6 +1,6 @@
 """Functions of `import latentmix as lm` that stand for commands and tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import torch
 from latentmix.data.pictures import read_pictures
 from latentmix.experiment.tables import number, read_rows
 from latentmix.feature_networks import Network, load
+from latentmix.settings import expand_home
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"n": int, "count": int, "value": number, "low": number, "high": number}
 
 
-def features(name: str = "inception", device: str | torch.device | None = None) -> Network:
+def features(name: str | Path = "inception", device: str | torch.device | None = None) -> Network:
     """Return a feature network: images -> features, float32 [B, D].
 
     `name` is "inception", "dinov2", "embedded", "things", a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED,
@@ -27,16 +28,16 @@ def features(name: str = "inception", device: str | torch.device | None = None) 
 
     Raises: UserError where there is no such network.
     """
-    network = load(name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = load(str(name), device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return replace(network, extract=lambda images: network.extract(read_pictures(images, None)[0]))
 
 
 def augment(
     folder: str | Path,
     out: str | Path,
-    *overrides: str,
+    *overrides: str | Sequence[str],
     per_class: int = 500,
-    of: str = "2-4",
+    of: str | int | Sequence[int] = "2-4",
     alpha: float = 1.0,
     method: str = "nin/chm",
     **options: Any,
@@ -45,40 +46,46 @@ def augment(
 
         lm.augment("photos", "photos500", "model=sd15", per_class=500, keep_originals=True)
 
-    `overrides` are settings of runs. Further options are `min_similarity`, `copy_threshold` and `keep_originals`.
-    Return `out`. Raises: UserError for what the command refuses.
+    `of` is how many images are mixed: 3, (2, 4) or "2-4". `overrides` are settings of runs. Further options are
+    `min_similarity`, `copy_threshold` and `keep_originals`.
+    Return the path of `out`. Raises: UserError for what the command refuses.
     """
     from latentmix.commands import augment as command
+    from latentmix.compose import in_one_list
     from latentmix.errors import optional_imports, retry_lost_rows
     from latentmix.experiment.training_set import Options
 
+    source, target = (Path(expand_home(str(path))) for path in (folder, out))
+    number = str(of) if isinstance(of, str) or not isinstance(of, Sequence) else "-".join(map(str, of))
+
     def work() -> None:
-        experiment = command.prepare(Path(folder), per_class, of, alpha, method, overrides)
-        command.run(experiment, Options(**options), Path(out))
+        experiment = command.prepare(source, per_class, number, alpha, method, in_one_list(overrides))
+        command.run(experiment, Options(**options), target)
 
     with optional_imports():
         retry_lost_rows(work)
-    return Path(out)
+    return target
 
 
-def sweep(*overrides: str) -> list[dict[str, Any]]:
+def sweep(*overrides: str | Sequence[str]) -> list[dict[str, Any]]:
     """Run what `latentmix sweep` runs with the same settings; return the rows of metrics.csv.
 
         rows = lm.sweep("experiment=demo", "draws=8")
         table = pandas.DataFrame(rows)
 
-    A row has model, data, inversion, class, n, method, metric, value, low, high and count. Results are kept in
-    `outputs=`, and a second call continues from what is there. With `launch=slurm` jobs are submitted, and the rows are
-    those that are there already.
+    Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high
+    and count. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm` jobs
+    are submitted, and the rows are those that are there already.
     Raises: UserError for settings that can't be used, and for whatever else the command refuses.
     """
     from latentmix.commands import sweep as command
-    from latentmix.compose import compose
+    from latentmix.compose import compose, in_one_list
     from latentmix.errors import optional_imports, retry_lost_rows
 
-    config = compose(overrides)
+    settings = in_one_list(overrides)
+    config = compose(settings)
     with optional_imports():
-        retry_lost_rows(lambda: command.run(config, ["sweep", *overrides], None, False, False))
+        retry_lost_rows(lambda: command.run(config, ["sweep", *settings], None, False, False))
     table = config.folder / "metrics.csv"
     rows = read_rows(table) if table.exists() else []
     return [{key: NUMBERS.get(key, str)(value) for key, value in row.items()} for row in rows]

@@ -28,7 +28,7 @@ def evaluate(
     reference: Any,
     metrics: str | Sequence[str] = DEFAULT,
     *,
-    features: str = "inception",
+    features: str | Path = "inception",
     clip: str = "ViT-L-14/openai",
     perceptual: str = "lpips-alex",
     device: str | torch.device | None = None,
@@ -54,7 +54,7 @@ def evaluate(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks = dict[str, Network]()
     if "frechet" in kinds:
-        networks["frechet"] = frechet_network(features, place)
+        networks["frechet"] = frechet_network(str(features), place)
     if "clip" in kinds:
         networks["clip"] = clip_network(clip, place, texts=False)
     labels = {kind: network.name for kind, network in networks.items()}

@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,15 @@ def test_a_sweep_returns_the_rows_of_its_table(tmp_path: Path, capfd: pytest.Cap
     assert {row["class"] for row in rows} == {"star", "all"} and {row["n"] for row in rows} == {2}
     assert isinstance(rows[0]["value"], float) and rows[0]["count"] == 4
     capfd.readouterr()
-    assert str(lm.sweep(*arguments)) == str(rows)
+    assert str(lm.sweep(list(arguments))) == str(rows)
     assert "images are there already" in capfd.readouterr().err
 
 
 def test_settings_that_cannot_be_used_raise_one_line(tmp_path: Path) -> None:
     with pytest.raises(lm.UserError, match="no key 'drawz'; did you mean 'draws'"):
         lm.sweep("drawz=8")
+    with pytest.raises(lm.UserError, match="a setting is a text such as 'steps=30', not 8"):
+        lm.sweep(["draws=8", 8])  # type: ignore[list-item]
 
 
 def test_a_hydra_application_keeps_its_own_configs(tmp_path: Path) -> None:
@@ -62,6 +65,31 @@ def test_features_are_those_of_the_network_for_any_kind_of_image() -> None:
     with pytest.raises(lm.UserError, match="several sizes, 32x64, 64x64"):
         network([pixels[0], pixels[1, :, :, :32]])
     assert lm.metrics.frechet_distance(expected, expected) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"), [(3, "3"), ((2, 4), "2-4"), ([2, 4], "2-4"), ("2-4", "2-4"), (np.int64(3), "3")]
+)
+def test_numbers_and_paths_of_an_augmentation_are_read(
+    of: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen: list[Any] = []
+    monkeypatch.setattr("latentmix.commands.augment.prepare", lambda *args: seen.extend(args))
+    monkeypatch.setattr("latentmix.commands.augment.run", lambda experiment, options, out: seen.append(out))
+    out = lm.augment("~/photos", "~/aug", ["steps=3"], "seed=1", of=of)
+    expected = [tmp_path / "photos", 500, told, 1.0, "nin/chm", ["steps=3", "seed=1"], tmp_path / "aug"]
+    assert seen == expected and out == tmp_path / "aug"
+
+
+def test_a_network_may_be_a_path_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "network").mkdir()
+    for name in ("~/network", Path("~/network"), tmp_path / "network"):
+        with pytest.raises(lm.UserError, match=f"{tmp_path}/network holds no DINOv2"):
+            lm.features(name)
+    with pytest.raises(lm.UserError, match="there is no feature network"):
+        lm.evaluate([], [], "fid", features="~nobody-here")
 
 
 def test_public_names_explain_themselves() -> None:

@@ -22,6 +22,7 @@ from latentmix.feature_networks.clip import clip_folder, clip_network, clip_widt
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
 from latentmix.feature_networks.embedded import Classifier, classifier_folder, embedded_classifier
 from latentmix.feature_networks.lpips import LPIPS
+from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
 __all__ = [
@@ -61,7 +62,7 @@ def load(name: str, device: str | torch.device = "cpu") -> Network:
 
     Raises: UserError where there is no such network and, at the first use, where its weights can't be had.
     """
-    if name not in FRECHET and not Path(name).expanduser().is_dir() and "/" in name:
+    if name not in FRECHET and not Path(expand_home(name)).is_dir() and "/" in name:
         return clip_network(name, torch.device(device))
     return frechet_network(name, torch.device(device))
 
@@ -104,7 +105,7 @@ def dinov2_folder(name: str) -> Path | None:
 
 
 def _folder(name: str) -> Path:
-    folder = Path(name).expanduser()
+    folder = Path(expand_home(name))
     if not folder.is_dir():
         raise UserError(f"there is no feature network {name!r}, nor such a folder; there are {', '.join(FRECHET)}")
     if not dinov2.is_dinov2(folder):
