@@ -1,5 +1,7 @@
 """`lm.Latents`: which rows an index chooses, and how rows are kept, joined and mixed."""
 
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 import latentmix as lm
 from latentmix.inversion import INVERSIONS
+from latentmix.inversion.base import Inversion, State
 
 
 def latents(*prompts: str, kind: str = "ddim") -> lm.Latents:
@@ -91,3 +94,14 @@ def test_weights_of_16_bits_or_reversed_arrays_mix_latents() -> None:
     expected = lm.mix(Z[:2], [0.25, 0.75]).tensor
     assert torch.equal(lm.mix(Z[:2], np.array([0.75, 0.25])[::-1]).tensor, expected)
     torch.testing.assert_close(lm.mix(Z, torch.full((3,), 1 / 3, dtype=torch.bfloat16)).tensor, lm.mix(Z).tensor)
+
+
+def inverted(*args: Any) -> State:
+    return {"latents": args[1]}
+
+
+def test_an_inversion_of_ones_own_is_pickled_by_its_functions() -> None:
+    own = replace(Z, inversion=Inversion(inverted))
+    loaded = pickle.loads(pickle.dumps(own))
+    assert loaded.inversion == own.inversion and torch.equal(loaded.rows, own.rows)
+    assert pickle.loads(pickle.dumps(Z)).inversion is Z.inversion

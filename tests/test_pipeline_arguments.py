@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pipelines import FOLDER, SD
-from test_pipeline import PROMPTS, pictures, pipeline, same
+from test_pipeline import PROMPTS, diffusers_pipeline, pictures, pipeline, same
 
 import latentmix as lm
 from latentmix.inversion import INVERSIONS
@@ -58,6 +58,13 @@ def test_settings_of_the_pipeline_count_in_its_methods() -> None:
     assert listed.config.steps == 7
     with pytest.raises(lm.UserError, match="a setting is a text such as 'steps=30', not 7"):
         lm.Pipeline.from_pretrained(NAME, 7)  # type: ignore[arg-type]
+
+
+def test_modules_that_are_loaded_stay_where_they_are() -> None:
+    theirs = diffusers_pipeline("sd")
+    assert lm.Pipeline.from_diffusers(theirs, "batch=4").batch == 4
+    with pytest.raises(lm.UserError, match="leave out device=meta; the modules of a pipeline stay where they are"):
+        lm.Pipeline.from_diffusers(theirs, "device=meta")
 
 
 @pytest.mark.parametrize(("spelling", "allowed"), [("true", 1), ("True", 1), ("TRUE", 1), ("false", 0)])

@@ -20,7 +20,7 @@ def find(config: ModelConfig) -> Path:
     Raises: UserError where it can't be had, or latentmix can't read it.
     """
     if config.path is not None:
-        return _checked(Path(config.path).expanduser(), config)
+        return _checked(Path(config.path), config)
     if config.embedded is not None:
         return _checked(embedded_folder(config.embedded), config)
     if config.hub is None:
