@@ -12,5 +12,6 @@ def as_tensor(x: Any) -> Tensor:
     An array is copied where it is reversed (a negative stride) or in the byte order of another machine.
     """
     if hasattr(x, "strides") and hasattr(x, "dtype"):  # of numpy
-        x = x.astype(x.dtype.newbyteorder("="), order="C", copy=any(stride < 0 for stride in x.strides))
+        is_reversed = any(stride < 0 for stride in x.strides)
+        x = x.astype(x.dtype.newbyteorder("="), order="C" if is_reversed else "K", copy=is_reversed)
     return torch.as_tensor(x)

@@ -87,7 +87,7 @@ Item = tuple[str, Any]  # what errors call an image, and the image
 def _items(images: Any, side: str) -> list[Item]:
     """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
     if not isinstance(images, str | Path):
-        found, what = list(images) if hasattr(images, "__iter__") else [], "one side"
+        found, what = list(images) if hasattr(images, "__iter__") else [images], "one side"
     else:
         folder, what = Path(expand_home(str(images))), str(images)
         found = list(image_files(folder, "give a folder of images"))

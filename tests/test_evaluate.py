@@ -175,8 +175,9 @@ def test_folders_without_images_are_refused_in_one_line(folders: tuple[Path, Pat
         assert said.code == 2 and reason in said.err and len(said.err.splitlines()) == 1, said.err
     said = invoke("evaluate", "--images", str(made))
     assert said.code == 2 and "give both --images and --reference" in said.err
-    with pytest.raises(UserError, match="one side has 1 image;"):
-        lm.evaluate(np.zeros((1, 8, 8, 3), dtype=np.uint8), made, ["fid"], features="embedded")
+    for one in (np.zeros((1, 8, 8, 3), dtype=np.uint8), Image.new("RGB", (8, 8)), None):
+        with pytest.raises(UserError, match="one side has 1 image;"):
+            lm.evaluate(one, made, ["fid"], features="embedded")
     with pytest.raises(UserError, match="is no image"):
         lm.evaluate(np.zeros((3, 8, 8, 3)), made, ["fid"], features="embedded")
 

@@ -629,6 +629,18 @@ def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) ->
         mix(noise(3, 1, 2, 2), torch.as_tensor(weights))
 
 
+@pytest.mark.parametrize("weights", ["half each", [[0.2, 0.3, 0.5], [1.0]], [None] * 3, object()])
+def test_weights_that_are_no_numbers_are_refused(weights: Any) -> None:
+    with pytest.raises(ValueError, match="weights must be numbers"):
+        mix(noise(3, 1, 2, 2), weights)
+
+
+def test_weights_may_be_a_list_of_tensors_or_arrays() -> None:
+    z, rows = noise(3, 2, 3, 3), random_weights(2, 3)
+    for listed in (list(rows), list(rows.numpy()), [list(row) for row in rows]):
+        torch.testing.assert_close(mix(z, listed), mix(z, rows), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("n", [3, 6, 7, 12, 49])
 def test_weights_of_16_bits_may_be_off_by_their_own_rounding(dtype: torch.dtype, n: int) -> None:

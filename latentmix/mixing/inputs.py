@@ -64,7 +64,7 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     """
     if weights is None:
         return z.new_full((len(z),), 1 / len(z))
-    w = as_tensor(weights) if hasattr(weights, "dtype") else torch.as_tensor(weights, dtype=torch.float64)
+    w = _numbers(weights)
     if w.ndim not in (1, 2) or w.shape[-1] != len(z) or not len(w):
         raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}")
     rounding = torch.finfo(w.dtype).eps if w.dtype in (torch.float16, torch.bfloat16) else 0.0
@@ -76,6 +76,16 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     if worst > max(1e-4, rounding):
         raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}")
     return (w / sums if rounding else w).to(z.dtype)
+
+
+def _numbers(weights: Any) -> Tensor:
+    """Return weights as a tensor of their own type; numbers have float64. Raises: ValueError."""
+    try:
+        if isinstance(weights, list | tuple) and weights and all(hasattr(row, "dtype") for row in weights):
+            return torch.stack([as_tensor(row) for row in weights])
+        return as_tensor(weights) if hasattr(weights, "dtype") else torch.as_tensor(weights, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"weights must be numbers, a list, a tensor or an array of them: {error}") from error
 
 
 def _tensor(x: Any) -> Tensor:
