@@ -27,6 +27,7 @@ from pipelines import FOLDER, SD, SIZE
 from safetensors.torch import load_file
 from scipy import stats
 
+from latentmix.commands.mix import Mixture, _file
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
 from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
@@ -631,6 +632,16 @@ def test_a_mean_of_the_pool_is_that_of_all_its_images(copy: Run) -> None:
     torch.testing.assert_close(load_file(Path(said.out.splitlines()[0]))["latents"], mixed, rtol=0, atol=0)
     every = ",".join([str(1 / POOL)] * POOL)
     assert f"these weights mix all {POOL}; pass a larger pool" in invoke(*arguments, "--weights", every).err
+
+
+@pytest.mark.parametrize("count", [2, 64])
+def test_the_file_of_a_mixture_has_a_name_that_any_disk_takes(count: int) -> None:
+    """A short list of weights is in the name; of a long one the first weights and a digest of all."""
+    experiment = Experiment(compose(["pool=64", "n=[2]"]))
+    mixtures = [Mixture("star", (1 / count,) * count), Mixture("star", (*(1 / count,) * (count - 1), 0.0))]
+    one, other = (_file(experiment, mixture, Method("fix", "chm")).name for mixture in mixtures)
+    assert one != other and len(one) < 200
+    assert one == "star-0.5-0.5-fix-chm.safetensors" or one.startswith("star-0.015625-0.015625-0.015625-")
 
 
 @pytest.mark.parametrize(

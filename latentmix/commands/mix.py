@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmix import checks
-from latentmix.cache import file_name, load_tensors, save_tensors
+from latentmix.cache import LONGEST, file_name, key, load_tensors, save_tensors
 from latentmix.commands import session
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
@@ -79,7 +79,10 @@ def _of_pool(weights: Sequence[float], pool: int) -> Tensor:
 
 
 def _file(experiment: Experiment, mixture: Mixture, method: Method) -> Path:
+    """Return the file of a mixture. A long list of weights is named by its first three and a digest of all."""
     weights = "-".join(map(str, mixture.weights))
+    if len(weights) > LONGEST:
+        weights = "-".join([*map(str, mixture.weights[:3]), key(mixture.weights)])
     name = f"{file_name(mixture.class_id)}-{weights}-{method.norm}-{method.mean}.safetensors"
     return experiment.config.folder / "mixed" / name
 
