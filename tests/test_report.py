@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,36 @@ def test_files_that_are_missing_or_damaged(done: str | None, table: str | None, 
         if text is not None:
             (tmp_path / name).write_text(text)
     assert reason in refusal("report", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("done.json", lambda content: content[:-9]),
+        ("metrics.csv", lambda content: content[:-9]),
+        ("metrics.csv", lambda content: content[: content.index(b"star") + 4] + b"\n"),
+        ("metrics.csv", lambda content: b""),
+        ("images.parquet", lambda content: content[:-9]),
+        ("images.parquet", lambda content: None),
+        ("parts.parquet", lambda content: b""),
+        ("diagnosis.json", lambda content: b'{"classes": {'),
+        ("reconstruction.csv", lambda content: b"quantity,class,value\nx,all"),
+    ],
+)
+def test_a_folder_that_was_copied_in_part_is_not_finished(
+    run: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes | None]
+) -> None:
+    """All commands agree, and name the file or say that the run is not finished."""
+    assert "finished; the results are in" in invoke("status", str(run)).out
+    whole, file = shutil.copytree(run, tmp_path / "outputs" / "whole"), run / name
+    content = damage(file.read_bytes() if file.exists() else b"")
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    line, said = refusal("compare", str(run), str(whole)), invoke("status", str(run)).out
+    assert (str(file) in line or "is not finished" in line) and "again" in line
+    assert "all images are done, but" in said and line.removeprefix("latentmix: error: ") in said
 
 
 # The page by itself

@@ -1,6 +1,5 @@
 """`latentmix compare`: several finished runs in one table, and their differences on the same draws."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from latentmix.experiment.comparison import (
     write_comparison,
 )
 from latentmix.experiment.results import AVERAGE
-from latentmix.experiment.tables import read_rows
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
 
@@ -87,13 +85,8 @@ def _text(estimate: Estimate) -> str:
 
 def _round_trip(run: Run) -> dict[str, str]:
     """Return what `latentmix reconstruct` and `latentmix diagnose` measured in a run's folder, if they did."""
-    found: dict[str, str] = {}
-    trip, diagnosis = run.folder / "reconstruction.csv", run.folder / "diagnosis.json"
-    if trip.exists():
-        average = {row["quantity"]: float(row["value"]) for row in read_rows(trip) if row["class"] == AVERAGE}
-        found |= {name: f"{value:.4g}" for name, value in average.items()}
-    if diagnosis.exists():
-        classes = json.loads(diagnosis.read_text())["classes"].values()
+    found = {name: f"{value:.4g}" for name, value in run.round_trip.items()}
+    if classes := run.diagnosis.values():
         for part in ("channels", "space"):
             found[f"bias²·1000 in {part}"] = f"{1000 * sum(c['bias'][part] for c in classes) / len(classes):.1f}"
     if found:

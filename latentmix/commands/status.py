@@ -7,6 +7,7 @@ from rich.table import Table
 
 from latentmix.compose import find_run
 from latentmix.errors import UserError
+from latentmix.experiment.comparison import read_runs
 from latentmix.runner.status import Progress, Worker, progress, workers
 
 
@@ -34,9 +35,16 @@ def _summary(folder: Path, stages: list[Progress], members: list[Worker]) -> str
         return f"{alive} at work" + (f", {len(members) - alive} lost" if alive < len(members) else "")
     if any(stage.running or stage.left for stage in stages):
         return "stopped; it continues when its queued jobs start, or when its command is given again"
-    if all((folder / name).exists() for name in ("done.json", "metrics.csv")):
-        return f"finished; the results are in {folder / 'metrics.csv'}"
-    return "all images are done; the results are not written yet: give the command again, without --shard or launch="
+    if not all((folder / name).exists() for name in ("done.json", "metrics.csv")):
+        return (
+            "all images are done; the results are not written yet: give the command again, without --shard or launch="
+        )
+    try:
+        (run,) = read_runs([str(folder)])
+        _ = run.samples, run.diagnosis, run.round_trip
+    except UserError as error:
+        return f"all images are done, but {error}"
+    return f"finished; the results are in {folder / 'metrics.csv'}"
 
 
 def _table(members: list[Worker]) -> Table:

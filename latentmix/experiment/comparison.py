@@ -1,5 +1,6 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from latentmix.experiment.results import (
     difference_row,
     read_table,
 )
-from latentmix.experiment.tables import grouped, write_table
+from latentmix.experiment.tables import grouped, read_rows, write_table
 from latentmix.metrics import METRICS, Comparison, Sample, paired
 
 COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count", "over")
@@ -39,6 +40,28 @@ class Run:
     def samples(self) -> dict[Key, tuple[str, Sample]]:
         """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
         return dict(read_samples(self.folder))
+
+    @cached_property
+    def diagnosis(self) -> dict[str, Any]:
+        """Return the classes of diagnosis.json; empty where the run has none. Raises: UserError if it is damaged."""
+        path = self.folder / "diagnosis.json"
+        classes = read_json(path).get("classes") if path.exists() else {}
+        if not isinstance(classes, dict):
+            raise UserError(f"{path} is damaged; delete it, or run latentmix diagnose with the run's settings again")
+        return classes
+
+    @cached_property
+    def round_trip(self) -> dict[str, float]:
+        """Return the averages in reconstruction.csv; empty if there is none. Raises: UserError if it is damaged."""
+        path = self.folder / "reconstruction.csv"
+        if not path.exists():
+            return {}
+        try:
+            return {row["quantity"]: float(row["value"]) for row in read_rows(path) if row["class"] == AVERAGE}
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            raise UserError(
+                f"{path} can't be read: {error}; delete it, or run latentmix reconstruct with the run's settings again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -63,10 +86,7 @@ def _read(folder: Path, label: str) -> Run:
     config = read_json(folder / "done.json").get("config")
     if not isinstance(config, dict) or not (folder / "metrics.csv").exists():
         raise UserError(f"the run in {folder} is not finished; give its command again")
-    try:
-        return Run(folder, label, config, read_table(folder / "metrics.csv"))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder / 'metrics.csv'} can't be read: {error}; run latentmix evaluate again") from error
+    return Run(folder, label, config, read_table(folder / "metrics.csv"))
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:

@@ -7,14 +7,17 @@
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from latentmix.cache import write_atomic
+from latentmix.errors import UserError
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.tables import grouped
 from latentmix.metrics import METRICS, Sample
 
+AGAIN = "give the run's command again"  # which writes all results again; what is in the cache is not computed again
 Samples = dict[str, Sample]  # by metric
 Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
 
@@ -31,13 +34,11 @@ def write_parts(
 
 def read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
     """Yield each metric of a cell with its name and sample; nothing for a run of an earlier release."""
-    import pyarrow.parquet as pq
-
     if not (folder / "parts.parquet").exists():
         return
-    rows = pq.read_table(folder / "images.parquet").to_pylist()
+    rows = _read_parquet(folder / "images.parquet")
     images = grouped(((row["class"], row["n"], row["method"]), row) for row in rows)
-    for row in pq.read_table(folder / "parts.parquet").to_pylist():
+    for row in _read_parquet(folder / "parts.parquet"):
         if "low" not in row:
             return
         cell, parts = (row["class"], row["n"], row["method"]), row["parts"]
@@ -47,6 +48,16 @@ def read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
         values = torch.tensor(parts, dtype=torch.float64)
         sample = Sample(row["value"], values, row["count"], row["low"], row["high"], by_row, row["rare"])
         yield (*cell, row["metric"]), (row["name"], sample)
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} is missing or damaged; {AGAIN}") from error
 
 
 def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[dict[str, object]]:

@@ -1,7 +1,8 @@
 """Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
 
+import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentmix.errors import UserError
 from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.parts import Samples, write_parts
+from latentmix.experiment.parts import AGAIN, Samples, write_parts
 from latentmix.experiment.tables import RUN, grouped, interval, number, read_rows, run_names, write_table
 from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, average, mean_interval, paired
 from latentmix.mixing import Method
@@ -106,9 +108,21 @@ def over_classes(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def read_table(path: Path) -> list[Result]:
-    """Return the rows of a `metrics.csv`."""
+    """Return the rows of a `metrics.csv`. Raises: UserError where it is missing, empty or damaged."""
+    try:
+        if path.stat().st_size and not path.read_bytes().endswith((b"\n", b"\r")):
+            raise ValueError("its last line is cut short")
+        results = _results(read_rows(path))
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read: {error}; {AGAIN}") from error
+    if not results:
+        raise UserError(f"{path} is empty; {AGAIN}")
+    return results
+
+
+def _results(rows: Iterable[Mapping[str, str]]) -> list[Result]:
     results = []
-    for row in read_rows(path):
+    for row in rows:
         over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
         value, low, high = (number(row[name]) for name in ("value", "low", "high"))
         estimate = Estimate(value, low, high, int(row["count"]), over)

@@ -81,17 +81,15 @@ def read_contents(run: Run) -> Contents:
         config = validate(defaults | found | {"speed": speed})
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run in {folder} can't be read: {error}") from error
-    if not run.results:
-        raise UserError(f"{folder / 'metrics.csv'} is empty; run latentmix evaluate again")
     experiment = find_experiment(config, folder, about.get("model", {}))
-    diagnosis, pairs = folder / "diagnosis.json", folder / "pairs.csv"
+    pairs = folder / "pairs.csv"
     return Contents(
         run=run,
         config=config,
         about=about,
         titles=_titles(experiment, dict.fromkeys(result.class_id for result in run.results)),
         images=_images(experiment),
-        diagnosis=_read_json(diagnosis).get("classes", {}) if diagnosis.exists() else {},
+        diagnosis=run.diagnosis,
         pairs=read_rows(pairs) if pairs.exists() else [],
         records=read_records(folder / "work"),
         files={path.name: path.read_text() for path in (folder / "metrics.csv", pairs) if path.exists()},
