@@ -24,6 +24,7 @@ from torch import Tensor
 
 from latentmix.errors import RowsLost, UserError, warn_once
 from latentmix.profiling import timed
+from latentmix.settings import expand_home
 
 PART = ".part"  # suffix of the hidden name under which a file is written; this takes seconds at most
 ABANDONED = 3600  # seconds after which nobody is writing such a file any more
@@ -39,7 +40,7 @@ class DiskFull(UserError):
 def user_cache() -> Path:
     """Return $LATENTMIX_CACHE or, if it is not set, `latentmix` in the user's cache ($XDG_CACHE_HOME or ~/.cache)."""
     if own := os.environ.get("LATENTMIX_CACHE"):
-        return Path(own).expanduser()
+        return Path(expand_home(own))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentmix"
 
 

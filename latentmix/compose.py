@@ -73,7 +73,7 @@ def find_run(run: str) -> Path:
 
     Raises: UserError if there is none, or several that are not in the usual outputs.
     """
-    if (path := Path(run).expanduser()).is_dir():
+    if (path := Path(expand_home(run))).is_dir():
         return path
     outputs = compose([]).outputs
     named = (folder / run for folder in (outputs, *_used_outputs()) if Path(run).name == run)
@@ -110,7 +110,7 @@ class Presets:
 
     def __init__(self, config_dirs: Sequence[str | Path] = ()) -> None:
         environment = [entry for entry in os.environ.get("LATENTMIX_CONFIGS", "").split(os.pathsep) if entry]
-        self.dirs = [Path(entry).expanduser().absolute() for entry in (*config_dirs, *environment)]
+        self.dirs = [Path(expand_home(entry)).absolute() for entry in (*config_dirs, *environment)]
         for folder in self.dirs:
             if not folder.is_dir():
                 raise UserError(f"there is no folder {folder}, which --config-dir or LATENTMIX_CONFIGS names")

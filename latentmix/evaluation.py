@@ -89,7 +89,7 @@ def _items(images: Any, side: str) -> list[Item]:
     if not isinstance(images, str | Path):
         found, what = list(images) if hasattr(images, "__iter__") else [images], "one side"
     else:
-        folder, what = Path(expand_home(str(images))), str(images)
+        folder, what = Path(expand_home(images)), str(images)
         found = list(image_files(folder, "give a folder of images"))
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")

@@ -8,12 +8,13 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
-def expand_home(path: str) -> str:
+def expand_home(path: str | Path) -> str:
     """Return a path whose leading ~ or ~USER is that home folder; any other text is returned as it is."""
+    text = str(path)
     try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
+        return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:  # there is no such user
-        return path
+        return text
 
 
 def _local_path(path: str) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from driver import invoke
+from PIL import Image
 
 from latentmix import compose as composition
-from latentmix.cache import key
-from latentmix.compose import compose, config_folder, validate
+from latentmix.cache import key, user_cache
+from latentmix.compose import compose, config_folder, find_run, validate
 from latentmix.config import Config, differences, result_settings
+from latentmix.data.pictures import read_pictures
 from latentmix.errors import UserError
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
@@ -680,6 +683,16 @@ def test_identities_are_plain() -> None:
 
 
 # Paths
+
+
+def test_a_tilde_that_names_no_user_is_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATENTMIX_CACHE", "~no such user")
+    Path("~home").mkdir()
+    Image.new("RGB", (8, 8)).save("~home/a.png")
+    assert find_run("~home") == Path("~home") and user_cache() == Path("~no such user")
+    assert read_pictures("~home/a.png", 8)[1]
+    assert "metrics compare at least 2" in invoke("evaluate", "--images", "~home", "--reference", "~home").err
 
 
 @pytest.mark.parametrize("quoted", ["{}", "'{}'", '"{}"'])

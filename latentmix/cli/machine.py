@@ -67,6 +67,7 @@ def cache(
 ) -> None:
     """List what OUTPUTS/cache holds, and remove what is not needed any more."""
     from latentmix.commands import cache
+    from latentmix.settings import expand_home
 
-    folder = composed([]).outputs if outputs is None else Path(outputs).expanduser()
+    folder = composed([]).outputs if outputs is None else Path(expand_home(outputs))
     cache.run(folder, older_than, run, unused, yes, dry_run)

@@ -71,7 +71,10 @@ def command(*examples: str, name: str | None = None) -> "Callable[[Callable[...,
     def declared(function: "Callable[..., None]") -> "Callable[..., None]":
         @wraps(function)
         def expanded(**given: Any) -> None:
-            function(**{key: value.expanduser() if isinstance(value, Path) else value for key, value in given.items()})
+            from latentmix.settings import expand_home
+
+            paths = {key: Path(expand_home(value)) for key, value in given.items() if isinstance(value, Path)}
+            function(**(given | paths))
 
         return declare(expanded)
 
@@ -116,9 +119,11 @@ def prepared(overrides: list[str] | None) -> "Experiment":
 
 def named_runs(names: list[str]) -> list[str]:
     """Return the names of runs. `outputs=DIR` among them says where these are, as it does for a sweep."""
+    from latentmix.settings import expand_home
+
     runs = [name for name in names if not name.startswith("outputs=")]
     for name in set(names) - set(runs):
-        os.environ["LATENTMIX_OUTPUTS"] = str(Path(name.removeprefix("outputs=")).expanduser())
+        os.environ["LATENTMIX_OUTPUTS"] = expand_home(name.removeprefix("outputs="))
     if not runs:
         raise UserError("name a run, such as demo, or give its folder")
     return runs

@@ -19,6 +19,7 @@ from latentmix.morphing.files import check_ending, write_frames
 from latentmix.morphing.grid import Place, places, write_grid
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.executor import Executor
+from latentmix.settings import expand_home
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _rows(weights: Tensor) -> list[Weights]:
 
 def _is_setting(text: str) -> bool:
     """Return whether an argument is KEY=VALUE, and no file of that name."""
-    return "=" in text and not Path(text).expanduser().exists()
+    return "=" in text and not Path(expand_home(text)).exists()
 
 
 def _check(names: Sequence[str], options: Options) -> list[Place]:
@@ -91,7 +92,7 @@ def _check(names: Sequence[str], options: Options) -> list[Place]:
     if options.grid and output.suffix.lower() != ".png":
         raise UserError(f"--grid writes one image and a page; give -o NAME.png, not {output}")
     check_ending(output)
-    if any(Path(name).expanduser().absolute() == output.absolute() for name in names):
+    if any(Path(expand_home(name)).absolute() == output.absolute() for name in names):
         raise UserError(f"-o {output} is one of the pictures; give another name")
     if len(options.prompts) not in (0, 1, len(names)):
         raise UserError(f"--prompt was given {len(options.prompts)} times; give it once, or for each of {len(names)}")
@@ -112,7 +113,7 @@ def _morph(names: Sequence[str], options: Options, max_megapixels: float) -> Mor
     if method.of_pool:
         raise UserError(f"--method {method} needs a pool of pictures that are not mixed; take {method.norm}/chm")
     prompts = options.prompts if len(options.prompts) > 1 else list(options.prompts or [""]) * len(names)
-    sources = tuple(picture_source(Path(name).expanduser(), max_megapixels) for name in names)
+    sources = tuple(picture_source(Path(expand_home(name)), max_megapixels) for name in names)
     return Morph(tuple(Path(name).name for name in names), sources, tuple(prompts), method)
 
 

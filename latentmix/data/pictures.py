@@ -43,7 +43,7 @@ def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = (
 def _picture(image: Any, label: str) -> Image.Image:
     """Return an upright RGB picture."""
     if isinstance(image, str | Path):
-        return _read(Path(expand_home(str(image))))[1]
+        return _read(Path(expand_home(image)))[1]
     if isinstance(image, Image.Image):
         try:
             return in_srgb(ImageOps.exif_transpose(image))[0]
