@@ -71,7 +71,7 @@ def _like(folder: Path) -> list[str]:
     """Return the nearest preset to the model in a folder, and its own size."""
     try:
         pipeline = str(read_index(folder)["_class_name"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from error
     if pipeline not in FAMILIES:
         raise UserError(f"{folder} holds a {pipeline}; only {', '.join(FAMILIES)} can be read")

@@ -175,12 +175,29 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a network's config.json. Raises: UserError where it can't be read."""
+class JSONObject(dict[str, Any]):
+    """What a JSON file of a model holds. Whoever asks for a key that is not there gets a UserError."""
+
+    def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.file} lacks {key!r}; copy the whole folder again")
+
+
+def read_object(file: Path) -> JSONObject:
+    """Return what a JSON file of a model holds. Raises: UserError where it can't be read."""
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
+        return JSONObject(file, dict(json.loads(file.read_text())))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'} can't be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{file} can't be read: {reason}; copy the whole folder again") from error
+
+
+def read_config(folder: Path) -> JSONObject:
+    """Return a network's config.json. Raises: UserError where it can't be read."""
+    return read_object(folder / "config.json")
 
 
 # --- digests --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import latentmix as lm
 from latentmix.compose import compose
+from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import check_size, load_model, single_file
 from latentmix.models.assembly import clip_tokenizer
@@ -99,6 +100,64 @@ def refusal(path: Path, *settings: str) -> str:
         model_of(path, *settings)
     assert "\n" not in str(refused.value)
     return str(refused.value)
+
+
+# Damaged and missing small files
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("scheduler/scheduler_config.json", "{", "can't be read"),
+        ("scheduler/scheduler_config.json", None, "can't be read: No such file"),
+        ("vae/config.json", "{}", "lacks 'block_out_channels'"),
+        ("unet/config.json", "[1]", "can't be read"),
+        ("text_encoder/config.json", "{}", "lacks 'max_position_embeddings'"),
+    ],
+)
+def test_a_damaged_config_is_named(name: str, content: str | None, reason: str, folder: Path) -> None:
+    file = folder / name
+    file.unlink()
+    (file.parent / "other.json").write_text("{}")
+    if content is not None:
+        file.write_text(content)
+    line = refusal(folder)
+    assert str(file) in line and reason in line and "copy the whole folder again" in line
+    said = invoke("sweep", "--dry-run", *SMALL, f"model.path={folder}")
+    assert said.code == 2 and str(file) in said.err
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"merges.txt": None}, "lacks merges.txt (or tokenizer.json)"),
+        ({"vocab.json": None}, "lacks vocab.json (or tokenizer.json)"),
+        ({"vocab.json": None, "merges.txt": None}, "lacks vocab.json and merges.txt"),
+        ({"merges.txt": 0}, "merges.txt is cut short: 119 tokens are missing"),
+        ({"merges.txt": 400}, "merges.txt is cut short"),
+        ({"vocab.json": 900}, "vocab.json can't be read"),
+    ],
+)
+def test_a_tokenizer_that_is_not_whole_is_refused(
+    files: dict[str, int | None], reason: str, original: Path, folder: Path
+) -> None:
+    """transformers would take what there is, and cut prompts into other tokens."""
+    tokenizer = shutil.copytree(embedded_folder("tiny") / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    for name, size in files.items():
+        content = (tokenizer / name).read_bytes()
+        (tokenizer / name).unlink()
+        if size is not None:
+            (tokenizer / name).write_bytes(content[:size])
+    assert torch.equal(model_of(folder).embed([PROMPT]).states, original_outputs(original)[0])  # by tokenizer.json
+    (tokenizer / "tokenizer.json").unlink()
+    line = refusal(folder)
+    assert reason in line and str(tokenizer) in line and "copy the whole folder again" in line
+
+
+def test_a_tokenizer_without_tokenizer_json_is_read(original: Path, folder: Path) -> None:
+    shutil.copytree(embedded_folder("tiny") / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    assert torch.equal(model_of(folder).embed([PROMPT]).states, original_outputs(original)[0])
 
 
 # Variants and shards

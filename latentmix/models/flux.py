@@ -6,6 +6,7 @@ channels of a square of 2 × 2 latents. Packing only reorders numbers, so norms 
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -28,7 +29,8 @@ class FluxModel(FlowModel):
 
     def check(self) -> None:
         fitness.check_flow(self.folder, dynamic=True)
-        unpacked = self.denoiser_config | {"in_channels": self.denoiser_config["in_channels"] // PATCH**2}
+        unpacked = copy(self.denoiser_config)
+        unpacked["in_channels"] //= PATCH**2
         width = read_config(self.folder / "text_encoder_2")["d_model"]
         fitness.check_transformer(self.folder, unpacked, self.vae.channels, width)
         reads, given = self.denoiser_config.get("guidance_embeds", False), self.config.embedded_guidance is not None

@@ -12,7 +12,7 @@ import torch
 from latentmix.errors import UserError
 from latentmix.models import lora, single_file
 from latentmix.models.family import Family
-from latentmix.weight_files import digest_named, read_source, under_plain_names, weight_files
+from latentmix.weight_files import JSONObject, digest_named, read_object, read_source, under_plain_names, weight_files
 
 DTYPES = {
     "float32": torch.float32,
@@ -53,9 +53,9 @@ def present_parts(folder: Path, family: Family) -> list[str]:
     return [part for part in family.parts if part not in family.optional or has(folder, part)]
 
 
-def read_scheduler(folder: Path) -> dict[str, Any]:
-    """Return a pipeline's scheduler_config.json."""
-    return dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+def read_scheduler(folder: Path) -> JSONObject:
+    """Return a pipeline's scheduler_config.json. Raises: UserError where it can't be read."""
+    return read_object(folder / "scheduler" / "scheduler_config.json")
 
 
 def opened_files(folder: Path, family: Family) -> dict[str, Path]:
@@ -95,6 +95,8 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
         each.disable_progress_bar()  # small files load at once
     try:
         return load(folder, local_files_only=True, **options)
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{name or folder} can't be loaded: {reason}") from error

@@ -1,9 +1,11 @@
 """Pipeline folders in diffusers' layout: where a model's folder is, and whether latentmix can read it."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from latentmix.cache import read_json
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models.assembly import assembled
@@ -12,7 +14,16 @@ from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_i
 from latentmix.models.settings import ModelConfig
 from latentmix.models.single_file import is_single_file
 from latentmix.settings import expand_home
-from latentmix.weight_files import STEMS, are_plain, check_whole, choose, read_source, variants, weight_files
+from latentmix.weight_files import (
+    STEMS,
+    are_plain,
+    check_whole,
+    choose,
+    read_object,
+    read_source,
+    variants,
+    weight_files,
+)
 
 
 def find(config: ModelConfig) -> Path:
@@ -149,6 +160,8 @@ def _checked(base: Path, config: ModelConfig) -> Path:
                     f"{base} was saved without {part}, as refiners and parts of cascades are; it can't be read"
                 )
             raise UserError(f"the pipeline folder {base} lacks its part {part!r}; copy the whole folder again")
+        if part.startswith("tokenizer"):
+            _check_tokenizer(folder / part, index.get(part))
         if part not in family.networks:
             continue
         found = index.get(part)
@@ -158,6 +171,29 @@ def _checked(base: Path, config: ModelConfig) -> Path:
             )
     network_files(folder, config.pickled)
     return folder
+
+
+def _check_tokenizer(folder: Path, kind: Any) -> None:
+    """Raise UserError where a tokenizer lacks a file, or its files do not fit each other.
+
+    Its library would take what is there, and cut prompts into other tokens.
+    """
+    if (folder / "tokenizer.json").is_file() or (folder / "spiece.model").is_file():
+        return
+    files = ["spiece.model"] if "T5" in str(kind) else ["vocab.json", "merges.txt"]
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise UserError(f"{folder} lacks {' and '.join(missing)} (or tokenizer.json); copy the whole folder again")
+    vocabulary, merges = read_object(folder / files[0]), folder / files[1]
+    try:
+        lines = merges.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{merges} can't be read: {error}; copy the whole folder again") from error
+    made = {"".join(line.split()) for line in lines if not line.startswith("#version")} - {""}
+    whole = {word for word in vocabulary if len(word.removesuffix("</w>")) == 1 or re.fullmatch("<.*>", word)}
+    if unmade := vocabulary.keys() - made - whole - read_json(folder / "added_tokens.json").keys():
+        raise UserError(f"{merges} is cut short: {len(unmade)} tokens are missing; copy the whole folder again")
+    if made - vocabulary.keys():
+        raise UserError(f"{folder / files[0]} is not that of {merges}; copy the whole folder again")
 
 
 def _check_index(folder: Path) -> None:
