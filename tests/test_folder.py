@@ -119,10 +119,10 @@ def test_an_empty_class_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("layout", "advice", "classes"),
     [
-        (["train/cat/1", "train/dog/1", "val/cat/1"], "give data.path={}/train", ("cat", "dog")),
-        (["test/cat/1", "test/dog/1"], "give data.path={}/test", ("cat", "dog")),
-        (["pets/cat/1", "pets/dog/1", "__MACOSX/pets/cat/1"], "give data.path={}/pets if", ("cat", "dog")),
-        (["pets/train/cat/1"], "give data.path={}/pets if", None),
+        (["train/cat/1", "train/dog/1", "val/cat/1"], "give {}/train as the folder", ("cat", "dog")),
+        (["test/cat/1", "test/dog/1"], "give {}/test as the folder", ("cat", "dog")),
+        (["pets/cat/1", "pets/dog/1", "__MACOSX/pets/cat/1"], "give {}/pets as the folder if", ("cat", "dog")),
+        (["pets/train/cat/1"], "give {}/pets as the folder if", None),
         (["cat/front/1", "cat/side/1"], "or 'data.classes=[cat]' if", None),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_level_above_the_classes_is_named_with_what_to_give_instead(
     message = refusal(Folder(tmp_path).classes)
     assert advice.format(tmp_path) in message
     if classes is not None:
-        given = message.split("give data.path=")[1].split(" if ")[0]
+        given = message.split("give ")[1].split(" as the folder")[0]
         assert Folder(Path(given)).classes() == classes
 
 
@@ -490,6 +490,10 @@ def test_advice_for_too_few_images_works(tmp_path: Path) -> None:
     refused = invoke(*run, "pool=8")
     assert refused.code == 2 and "has 3 of the 8 images asked for; set pool=3" in refused.err
     assert invoke(*run, "pool=3").code == 0
+    save(tmp_path / "data" / "cap" / "1.png")
+    refused = invoke(*run, "pool=3")
+    assert "class 'cap'" in refused.err and "add images, at least 1 more, or leave the class out" in refused.err
+    assert invoke(*run, "pool=3", "data.classes=[hat]").code == 0
 
 
 # Photographs

@@ -81,7 +81,8 @@ class Folder(Dataset):
         if all(SPLITS.fullmatch(name.lower()) for name in names) and any(entry.is_dir() for entry in inside):
             split = next((name for name in names if "train" in name.lower()), names[0])
             raise UserError(
-                f"{self.path} has splits ({', '.join(names)}) in place of classes; give data.path={self.path / split}"
+                f"{self.path} has splits ({', '.join(names)}) in place of classes; "
+                f"give {self.path / split} as the folder"
             )
 
     def _refuse_wrapper(self, folder: Path) -> None:
@@ -92,6 +93,6 @@ class Folder(Dataset):
         if any(is_image(entry.name) for entry in entries) or not levels:
             return
         raise UserError(
-            f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give data.path={folder} "
-            f"if these are the classes, or 'data.classes=[{folder.name}]' if it is one class"
+            f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give {folder} as the "
+            f"folder if these are the classes, or 'data.classes=[{folder.name}]' if it is one class"
         )

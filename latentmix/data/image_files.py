@@ -142,10 +142,9 @@ def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) 
         return found
     if not found:
         raise UserError(f"{where} has no usable images; add some ({', '.join(SUFFIXES)})")
-    raise UserError(
-        f"{where} has {len(found)} of the {count} images asked for; set pool={len(found)}, and n and data.reference to "
-        "no more, or add images"
-    )
+    fewer = f"set pool={len(found)}, and n and data.reference to no more, or add images"
+    advice = "add images, at least 1 more, or leave the class out" if len(found) == 1 else fewer
+    raise UserError(f"{where} has {len(found)} of the {count} images asked for; {advice}")
 
 
 def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -> Source | None:
