@@ -91,6 +91,20 @@ def explain_write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=")
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Raise UserError, which names the command's option, where a file or folder can't be written. Leaves nothing."""
+    places = (path, *path.absolute().parents) if path.is_dir() else path.absolute().parents
+    above = next(place for place in places if place.exists())
+    probe = above / f".{secrets.token_hex(8)}{PART}"
+    try:
+        probe.touch()
+    except OSError as error:
+        reason = error.strerror if above.is_dir() else f"{above} is a file"
+        raise UserError(f"{path} can't be written: {reason}; choose another place with {option}") from error
+    finally:
+        _unlink(probe)
+
+
 def _unlink(path: Path) -> None:
     with suppress(OSError):
         path.unlink()

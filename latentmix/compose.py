@@ -75,7 +75,7 @@ def find_run(run: str) -> Path:
     """
     if (path := Path(expand_home(run))).is_dir():
         return path
-    outputs = compose([]).outputs
+    outputs, run = compose([]).outputs, str(Path(run))  # without a slash at the end
     named = (folder / run for folder in (outputs, *_used_outputs()) if Path(run).name == run)
     found = list(dict.fromkeys(folder for folder in named if folder.is_dir()))
     if len(found) > 1 and found[0] != outputs / run:

@@ -90,6 +90,23 @@ def test_what_one_run_alone_uses_is_removed(outputs: Path) -> None:
     assert "no run 'three' in these outputs; there are one, two" in refused(outputs, "--run", "three")
 
 
+@pytest.mark.parametrize("run", ["one", "one/", "{}/one", "{}/one/"])
+def test_a_run_is_given_by_its_name_or_folder(run: str, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTMIX_OUTPUTS", str(outputs))
+    said = invoke("cache", "--run", run.format(outputs), "--yes")
+    assert said.code == 0 and there(outputs) == {"latents", "moon", "moon's references"}, said
+
+
+def test_the_folder_of_runs_is_given_in_either_way(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTMIX_OUTPUTS", "elsewhere")
+    write_json(outputs / "one" / "work" / "stages" / "invert.json", {"images": 0, "left": {}, "read": {}})
+    for given in (["--outputs", str(outputs)], [f"outputs={outputs}"]):
+        assert "in all: 5 folders" in invoke("cache", *given).out
+        assert f"{outputs}/one: " in invoke("status", "one/", *given).out
+        monkeypatch.setenv("LATENTMIX_OUTPUTS", "elsewhere")
+    assert "one is not outputs=DIR; a run is given as --run NAME" in refusal("cache", "one")
+
+
 def test_what_was_not_used_for_long_is_removed_and_links_are_not_followed(outputs: Path) -> None:
     elsewhere = outputs.parent / "elsewhere"
     (elsewhere / "file").mkdir(parents=True)

@@ -150,6 +150,7 @@ def test_images_keep_their_own_size_and_clip_sees_the_square_in_the_centre() -> 
         (("--metrics", "clip_score"), "clip_score compares images with a prompt"),
         (("--features", "incpetion"), "there is no feature network 'incpetion'"),
         (("--dry-run",), "no KEY=VALUE and no --dry-run"),
+        (("-o", f"{__file__}/table.csv"), "is a file; choose another place with -o"),
         (("steps=3",), "no KEY=VALUE and no --dry-run"),
     ],
 )

@@ -161,5 +161,8 @@ def test_compare_prints_one_table_and_writes_it_where_it_is_told(runs: Path, tmp
     assert "fd_embedded at N = 2" in said.out and f"difference from {NAMES[0]}" in said.out
     pairs = rows(tmp_path / "out" / "comparison-pairs.csv")
     assert {(row["run"], row["reference"]) for row in pairs} == {(NAMES[2], NAMES[0])}
+    (tmp_path / "file").write_text("")
+    said = invoke("compare", str(runs / NAMES[0]), str(runs / NAMES[2]), "--out", str(tmp_path / "file"))
+    assert said.code == 2 and "is a file; choose another place with --out" in said.err and not said.out
     said = invoke("compare", str(runs / NAMES[0]), str(tmp_path))
     assert said.code == 2 and "is not finished" in said.err

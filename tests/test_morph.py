@@ -160,6 +160,11 @@ def test_a_dry_run_computes_nothing(pictures: list[str], tmp_path: Path) -> None
         (["a.png"], "at least two pictures, not 1"),
         (["a.png", "none.png"], "none.png can't be read as an image: No such file or directory"),
         (["a.png", "b.png", "-o", "m.avi"], "must end in .mp4, .gif, .webp, .png"),
+        (
+            ["a.png", "b.png", "-o", "/proc/m.gif"],
+            "m.gif can't be written: No such file or directory; choose another place",
+        ),
+        (["a.png", "b.png", "-o", "a.png/m.gif"], "a.png is a file; choose another place with -o"),
         (["a.png", "b.png", "-o", "b.png"], "-o b.png is one of the pictures"),
         (["a.png", "b.png", "c.png", "--frames", "2"], "2 frames are too few for 3 pictures; give at least 3"),
         (["a.png", "b.png", "c.png", "--prompt", "x", "--prompt", "y"], "--prompt was given 2 times; give it once, or"),

@@ -1,11 +1,22 @@
 """What an experiment needs of the machine: doctor, bench, fetch, cache."""
 
-from pathlib import Path
 from typing import Annotated
 
-from typer import Exit, Option
+from typer import Argument, Exit, Option
 
-from latentmix.cli.shared import DryRun, OfFigure, Overrides, command, composed, needed, prepared, say
+from latentmix.cli.shared import (
+    DryRun,
+    OfFigure,
+    Outputs,
+    Overrides,
+    command,
+    composed,
+    needed,
+    prepared,
+    say,
+    use_outputs,
+)
+from latentmix.errors import UserError
 
 
 @command(
@@ -56,18 +67,26 @@ def fetch(overrides: Overrides = None, figure: OfFigure = None) -> None:
     "latentmix cache --run demo --yes",
 )
 def cache(
-    outputs: Annotated[str | None, Option(help="The folder of all runs; by default that of the configs.")] = None,
+    where: Annotated[
+        list[str] | None,
+        Argument(metavar="[outputs=DIR]", help="The folder of all runs; by default that of the configs."),
+    ] = None,
+    outputs: Outputs = None,
     older_than: Annotated[
         str | None, Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
     ] = None,
-    run: Annotated[str | None, Option(help="Remove what only this run uses.")] = None,
+    run: Annotated[str | None, Option(help="Remove what only this run uses: its name, or its folder.")] = None,
     unused: Annotated[bool, Option("--unused", help="Remove what no run uses.")] = False,
     yes: Annotated[bool, Option("--yes", help="Do not ask before removing.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """List what OUTPUTS/cache holds, and remove what is not needed any more."""
     from latentmix.commands import cache
-    from latentmix.settings import expand_home
 
-    folder = composed([]).outputs if outputs is None else Path(expand_home(outputs))
+    if wrong := [text for text in where or [] if not text.startswith("outputs=")]:
+        raise UserError(f"{wrong[0]} is not outputs=DIR; a run is given as --run NAME")
+    use_outputs(outputs, *(where or []))
+    folder = composed([]).outputs
+    if run is not None and (found := cache.find(run, folder)) is not None:
+        folder, run = found.parent, found.name
     cache.run(folder, older_than, run, unused, yes, dry_run)

@@ -57,6 +57,7 @@ PushToHub = Annotated[
     Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub."),
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Show what would be done, and do nothing.")]
+Outputs = Annotated[str | None, Option("--outputs", help="The folder of all runs; the same as outputs=DIR.")]
 ClassName = Annotated[str | None, Option("--class", help="The class; by default the run's first one.")]
 
 
@@ -117,16 +118,21 @@ def prepared(overrides: list[str] | None) -> "Experiment":
     return prepare(composed(overrides))
 
 
-def named_runs(names: list[str]) -> list[str]:
+def named_runs(names: list[str], outputs: str | None) -> list[str]:
     """Return the names of runs. `outputs=DIR` among them says where these are, as it does for a sweep."""
-    from latentmix.settings import expand_home
-
     runs = [name for name in names if not name.startswith("outputs=")]
-    for name in set(names) - set(runs):
-        os.environ["LATENTMIX_OUTPUTS"] = expand_home(name.removeprefix("outputs="))
+    use_outputs(outputs, *(name for name in names if name not in runs))
     if not runs:
         raise UserError("name a run, such as demo, or give its folder")
     return runs
+
+
+def use_outputs(*given: str | None) -> None:
+    """Let runs be looked up in a folder, which is given as DIR or as outputs=DIR; the last one counts."""
+    from latentmix.settings import expand_home
+
+    for folder in filter(None, given):
+        os.environ["LATENTMIX_OUTPUTS"] = expand_home(folder.removeprefix("outputs="))
 
 
 def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Callable[[Experiment], object]") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.cache import key
+from latentmix.cache import check_writable, key
 from latentmix.commands import session
 from latentmix.compose import compose
 from latentmix.config import differences
@@ -92,6 +92,7 @@ def _refuse_to_overwrite(out: Path, settings: dict[str, Any]) -> None:
     """Raise UserError if `out` holds anything but a training set of these settings, or of fewer mixtures of them."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; {ELSEWHERE}")
+    check_writable(out, "-o")
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:

@@ -24,6 +24,7 @@ from latentmix.cache import key, read_json, write_json
 from latentmix.checks.finding import readable_size
 from latentmix.errors import UserError
 from latentmix.runner.claims import is_at_work
+from latentmix.settings import expand_home
 
 REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache that it uses
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
@@ -67,6 +68,14 @@ def references(outputs: Path) -> References:
         else:
             used_by[run.name] = None
     return used_by
+
+
+def find(run: str, outputs: Path) -> Path | None:
+    """Return the folder of a run that is given by its folder, or by the name of one in `outputs`; None if unknown."""
+    plain, given = Path(run).name, Path(expand_home(run))
+    if str(Path(run)) == plain and (outputs / plain).is_dir():
+        return outputs / plain
+    return given.absolute() if given.is_dir() else None
 
 
 def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool, yes: bool, dry_run: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from latentmix.cache import check_writable
 from latentmix.compose import compose, validate
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import (
@@ -26,6 +27,8 @@ METRICS_SHOWN = 2  # the first that all runs have; the file has all
 
 def run(names: Sequence[str], out: Path | None) -> list[Path]:
     """Print the averages of runs at their largest common N. Return the files written into `out`, if it is given."""
+    if out is not None:
+        check_writable(out / "comparison.csv", "--out")
     return show(read_runs(names), out)
 
 

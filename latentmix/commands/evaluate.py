@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix import evaluation
+from latentmix.cache import check_writable
 from latentmix.commands import session, sweep
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
@@ -31,6 +32,8 @@ def run_folders(
     images: Path, reference: Path, metrics: str, networks: Mapping[str, str], out: Path | None
 ) -> list[Path]:
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
+    if out is not None:
+        check_writable(out, "-o")
     estimates = evaluation.evaluate(images, reference, metrics, **networks)
     table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
     for name, e in estimates.items():

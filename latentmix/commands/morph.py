@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentmix.cache import check_writable
 from latentmix.commands import session
 from latentmix.compose import compose
 from latentmix.data.pictures import picture_source
@@ -92,6 +93,7 @@ def _check(names: Sequence[str], options: Options) -> list[Place]:
     if options.grid and output.suffix.lower() != ".png":
         raise UserError(f"--grid writes one image and a page; give -o NAME.png, not {output}")
     check_ending(output)
+    check_writable(output, "-o")
     if any(Path(expand_home(name)).absolute() == output.absolute() for name in names):
         raise UserError(f"-o {output} is one of the pictures; give another name")
     if len(options.prompts) not in (0, 1, len(names)):
