@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.compose import Presets, compose
+from latentmix.data.hub_errors import refusal
 from latentmix.errors import UserError
 from latentmix.models import single_file
 from latentmix.models.family_table import FAMILIES
@@ -87,6 +88,8 @@ def _indices(hub: str) -> Path:
     try:
         return Path(snapshot_download(hub, allow_patterns=["model_index.json", "*/config.json"]))
     except Exception as error:  # of httpx, of the hub's library, of the system
+        if (reason := refusal(error, hub)) is not None:
+            raise UserError(f"there is no preset and no folder {hub!r}, and {reason}") from error
         raise UserError(
             f"there is no preset and no folder {hub!r}, and the hub's repository of this name could not be had "
             f"({type(error).__name__}); check the name, and be online"

@@ -94,6 +94,11 @@ def test_a_hub_that_can_not_be_reached_is_given_up_soon(server: Server, monkeypa
     assert "can't be reached (ReadTimeout)" in text(sd15(), "model")
 
 
+def test_a_folder_in_place_of_a_repository_is_named_without_a_network(offline: list[str]) -> None:
+    expected = "'./tuned' is not OWNER/NAME, as the hub names things; give a folder as model.path=./tuned"
+    assert expected in text(sd15("model.hub=./tuned"), "model")
+
+
 def test_another_repository_is_not_asked_for_the_presets_revision(server: Server) -> None:
     assert "me/tuned) is not here yet" in text(sd15("model.hub=me/tuned"), "model")
     assert "/me/tuned/resolve/main/model_index.json" in server.asked
@@ -196,7 +201,7 @@ def test_a_download_that_fails_ends_in_one_line(server: Server, monkeypatch: pyt
 
     errors: list[Exception] = [RuntimeError("of another library")]
     fake_hub.replace_download(monkeypatch, fail)
-    assert "could not be fetched (RuntimeError)" in refusal("fetch", *SMALL, "model=sd15")
+    assert "could not be fetched: of another library; try again" in refusal("fetch", *SMALL, "model=sd15")
     errors[0] = OSError(errno.ENOSPC, "No space left on device")
     assert "the disk is full: sd15" in refusal("fetch", *SMALL, "model=sd15", code=1)
     server.refuse(SD15, 403, "GatedRepo")

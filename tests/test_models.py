@@ -3,6 +3,7 @@
 Two pipelines are compared: the embedded one, and one of random weights in other sizes, in the layout of SD 2.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -595,16 +596,46 @@ def test_a_model_that_is_nowhere_is_asked_for() -> None:
     assert "model.path=FOLDER" in text
 
 
-def test_a_model_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub.errors import LocalEntryNotFoundError
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (
+            "LocalEntryNotFoundError",
+            "could not be fetched (LocalEntryNotFoundError); fetch it on a machine that is online",
+        ),
+        (
+            "RepositoryNotFoundError",
+            "the hub has no stable-diffusion-v1-5/stable-diffusion-v1-5, or it is private: check",
+        ),
+        ("RevisionNotFoundError", "the hub has no revision 451f4fe16113bff5a5d2269ed5ad43b0592e9a14 of it"),
+        ("GatedRepoError", "is gated: accept its terms at https://huggingface.co/stable-diffusion-v1-5/"),
+        ("OSError", "could not be fetched: of a kind at all; try again"),
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_named(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
 
-    for error in (LocalEntryNotFoundError("no connection\nat all"), OSError("no such host")):
+    made: type[Exception] = getattr(errors, kind, OSError)
 
-        def fail(*_: Any, error: Exception = error, **__: Any) -> str:
-            raise error
+    def fail(*_: Any, **__: Any) -> str:
+        error = made.__new__(made)
+        error.args = ("of a kind\nat all",)
+        raise error
 
-        for name in ("snapshot_download", "HfApi.list_repo_files"):  # the latter would try for 23 seconds
-            monkeypatch.setattr(f"huggingface_hub.{name}", fail)
-        text = refusal(lambda: find(compose(["model=sd15"]).model))
-        assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in text
-        assert "model.path=FOLDER" in text
+    for name in ("snapshot_download", "HfApi.list_repo_files"):  # the latter would try for 23 seconds
+        monkeypatch.setattr(f"huggingface_hub.{name}", fail)
+    if kind != "OSError":
+        monkeypatch.setattr("latentmix.models.pipeline.snapshot", lambda _: None)
+    text = refusal(lambda: find(compose(["model=sd15"]).model))
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5 is not in the local cache" in text and reason in text
+    assert "model.path=FOLDER" in text
+
+
+def test_a_model_that_finds_no_space_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise RuntimeError("writing failed") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("latentmix.models.pipeline.snapshot", lambda _: None)
+    monkeypatch.setattr("latentmix.models.pipeline.files_on_hub", lambda _: {})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    assert "the disk is full: stable-diffusion-v1-5/" in refusal(lambda: find(compose(["model=sd15"]).model))

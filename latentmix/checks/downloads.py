@@ -4,7 +4,6 @@ Looking for local files asks no network. Only for missing files is it asked, wit
 downloaded; never if HF_HUB_OFFLINE is set.
 """
 
-import errno
 import shutil
 import urllib.error
 import urllib.request
@@ -17,7 +16,8 @@ import torch
 
 from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
-from latentmix.data.hub_errors import chain
+from latentmix.data.hub_errors import disk_is_full
+from latentmix.data.hub_errors import refusal as why_refused
 from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import (
@@ -93,7 +93,7 @@ def download(files: Files) -> None:
     try:
         files.get()
     except Exception as error:  # libraries for networks raise nearly anything
-        if any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain(error)):
+        if disk_is_full(error):
             raise DiskFull(
                 f"the disk is full: {files.name} could not be fetched; free some space, or set HF_HOME and TORCH_HOME "
                 "to folders with more, and give the same command again"
@@ -271,25 +271,19 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-    if constants.is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{hub}"
-    login = "log in with `hf auth login` (or set HF_TOKEN)"
-    no_pipeline = f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
-    reasons = {
-        "GatedRepoError": f"is gated: accept its terms at {page}, and {login}",
-        "RepositoryNotFoundError": f"the hub has no {hub}, or it is private: check the name, or {login}",
-        "RevisionNotFoundError": f"the hub has no revision {revision} of it",
-        "HFValidationError": f"{hub!r} is not OWNER/NAME, as the hub names things",
-        # Another file may have another name; the others can be read.
-        "EntryNotFoundError": no_pipeline if file == "model_index.json" else None,
-    }
     try:
-        get_hf_file_metadata(hf_hub_url(hub, file, revision=revision, repo_type=kind), timeout=TIMEOUT)
+        url = hf_hub_url(hub, file, revision=revision, repo_type=kind)  # refuses what is no OWNER/NAME
+        if constants.is_offline_mode():
+            return "HF_HUB_OFFLINE is set"
+        get_hf_file_metadata(url, timeout=TIMEOUT)
     except Exception as error:  # of the network or the hub, from several libraries
-        known = (each.__name__ for each in type(error).__mro__ if each.__name__ in reasons)
-        unreachable = f"the Hugging Face hub can't be reached ({type(error).__name__})"
-        return next((reasons[name] for name in known), unreachable)
+        if (reason := why_refused(error, hub, revision, kind)) is not None:
+            return reason
+        if "EntryNotFoundError" not in (each.__name__ for each in type(error).__mro__):
+            return f"the Hugging Face hub can't be reached ({type(error).__name__})"
+        if file == "model_index.json":  # another file may have another name, and the others can be read
+            no_pipeline = f"the hub's {hub} has no {file}, so it is no pipeline"
+            return f"{no_pipeline}; if it has one file, get that: model.path="
     return None
 
 

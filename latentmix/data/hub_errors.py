@@ -1,5 +1,6 @@
 """What the Hugging Face hub's libraries raise -> one line that says what is wrong and what to do."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,7 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
         return UserError(f"{name} comes as a script, which datasets no longer runs; try data.revision={EXPORT}")
     if is_local(name):
         return UserError(f"{name} can't be read: {words}; check data.subset and data.split")
-    links = list(chain(error))
-    kinds = {kind.__name__ for link in links for kind in type(link).__mro__}
+    links, kinds = list(chain(error)), set(_kinds(error))
     texts = " ".join(map(str, links))
     statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in links}
     if "GatedRepoError" in kinds or any(sign in texts for sign in GATED) or statuses.intersection(REFUSED):
@@ -42,6 +42,35 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
     if kinds & NO_REPOSITORY or "Couldn't find any data file" in texts:
         return NotFetched(f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`")
     return UserError(f"{name} can't be read from the hub: {words}; check data.hub, data.subset and data.split")
+
+
+def refusal(error: BaseException, hub: str, revision: str | None = None, kind: str = "model") -> str | None:
+    """Return why the hub does not give a repository, by an error of its library; None where it is another error."""
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{hub}"
+    login = "log in with `hf auth login` (or set HF_TOKEN)"
+    setting = "data=folder data.path" if kind == "dataset" else "model.path"
+    reasons = {
+        "GatedRepoError": f"is gated: accept its terms at {page}, and {login}",
+        "RepositoryNotFoundError": f"the hub has no {hub}, or it is private: check the name, or {login}",
+        "RevisionNotFoundError": f"the hub has no revision {revision} of it",
+        "HFValidationError": f"{hub!r} is not OWNER/NAME, as the hub names things; give a folder as {setting}={hub}",
+    }
+    return next((reasons[name] for name in _kinds(error) if name in reasons), None)
+
+
+def is_of_network(error: BaseException) -> bool:
+    """Return True if an error, or one that led to it, is that the hub can't be reached."""
+    return not {*NETWORK, "LocalEntryNotFoundError"}.isdisjoint(_kinds(error))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Return True if an error, or one that led to it, is that no space is left."""
+    return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain(error))
+
+
+def _kinds(error: BaseException) -> list[str]:
+    """Return the names of the classes of an error and of those that led to it."""
+    return [kind.__name__ for link in chain(error) for kind in type(link).__mro__]
 
 
 def is_local(name: str) -> bool:

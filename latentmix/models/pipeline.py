@@ -5,7 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import read_json
+from latentmix.cache import DiskFull, read_json
+from latentmix.data.hub_errors import disk_is_full, is_of_network, refusal
+from latentmix.data.protocol import one_line
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models.assembly import assembled
@@ -121,23 +123,25 @@ def snapshot(config: ModelConfig) -> Path | None:
 def _snapshot(config: ModelConfig) -> Path:
     """Return a repository's folder in the hub's cache, fetched if it is not there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
 
     if (folder := snapshot(config)) is not None:
         return folder
-    hub, instead = config.hub, "or give its folder with model.path=FOLDER"
+    hub, instead = str(config.hub), "or give its folder with model.path=FOLDER"
     try:
-        return Path(snapshot_download(str(hub), revision=config.revision, **files_on_hub(config)))
-    except GatedRepoError as error:
-        raise UserError(
-            f"{hub} is gated: accept its licence at https://huggingface.co/{hub}, log in with `hf auth login` (or set "
-            f"HF_TOKEN), and try again, {instead}"
-        ) from error
+        return Path(snapshot_download(hub, revision=config.revision, **files_on_hub(config)))
     except Exception as error:  # of httpx, of the hub's library, of the system
-        raise UserError(
-            f"{hub} is not in the local cache and could not be fetched ({type(error).__name__}); "
-            f"fetch it on a machine that is online, {instead}"
-        ) from error
+        if disk_is_full(error):
+            text = (
+                f"the disk is full: {hub} could not be fetched; free some space, or set HF_HOME to a folder with more"
+            )
+            raise DiskFull(text) from error
+        here = f"{hub} is not in the local cache"
+        if (reason := refusal(error, hub, config.revision)) is not None:
+            raise UserError(f"{here}, and {reason}, {instead}") from error
+        if is_of_network(error):
+            where = f"could not be fetched ({type(error).__name__}); fetch it on a machine that is online"
+            raise UserError(f"{here} and {where}, {instead}") from error
+        raise UserError(f"{here} and could not be fetched: {one_line(error)}; try again, {instead}") from error
 
 
 # --- whether it can be read -----------------------------------------------------------------------------------------
