@@ -483,6 +483,9 @@ def test_damaged_and_missing_single_files_are_named(checkpoint: Path, tmp_path: 
     (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:10_000])
     assert "cut.safetensors can't be read as safetensors" in refusal(tmp_path / "cut.safetensors")
     assert "for a single file give model.path=FILE, one of cut.safetensors" in refusal(tmp_path)
+    (tmp_path / "cut.ckpt").write_bytes(b"<html>")
+    line = refusal(tmp_path / "cut.ckpt", "model.pickled=true")
+    assert line.endswith("cut.ckpt can't be read as weights: it is damaged, or holds more than tensors")
 
 
 @pytest.fixture(scope="module")
