@@ -32,6 +32,7 @@ RENAMED = {  # old key -> what to say instead
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }
 NAMED_BY_SOURCE = ("model", "data")  # groups whose name says what is read
+FUNCTION = re.compile(r"([\w.+]+)=(\[?)(\w+\(.*\))\]?")  # KEY=range(0,3) and the like, of Hydra's sweeps
 Preset = dict[str, Any]
 
 
@@ -255,9 +256,9 @@ def _describe(error: Any, presets: Presets) -> str:
         return f"{key}: {reason}" if key else reason
     if error["type"] == "unexpected_keyword_argument":
         return _no_key(key, presets)
-    quote = "; put it in quotes, as YAML reads yes, no, on and off as true and false"
-    boolean = error["type"] == "string_type" and isinstance(error["input"], bool)
-    return f"{key}={error['input']!r}: {reason}{quote if boolean else ''}"
+    quote = "; put it in quotes, as YAML reads yes, no, on and off as true and false, and null as nothing"
+    word = error["type"] == "string_type" and isinstance(error["input"], bool | None)
+    return f"{key}={error['input']!r}: {reason}{quote if word else ''}"
 
 
 def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> str:
@@ -277,7 +278,14 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
             if not any(f"{key}.".lstrip("+").startswith(f"{known}.") for known in (*_keys(presets), "experiment")):
                 return _no_key(key, presets)
             advice = f"give {key} one value; `latentmix sweep -m {override}` makes a run for each"
+            if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", value):
+                advice = f"write {value.replace(',', '')}, without commas"
             return f"{override}: {advice if several else f'the value cannot be read; write {_template(key, value)}'}"
+    for override in overrides:  # for_hydra wrote n=range(2,8) as n=[range(2,8)]
+        if (found := FUNCTION.fullmatch(override)) and override in str(error):
+            key, opened, call = found.groups()
+            several = f"; `latentmix sweep -m {key}={call}` makes a run for each"
+            return f"{key}={call}: write " + (f"'{key}=[VALUE,VALUE]'" if opened else "one value") + several
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:

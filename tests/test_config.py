@@ -564,6 +564,10 @@ ADVICE = [  # what was given, the advice, the same with its placeholders filled 
     ("pool=63", "raise pool or lower n", "pool=64"),
     ("data.classes=[]", "null takes all classes", "data.classes=null"),
     ("data.titles={star: true}", "put it in quotes", "data.titles={star: 'true'}"),
+    ("data.classes=[null]", "put it in quotes", "data.classes=['null']"),
+    ("draws=1,000", "draws=1,000: write 1000, without commas", "draws=1000"),
+    ("n=range(2,8)", "n=range(2,8): write 'n=[VALUE,VALUE]'; `latentmix sweep -m n=range(2,8)` makes", "n=[2,4]"),
+    ("seed=range(0,3)", "seed=range(0,3): write one value; `latentmix sweep -m seed=range(0,3)` makes", "seed=1"),
 ]
 
 
