@@ -122,6 +122,25 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer; run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "it is an HTML page"),
+        (b"GIF89a", "it is not an image in JPEG, PNG, WebP, TIFF or BMP format"),
+    ],
+)
+def test_what_is_in_the_place_of_an_image_is_named(content: bytes, what: str, tmp_path: Path) -> None:
+    assert f"cannot be used: {what}" in refusal(lambda: Folder(lone(tmp_path, content)).images("class"))
+
+
+def test_a_big_tiff_is_read(tmp_path: Path) -> None:
+    (source,) = Folder(lone(tmp_path, encoded("TIFF", big_tiff=True))).images("class")
+    (plain,) = Folder(lone(tmp_path / "plain", encoded("TIFF"))).images("class")
+    assert (source.pixels(8) == plain.pixels(8)).all()
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_image_is_named_within_a_second(kind: str, tmp_path: Path) -> None:
     folder, started = Folder(lone(tmp_path, REFUSED[kind])), time.process_time()

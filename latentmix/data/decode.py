@@ -23,7 +23,13 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     ".bmp": BmpImageFile,
 }
 PNG_START = b"\x89PNG\r\n\x1a\n"
-STARTS = {b"\xff\xd8\xff": ".jpg", PNG_START: ".png", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
+STARTS = {b"\xff\xd8\xff": ".jpg", PNG_START: ".png", b"BM": ".bmp"}
+STARTS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")  # the latter two are BigTIFF
+OTHERS = {  # how files begin that are often in the place of images -> what they are
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+    b"<!doctype html": "an HTML page, as servers send in place of a file",
+    b"<html": "an HTML page, as servers send in place of a file",
+}
 PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # what begins a colour profile in JPEG, PNG and WebP
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
@@ -63,7 +69,9 @@ def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | No
 def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
     start = suffix(content)
     if start is None:
-        raise OSError("it is not an image in JPEG, PNG, WebP, TIFF or BMP format")
+        beginning, plain = content[:512].lstrip().lower(), "not an image in JPEG, PNG, WebP, TIFF or BMP format"
+        other = next((what for start, what in OTHERS.items() if beginning.startswith(start)), plain)
+        raise OSError(f"it is {other if content else 'empty'}")
     with FORMATS[start](io.BytesIO(content)) as opened:
         megapixels = opened.width * opened.height / 1e6
         if megapixels > max_megapixels:
