@@ -482,9 +482,16 @@ def test_a_job_that_is_not_requeued_leaves_even_from_code_that_catches_errors(tm
 
 
 def test_slurm_that_is_not_there_or_refuses(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
-    said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.shards=2")
-    assert said.code == 2 and "Slurm did not take the job" in said.err and "invalid partition" in said.err
+    for does, reason in (
+        ("echo 'sbatch: error: invalid partition' >&2; exit 1", "error: invalid partition"),
+        ("printf 'sbatch: ' >&2; sleep 0.1; echo 'error: no controller' >&2; exit 1", "error: no controller"),
+        ("echo 'no controller'; exit 1", "no controller"),
+        ("exit 7", "sbatch said nothing (exit code 7)"),
+        ("echo nonsense", 'Could not make sense of sbatch output "nonsense"'),
+    ):
+        (cluster / "sbatch").write_text(f"#!/bin/sh\n{does}\n")
+        said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm", "launch.shards=2")
+        assert said.code == 2 and f"Slurm did not take the job: {reason}" in said.err, said.err
     monkeypatch.setenv("PATH", "/nowhere")
     said = invoke("sweep", *BASE, f"outputs={cluster}", "launch=slurm")
     assert said.code == 2 and "sbatch and srun" in said.err

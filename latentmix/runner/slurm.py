@@ -63,7 +63,7 @@ def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> It
     raise UserError if Slurm refuses.
     """
     import submitit
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("launch=slurm needs Slurm's sbatch and srun, which are not on this machine's PATH")
@@ -82,13 +82,21 @@ def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> It
     try:
         with executor.batch():
             jobs = [executor.submit(Job(function, str(frozen), shard, launch.requeue)) for shard in shards]
-    except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
-        raise UserError(f"Slurm did not take the job: {' '.join(str(error).split())}") from error
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
+        raise UserError(f"Slurm did not take the job: {_reason(error)}") from error
     number = jobs[0].job_id.partition("_")[0]
     yield f"job {number}: {launch.shards} shards of {config.folder}; their output is in {folder}"
     yield f"how far it is:  latentmix status {config.folder}"
     yield f"to stop it:     scancel {number}"
     yield "The results are written by the shard that is ready first; the same command without launch= writes them too."
+
+
+def _reason(error: Exception) -> str:
+    """Return what sbatch wrote to stderr, or else to stdout, in one line; its exit code if it wrote nothing."""
+    cause = error.__cause__ if isinstance(error.__cause__, subprocess.CalledProcessError) else error
+    written = (getattr(cause, "stderr", None), getattr(cause, "output", None), str(error))
+    said = next((" ".join(str(text).split()) for text in written if text), "")
+    return said.removeprefix("sbatch: ") or f"sbatch said nothing (exit code {getattr(cause, 'returncode', 'unknown')})"
 
 
 def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
