@@ -159,10 +159,22 @@ def test_a_diagnosis_and_pairs_are_shown_if_they_exist(run: Path) -> None:
 
 def test_a_run_without_images_says_so(run: Path) -> None:
     shutil.rmtree(run.parent / "cache")
+    (run / "report.html").unlink()
     (line,) = invoke("report", str(run)).err.splitlines()
     assert line.startswith("latentmix: warning: no images of this run are in the cache")
     page = (run / "report.html").read_text()
     assert line.removeprefix("latentmix: warning: ") in page and shown(page)["images"] == []
+
+
+def test_a_page_with_images_is_kept_where_they_can_not_be_had_again(run: Path) -> None:
+    page, kept = reported(run), run / "report-with-images.html"
+    assert not kept.exists()
+    shutil.rmtree(run.parent / "cache")
+    for _ in range(2):
+        assert len(invoke("report", str(run)).err.splitlines()) == 1
+        assert kept.read_text() == page and shown((run / "report.html").read_text())["images"] == []
+    shutil.copy(kept, run / "report.html")
+    assert f"with more images, is kept as {kept}" in invoke("report", str(run)).err
 
 
 # Errors
