@@ -7,7 +7,6 @@ transformer, and some the VAE; a pipeline folder has the rest.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from types import SimpleNamespace
 from typing import Any
 from zipfile import is_zipfile
@@ -171,8 +170,8 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
         content = content.get("state_dict", content)
         return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    except UnpicklingError as error:  # whose text says how to read it unsafely
-        raise UserError(f"{file} can't be read as weights: it is damaged, or holds more than tensors") from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "weights_only" in reason:  # torch says how to read it unsafely
+            reason = "it is damaged, or holds more than tensors"
         raise UserError(f"{file} can't be read as weights: {reason}") from error
