@@ -284,8 +284,8 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
     for override in overrides:  # for_hydra wrote n=range(2,8) as n=[range(2,8)]
         if (found := FUNCTION.fullmatch(override)) and override in str(error):
             key, opened, call = found.groups()
-            several = f"; `latentmix sweep -m {key}={call}` makes a run for each"
-            return f"{key}={call}: write " + (f"'{key}=[VALUE,VALUE]'" if opened else "one value") + several
+            written = f"'{key}=[VALUE,VALUE]'" if opened else "one value"
+            return f"{key}={call}: write {written}; `latentmix sweep -m {key}={call}` makes a run for each"
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
