@@ -15,7 +15,6 @@ from latentmix.models.family_table import FAMILIES, family_of, pipeline_class
 from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_index
 from latentmix.models.settings import ModelConfig
 from latentmix.models.single_file import is_single_file
-from latentmix.settings import expand_home
 from latentmix.weight_files import (
     STEMS,
     are_plain,
