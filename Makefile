@@ -45,7 +45,7 @@ $(FIGURES): $(READY) always
 	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
 
 findings: $(READY) ## Make the runs and tables of docs/findings.md; MODEL=sd15 DRY_RUN=1 says what that would take
-	$(BIN)/python scripts/findings.py --model $(or $(MODEL),tiny) $(if $(DRY_RUN),--dry-run) \
+	$(BIN)/python scripts/findings.py --model $(or $(MODEL),tiny-128) $(if $(DRY_RUN),--dry-run) \
 	  $(if $(DATA),data=$(DATA)) $(ARGS)
 
 fig%: ## Make one figure, fig1 to fig12; EXPERIMENT=demo makes fig1, fig4 or fig7 of the demo

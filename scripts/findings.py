@@ -1,6 +1,6 @@
 """Run `experiment=findings` and its variants on one model, and print the tables of docs/findings.md.
 
-    python scripts/findings.py --model tiny > tiny.md
+    python scripts/findings.py --model tiny-128 > tiny-128.md
     python scripts/findings.py --model sd15 --dry-run data=imagenet data.path=DIR
 
 The script resumes like the commands that it runs. `--runs main,light` limits it to some of the runs below.
@@ -146,7 +146,7 @@ def variants_table(folders: dict[str, Path]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default="tiny-128")
     parser.add_argument("--runs", default=",".join(RUNS), help="some of %(default)s")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--dry-run", action="store_true", help="print what the runs would take")

@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import os
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ def invoke(*arguments: str) -> Said:
     code: object = None
     with (
         pytest.MonkeyPatch.context() as patch,
+        mock.patch.dict(os.environ),  # as a process of its own, which leaves nothing to later ones
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
