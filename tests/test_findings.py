@@ -41,7 +41,7 @@ def test_the_tables_are_those_of_the_runs(
 ) -> None:
     out = printed(capsys, monkeypatch, "--outputs", str(tmp_path), "--runs", "main,weights1")
     lines = [re.split(r"\s*\|\s*", line.strip("| ")) for line in out.splitlines() if line.startswith("|")]
-    rows = read_rows(tmp_path / "findings-tiny" / "pairs.csv")
+    rows = read_rows(tmp_path / "findings-tiny-128" / "pairs.csv")
 
     def half(row: dict[str, str]) -> float:
         return (float(row["high"]) - float(row["low"])) / 2
