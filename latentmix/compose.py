@@ -75,7 +75,7 @@ def find_run(run: str) -> Path:
     Raises: UserError if there is none, or several that are not in the usual outputs.
     """
     if (path := Path(expand_home(run))).is_dir():
-        return path
+        return path if path.name not in ("", "..") else path.resolve()  # "." has no name, nor a folder above it
     outputs, run = compose([]).outputs, str(Path(run))  # without a slash at the end
     named = (folder / run for folder in (outputs, *_used_outputs()) if Path(run).name == run)
     found = list(dict.fromkeys(folder for folder in named if folder.is_dir()))

@@ -740,3 +740,11 @@ def test_a_line_of_shell_may_have_commas() -> None:
 def test_two_sources_of_images_are_one_too_many(settings: list[str]) -> None:
     with pytest.raises(UserError, match=r"data\.(path|hub) is a setting of data="):
         compose(settings)
+
+
+def test_a_run_that_is_the_current_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    assert find_run(".") == tmp_path / "run" and find_run("images") == Path("images")
+    monkeypatch.chdir("images")
+    assert find_run("..") == tmp_path / "run"
