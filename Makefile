@@ -42,7 +42,8 @@ demo: $(READY) ## Run the demo experiment; MODEL=x uses another model
 figures: $(FIGURES) ## Make all figures of the paper; MODEL=sd15 uses Stable Diffusion 1.5 and 3.5
 
 $(FIGURES): $(READY) always
-	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) $(ARGS)
+	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) \
+	  $(if $(filter fig2 fig3 fig5,$@),$(filter-out data.path=% data.hub=%,$(ARGS)),$(ARGS))
 
 findings: $(READY) ## Make the runs and tables of docs/findings.md; MODEL=sd15 DRY_RUN=1 says what that would take
 	$(BIN)/python scripts/findings.py --model $(or $(MODEL),tiny-128) $(if $(DRY_RUN),--dry-run) \

@@ -2,6 +2,9 @@
 
 import math
 import re
+import shlex
+import shutil
+import subprocess
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -262,3 +265,14 @@ def test_eq_3_leaves_the_range_of_norms_and_nin_does_not() -> None:
 def test_eq_3_is_slerp_on_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "ENDS", 1.3 * toy.ENDS / toy.ENDS.norm(dim=1, keepdim=True))
     torch.testing.assert_close(toy.path("slerp (eq. 3)"), toy.path("slerp"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("figure", "passed"), [("fig3", False), ("fig5", False), ("fig8", True)])
+def test_make_gives_a_folder_of_images_to_the_figures_that_read_one(figure: str, passed: bool) -> None:
+    """`make figures DATA=imagenet ARGS=data.path=DIR`; some figures are of images that the model generates."""
+    command = ["make", "-n", figure, "MODEL=sd15", "DATA=imagenet", "ARGS=data.path=/photos seed=1"]
+    said = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    typed = shlex.split(said[said.index("latentmix figure") :].replace("\\\n", " "))[3:]
+    assert ("data.path=/photos" in typed) == passed
+    assert {config.seed for config in paper.configs(figure, typed)} == {1}
