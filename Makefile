@@ -15,13 +15,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # With MODEL, results go to a folder of their own.
 NAMED = $(if $(MODEL),model=$(MODEL) name=$(or $(EXPERIMENT),demo)-$(MODEL))
 
-# Stable Diffusion uses ImageNet from the hub, or from a folder with DATA=imagenet ARGS=data.path=DIR. Figures 3 and 5 use
-# images that the model itself generates.
+# Stable Diffusion uses ImageNet from the hub, or from a folder with DATA=imagenet ARGS=data.path=DIR. Figure 2 reads no
+# images; figures 3 and 5 use images that the model itself generates.
 DATA ?= $(if $(filter sd%,$(MODEL)),imagenet-hub)
+READ_NONE := fig2 fig3 fig5
 FIGURES := $(addprefix fig,1 2 3 4 5 6 7 8 9 10 11 12)
 # Figures of images need few real images, so the stream from the hub may end early.
 FEW = $(if $(filter imagenet-hub,$(DATA)),$(if $(filter fig7,$@),,data.limit=128))
-OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter fig2 fig3 fig5,$@),,$(if $(DATA),data=$(DATA) $(FEW)))
+OF_FIGURE = $(if $(MODEL),model=$(MODEL)) $(if $(filter $(READ_NONE),$@),,$(if $(DATA),data=$(DATA) $(FEW)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -43,7 +44,7 @@ figures: $(FIGURES) ## Make all figures of the paper; MODEL=sd15 uses Stable Dif
 
 $(FIGURES): $(READY) always
 	$(BIN)/latentmix figure $@ $(if $(filter-out $@,$(EXPERIMENT)),experiment=$(EXPERIMENT) $(NAMED),$(OF_FIGURE)) \
-	  $(if $(filter fig2 fig3 fig5,$@),$(filter-out data.path=% data.hub=%,$(ARGS)),$(ARGS))
+	  $(if $(filter $(READ_NONE),$@),$(filter-out data.path=% data.hub=%,$(ARGS)),$(ARGS))
 
 findings: $(READY) ## Make the runs and tables of docs/findings.md; MODEL=sd15 DRY_RUN=1 says what that would take
 	$(BIN)/python scripts/findings.py --model $(or $(MODEL),tiny-128) $(if $(DRY_RUN),--dry-run) \

@@ -38,14 +38,17 @@ def guidance_of(value: Any) -> float:
     return float(value)
 
 
-def for_morph(method: str | Method) -> Method:
-    """Return the method of a morph. Raises: UserError where there is none, or it needs a pool."""
+def for_morph(method: str | Method, given: str = "method=") -> Method:
+    """Return the method of a morph, which is `given` as an argument or an option.
+
+    Raises: UserError where there is none, or it needs a pool.
+    """
     try:
         parsed = method if isinstance(method, Method) else Method.parse(method)
     except ValueError as error:
-        raise UserError(f"method={method}: {error}") from error
+        raise UserError(f"{given}{method}: {error}") from error
     if parsed.of_pool:
-        raise UserError(f"method={parsed} needs a pool of pictures that are not mixed; take {parsed.norm}/chm")
+        raise UserError(f"{given}{parsed} needs a pool of pictures that are not mixed; take {parsed.norm}/chm")
     return parsed
 
 

@@ -17,7 +17,9 @@ from latentmix import compose as composition
 from latentmix.cache import key, user_cache
 from latentmix.compose import compose, config_folder, find_run, validate
 from latentmix.config import Config, differences, result_settings
+from latentmix.data import DATASETS
 from latentmix.data.pictures import read_pictures
+from latentmix.data.settings import BUILT_IN, READERS
 from latentmix.errors import UserError
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
@@ -748,3 +750,8 @@ def test_a_run_that_is_the_current_folder_has_its_name(tmp_path: Path, monkeypat
     assert find_run(".") == tmp_path / "run" and find_run("images") == Path("images")
     monkeypatch.chdir("images")
     assert find_run("..") == tmp_path / "run"
+
+
+def test_every_kind_of_data_that_comes_with_latentmix_is_known_to_its_settings() -> None:
+    assert set(DATASETS) == BUILT_IN
+    assert {kind for kinds in READERS.values() for kind in kinds} <= BUILT_IN

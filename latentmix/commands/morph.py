@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentmix.arguments import for_morph
 from latentmix.cache import check_writable
 from latentmix.commands import session
 from latentmix.compose import compose
@@ -15,7 +16,6 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.morph import Morph, Weights, frame_path, generate_frames, invert_pictures
 from latentmix.images import read_image
-from latentmix.mixing import Method
 from latentmix.morphing.files import check_ending, write_frames
 from latentmix.morphing.grid import Place, places, write_grid
 from latentmix.morphing.path import frame_weights
@@ -108,12 +108,7 @@ def _check(names: Sequence[str], options: Options) -> list[Place]:
 
 def _morph(names: Sequence[str], options: Options, max_megapixels: float) -> Morph:
     """Return what is to be mixed; without prompts, each picture has the empty one."""
-    try:
-        method = Method.parse(options.method)
-    except ValueError as error:
-        raise UserError(f"--method {options.method}: {error}") from error
-    if method.of_pool:
-        raise UserError(f"--method {method} needs a pool of pictures that are not mixed; take {method.norm}/chm")
+    method = for_morph(options.method, "--method ")
     prompts = options.prompts if len(options.prompts) > 1 else list(options.prompts or [""]) * len(names)
     sources = tuple(picture_source(Path(expand_home(name)), max_megapixels) for name in names)
     return Morph(tuple(Path(name).name for name in names), sources, tuple(prompts), method)

@@ -29,15 +29,15 @@ class Kept:
     def __contains__(self, id_: Hashable) -> bool:
         return id_ in self._unused or id_ in self._used
 
-    def add(self, id_: Hashable, picture: Image.Image) -> None:
-        """Keep an image's picture if there is room for it."""
+    def add(self, id_: Hashable, picture: Image.Image, used: bool = False) -> None:
+        """Keep an image's picture if there is room for it. `used` says whether this is for a use."""
         with self._lock:
             if id_ in self:
                 return
             while self._used and self._bytes + _bytes(picture) > self.budget:
                 self._bytes -= _bytes(self._used.popitem(last=False)[1])
             if self._bytes + _bytes(picture) <= self.budget:
-                self._unused[id_] = picture
+                (self._used if used else self._unused)[id_] = picture
                 self._bytes += _bytes(picture)
 
     def get(self, id_: Hashable) -> Image.Image | None:

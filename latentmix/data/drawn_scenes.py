@@ -146,6 +146,5 @@ class Drawn(Dataset):
         image = KEPT.get(id_)
         if image is None:
             image = Image.fromarray(self.draw(class_id, index))
-            KEPT.add(id_, image)
-            KEPT.get(id_)  # this is its first use, so it makes way where room is short
+            KEPT.add(id_, image, used=True)
         return image

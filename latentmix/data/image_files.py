@@ -198,5 +198,5 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.
         if image_id(content) != id_:
             raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
         picture = decode(content, max_megapixels)[0]
-        KEPT.add((id_, max_megapixels), picture)
+        KEPT.add((id_, max_megapixels), picture, used=True)
     return fitted(picture, size)

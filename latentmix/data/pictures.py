@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentmix.data.decode import decode, in_srgb
 from latentmix.data.image_files import image_id
-from latentmix.data.protocol import Source
+from latentmix.data.protocol import Source, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
 from latentmix.images import fitted
@@ -48,8 +48,7 @@ def _picture(image: Any, label: str) -> Image.Image:
         try:
             return in_srgb(ImageOps.exif_transpose(image))[0]
         except Exception as error:  # nearly anything, where a picture is truncated, closed or of a rare mode
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{label} can't be read, a picture of mode {image.mode}: {reason}") from error
+            raise UserError(f"{label} can't be read, a picture of mode {image.mode}: {one_line(error)}") from error
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{label}: {type(image).__name__} is no image; give {KINDS}")
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else np.asarray(image)

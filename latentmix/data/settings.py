@@ -1,18 +1,17 @@
 """Settings of a data set."""
 
 import re
-from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from latentmix.embedded import DRAWN
 from latentmix.settings import STRICT, LocalPath, Positive, Several
 
 MAX_MEGAPIXELS = 300  # 1.2 GB in memory
-DRAWN = ("shapes", "things")
 # What reads a setting. Kinds of data that another package adds may read any.
-READERS = {"path": ("folder", "imagenet"), "hub": ("hub",), "noise": ("synthetic",), "light": DRAWN}
+READERS = {"path": ("folder", "imagenet"), "hub": ("hub",), "noise": ("synthetic",), "light": tuple(DRAWN)}
 READERS |= dict.fromkeys(("subset", "revision", "split", "image", "label", "synsets"), ("hub",))
 BUILT_IN = {*DRAWN, "synthetic", "folder", "imagenet", "hub"}
 RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
@@ -48,7 +47,7 @@ class DataConfig:
             if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
                 raise ValueError("data.classes=random:K draws K classes, where K is at least 1; it stands alone")
         for field, readers in READERS.items():
-            if self.kind in BUILT_IN.difference(readers) and getattr(self, field) != _DEFAULTS[field]:
+            if self.kind in BUILT_IN.difference(readers) and getattr(self, field) != getattr(DataConfig, field):
                 taken = " or ".join(f"data={reader}" for reader in readers)
                 raise ValueError(
                     f"data.{field} is a setting of {taken}, and nothing reads it where data.kind is {self.kind}; give "
@@ -56,6 +55,3 @@ class DataConfig:
                 )
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")
-
-
-_DEFAULTS = {field.name: field.default for field in fields(DataConfig)}
