@@ -1,6 +1,7 @@
 """The paper's figures: each is made from nothing, on the models that it is about, and shows what its caption says."""
 
 import math
+import os
 import re
 import shlex
 import shutil
@@ -271,8 +272,11 @@ def test_eq_3_is_slerp_on_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("figure", "passed"), [("fig3", False), ("fig5", False), ("fig8", True)])
 def test_make_gives_a_folder_of_images_to_the_figures_that_read_one(figure: str, passed: bool) -> None:
     """`make figures DATA=imagenet ARGS=data.path=DIR`; some figures are of images that the model generates."""
-    command = ["make", "-n", figure, "MODEL=sd15", "DATA=imagenet", "ARGS=data.path=/photos seed=1"]
-    said = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    settings = ["MODEL=sd15", "DATA=imagenet", "ARGS=data.path=/photos seed=1"]
+    command = ["make", "-n", "--no-print-directory", figure, *settings]
+    outside = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    root = Path(__file__).parents[1]
+    said = subprocess.run(command, cwd=root, env=outside, capture_output=True, text=True, check=True).stdout
     typed = shlex.split(said[said.index("latentmix figure") :].replace("\\\n", " "))[3:]
     assert ("data.path=/photos" in typed) == passed
     assert {config.seed for config in paper.configs(figure, typed)} == {1}
