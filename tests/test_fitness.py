@@ -100,6 +100,15 @@ def test_levels_that_can_not_be_used_are_refused(
             model.schedule(steps, spacing)
 
 
+def test_steps_that_end_before_the_noise_are_warned_of(tmp_path: Path) -> None:
+    """As in diffusers, 150 steps of leading spacing are 6 of 1000 apart, and the last one is 895."""
+    model = built(UNetModel, changed("tiny", tmp_path / "p", "scheduler"))
+    with pytest.warns(UserWarning, match="150 steps of leading spacing end at t = 895 of 999"):
+        assert model.schedule(150, "leading")[-1].timestep == 895
+    assert model.schedule(125, "leading")[-1].timestep == 993  # a number that divides 1000, as the advice says
+    assert model.schedule(150, "trailing")[-1].timestep == 999
+
+
 def test_doctor_says_it_before_a_run_does(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     shutil.copytree(embedded_folder("tiny"), folder)

@@ -134,3 +134,16 @@ def test_heads_of_the_mmdit_look_at_places_near_their_own(monkeypatch: pytest.Mo
         assert weights[:2, 6:11, 6:11].sum((1, 2)).min() > 0.8 > 0.3 > weights[2, 6:11, 6:11].sum()
     assert len(set(seen)) == 4 and seen[0] == (8, 8)
     assert all(abs(y - 8) + abs(x - 8) == 1 for y, x in seen[1:])
+
+
+def test_an_ideal_model_of_gaussian_latents_loses_what_its_steps_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many steps, norms are 1 and round trips exact; with one, what the formula of a single step says."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    ideal = importlib.import_module("scripts.training.spectrum").ideal
+    variances = torch.tensor([0.1, 1.0, 30.0])
+    assert ideal(variances, 1000, flow=True) == pytest.approx((1, 0), abs=0.02)
+    norm, lost = ideal(torch.tensor([4.0]), 1, flow=True)  # at σ = 1 the velocity is z: inverted z, back 2 z - 2 z = 0
+    assert (norm, lost) == pytest.approx((4.0, 1.0))
+    norm, lost = ideal(variances, 500, flow=False)
+    assert lost < 0.02
+    assert ideal(variances, 50, flow=False)[1] > lost

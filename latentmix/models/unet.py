@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmix import sampling
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.models import fitness, text_encoders
 from latentmix.models.base import PipelineModel
 from latentmix.models.family import Family
@@ -43,6 +43,11 @@ class UNetModel(PipelineModel):
         except ValueError as error:
             raise UserError(str(error)) from error
         fitness.check_levels(self.folder, alphas.tolist(), timesteps, config.prediction_type)
+        if steps >= 10 and timesteps[-1] < 0.9 * len(alphas):  # leading spacing rounds its stride down
+            warn_once(
+                f"{steps} steps of {spacing} spacing end at t = {timesteps[-1]} of {len(alphas) - 1}, before latents "
+                "are noise; take a number of steps that divides 1000, or spacing=trailing inversion.spacing=trailing"
+            )
         return sampling.discrete_schedule(alphas, timesteps, first=1.0 if config.set_alpha_to_one else alphas[0].item())
 
     @property

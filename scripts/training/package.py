@@ -45,6 +45,38 @@ def mixtures(z: Tensor, weights: Tensor, method: str) -> Tensor:
     return mix(z, weights.to(z.device), [method])[0]
 
 
+def return_of_gaussian_latents(variances: Tensor, steps: int, flow: bool) -> tuple[Tensor, Tensor]:
+    """Return how an ideal model of Gaussian latents scales directions of these variances, all in float64.
+
+    The first factor is of inverted latents, whose standard deviation should be 1; the second is of latents that were
+    inverted and generated again, which should be 1. What is missing is due to the steps alone. The model is that of a
+    rectified flow with shift 3, or else predicts ε on Stable Diffusion's levels.
+    """
+    from latentmix import sampling
+
+    from .mmdit import SHIFT
+    from .unet import stable_diffusion_scheduler
+
+    if flow:
+        schedule = sampling.flow_schedule(sampling.flow_sigmas(steps, "linspace", SHIFT))
+    else:
+        kept = stable_diffusion_scheduler().alphas_cumprod
+        schedule = sampling.discrete_schedule(kept, sampling.timesteps(steps, "leading", offset=1), kept[0].item())
+    trained = {interval.timestep: interval.noisy for interval in schedule}
+
+    def predict(z: Tensor, level: sampling.Level, timestep: sampling.Timestep) -> tuple[Tensor, Tensor]:
+        alpha, sigma = trained[timestep].alpha, trained[timestep].sigma  # of the level that the network is told
+        optimal = z / (alpha**2 * variances + sigma**2)
+        if flow:
+            return sampling.from_velocity((sigma - alpha * variances) * optimal, z, level)
+        return sampling.from_epsilon(sigma * optimal, z, level)
+
+    clean = variances.double().sqrt()[:, None, None, None]
+    variances = clean.square()
+    inverted = sampling.invert(predict, clean, schedule)
+    return inverted.flatten(), (sampling.generate(predict, inverted, schedule) / clean).flatten()
+
+
 @dataclass(frozen=True)
 class Subject:
     """A pipeline under test, with the prompts of all classes."""

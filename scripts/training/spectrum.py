@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import data
+from . import data, package
 from .latents import encode, read_vae
 from .settings import Run
 from .vae import FLOOR
@@ -34,6 +34,8 @@ def look(run: Run, folder: Path) -> dict[str, Any]:
     means = torch.cat([encode(run, encoder, part).mean.float() for part in some.split(100)])
     flat, count = (means - means.mean()) / means.std(), len(means)
     variances = torch.linalg.eigvalsh(flat.flatten(1).T.cov())
+    by_frequency = variances_by_frequency(flat).flatten()
+    norm, back = ideal(by_frequency, run.settings.exact_steps, flow=encoder.config.latent_channels > 4)
     white = (1 - math.sqrt(dimensions / count)) ** 2 if count > dimensions else 0.0
     return {
         "psnr": round(psnr(run, encoder), 2),
@@ -42,12 +44,25 @@ def look(run: Run, folder: Path) -> dict[str, Any]:
         "least_variance": _rounded(variances[0]),
         "least_if_white": round(white, 4),  # what so few images would show of a variance of 1 (Marchenko and Pastur)
         f"share_below_{FLOOR}": _rounded((variances < FLOOR).float().mean()),
-        "least_by_frequency": _rounded(variances_by_frequency(flat).min()),
+        "least_by_frequency": _rounded(by_frequency.min()),
         "quantiles": {q: _rounded(variances.quantile(float(q))) for q in ("0.01", "0.1", "0.5", "0.9", "0.99")},
         "power_by_radius": [_rounded(p) for p in power_by_radius(flat)],
         "channel_mean_std": [_rounded(s) for s in flat.mean((2, 3)).std(0)],
+        "ideal_norm": round(norm, 4),
+        "ideal_round_trip": round(back, 4),
         "scaling_factor": encoder.config.scaling_factor,
     }
+
+
+def ideal(variances: Tensor, steps: int, flow: bool) -> tuple[float, float]:
+    """Return norm over √L and round trip, RMSE per std, of an ideal model of Gaussian latents with these variances.
+
+    The gates of norms and round trips can't be expected to come out better, however long a network is trained.
+    """
+    variances = variances.double().clamp(min=1e-6)
+    inverted, back = package.return_of_gaussian_latents(variances, steps, flow)
+    lost = variances * (1 - back).square()
+    return inverted.square().mean().sqrt().item(), (lost.sum() / variances.sum()).sqrt().item()
 
 
 def psnr(run: Run, encoder: Any) -> float:
