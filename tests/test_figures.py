@@ -29,7 +29,7 @@ from latentmix.mixing import Method
 from latentmix.models import denoiser
 from latentmix.models.loading import load_network
 
-SMALL = ("steps=2", "launch.threads=1")
+SMALL = ("model=tiny", "steps=2", "launch.threads=1")
 FEW = {  # of each figure, enough to see whether it is right
     "fig1": ("pool=4", "n=[2,4]"),
     "fig2": (),
@@ -127,7 +127,7 @@ def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
 def test_naming_a_figures_own_experiment_changes_nothing(name: str, more: list[str]) -> None:
     for named in ([f"experiment={name}", *more], [*more, f"experiment={name}"]):
         assert paper.configs(name, named) == paper.configs(name, more)
-        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny") / name
+        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny-128") / name
 
 
 def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
@@ -139,7 +139,16 @@ def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
 def test_every_figure_has_a_sentence_and_a_config() -> None:
     assert list(paper.FIGURES) == [f"fig{k}" for k in range(1, 13)]
     for name in paper.FIGURES:
-        assert compose([f"experiment={name}"]).name == f"{name}-tiny"
+        assert compose([f"experiment={name}"]).name == f"{name}-tiny-128"
+
+
+def test_figures_are_of_the_larger_embedded_model_unless_another_is_named() -> None:
+    for name, figure in paper.FIGURES.items():
+        models = {"diffusion": ("tiny-128", "things"), "flow": ("tiny-sd3", "shapes")}
+        for config, family in zip(paper.configs(name, []), figure.families, strict=True):
+            data = "synthetic" if name in ("fig3", "fig5") else models[family][1]
+            assert (config.model.name, config.data.name) == (models[family][0], data)
+    assert [config.model.name for config in paper.configs("fig4", ["model=tiny"])] == ["tiny", "tiny-sd3"]
 
 
 @pytest.mark.parametrize(
