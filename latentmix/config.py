@@ -1,7 +1,7 @@
 """The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from latentmix.data import DATASETS
 from latentmix.data.settings import DataConfig
-from latentmix.errors import nearest
+from latentmix.errors import unknown
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
@@ -46,7 +46,7 @@ def _seconds(time: Any) -> Any:
 
 def _metric(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(_unknown("metric", name, METRICS))
+        raise ValueError(unknown("metric", name, METRICS))
     return name
 
 
@@ -55,13 +55,8 @@ def _own_settings(plain: Any) -> Any:
     if not isinstance(plain, dict) or "kind" not in plain:
         return plain
     if (kind := plain["kind"]) not in INVERSIONS:
-        raise ValueError(_unknown("kind", kind, INVERSIONS))
-    settings = INVERSIONS[kind].settings
-    return TypeAdapter(settings).validate_python(plain)
-
-
-def _unknown(what: str, name: object, known: Iterable[str]) -> str:
-    return f"there is no {what} {name!r}; did you mean {nearest(str(name), known)!r}? (there are {', '.join(known)})"
+        raise ValueError(unknown("kind", kind, INVERSIONS))
+    return TypeAdapter(INVERSIONS[kind].settings).validate_python(plain)
 
 
 MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]
@@ -145,12 +140,10 @@ class Config:
         if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
             raise ValueError(f"name={self.name!r} must be a plain folder name")
         if self.data.kind not in DATASETS:
-            raise ValueError(_unknown("data.kind", self.data.kind, DATASETS))
+            raise ValueError(unknown("data.kind", self.data.kind, DATASETS))
         if self.launch.gpus and self.device not in ("auto", "cuda"):
-            raise ValueError(
-                f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own, and "
-                f"device={self.device} is another device; leave out device=, or set launch.gpus=0"
-            )
+            asked = f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own, and not {self.device}"
+            raise ValueError(f"{asked}; leave out device={self.device}, or set launch.gpus=0")
         self._check_counts()
         self._check_pairs()
 
@@ -168,9 +161,7 @@ class Config:
                 f"pool of at least {2 * max(self.n)}, or leave out {', '.join(pooled)}"
             )
         if self.data.limit is not None and self.data.limit < self.pool:
-            raise ValueError(
-                f"pool={self.pool} is more than data.limit={self.data.limit} images of a class; raise the limit"
-            )
+            raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit}; raise the limit")
         if self.draws < 2:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
 

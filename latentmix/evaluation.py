@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from latentmix.data.image_files import image_files
 from latentmix.data.pictures import read_pictures
-from latentmix.errors import UserError, nearest
+from latentmix.errors import UserError, unknown
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
@@ -76,9 +76,7 @@ def _metric(name: str) -> Metric:
         return METRICS[name]
     if name in METRICS:
         raise UserError(f"{name} compares images with a prompt, and there is none here; leave it out")
-    raise UserError(
-        f"there is no metric {name!r}; did you mean {nearest(name, known)!r}? (there are {', '.join(known)})"
-    )
+    raise UserError(unknown("metric", name, known))
 
 
 Item = tuple[str, Any]  # what errors call an image, and the image
@@ -126,8 +124,6 @@ def _distances(items: Sequence[Item], between: Callable[[Tensor, Tensor], Tensor
     for first, second in list(zip(items[::2], items[1::2], strict=False))[:PAIRS]:
         one, other = _read(first), _read(second)
         if one.shape != other.shape:
-            raise UserError(
-                f"diversity compares images in pairs, and {first[0]} and {second[0]} differ in size; resize them"
-            )
+            raise UserError(f"diversity compares pairs, and {first[0]} and {second[0]} differ in size; resize them")
         rows.append(between(one[None], other[None]).cpu())
     return torch.cat(rows)[:, None]

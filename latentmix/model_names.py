@@ -32,9 +32,8 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
         alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == told]
         return [f"model={told if told in alike else alike[0]}", f"model.path={_quoted(path)}"]
     if is_path or path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
-        raise UserError(
-            f"there is no model {name!r}: no preset ({', '.join(presets.options('model'))}), and no folder or file"
-        )
+        options = ", ".join(presets.options("model"))
+        raise UserError(f"there is no model {name!r}: no preset ({options}), and no folder or file")
     return [*_like(_indices(name)), f"model.hub={name}", "model.revision=null"]
 
 
@@ -90,9 +89,9 @@ def _indices(hub: str) -> Path:
     except Exception as error:  # of httpx, of the hub's library, of the system
         if (reason := refusal(error, hub)) is not None:
             raise UserError(f"there is no preset and no folder {hub!r}, and {reason}") from error
+        failed = f"the hub's repository of this name could not be had ({type(error).__name__})"
         raise UserError(
-            f"there is no preset and no folder {hub!r}, and the hub's repository of this name could not be had "
-            f"({type(error).__name__}); check the name, and be online"
+            f"there is no preset and no folder {hub!r}, and {failed}; check the name, and be online"
         ) from error
 
 

@@ -25,8 +25,6 @@ from latentmix.data.shapes import SHAPES, draw
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import (
-    DINOV2,
-    LPIPS,
     Classifier,
     Network,
     Perceptual,
@@ -35,6 +33,8 @@ from latentmix.feature_networks import (
     frechet_network,
     perceptual_network,
 )
+from latentmix.feature_networks.dinov2 import DINOV2
+from latentmix.feature_networks.lpips import LPIPS
 from latentmix.metrics import METRICS, clip_scores, frechet_distance
 
 CPU = torch.device("cpu")

@@ -5,7 +5,6 @@ downloaded; never if HF_HUB_OFFLINE is set.
 """
 
 import shutil
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,15 +19,11 @@ from latentmix.data.hub_errors import disk_is_full
 from latentmix.data.hub_errors import refusal as why_refused
 from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError
-from latentmix.feature_networks import (
-    DINOV2,
-    LPIPS,
-    classifier_folder,
-    clip_folder,
-    dinov2_folder,
-    dinov2_name,
-    perceptual_network,
-)
+from latentmix.feature_networks import dinov2_folder, perceptual_network
+from latentmix.feature_networks.clip import clip_folder, pretrained_config
+from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
+from latentmix.feature_networks.embedded import classifier_folder
+from latentmix.feature_networks.lpips import LPIPS
 from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import VARIANTS
@@ -94,10 +89,10 @@ def download(files: Files) -> None:
         files.get()
     except Exception as error:  # libraries for networks raise nearly anything
         if disk_is_full(error):
-            raise DiskFull(
-                f"the disk is full: {files.name} could not be fetched; free some space, or set HF_HOME and TORCH_HOME "
-                "to folders with more, and give the same command again"
-            ) from error
+            advice = (
+                "free some space, or set HF_HOME and TORCH_HOME to folders with more, and give the same command again"
+            )
+            raise DiskFull(f"the disk is full: {files.name} could not be fetched; {advice}") from error
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.name} could not be fetched ({type(error).__name__}); try again later") from error
@@ -198,15 +193,11 @@ def _clip(config: ModelConfig) -> Files:
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    name = config.clip
-    architecture, _, pretrained = name.partition("/")
-    if (architecture, pretrained) not in open_clip.list_pretrained():
-        raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
-    about = open_clip.get_pretrained_cfg(architecture, pretrained)
+    about = pretrained_config(config.clip)
     hub, _, file = about["hf_hub"].rpartition("/")
     safe = str(Path(file).with_suffix(".safetensors")) if file else HF_SAFE_WEIGHTS_NAME
     return Files(
-        f"open_clip's {name} ({hub})",
+        f"open_clip's {config.clip} ({hub})",
         lambda: _cached(hub, safe) or _cached(hub, file or HF_WEIGHTS_NAME),
         lambda: hub_refusal(hub, safe),
         lambda: open_clip.download_pretrained(about),
@@ -282,8 +273,7 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
         if "EntryNotFoundError" not in (each.__name__ for each in type(error).__mro__):
             return f"the Hugging Face hub can't be reached ({type(error).__name__})"
         if file == "model_index.json":  # another file may have another name, and the others can be read
-            no_pipeline = f"the hub's {hub} has no {file}, so it is no pipeline"
-            return f"{no_pipeline}; if it has one file, get that: model.path="
+            return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
     return None
 
 
@@ -295,5 +285,5 @@ def _url_refusal(url: str) -> str | None:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT):
             return None
-    except (OSError, urllib.error.URLError) as error:
+    except OSError as error:
         return f"{url} can't be reached ({type(error).__name__})"

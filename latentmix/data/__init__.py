@@ -16,8 +16,8 @@ __all__ = ["DATASETS", "Dataset", "NotFetched", "Source", "choose", "is_plain", 
 DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = table(
     "datasets",
     {
-        "shapes": shapes.Shapes.load,
-        "things": things.Things.load,
+        "shapes": lambda config: shapes.Shapes(config.light),
+        "things": lambda config: things.Things(config.light),
         "folder": folder.load,
         "imagenet": imagenet.load,
         "hub": hub.load,

@@ -9,7 +9,6 @@ from PIL import Image
 
 from latentmix.data.decoded_images import KEPT
 from latentmix.data.protocol import Dataset, Source
-from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 from latentmix.images import fitted
 
@@ -115,20 +114,13 @@ class Drawn(Dataset):
     def __init__(self, light: float = 0.0) -> None:
         self.light = light
 
-    @classmethod
-    def load(cls, config: DataConfig) -> Dataset:
-        """Return the data set that settings describe."""
-        return cls(config.light)
-
     def classes(self) -> tuple[str, ...]:
         return self.names
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         class_id = self.resolve(class_id)
         if count is None or count > TRAINING_START:
-            raise UserError(
-                f"the number of drawn images is unlimited; say how many of each class, up to {TRAINING_START}"
-            )
+            raise UserError(f"drawn images are unlimited; say how many of each class, up to {TRAINING_START}")
         lit = f" lit {self.light:g}" if self.light else ""
         return [Source(f"{class_id}/{index}{lit}", partial(self._pixels, class_id, index)) for index in range(count)]
 

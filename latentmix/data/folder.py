@@ -67,10 +67,11 @@ class Folder(Dataset):
         entries, path = listing(self.path, ADVICE), self.path.absolute()
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):
-            raise UserError(
-                f"the images lie directly in {self.path}; move them into a folder per class, {LAYOUT}; or, if it is a "
-                f"class itself, name the folder above it, {path.parent}, and 'data.classes=[{path.name}]'"
+            advice = f"move them into a folder per class, {LAYOUT}"
+            itself = (
+                f"if it is a class itself, name the folder above it, {path.parent}, and 'data.classes=[{path.name}]'"
             )
+            raise UserError(f"the images lie directly in {self.path}; {advice}; or, {itself}")
         if not folders:
             raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")
         return folders
@@ -80,10 +81,8 @@ class Folder(Dataset):
         inside = (entry for name in names for entry in listing(self._folders[name], ADVICE))
         if all(SPLITS.fullmatch(name.lower()) for name in names) and any(entry.is_dir() for entry in inside):
             split = next((name for name in names if "train" in name.lower()), names[0])
-            raise UserError(
-                f"{self.path} has splits ({', '.join(names)}) in place of classes; "
-                f"give {self.path / split} as the folder"
-            )
+            found = f"{self.path} has splits ({', '.join(names)}) in place of classes"
+            raise UserError(f"{found}; give {self.path / split} as the folder")
 
     def _refuse_wrapper(self, folder: Path) -> None:
         """Raise UserError if the only class may be a folder around the classes, as unpacked archives have it."""
@@ -92,7 +91,5 @@ class Folder(Dataset):
         levels = len(inside) > 1 or any(SPLITS.fullmatch(name.lower()) for name in inside)
         if any(is_image(entry.name) for entry in entries) or not levels:
             return
-        raise UserError(
-            f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); give {folder} as the "
-            f"folder if these are the classes, or 'data.classes=[{folder.name}]' if it is one class"
-        )
+        advice = f"give {folder} as the folder if these are the classes, or 'data.classes=[{folder.name}]' if it is one"
+        raise UserError(f"{folder} is the only class folder, and has folders in it ({first_few(inside)}); {advice}")

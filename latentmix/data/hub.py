@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.data import imagenet_names
@@ -41,9 +43,7 @@ STRIDE = 500  # rows of the stream between two notes of how far it came
 def load(config: DataConfig) -> Dataset:
     """Return the data set that `data=hub data.hub=OWNER/NAME` describes."""
     if config.hub is None:
-        raise UserError(
-            "data=hub needs data.hub=OWNER/NAME, a data set of the Hugging Face hub, or a folder of the same layout"
-        )
+        raise UserError("data=hub needs data.hub=OWNER/NAME, a data set of the Hugging Face hub, or a folder like one")
     return Hub(config)
 
 
@@ -152,16 +152,14 @@ class Hub(Dataset):
         if hasattr(rows.features[column], "names"):
             return list(rows.features[column].names), True
         values = set[str]()
-        with _progress(f"labels of {self._name}", None) as show:
+        with tqdm(desc=f"labels of {self._name}", disable=None) as bar:
             for row, example in enumerate(rows.select_columns([column]), 1):
                 values |= {str(example[column])} - {"None", ""}
                 if len(values) > MOST_CLASSES:
-                    raise UserError(
-                        f"{self._name} has more than {MOST_CLASSES} values of {column!r}, so they are no classes; set "
-                        "data.label to another column"
-                    )
+                    many = f"{self._name} has more than {MOST_CLASSES} values of {column!r}, so they are no classes"
+                    raise UserError(f"{many}; set data.label to another column")
                 if row % STRIDE == 0:
-                    show(len(values), row)
+                    _show(bar, len(values), row)
         if not values:
             raise UserError(f"{self._name} has only empty values of {column!r}; data.label=null takes one class")
         return sorted(values), False
@@ -197,10 +195,9 @@ class Hub(Dataset):
         if (name := self.config.label) is None or columns.get(name) == "ClassLabel":
             return
         if columns.get(name) != "Value" or not VALUES.match(features[name].dtype):
-            raise UserError(
-                f"{self._name} has no column of labels {name!r} (text, whole numbers or class labels); set data.label "
-                f"to one, of: {listed}; or to null, if all images are of one class"
-            )
+            lacking = f"{self._name} has no column of labels {name!r} (text, whole numbers or class labels)"
+            advice = f"set data.label to one, of: {listed}; or to null, if all images are of one class"
+            raise UserError(f"{lacking}; {advice}")
 
     def _stream(self, labels: set[int]) -> None:
         """Keep the wanted images of these labels."""
@@ -208,7 +205,7 @@ class Hub(Dataset):
         numbers = None if self._about.get("numbered", True) else {str(n): i for i, n in enumerate(self._about["names"])}
         total = None if limit is None else limit * len(labels)
         note, wanted = self._folder / "progress.json", {"labels": sorted(labels), "limit": limit}
-        with _progress(self._name, total) as show:
+        with tqdm(total=total, desc=f"images of {self._name}", disable=None) as bar:
             kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
                 value = 0 if column is None else example[column]
@@ -221,7 +218,7 @@ class Hub(Dataset):
                 if (row + 1) % STRIDE == 0:
                     progress = {"wanted": wanted, "state": rows.state_dict(), "kept": kept, "row": row + 1}
                     write_checked_json(note, progress)
-                    show(kept.total(), row + 1)
+                    _show(bar, kept.total(), row + 1)
             else:
                 limit = None  # there are no more
             for label in labels:
@@ -254,10 +251,8 @@ class Hub(Dataset):
         try:
             yield
         except DiskFull as error:
-            raise DiskFull(
-                f"the disk is full: {self._folder} can't be written; free some space, or set LATENTMIX_CACHE to a "
-                "folder with more, and give the same command again"
-            ) from error
+            advice = "free some space, or set LATENTMIX_CACHE to a folder with more, and give the same command again"
+            raise DiskFull(f"the disk is full: {self._folder} can't be written; {advice}") from error
         except (UserError, ModuleNotFoundError):  # such as `datasets` itself, whose extra is named elsewhere
             raise
         except Exception as error:
@@ -278,7 +273,10 @@ class PlannedHub(Hub):
         if self._is_kept(self._labels[self.resolve(class_id)]):
             return super().images(class_id, count)
         count = count or self.config.limit or MOST
-        return [Source(f"{class_id} {index}", partial(_not_here, self._name)) for index in range(count)]
+        return [Source(f"{class_id} {index}", self._missing) for index in range(count)]
+
+    def _missing(self, _: object) -> Any:
+        raise UserError(f"the images of {self._name} are not here; latentmix fetch gets them")
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -297,10 +295,6 @@ class PlannedHub(Hub):
         return [f"class {number}" for number in range(int(drawn[1]))] if drawn else wanted
 
 
-def _not_here(name: str, _: int) -> Any:
-    raise UserError(f"the images of {name} are not here; latentmix fetch gets them")
-
-
 def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int], int]:
     """Move a stream to where the last run noted that it was; return the images kept of each label, and the next row.
 
@@ -313,13 +307,6 @@ def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int]
     return Counter({int(label): count for label, count in progress["kept"].items()}), progress["row"]
 
 
-@contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Any]:
-    """Show a progress bar; yields a function of (images kept, rows seen)."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = ("{task.description}", MofNCompleteColumn(), "of {task.fields[seen]:,} seen", TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"images of {name}", total=total, seen=0)
-        yield lambda kept, seen: bar.update(task, completed=kept, seen=seen)
+def _show(bar: tqdm, found: int, rows: int) -> None:
+    bar.n = found
+    bar.set_postfix_str(f"{rows:,} rows seen")

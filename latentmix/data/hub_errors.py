@@ -35,10 +35,8 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
         return NotFetched(f"{name} is gated: {login}{instead}")
     if kinds & NETWORK:
         reason = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hugging Face hub can't be reached"
-        return NotFetched(
-            f"{name} is not here, and {reason}; run this once with a network, or copy {kept} from a machine that has it"
-            f"{instead}"
-        )
+        advice = f"run this once with a network, or copy {kept} from a machine that has it{instead}"
+        return NotFetched(f"{name} is not here, and {reason}; {advice}")
     if kinds & NO_REPOSITORY or "Couldn't find any data file" in texts:
         return NotFetched(f"{name} is not on the hub, or private; check data.hub and data.revision, or `hf auth login`")
     return UserError(f"{name} can't be read from the hub: {words}; check data.hub, data.subset and data.split")

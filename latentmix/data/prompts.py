@@ -34,10 +34,8 @@ def read_prompts(file: Path) -> dict[str, str]:
         image = PurePosixPath((row[name] or "").strip().replace("\\", "/")).as_posix().removeprefix("./")
         prompt = (row[text] or "").strip()
         if None in row:  # DictReader's key of fields for which there is no column
-            raise UserError(
-                f"{file}, row {number}: there are more fields than columns; put a prompt that has a {mark!r} in double "
-                "quotes"
-            )
+            advice = f"put a prompt that has a {mark!r} in double quotes"
+            raise UserError(f"{file}, row {number}: there are more fields than columns; {advice}")
         if not prompt or image == "." or image in found:
             named = "an image" if image == "." else image
             raise UserError(f"{file}, row {number}: {named} has no name, no prompt, or two; mend the row")
@@ -53,14 +51,11 @@ def with_prompts(sources: Sequence[Source], prompts: Mapping[str, str], file: Pa
     prompted = [_with_prompt(source, prompts) for source in sources]
     without = [source.label for source in prompted if source.prompt is None]
     if len(without) == len(prompted):
-        raise UserError(
-            f"{file} names no image of {where}; write them as CLASS/NAME, such as "
-            f"{'/'.join(Path(sources[0].label).parts[-2:])}"
-        )
+        example = "/".join(Path(sources[0].label).parts[-2:])
+        raise UserError(f"{file} names no image of {where}; write them as CLASS/NAME, such as {example}")
     if without:
-        warn_once(
-            f"{file} has no prompt for {len(without)} images of {where}: {first_few(without)}; theirs is the class's"
-        )
+        lacking = f"{len(without)} images of {where}: {first_few(without)}"
+        warn_once(f"{file} has no prompt for {lacking}; theirs is the class's")
     return prompted
 
 

@@ -49,9 +49,7 @@ class DataConfig:
         for field, readers in READERS.items():
             if self.kind in BUILT_IN.difference(readers) and getattr(self, field) != getattr(DataConfig, field):
                 taken = " or ".join(f"data={reader}" for reader in readers)
-                raise ValueError(
-                    f"data.{field} is a setting of {taken}, and nothing reads it where data.kind is {self.kind}; give "
-                    f"data={readers[0]} with it"
-                )
+                unread = f"data.{field} is a setting of {taken}, and nothing reads it where data.kind is {self.kind}"
+                raise ValueError(f"{unread}; give data={readers[0]} with it")
         if self.limit is not None and self.limit < (self.reference or 0):
             raise ValueError(f"data.reference={self.reference} is more than data.limit={self.limit}; raise the limit")

@@ -53,9 +53,7 @@ class Synthetic(Dataset):
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         if count is None:
-            raise UserError(
-                "the number of synthetic images is unlimited; say how many of each class with pool and data.reference"
-            )
+            raise UserError("synthetic images are unlimited; say how many of each class with pool and data.reference")
         paths = [self.path(class_id, index) for index in range(count)]
         return [Source(f"{self.folder.name}/{class_id}/{path.stem}", partial(_pixels, path)) for path in paths]
 

@@ -18,27 +18,22 @@ from latentmix.embedded import WORLDS
 from latentmix.errors import UserError
 from latentmix.feature_networks import dinov2, embedded, inception, lpips
 from latentmix.feature_networks.base import Network, Perceptual
-from latentmix.feature_networks.clip import clip_folder, clip_network, clip_width
+from latentmix.feature_networks.clip import clip_network, clip_width
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
-from latentmix.feature_networks.embedded import Classifier, classifier_folder, embedded_classifier
+from latentmix.feature_networks.embedded import Classifier, embedded_classifier
 from latentmix.feature_networks.lpips import LPIPS
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
 __all__ = [
-    "DINOV2",
     "FRECHET",
-    "LPIPS",
     "PERCEPTUAL",
     "Classifier",
     "Network",
     "Perceptual",
-    "classifier_folder",
-    "clip_folder",
     "clip_network",
     "clip_width",
     "dinov2_folder",
-    "dinov2_name",
     "embedded_classifier",
     "frechet_network",
     "frechet_width",

@@ -49,10 +49,8 @@ def fetching(what: str, instead: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{what} are not here and could not be fetched ({type(error).__name__}); "
-            f"fetch them on a machine that is online, or measure with {instead}"
-        ) from error
+        advice = f"fetch them on a machine that is online, or measure with {instead}"
+        raise UserError(f"{what} are not here and could not be fetched ({type(error).__name__}); {advice}") from error
 
 
 def identity(version: int, **what: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from latentmix.cache import key, write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.models import lora, single_file
-from latentmix.models.family import Family, network_class
+from latentmix.models.family import Family
 from latentmix.models.family_table import family_of
 from latentmix.models.loading import TOKENIZER_FILES
 from latentmix.models.placeholder import ARCHITECTURES, architectures
@@ -35,9 +36,7 @@ def assembled(base: Path, config: ModelConfig) -> Path:
     source, files = (base, dict[str, bytes]()) if base.is_dir() else _of_single_file(base, config)
     family = family_of(source)
     if config.prediction is not None and family.flow:
-        raise UserError(
-            f"model.prediction is for diffusion models, and {family.pipeline} is a rectified flow; leave it out"
-        )
+        raise UserError(f"model.prediction is for diffusion, and {family.pipeline} is a rectified flow; leave it out")
     left_out, index = _left_out(family, config), (source / "model_index.json").read_bytes()
     if left_out or source is not base:
         index = json.dumps(json.loads(index) | {part: [None, None] for part in left_out}, indent=2).encode()
@@ -59,9 +58,7 @@ def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:
     if config.t5:
         return ()
     if not family.optional:
-        raise UserError(
-            f"model.t5=false is for pipelines that can do without T5, and {family.pipeline} can't; leave it out"
-        )
+        raise UserError(f"model.t5=false is for pipelines that need no T5; {family.pipeline} does, so leave it out")
     return family.optional
 
 
@@ -126,9 +123,7 @@ def _check_variant(base: Path, family: Family, variant: str) -> None:
             there |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
     if variant not in there:
         names = ", ".join(sorted(there - {""})) or "none"
-        raise UserError(
-            f"{base} has no weights of model.variant={variant}; its variants are: {names}; take one, or leave it out"
-        )
+        raise UserError(f"{base} has no weights of model.variant={variant}; its variants are: {names}; take one")
 
 
 @cache
@@ -152,7 +147,7 @@ def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, p
 
 def _empty(config: bytes, class_name: str) -> Any:
     """Return a network of this config on torch's meta device."""
-    network = network_class(class_name)
+    network = resolve_name(class_name)
     with torch.device("meta"):
         if class_name.startswith("diffusers."):
             return network.from_config(json.loads(config))
@@ -172,14 +167,12 @@ def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, by
         raise UserError(f"{source} is no pipeline folder; give model.architecture=FOLDER, one with a model_index.json")
     family = family_of(source)
     if family is not family_of(ARCHITECTURES / told):
-        raise UserError(
-            f"{file} holds {told}, and model.architecture={source} a {family.pipeline}; give a folder of {told}"
-        )
+        raise UserError(f"{file} holds {told}, and model.architecture={source} a {family.pipeline}; give one of {told}")
     given = {*_left_out(family, config), *(["vae"] if config.vae else [])}
     lacking = [part for part in family.networks if part not in given and not single_file.holds(tensors, part)]
     if lacking and own is None:
         raise UserError(
-            f"{file} lacks {', '.join(lacking)}; give a pipeline folder that has them with model.architecture=FOLDER"
+            f"{file} lacks {', '.join(lacking)}; give a pipeline that has them as model.architecture=FOLDER"
         )
     files: dict[str, bytes] = {}
     for part in (part for part in family.parts if part.startswith("tokenizer")):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from latentmix import sampling
 from latentmix.errors import UserError
 from latentmix.models.attention import attention
 from latentmix.models.denoiser import load_denoiser
-from latentmix.models.family import Family, network_class
+from latentmix.models.family import Family
 from latentmix.models.loading import dtype_of, identity, load_scheduler
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
@@ -88,7 +89,7 @@ class PipelineModel(ABC):
     @cached_property
     @timed("loading weights")
     def denoiser(self) -> Any:
-        load = network_class(self.family.networks[self.family.denoiser]).from_pretrained
+        load = resolve_name(self.family.networks[self.family.denoiser]).from_pretrained
         folder, offload = self.folder / self.family.denoiser, self.config.offload
         return load_denoiser(load, folder, self.precision, self.device, self.speed, offload)
 

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from latentmix.errors import UserError, warn_once
 
@@ -71,15 +70,13 @@ def check(device: torch.device) -> None:
     """Raise UserError where nothing can be compiled for a device, for example without a compiler. Takes seconds."""
     if reason := _failure(device):
         needed = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
-        raise UserError(
-            f"speed.compile=true needs {needed} and Python's headers ({reason}); install them, or leave it out"
-        )
+        raise UserError(f"speed.compile=true needs {needed} and Python's headers ({reason}); install them, or unset it")
 
 
 def _failure(device: torch.device) -> str:
     """Return why nothing can be compiled for a device, or an empty text."""
     try:
-        torch.compile(_trial)(torch.zeros(8, device=device))
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
     except Exception as error:  # of dynamo, of inductor, of Triton, of the system
         return _in_short(error)
     return ""
@@ -89,7 +86,3 @@ def _in_short(error: BaseException) -> str:
     """Return the beginning of an error's text. The first line may only say which backend raised it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:200] or type(error).__name__
-
-
-def _trial(x: Tensor) -> Tensor:
-    return x.sin() + 1

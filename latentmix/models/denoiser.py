@@ -31,12 +31,7 @@ def check_quantization(kind: str, device: torch.device) -> None:
 
 
 def load_denoiser(
-    load: Callable[..., Any],
-    folder: Path,
-    precision: str,
-    device: torch.device,
-    speed: SpeedConfig,
-    offload: bool,
+    load: Callable[..., Any], folder: Path, precision: str, device: torch.device, speed: SpeedConfig, offload: bool
 ) -> Any:
     """Return the diffusion network in a folder, frozen, on the device, ready to be run."""
     dtype, kind = dtype_of(precision), precision.partition("+")[2]
@@ -48,7 +43,7 @@ def load_denoiser(
         network = with_fused_norms(network)
     channels_last = folder.name == "unet" and speed.channels_last
     layout = {"memory_format": torch.channels_last} if channels_last else {}
-    network = network.to(torch.device("cpu") if offload else device, **layout)
+    network = network.to("cpu" if offload else device, **layout)
     if offload:  # its weights are nowhere to be compiled for
         from accelerate import cpu_offload
 
@@ -62,21 +57,18 @@ def _quantized(load: Callable[..., Any], folder: Path, kind: str, dtype: torch.d
     diffusers quantizes weights while it reads them from a folder. Those with LoRA added, and those of a single file,
     are written to a folder for it first.
     """
-    options = {"torch_dtype": dtype, "quantization_config": _quantization(kind, dtype)}
+    from diffusers import BitsAndBytesConfig, TorchAoConfig
+
+    if kind == "nf4":
+        how: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
+    else:
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+        how = TorchAoConfig(Int8WeightOnlyConfig(version=2) if kind == "int8" else Float8WeightOnlyConfig())
+    options = {"torch_dtype": dtype, "quantization_config": how}
     source = read_source(folder)
     if source.place.is_dir() and not source.loras:
         return load_network(load, folder, **options)
     with TemporaryDirectory(prefix="latentmix-") as place:
         load_network(load, folder, torch_dtype=dtype).save_pretrained(place)
         return load_network(load, Path(place), **options)
-
-
-def _quantization(kind: str, dtype: torch.dtype) -> Any:
-    """Return the config by which diffusers quantizes to `kind`."""
-    from diffusers import BitsAndBytesConfig, TorchAoConfig
-
-    if kind == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig(version=2) if kind == "int8" else Float8WeightOnlyConfig())

@@ -1,6 +1,5 @@
 """What latentmix knows about a family of models before it opens any of their weights."""
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,6 @@ from torch import Tensor
 
 from latentmix.models.protocol import Model
 from latentmix.models.settings import ModelConfig, SpeedConfig
-
-Build = Callable[[Path, ModelConfig, str, torch.device, SpeedConfig], Model]
-
-
-def network_class(name: str) -> Any:
-    """Return the class of a network that a family names as "library.Class"."""
-    library, _, own = name.partition(".")
-    return getattr(importlib.import_module(library), own)
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Family:
     flow: bool  # whether it is a rectified flow
     gpu_precision: str  # of the denoiser on a GPU, under precision=auto; on a CPU it is float32
     spacing: str  # of the time steps, by default
-    build: Build  # (folder, settings, precision, device, speed) -> the model
+    build: Callable[[Path, ModelConfig, str, torch.device, SpeedConfig], Model]  # from a folder, in a precision
     call: Callable[[Tensor, float, ModelConfig], dict[str, Any]] = lambda z, guidance, _: {
         "latents": z,
         "guidance_scale": guidance,
@@ -57,8 +48,7 @@ class Family:
 
         These are TF32 on a GPU. On another device TF32 is float32.
         """
-        wanted = asked
         if asked == "auto":
             on_gpu = "tf32" if self.denoiser in float32 else self.gpu_precision
-            wanted = "float32" if device.type == "cpu" else on_gpu
-        return "float32" if wanted == "tf32" and device.type != "cuda" else wanted
+            asked = "float32" if device.type == "cpu" else on_gpu
+        return "float32" if asked == "tf32" and device.type != "cuda" else asked

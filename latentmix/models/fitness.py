@@ -12,32 +12,14 @@ from latentmix.models.loading import read_scheduler
 
 CLIPPED = ("clip_sample", "thresholding")  # settings that change x0 at each step, which an inversion can't undo
 DISCRETE = (  # schedulers of diffusers whose configs give the noise levels of training on discrete time steps
-    "DDIM",
-    "DDIMInverse",
-    "DDPM",
-    "DEISMultistep",
-    "DPMSolverMultistep",
-    "DPMSolverSDE",
-    "DPMSolverSinglestep",
-    "EulerAncestralDiscrete",
-    "EulerDiscrete",
-    "HeunDiscrete",
-    "KDPM2AncestralDiscrete",
-    "KDPM2Discrete",
-    "LMSDiscrete",
-    "PNDM",
-    "UniPCMultistep",
+    *("DDIM", "DDIMInverse", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep"),
+    *("EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete"),
+    *("LMSDiscrete", "PNDM", "UniPCMultistep"),
 )
 FLOW = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")
 UNKNOWN = (  # settings of FlowMatchEulerDiscreteScheduler that make other noise levels than `sampling` does
-    "use_dynamic_shifting",
-    "shift_terminal",
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "invert_sigmas",
-    "stochastic_sampling",
-    "use_flow_sigmas",
+    *("use_dynamic_shifting", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+    *("invert_sigmas", "stochastic_sampling", "use_flow_sigmas"),
 )
 OTHER_INPUTS = {  # settings of a U-Net -> what it needs beside latents, time and text, which nothing here provides
     "class_embed_type": "a class, a noise level or an image",
@@ -52,15 +34,12 @@ SILENT = 1e-6  # ᾱ of a level that has no signal left, for what a network can 
 def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
     """Raise UserError for a scheduler that a U-Net on discrete time steps can't have, or that can't be inverted."""
     place, stored = folder / "scheduler", read_scheduler(folder)
-    _check_class(
-        place, stored, DISCRETE, "a U-Net on discrete time steps; copy the scheduler of the model it is made of"
-    )
+    copy = "copy the scheduler of the model it is made of"
+    _check_class(place, stored, DISCRETE, f"a U-Net on discrete time steps; {copy}")
     predicted = stored.get("prediction_type", "epsilon")
     if stored.get("use_flow_sigmas") or stored.get("flow_shift", 1) != 1 or predicted == "flow_prediction":
-        raise UserError(
-            f"{place} is set for a rectified flow (flow_shift, use_flow_sigmas), and the model is a U-Net; unset these "
-            "there, or copy the scheduler of the model it is made of"
-        )
+        flow = f"{place} is set for a rectified flow (flow_shift, use_flow_sigmas), and the model is a U-Net"
+        raise UserError(f"{flow}; unset these there, or {copy}")
     if stored.get("timestep_type", "discrete") != "discrete":
         raise UserError(f"{place} has {stored['timestep_type']} time steps (EDM); only discrete ones can be read")
     if predicted not in predictions:
@@ -95,10 +74,8 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
     if inputs != channels:
         what = "one is another model's; check model.vae and the folder"
         if inputs in MADE_FOR:
-            what = (
-                f"it was made for {MADE_FOR[inputs]}, and can't be inverted here; take the text-to-image model that it "
-            )
-            what += "was made from"
+            original = "take the text-to-image model that it was made from"
+            what = f"it was made for {MADE_FOR[inputs]}, and can't be inverted here; {original}"
         raise UserError(f"{place} takes {inputs} channels, and the VAE's latents have {channels}: {what}")
     if config.get("out_channels", 4) != channels:
         raise UserError(f"{place} returns {config['out_channels']} channels, not the {channels} of the VAE's latents")
@@ -109,9 +86,7 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
         raise UserError(f"{place} has addition_embed_type={config.get('addition_embed_type')}, not {addition}")
     asked = config.get("cross_attention_dim", 1280)
     if width not in (asked if isinstance(asked, list) else [asked]):
-        raise UserError(
-            f"{place} reads prompts of width {asked}, and its text encoder's have {width}; one is another's"
-        )
+        raise UserError(f"{place} reads prompts of width {asked}, and its encoder's have {width}; one is another's")
 
 
 def check_transformer(folder: Path, config: Mapping[str, Any], channels: int, width: int | None) -> None:
@@ -128,10 +103,9 @@ def check_levels(folder: Path, alphas: Sequence[float], timesteps: Sequence[int]
     """Raise UserError for timesteps outside a schedule of ᾱ, and for a level from which ε does not tell the image."""
     last = len(alphas) - 1
     if not 0 <= timesteps[0] <= timesteps[-1] <= last:
-        raise UserError(
-            f"{len(timesteps)} steps run from {timesteps[0]} to {timesteps[-1]}, and {folder / 'scheduler'} ends at "
-            f"{last}; take fewer steps, or trailing in place of leading"
-        )
+        steps = f"{len(timesteps)} steps run from {timesteps[0]} to {timesteps[-1]}"
+        advice = "take fewer steps, or trailing in place of leading"
+        raise UserError(f"{steps}, and {folder / 'scheduler'} ends at {last}; {advice}")
     if predicted == "epsilon" and alphas[timesteps[-1]] < SILENT:
         raise UserError(
             f"{folder / 'scheduler'} ends without signal (zero terminal SNR), where no network that predicts ε can "

@@ -23,13 +23,8 @@ DTYPES = {
 NETWORKS: dict[Path, Any] = {}  # of pipelines that callers brought (brought.py), by the folders they would be in
 TOKENIZERS: dict[Path, Any] = {}
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
-    "added_tokens.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
+    *("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json"),
+    *("tokenizer_config.json", "vocab.json"),
 )
 
 

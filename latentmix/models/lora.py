@@ -57,9 +57,7 @@ def parse(setting: str) -> tuple[Path, float]:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise UserError(
-                f"model.lora={setting}: {factor!r} is no number; write FILE or FILE:FACTOR, such as {name}:0.8"
-            )
+            raise UserError(f"model.lora={setting}: {factor!r} is no number; write FILE or FILE:FACTOR, as {name}:0.8")
     return path / "pytorch_lora_weights.safetensors" if path.is_dir() else path, number
 
 

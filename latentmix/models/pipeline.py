@@ -130,10 +130,8 @@ def _snapshot(config: ModelConfig) -> Path:
         return Path(snapshot_download(hub, revision=config.revision, **files_on_hub(config)))
     except Exception as error:  # of httpx, of the hub's library, of the system
         if disk_is_full(error):
-            text = (
-                f"the disk is full: {hub} could not be fetched; free some space, or set HF_HOME to a folder with more"
-            )
-            raise DiskFull(text) from error
+            advice = "free some space, or set HF_HOME to a folder with more"
+            raise DiskFull(f"the disk is full: {hub} could not be fetched; {advice}") from error
         here = f"{hub} is not in the local cache"
         if (reason := refusal(error, hub, config.revision)) is not None:
             raise UserError(f"{here}, and {reason}, {instead}") from error
@@ -159,9 +157,7 @@ def _checked(base: Path, config: ModelConfig) -> Path:
     for part in present_parts(folder, family):
         if not any((folder / part).glob("*.json")):
             if index.get(part) == [None, None]:
-                raise UserError(
-                    f"{base} was saved without {part}, as refiners and parts of cascades are; it can't be read"
-                )
+                raise UserError(f"{base} was saved without {part}, as refiners and cascades are; it can't be read")
             raise UserError(f"the pipeline folder {base} lacks its part {part!r}; copy the whole folder again")
         if part.startswith("tokenizer"):
             _check_tokenizer(folder / part, index.get(part))
@@ -169,9 +165,7 @@ def _checked(base: Path, config: ModelConfig) -> Path:
             continue
         found = index.get(part)
         if not isinstance(found, list) or ".".join(map(str, found)) != family.networks[part]:
-            raise UserError(
-                f"{base / 'model_index.json'} asks for {part}={found}, which is not known here, and not run"
-            )
+            raise UserError(f"{base / 'model_index.json'} has {part}={found}, which is not known here, and not run")
     network_files(folder, config.pickled)
     return folder
 
@@ -202,16 +196,12 @@ def _check_tokenizer(folder: Path, kind: Any) -> None:
 def _check_index(folder: Path) -> None:
     """Raise UserError where a folder holds no pipeline of a known family."""
     if not folder.is_dir():
-        raise UserError(
-            f"there is no folder {folder}; model.path must be a pipeline folder in diffusers' layout, or a single file"
-        )
+        raise UserError(f"there is no folder {folder}; model.path must be a diffusers pipeline or a single file")
     try:
         name = pipeline_class(str(read_index(folder)["_class_name"]))
     except (OSError, ValueError, KeyError, TypeError):
         files = ", ".join(sorted(file.name for file in folder.glob("*.safetensors"))[:3])
         instead = f"; for a single file give model.path=FILE, one of {files}" if files else ""
-        raise UserError(
-            f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder{instead}"
-        ) from None
+        raise UserError(f"{folder} has no readable model_index.json, so it is no pipeline folder{instead}") from None
     if name not in FAMILIES:
         raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")

@@ -22,10 +22,8 @@ def placeholder(config: ModelConfig, float32: Collection[str] = ()) -> Model:
     """
     folder = ARCHITECTURES / str(config.architecture)
     if config.architecture is None or not folder.is_dir():
-        raise UserError(
-            f"model {config.name!r} is not here; to plan without it, set model.architecture= to "
-            f"one of {', '.join(architectures())}"
-        )
+        known = ", ".join(architectures())
+        raise UserError(f"model {config.name!r} is not here; to plan without it, set model.architecture=, of {known}")
     family = family_of(folder)
     device = torch.device("cuda")  # for its precision; nothing is put there
     precision = family.precision(config.precision, device, float32)

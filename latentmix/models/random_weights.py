@@ -8,13 +8,13 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.family import network_class
 from latentmix.models.family_table import FAMILIES, family_of
 from latentmix.models.loading import DTYPES, read_index
 from latentmix.models.placeholder import ARCHITECTURES, architectures
@@ -49,7 +49,7 @@ def random_network(folder: Path, class_name: str) -> Any:
 
     It is built in 16 bits, as two billion numbers take twice the memory in 32.
     """
-    network = network_class(class_name)
+    network = resolve_name(class_name)
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES["float16"])
     try:

@@ -32,17 +32,19 @@ class VAE:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
+        config = self._network.config
         pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=self._layout)
         with tf32(False):  # inversions start here, and few images are encoded
             means = [self._network.encode(part).latent_dist.mean for part in self._parts(pixels, pixels.shape[2:])]
-        return ((torch.cat(means) - self._shift) * self._scale).contiguous()
+        return ((torch.cat(means) - (config.shift_factor or 0.0)) * config.scaling_factor).contiguous()
 
     @timed("VAE")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
-        z = (latents / self._scale + self._shift).contiguous(memory_format=self._layout)
-        z = z.to(torch.bfloat16 if self.speed.vae == "bfloat16" else torch.float32)
+        config, dtype = self._network.config, torch.bfloat16 if self.speed.vae == "bfloat16" else torch.float32
+        z = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        z = z.contiguous(memory_format=self._layout).to(dtype)
         size = [side * self.reduction for side in z.shape[2:]]
         with tf32(self.speed.vae == "tf32"):
             pixels = torch.cat([self._network.decode(part).sample for part in self._parts(z, size)])
@@ -77,17 +79,8 @@ class VAE:
     @property
     def _layout(self) -> torch.memory_format:
         """Return the memory layout. cuDNN's channels-last convolutions in full float32 are slow."""
-        if self.device.type == "cuda" and self.speed.vae == "ieee":
-            return torch.contiguous_format
-        return memory_format(self.speed)
-
-    @property
-    def _scale(self) -> float:
-        return self._network.config.scaling_factor
-
-    @property
-    def _shift(self) -> float:
-        return self._network.config.shift_factor or 0.0
+        slow = self.device.type == "cuda" and self.speed.vae == "ieee"
+        return torch.channels_last if self.speed.channels_last and not slow else torch.contiguous_format
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -114,11 +107,6 @@ class VAE:
         if self.speed.compile is True and self.device.type == "cuda":
             compiled(network.decoder)
         return network
-
-
-def memory_format(speed: SpeedConfig) -> torch.memory_format:
-    """Return the memory layout of convolutions."""
-    return torch.channels_last if speed.channels_last else torch.contiguous_format
 
 
 def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:

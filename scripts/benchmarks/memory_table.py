@@ -10,6 +10,7 @@ take for themselves is not in this, except for the context.
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from latentmix.compose import compose
-from latentmix.models.family import network_class
 from latentmix.models.family_table import family_of
 from latentmix.models.placeholder import ARCHITECTURES, placeholder
 from latentmix.models.protocol import Conditioning, Text
@@ -78,7 +78,7 @@ def peak(compute: Callable[[], object], network: Any) -> int:
 
 def number_of(folder: Any, class_name: str) -> int:
     """Return the number of parameters of a whole text encoder."""
-    network = network_class(class_name)
+    network = resolve_name(class_name)
     with torch.device("meta"):
         built = network(network.config_class.from_pretrained(folder))
     return sum(p.numel() for p in built.parameters())
