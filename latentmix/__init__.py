@@ -27,18 +27,11 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_HOMES = {  # public name -> the module that has it
-    "Latents": "latents",
-    "Method": "mixing",
-    "Pipeline": "pipeline",
-    "UserError": "errors",
-    "augment": "api",
-    "evaluate": "evaluation",
-    "features": "api",
-    "mix": "mixing",
-    "mixtures": "mixing",
-    "sweep": "api",
-}
+# Public name -> the module that has it.
+_HOMES = {"Latents": "latents", "Pipeline": "pipeline", "UserError": "errors", "evaluate": "evaluation"}
+_HOMES |= dict.fromkeys(("augment", "features", "sweep"), "api") | dict.fromkeys(
+    ("Method", "mix", "mixtures"), "mixing"
+)
 __all__ = [
     "Latents",
     "Method",

@@ -39,10 +39,7 @@ def guidance_of(value: Any) -> float:
 
 
 def for_morph(method: str | Method, given: str = "method=") -> Method:
-    """Return the method of a morph, which is `given` as an argument or an option.
-
-    Raises: UserError where there is none, or it needs a pool.
-    """
+    """Return the method of a morph, `given` as an argument or an option. Raises: UserError for none, or of a pool."""
     try:
         parsed = method if isinstance(method, Method) else Method.parse(method)
     except ValueError as error:
@@ -57,7 +54,7 @@ def check_pairs(z: Latents, own: InversionSettings, guidance: float) -> None:
     for name, asked in (("steps", own.steps), ("guidance", guidance)):
         inverted = getattr(z.settings, name)
         if name in z.inversion.paired and asked != inverted:
-            raise UserError(
-                f"{own.name} needs the same {name} in both directions: latents were inverted with {inverted}, and "
-                f"{asked} are asked for; give {name}={asked} to invert too"
+            found = (
+                f"latents were inverted with {inverted}, and {asked} are asked for; give {name}={asked} to invert too"
             )
+            raise UserError(f"{own.name} needs the same {name} in both directions: {found}")

@@ -194,10 +194,7 @@ def load_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[s
 
 @timed("reading")
 def read_about(path: Path) -> dict[str, Any]:
-    """Return `about` of a file that `save_tensors` wrote, reading its header alone.
-
-    Raises ValueError if the header is damaged, or the file does not have the size that it promises.
-    """
+    """Return `about` of a tensor file, by its header alone. Raises ValueError if that or the file's size is wrong."""
     with _opened(path) as (_, own):
         return own["about"]
 

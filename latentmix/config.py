@@ -156,10 +156,9 @@ class Config:
             raise ValueError(f"n={max(self.n)} is more than pool={self.pool} images of a class; raise pool or lower n")
         pooled = [str(method) for method in self.methods if method.of_pool]
         if pooled and max(self.n) * WHOLE_POOL >= self.pool:
-            raise ValueError(
-                f"{pooled[0]} needs images that are not mixed, and n={max(self.n)} is all of pool={self.pool}; take a "
-                f"pool of at least {2 * max(self.n)}, or leave out {', '.join(pooled)}"
-            )
+            needed = f"{pooled[0]} needs images that are not mixed, and n={max(self.n)} is all of pool={self.pool}"
+            advice = f"take a pool of at least {2 * max(self.n)}, or leave out {', '.join(pooled)}"
+            raise ValueError(f"{needed}; {advice}")
         if self.data.limit is not None and self.data.limit < self.pool:
             raise ValueError(f"pool={self.pool} is more than data.limit={self.data.limit}; raise the limit")
         if self.draws < 2:
@@ -167,19 +166,15 @@ class Config:
 
     def _check_pairs(self) -> None:
         """Raise ValueError where generation must repeat a setting of the inversion, and does not; or lacks guidance."""
-        kind = INVERSIONS[self.inversion.kind]
+        kind, name = INVERSIONS[self.inversion.kind], f"inversion={self.inversion.name}"
         for setting in kind.paired:
             inversion, generation = getattr(self.inversion, setting), getattr(self, setting)
             if inversion != generation:
-                raise ValueError(
-                    f"inversion={self.inversion.name} needs the same {setting} in both directions, not {inversion} and "
-                    f"{generation}; set {setting}=..., which sets both, and leave out inversion.{setting}"
-                )
+                needed = f"{name} needs the same {setting} in both directions, not {inversion} and {generation}"
+                raise ValueError(f"{needed}; set {setting}=..., which sets both, and leave out inversion.{setting}")
         if kind.needs_guidance and self.inversion.guidance == 1:
-            raise ValueError(
-                f"inversion={self.inversion.name} needs classifier-free guidance, and guidance=1 is none; set "
-                "guidance=2 or more, or take another inversion"
-            )
+            needed = f"{name} needs classifier-free guidance, and guidance=1 is none"
+            raise ValueError(f"{needed}; set guidance=2 or more, or take another inversion")
 
     @property
     def folder(self) -> Path:

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from latentmix.metrics import Estimate, mean_interval
 from latentmix.mixing import mix
-from latentmix.octaves import Octave, octaves, safe
+from latentmix.octaves import SURE, Octave, octaves, safe
 
 Latents = Float[Tensor, "P C h w"]
 Values = tuple[float, ...]  # one for each channel
 
-SURE = 0.95
 LAGS = (1, 2)
 
 
@@ -148,11 +147,8 @@ def norms(z: Latents) -> Norms:
 def channel_stds(z: Latents) -> tuple[Estimate, ...]:
     """Return each channel's standard deviation about its mean over all latents, with an interval over latents."""
     squares = (z - z.mean((0, 2, 3), keepdim=True)).square().mean((2, 3))  # [P, C]
-    return tuple(_root(mean_interval(channel)) for channel in squares.T)
-
-
-def _root(e: Estimate) -> Estimate:
-    return Estimate(math.sqrt(e.value), math.sqrt(max(0, e.low)), math.sqrt(e.high), e.count)
+    found = map(mean_interval, squares.T)
+    return tuple(Estimate(math.sqrt(e.value), math.sqrt(max(0, e.low)), math.sqrt(e.high), e.count) for e in found)
 
 
 def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:

@@ -69,20 +69,10 @@ class Interrupted(UserError):
         self.exit_code = 143 if isinstance(stop, Terminated) else 130
 
 
-EXTRAS = {  # import name of a package that is not in the base install -> the extra that brings it
-    "av": "video",
-    "bitsandbytes": "quantize",
-    "datasets": "data",
-    "matplotlib": "metrics",
-    "open_clip": "metrics",
-    "pyarrow": "metrics",
-    "scipy": "metrics",
-    "submitit": "slurm",
-    "torch_fidelity": "metrics",
-    "torchao": "quantize",
-    "torchmetrics": "metrics",
-    "torchvision": "metrics",
-}
+# Import name of a package that is not in the base install -> the extra that brings it.
+EXTRAS = {"av": "video", "bitsandbytes": "quantize", "datasets": "data", "submitit": "slurm", "torchao": "quantize"}
+EXTRAS |= dict.fromkeys(("matplotlib", "open_clip", "pyarrow", "scipy"), "metrics")
+EXTRAS |= dict.fromkeys(("torch_fidelity", "torchmetrics", "torchvision"), "metrics")
 
 
 @contextmanager

@@ -81,9 +81,7 @@ def write_pending(folder: Path) -> None:
         except (ValueError, LookupError, TypeError):
             pending.unlink(missing_ok=True)
             continue
-        if all(
-            path.resolve().is_relative_to(folder.resolve()) for path, _ in images
-        ):  # no path leads out of the folder
+        if all(path.resolve().is_relative_to(folder.resolve()) for path, _ in images):  # none leads out of the folder
             _write_pending(pending, images)
 
 

@@ -11,6 +11,7 @@ from latentmix.errors import UserError
 from latentmix.models import single_file
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
+from latentmix.models.pipeline import check_index
 from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
@@ -38,12 +39,7 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
 
 
 def nearest_preset(pipeline: str, config: Mapping[str, Any]) -> str:
-    """Return the preset of a pipeline class whose denoiser's config is most like `config`.
-
-    Raises: UserError where the class is of no known family, or no preset is of it.
-    """
-    if pipeline not in FAMILIES:
-        raise UserError(f"a {pipeline} can't be read; only {', '.join(FAMILIES)} can")
+    """Return the preset of a pipeline class whose denoiser's config is most like `config`. Raises: UserError."""
     presets, scores = Presets(), dict[str, int]()
     for option in presets.options("model"):
         folder = ARCHITECTURES / str(presets.read("model", option).get("architecture"))
@@ -69,12 +65,7 @@ def _pickled(settings: Sequence[str]) -> bool:
 
 def _like(folder: Path) -> list[str]:
     """Return the nearest preset to the model in a folder, and its own size."""
-    try:
-        pipeline = str(read_index(folder)["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} has no readable model_index.json, so it is no diffusers pipeline folder") from error
-    if pipeline not in FAMILIES:
-        raise UserError(f"{folder} holds a {pipeline}; only {', '.join(FAMILIES)} can be read")
+    pipeline = check_index(folder)
     denoiser, vae = (read_config(folder / part) for part in (FAMILIES[pipeline].denoiser, "vae"))
     size = native_size(denoiser, vae)
     return [f"model={nearest_preset(pipeline, denoiser)}", *([f"model.size={size}"] if size else [])]

@@ -47,10 +47,7 @@ def for_hydra(override: str) -> str:
 
 
 def grid(overrides: Sequence[str]) -> list[dict[str, str]]:
-    """Return all combinations of the overrides that name several values, `seed=0,1,2` or `seed=range(0,3)`.
-
-    Each is a dict of keys and values. Raises: UserError if no override has several values.
-    """
+    """Return all combinations of overrides with several values, as seed=0,1 or seed=range(0,3). Raises: UserError."""
     several = {key: values for key, values in map(_values, overrides) if len(values) > 1}
     if not several:
         raise UserError("-m runs all combinations of several values; name some, as in seed=0,1,2")

@@ -1,11 +1,4 @@
-"""`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line.
-
-import latentmix as lm
-
-pipe = lm.Pipeline.from_pretrained("sd15")
-z = pipe.invert(["cat.jpg", "fox.jpg"], prompts=["a cat", "a fox"])
-image = pipe.generate(lm.mix(z, [0.5, 0.5], "nin/chm"), prompt="an animal")
-"""
+"""`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,11 +62,7 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | Path,
-        *settings: str,
-        device: str | torch.device | None = None,
-        size: int | str | None = None,
+        cls, name: str | Path, *settings: str, device: str | torch.device | None = None, size: int | str | None = None
     ) -> "Pipeline":
         """Return the pipeline of a model: a preset such as "sd15" or "tiny", a folder, a single file, or OWNER/NAME.
 

@@ -14,19 +14,16 @@ from latentmix.errors import UserError
 T = TypeVar("T")
 
 
-def table(group: str, builtin: Mapping[str, T], kind: type | None = None) -> Mapping[str, T]:
-    """Return the built-in entries and those of the entry points `latentmix.<group>`, by name.
+class Table(Mapping[str, T]):
+    """The built-in entries and those of the entry points `latentmix.<group>`, by name.
 
     Installed packages are searched when a name is not built in, or when the table is listed. An entry is imported when
     it is looked up, and must be an instance of `kind` if that is given. A built-in name can't be replaced.
 
     Raises: UserError at the look-up of an entry that can't be imported or is no `kind`.
     """
-    return _Table(group, builtin, kind)
 
-
-class _Table(Mapping[str, T]):
-    def __init__(self, group: str, builtin: Mapping[str, T], kind: type | None) -> None:
+    def __init__(self, group: str, builtin: Mapping[str, T], kind: type | None = None) -> None:
         self._group = f"latentmix.{group}"
         self._builtin = builtin
         self._kind = kind

@@ -116,10 +116,7 @@ def from_velocity(out: Latents, z: Latents, level: Level) -> tuple[Latents, Late
 
 
 def discrete_schedule(alphas_cumprod: Tensor, timesteps: Sequence[int], first: float) -> Schedule:
-    """Return the schedule of a network trained on discrete timesteps.
-
-    It rises through `timesteps` (increasing), from the clean level whose ᾱ is `first`.
-    """
+    """Return the schedule from the clean level of ᾱ = `first` up through discrete `timesteps` (increasing)."""
     levels = [_level(first), *(_level(alphas_cumprod[t].item()) for t in timesteps)]
     return tuple(
         Interval(clean, noisy, timestep) for clean, noisy, timestep in zip(levels, levels[1:], timesteps, strict=False)

@@ -1,7 +1,4 @@
-"""Whether everything that a run needs is here: device, weights, images, memory and disk space.
-
-What a run needs follows from its stages.
-"""
+"""Whether everything that the stages of a run need is here: device, weights, images, memory and disk space."""
 
 import sys
 import warnings

@@ -256,10 +256,7 @@ def _torch_hub_file(name: str, url: str) -> Files:
 
 
 def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
-    """Return why a file of the hub can't be read from here, by asking for its headers; None if it can.
-
-    A missing model_index.json is a refusal too: without one, a repository holds no pipeline.
-    """
+    """Return why a file of the hub can't be read from here; None if it can. A pipeline must have model_index.json."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     try:

@@ -8,12 +8,12 @@ from latentmix.data import folder, hub, imagenet, shapes, synthetic, things
 from latentmix.data.protocol import Dataset, NotFetched, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
-from latentmix.plugins import table
+from latentmix.plugins import Table
 
 __all__ = ["DATASETS", "Dataset", "NotFetched", "Source", "choose", "is_plain", "load_dataset"]
 
 # data.kind -> the function that makes a data set of its settings.
-DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = table(
+DATASETS: Mapping[str, Callable[[DataConfig], Dataset]] = Table(
     "datasets",
     {
         "shapes": lambda config: shapes.Shapes(config.light),

@@ -87,10 +87,7 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
 
 
 def in_srgb(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """Return a picture in RGB, on white where it is transparent, and in sRGB if it has a colour profile.
-
-    Return False beside it if that profile is unusable, and so left out.
-    """
+    """Return a picture in RGB and sRGB, on white where transparent; and False if its colour profile is unusable."""
     plain = picture if picture.mode in ("L", "CMYK") and not picture.has_transparency_data else rgb(picture)
     if profile := picture.info.get("icc_profile"):
         try:

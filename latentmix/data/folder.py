@@ -34,10 +34,7 @@ class Folder(Dataset):
     rules: Rules = field(default_factory=Rules)
 
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the class folders that have images, sorted.
-
-        Raises UserError if there are none, and if the folders look like a level above the classes.
-        """
+        """Return the class folders that have images, sorted. Raises UserError for none, or a level above classes."""
         names = [name for name, folder in self._folders.items() if any(image_files(folder, ADVICE))]
         if not names:
             raise UserError(f"no class folder in {self.path} has images ({', '.join(SUFFIXES)}); expected {LAYOUT}")

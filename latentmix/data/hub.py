@@ -261,10 +261,7 @@ class Hub(Dataset):
 
 
 class PlannedHub(Hub):
-    """A data set of the hub for a dry run: nothing is fetched, and images that are not here are only counted.
-
-    All images of a class are taken to be `data.limit`, or `MOST`.
-    """
+    """A data set of the hub for a dry run: nothing is fetched, and a class has `data.limit` images, or `MOST`."""
 
     def fetch(self, class_ids: Sequence[str]) -> None:
         """Fetch nothing."""
@@ -296,10 +293,7 @@ class PlannedHub(Hub):
 
 
 def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int], int]:
-    """Move a stream to where the last run noted that it was; return the images kept of each label, and the next row.
-
-    The note of a stream for anything else does not count.
-    """
+    """Move a stream on by the last note of the same wish; return the images kept of each label, and the next row."""
     progress = read_checked_json(note)
     if progress.get("wanted") != wanted:
         return Counter(), 0

@@ -81,10 +81,7 @@ def _search(path: Path) -> list[Blob]:
 
 
 def _members(archive: Blob) -> list[Blob]:
-    """Return the files in an uncompressed tar, as ImageNet's are, sorted by name; the tar may itself lie in a tar.
-
-    Raises UserError for a damaged one.
-    """
+    """Return the files in an uncompressed tar, which may lie in a tar, by name. Raises UserError for a damaged one."""
     files = []
     try:
         with archive.file.open("rb") as opened:

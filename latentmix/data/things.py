@@ -1,11 +1,8 @@
 """data=things: ten everyday objects at 128 px, drawn with light and soft shadows.
 
-Its images have the statistics that the paper's effect depends on, as photographs do: 1/f ("pink") texture over the
-whole frame, a palette for each class in the ground, one to three objects anywhere, and fine grain. The plane repeats:
-what leaves the frame on one side enters on the other. So a class's mean image is one flat colour, and all that its
-latents have in common is a colour.
-
-An image depends on (class, index) alone.
+Its images have the statistics that the paper's effect depends on, for the reasons that shapes.py gives: pink texture, a
+palette for each class in the ground, objects anywhere, fine grain, and a plane that repeats. An image depends on
+(class, index) alone.
 """
 
 from collections.abc import Sequence

@@ -63,20 +63,14 @@ def load(name: str, device: str | torch.device = "cpu") -> Network:
 
 
 def frechet_network(name: str, device: torch.device) -> Network:
-    """Return the network of the Fréchet distance and its like: one of `FRECHET`, or a DINOv2 in a folder.
-
-    Raises: UserError where there is no such network and, at the first use, where its weights can't be had.
-    """
+    """Return the network of the Fréchet distance: one of `FRECHET`, or a DINOv2 in a folder. Raises as `load` does."""
     if name in FRECHET:
         return FRECHET[name](device)
     return dinov2.of_folder(_folder(name), device)
 
 
 def perceptual_network(name: str, device: torch.device) -> Perceptual:
-    """Return the distance between two images: one of `PERCEPTUAL`.
-
-    Raises: UserError where there is no such distance and, at the first use, where its weights can't be had.
-    """
+    """Return the distance between two images: one of `PERCEPTUAL`. Raises as `load` does."""
     if name not in PERCEPTUAL:
         raise UserError(f"there is no perceptual distance {name!r}; there are {', '.join(PERCEPTUAL)}")
     return PERCEPTUAL[name](device)
@@ -92,10 +86,7 @@ def frechet_width(name: str) -> int:
 
 
 def dinov2_folder(name: str) -> Path | None:
-    """Return the folder that a name of a network is; None where it is one of `FRECHET`.
-
-    Raises: UserError where there is neither, or the folder holds no DINOv2.
-    """
+    """Return the folder that a name is; None for one of `FRECHET`. Raises: UserError where it holds no DINOv2."""
     return None if name in FRECHET else _folder(name)
 
 

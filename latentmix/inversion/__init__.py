@@ -10,9 +10,9 @@ from latentmix.inversion.forward import FORWARD
 from latentmix.inversion.midpoint import MIDPOINT
 from latentmix.inversion.null_text import NULL_TEXT
 from latentmix.inversion.renoise import RENOISE
-from latentmix.plugins import table
+from latentmix.plugins import Table
 
-INVERSIONS: Mapping[str, Inversion] = table(
+INVERSIONS: Mapping[str, Inversion] = Table(
     "inversions",
     {
         "ddim": DDIM,

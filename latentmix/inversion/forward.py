@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from latentmix import sampling
-from latentmix.inversion.base import Inversion, InversionSettings, State, cfg_factor
+from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.models.protocol import Conditioning, Model, predictor
 from latentmix.rng import noise
 from latentmix.sampling import Schedule
@@ -48,5 +48,4 @@ FORWARD = Inversion(
     settings=ForwardSettings,
     version=2,  # 1 seeded the noise by clean latents, which differ by rounding between devices
     by_name=True,
-    nfe=lambda settings: cfg_factor(settings.guidance),
 )

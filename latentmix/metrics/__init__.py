@@ -21,7 +21,7 @@ from latentmix.metrics.distances import (
 )
 from latentmix.metrics.intervals import Comparison, Estimate, Sample, average, jackknifed, mean, mean_interval, paired
 from latentmix.metrics.neighbours import coverage, density, precision, recall
-from latentmix.plugins import table
+from latentmix.plugins import Table
 
 __all__ = [
     "METRICS",
@@ -133,7 +133,7 @@ LIMIT = "FID∞ estimates the limit of many generated images, and its interval o
 _Unplotted = partial(Metric, plotted=False)
 _ToMean = partial(Metric, better="lower", network="clip", limits=COSINE, note=TYPICAL, down_to_real=True)
 
-METRICS: Mapping[str, Metric] = table(
+METRICS: Mapping[str, Metric] = Table(
     "metrics",
     {
         "fid": Metric("FID", "lower", "frechet", _frechet, ("fd", "Fréchet distance"), limits=DISTANCE, note=COUNTS),

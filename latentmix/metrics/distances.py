@@ -1,7 +1,4 @@
-"""Distances between the features x [n, D] of generated images and y [m, D] of real ones, in float64.
-
-Features are tensors or arrays.
-"""
+"""Distances in float64 between features, tensors or arrays: x [n, D] of generated images, y [m, D] of real ones."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -77,9 +77,7 @@ def mean(values: Given, unseen: Ends | None = None) -> Sample:
 
 
 def _students(value: float, parts: Values) -> tuple[float, float]:
-    """Return Student's interval from the scatter of the parts; NaN for fewer than two."""
-    if len(parts) < 2:
-        return math.nan, math.nan
+    """Return Student's interval from the scatter of two parts or more."""
     half = _student(len(parts) - 1) * parts.std().item() / math.sqrt(len(parts))
     return value - half, value + half
 

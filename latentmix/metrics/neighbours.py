@@ -62,13 +62,9 @@ def coverage(x: Features, y: Others, k: int = 5) -> Sample:
 
 def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:
     """Return which rows of x lie in which balls around rows of y, their surface included."""
-    return _distances(x, y) <= _radii(_distances(y, y), k)
+    radii = _distances(y, y).kthvalue(min(k, len(y) - 1) + 1, dim=1).values  # a row is its own nearest
+    return _distances(x, y) <= radii
 
 
 def _distances(x: Features, y: Others) -> Float[Tensor, "n m"]:
     return torch.cdist(as_tensor(x).double(), as_tensor(y).double())
-
-
-def _radii(within: Float[Tensor, "n n"], k: int) -> Float[Tensor, " n"]:
-    """Return the distance from each row to the k-th nearest other row. A row is its own nearest."""
-    return within.kthvalue(min(k, len(within) - 1) + 1, dim=1).values

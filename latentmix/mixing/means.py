@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentmix.mixing.iterative import Latents
-from latentmix.plugins import table
+from latentmix.plugins import Table
 
 Means = Float[Tensor, "_ _ _ _"]  # [N, C, H, W], with 1 for each dimension that d is constant along, N included
 
@@ -48,7 +48,7 @@ def pattern_and_own_means(z: Latents) -> Latents:
     return common - common.mean((2, 3), keepdim=True) + z.mean((2, 3), keepdim=True)
 
 
-MEANS: Mapping[str, Mean] = table(
+MEANS: Mapping[str, Mean] = Table(
     "means",
     {
         "0": Mean(lambda z: z.new_zeros(len(z), 1, 1, 1), "nothing split off"),
@@ -68,10 +68,7 @@ _CUTOFF = re.compile(r"lp(\d+(\.\d+)?)")
 
 
 def find_mean(name: str) -> Mean:
-    """Return the mean of a name in MEANS, or the low-pass filter of another cut-off, such as `lp0.5`.
-
-    Raises: KeyError for an unknown name.
-    """
+    """Return a mean of MEANS, or the low-pass filter of another cut-off, such as `lp0.5`. Raises: KeyError."""
     if cutoff := _CUTOFF.fullmatch(name):
         return replace(MEANS["lp"], split=partial(low_pass, cutoff=float(cutoff[1])))
     return MEANS[name]

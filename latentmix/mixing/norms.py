@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentmix.mixing.iterative import Latents, Mixtures, Weights, adain, nao, slerp
-from latentmix.plugins import table
+from latentmix.plugins import Table
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def divide(a: Tensor | float, b: Tensor) -> Tensor:
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
-NORMS: Mapping[str, Norm] = table(
+NORMS: Mapping[str, Norm] = Table(
     "norms",
     {
         # eq. 1: the weighted mean, whose norm falls as N grows

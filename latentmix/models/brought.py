@@ -102,10 +102,7 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
 
 
 def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configs of a pipeline's denoiser and VAE.
-
-    Raises: UserError for a pipeline, or one of its networks, that is of no known class.
-    """
+    """Return the configs of a pipeline's denoiser and VAE. Raises: UserError where a network's class is not known."""
     family = family_of(pipe)
     for part in family.networks:
         if (network := getattr(pipe, part, None)) is not None:

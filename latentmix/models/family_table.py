@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from latentmix import plugins
 from latentmix.models import flux, mmdit, sdxl, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
+from latentmix.plugins import Table
 
 OWN = (unet.FAMILY, sdxl.FAMILY, mmdit.FAMILY, flux.FAMILY)
-FAMILIES = plugins.table("models", {family.pipeline: family for family in OWN}, Family)
+FAMILIES = Table("models", {family.pipeline: family for family in OWN}, Family)
 BESIDE = re.compile(r"Img2Img|Inpaint(ing)?|ControlNet(Union)?|PAG")  # what diffusers' names add for the same parts
 
 

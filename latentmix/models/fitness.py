@@ -49,10 +49,7 @@ def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
 
 
 def check_flow(folder: Path, dynamic: bool = False) -> None:
-    """Raise UserError for a scheduler whose noise levels are not those of a rectified flow, or are not known.
-
-    `dynamic` says whether the family knows a shift that depends on the size of the image.
-    """
+    """Raise UserError for a scheduler of unknown noise levels. `dynamic` allows a shift by the size of the image."""
     place, stored = folder / "scheduler", read_scheduler(folder)
     _check_class(place, stored, FLOW, "a rectified flow; write a FlowMatchEulerDiscreteScheduler with its shift there")
     for setting in (s for s in UNKNOWN if stored.get(s) and not (dynamic and s == "use_dynamic_shifting")):
@@ -84,9 +81,9 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
             raise UserError(f"{place} needs {needed} beside a prompt ({setting}), which can't be given here")
     if config.get("addition_embed_type") != addition:
         raise UserError(f"{place} has addition_embed_type={config.get('addition_embed_type')}, not {addition}")
-    asked = config.get("cross_attention_dim", 1280)
-    if width not in (asked if isinstance(asked, list) else [asked]):
-        raise UserError(f"{place} reads prompts of width {asked}, and its encoder's have {width}; one is another's")
+    dim = config.get("cross_attention_dim", 1280)
+    if width not in (dim if isinstance(dim, list) else [dim]):
+        raise UserError(f"{place} reads prompts of width {dim}, and its text encoder's have {width}; one is another's")
 
 
 def check_transformer(folder: Path, config: Mapping[str, Any], channels: int, width: int | None) -> None:

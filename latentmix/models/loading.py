@@ -137,10 +137,7 @@ def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, *
 
 
 def encode_prompts(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **options: Any) -> list[Any]:
-    """Return a text encoder's output for each prompt, padded and cut to `length` tokens.
-
-    Prompts are encoded one by one, since rounding depends on what else is in a batch.
-    """
+    """Return a text encoder's output for each prompt, of `length` tokens; one by one, as batches round differently."""
     padding = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids = tokenizer(list(prompts), max_length=length, **padding).input_ids
     hooks = [getattr(module, "_hf_hook", None) for module in encoder.modules()]  # where weights wait elsewhere

@@ -45,10 +45,7 @@ class Change:
 
 
 def parse(setting: str) -> tuple[Path, float]:
-    """Return file and factor of a setting FILE or FILE:FACTOR; of a folder, the file that diffusers saves there.
-
-    Raises: UserError where the factor is no number.
-    """
+    """Return file and factor of FILE or FILE:FACTOR; of a folder, the file that diffusers saves. Raises: UserError."""
     name, _, factor = setting.rpartition(":")
     path, number = Path(setting), 1.0
     if name and not path.exists():  # paths may have colons
@@ -62,10 +59,7 @@ def parse(setting: str) -> tuple[Path, float]:
 
 
 def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
-    """Return the changes that a file holds, by network and module, where names have underscores for dots.
-
-    Raises: UserError for anything that is no plain LoRA.
-    """
+    """Return a file's changes by network and module, in underscores. Raises: UserError for what is no plain LoRA."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:
         flat = name.replace(".", "_").removeprefix("base_model_model_")
@@ -108,10 +102,7 @@ def compvis_name(name: str, layers: int) -> str:
 
 
 def targets(network: nn.Module, part: str, file: Path, names: Iterable[str]) -> Iterator[tuple[Any, str, Change]]:
-    """Yield each module that a file changes, its name there, and how.
-
-    Raises: UserError where the network has no such module.
-    """
+    """Yield each module that a file changes, its name there, and how. Raises: UserError for an unknown module."""
     wanted = changes(file, names).get(part, {})
     modules = {name.replace(".", "_").removeprefix("text_model_"): module for name, module in network.named_modules()}
     if any(name.startswith(COMPVIS) for name in wanted):

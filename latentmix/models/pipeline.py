@@ -28,10 +28,7 @@ from latentmix.weight_files import (
 
 
 def find(config: ModelConfig) -> Path:
-    """Return the pipeline folder that settings make of `path`, an embedded one, or a snapshot from the hub.
-
-    Raises: UserError where it can't be had, or latentmix can't read it.
-    """
+    """Return the pipeline folder that settings make: of a path, an embedded or a hub's one. Raises: UserError."""
     if config.path is not None:
         return _checked(Path(config.path), config)
     if config.embedded is not None:
@@ -103,10 +100,7 @@ def files_on_hub(config: ModelConfig) -> dict[str, Any]:
 
 
 def snapshot(config: ModelConfig) -> Path | None:
-    """Return a repository's folder in the hub's cache; None where what is read of it is not there whole.
-
-    No network is used.
-    """
+    """Return a repository's folder in the hub's cache, asking no network; None where it is not there whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -151,7 +145,7 @@ def _checked(base: Path, config: ModelConfig) -> Path:
     Raises: UserError, which says what is missing, where no pipeline of a known family is there, whole.
     """
     if not is_single_file(base):
-        _check_index(base)
+        check_index(base)
     folder = assembled(base, config)
     family, index = family_of(folder), read_index(folder)
     for part in present_parts(folder, family):
@@ -193,8 +187,8 @@ def _check_tokenizer(folder: Path, kind: Any) -> None:
         raise UserError(f"{folder / files[0]} is not that of {merges}; copy the whole folder again")
 
 
-def _check_index(folder: Path) -> None:
-    """Raise UserError where a folder holds no pipeline of a known family."""
+def check_index(folder: Path) -> str:
+    """Return the class of the pipeline in a folder. Raises: UserError where there is none of a known family."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; model.path must be a diffusers pipeline or a single file")
     try:
@@ -205,3 +199,4 @@ def _check_index(folder: Path) -> None:
         raise UserError(f"{folder} has no readable model_index.json, so it is no pipeline folder{instead}") from None
     if name not in FAMILIES:
         raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")
+    return name

@@ -14,10 +14,7 @@ from latentmix.sampling import Level, Predict, Schedule
 
 @dataclass(frozen=True)
 class Text:
-    """Encoded prompts, one row each: states [B, S, D] and, for families that have one, a summary `pooled` [B, P].
-
-    P is 0 for the other families.
-    """
+    """Encoded prompts, a row each: states [B, S, D] and a summary `pooled` [B, P]; P is 0 for families without one."""
 
     states: Tensor
     pooled: Tensor
@@ -63,10 +60,7 @@ class Conditioning:
 
 class Sized(Protocol):
     def latent_shape(self, size: int | str) -> tuple[int, int, int]:
-        """Return C, h, w of the latents of images of a size: 512 pixels a side, or "768x512", width and height.
-
-        Raises: ValueError for a size that the model can't take.
-        """
+        """Return C, h, w of the latents of images of a size, 512 or "768x512". Raises: ValueError for an unfit one."""
 
 
 class Model(Sized, Protocol):

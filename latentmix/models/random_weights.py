@@ -21,10 +21,7 @@ from latentmix.models.placeholder import ARCHITECTURES, architectures
 
 
 def random_folder(name: str, parent: Path) -> Path:
-    """Return a pipeline folder of an architecture with random weights in 16 bits, made at the first call.
-
-    Raises: UserError for an unknown name.
-    """
+    """Return the folder of an architecture with random weights, made at the first call. Raises: UserError."""
     if name not in architectures():
         raise UserError(f"--random knows the full sizes of {', '.join(architectures())}, not of {name}")
     source, folder = ARCHITECTURES / name, parent / name
@@ -45,10 +42,7 @@ def random_folder(name: str, parent: Path) -> Path:
 
 
 def random_network(folder: Path, class_name: str) -> Any:
-    """Return a network with the config in a folder and random weights.
-
-    It is built in 16 bits, as two billion numbers take twice the memory in 32.
-    """
+    """Return a network with the config in a folder and random weights, in 16 bits, which takes half the memory."""
     network = resolve_name(class_name)
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES["float16"])

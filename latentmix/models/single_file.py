@@ -53,10 +53,7 @@ def headers(file: Path, pickled: bool) -> dict[str, Tensor]:
 
 
 def architecture(file: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Return the name of the architecture that a checkpoint has, by its names of weights and their shapes.
-
-    Raises: UserError where latentmix can't read it.
-    """
+    """Return the architecture of a checkpoint, by its weights' names and shapes. Raises: UserError for others."""
     kind = _kind(tensors)
     if kind in TRANSFORMERS:
         if any(name.endswith(SCALED) for name in tensors if not name.startswith("text_encoders.")):

@@ -57,10 +57,7 @@ class VAE:
         return decoder | ({"vae tiles": str(TILE)} if self.speed.vae_tiling else {})
 
     def latent_shape(self, size: int | str, patch: int = 1) -> tuple[int, int, int]:
-        """Return C, h, w of the latents of images of a size.
-
-        Raises: ValueError for a size that is not a whole number of the network's patches, of `patch` latents a side.
-        """
+        """Return C, h, w of latents of a size. Raises: ValueError unless it is whole patches of `patch` latents."""
         height, width = height_width(size)
         if height % (self.reduction * patch) or width % (self.reduction * patch):
             raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
