@@ -105,8 +105,6 @@ class Pipeline:
         check_size(made.model, config.model.size)
         return made
 
-    # Inversion
-
     def invert(
         self,
         images: Any,
@@ -146,8 +144,6 @@ class Pipeline:
             states = self._in_batches(len(pixels), compute)
         state = {name: torch.cat([part[name] for part in states]) for name in states[0]}
         return Latents(state, tuple(texts), kind, own, scale, single)
-
-    # Generation
 
     def generate(
         self,

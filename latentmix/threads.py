@@ -21,7 +21,10 @@ def usable_cores() -> int:
     `os.cpu_count` counts all of the machine's, of which a container or a Slurm job may have few.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota())))
+    with suppress(OSError, ValueError):  # of cgroup version 2: "max 100000", or "200000 100000", which is 2 cores
+        quota, period = map(int, CPU_MAX.read_text().split())
+        cores = min(cores, math.ceil(quota / period))
+    return max(1, cores)
 
 
 def on_all_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -31,12 +34,3 @@ def on_all_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> lis
     """
     with ThreadPoolExecutor(min(usable_cores(), torch.get_num_threads())) as threads:
         return list(threads.map(work, items))
-
-
-def _quota() -> float:
-    """Return the CPU quota, in cores, of this process's container (cgroup version 2); inf for none."""
-    with suppress(OSError, ValueError):
-        quota, period = CPU_MAX.read_text().split()  # such as "200000 100000", which is 2 cores
-        if quota != "max":
-            return int(quota) / int(period)
-    return math.inf

@@ -200,9 +200,6 @@ def read_config(folder: Path) -> JSONObject:
     return read_object(folder / "config.json")
 
 
-# --- digests --------------------------------------------------------------------------------------------------------
-
-
 def digest(folder: Path, files: Iterable[Path]) -> str:
     """Return 16 hex digits that name the contents of files, and their names relative to `folder`."""
     return digest_named((file.relative_to(folder).as_posix(), file) for file in files)

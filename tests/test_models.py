@@ -32,7 +32,7 @@ from latentmix.compose import compose
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
-from latentmix.models import load_model, vae
+from latentmix.models import load_model
 from latentmix.models.pipeline import find
 from latentmix.models.protocol import Conditioning, Text
 from latentmix.models.settings import ModelConfig
@@ -329,10 +329,10 @@ def test_pixels_beyond_black_and_white_are_cut_off(random: Pair, monkeypatch: py
 def test_the_vae_takes_a_large_batch_in_parts(random: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of at most two images of 512 px."""
     for size, parts in ((64, [20]), (256, [8, 8, 4]), (512, [2] * 10), (4096, [1] * 20)):
-        assert [len(part) for part in vae._within_memory(torch.zeros(20, 1), (size, size))] == parts
+        assert [len(part) for part in random.model.vae._parts(torch.zeros(20, 1), (size, size))] == parts
     latents = random.model.encode(random.images())
     images = random.model.decode(latents)
-    monkeypatch.setattr(vae, "_within_memory", lambda batch, size: batch.split(1))
+    monkeypatch.setattr(random.model.vae, "_parts", lambda batch, size: batch.split(1))
     assert furthest(random.model.encode(random.images()), latents) < 1e-5
     assert_same_pixels(random.model.decode(latents), images.float())
 

@@ -32,9 +32,6 @@ LONG = 900  # estimated seconds on a CPU that are worth a warning
 QUANTIZED = {"int8": 1.0, "fp8": 1.0, "nf4": 0.57}  # bytes of a weight, roughly
 
 
-# The device
-
-
 def check_device(experiment: Experiment) -> list[Finding]:
     """Return whether the device can be used, and a warning of a GPU that device=auto could not take."""
     try:
@@ -89,9 +86,6 @@ def _operations_per_second() -> float:
         _ = a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * 1024**3 / min(seconds)
-
-
-# Memory and disk
 
 
 def check_memory(experiment: Experiment) -> Finding:

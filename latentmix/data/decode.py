@@ -125,12 +125,8 @@ def _without_metadata(content: bytes) -> bytes | None:
     kept, at = [PNG_START], len(PNG_START)
     while at + 12 <= len(content):  # a chunk: length of data, kind, data, checksum
         kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4])
-        if kind in PNG_PIXELS or (kind == b"eXIf" and _is_whole(content[at + 4 : end])):
+        chunk = content[at + 4 : end]
+        if kind in PNG_PIXELS or (kind == b"eXIf" and zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:])):
             kept.append(content[at:end])
         at = end
     return b"".join(kept)
-
-
-def _is_whole(chunk: bytes) -> bool:
-    """Return True if a PNG's chunk (kind, data, checksum) matches its checksum."""
-    return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:])

@@ -23,9 +23,6 @@ class Part:
     bevel: float = 0.3
 
 
-# --- primitives -----------------------------------------------------------------------------------------------------
-
-
 def disc(cx: float, cy: float, radius: float) -> Distance:
     return lambda x, y: np.hypot(x - cx, y - cy) - radius
 
@@ -105,9 +102,6 @@ def turned(count: int, distance: Distance, start: float = 0.0) -> Distance:
         return lambda x, y: distance(x * cos + y * sin, y * cos - x * sin)
 
     return union(*map(one, angles))
-
-
-# --- objects --------------------------------------------------------------------------------------------------------
 
 
 def _star_points(outer: float, inner: float) -> list[tuple[float, float]]:

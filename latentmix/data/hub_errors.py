@@ -34,7 +34,11 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
         login = f"accept its terms at {PAGE}{name}, then log in with `hf auth login`"
         return NotFetched(f"{name} is gated: {login}{instead}")
     if kinds & NETWORK:
-        reason = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hugging Face hub can't be reached"
+        import datasets
+        from huggingface_hub import constants
+
+        is_offline = constants.is_offline_mode() or datasets.config.HF_HUB_OFFLINE
+        reason = "HF_HUB_OFFLINE is set" if is_offline else "the Hugging Face hub can't be reached"
         advice = f"run this once with a network, or copy {kept} from a machine that has it{instead}"
         return NotFetched(f"{name} is not here, and {reason}; {advice}")
     if kinds & NO_REPOSITORY or "Couldn't find any data file" in texts:
@@ -74,13 +78,6 @@ def _kinds(error: BaseException) -> list[str]:
 def is_local(name: str) -> bool:
     """Return True if a data set is a folder of this machine: it exists, or its name can only be a path."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
-
-
-def _is_offline() -> bool:
-    import datasets
-    from huggingface_hub import constants
-
-    return bool(constants.is_offline_mode() or datasets.config.HF_HUB_OFFLINE)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -89,9 +89,6 @@ def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]
     return Placed(x, y, radius, rng.uniform(-0.6, 0.6), (main, *accents), mirrored=bool(rng.random() < 0.5))
 
 
-# --- the painter ----------------------------------------------------------------------------------------------------
-
-
 def _paint(image: Array, placed: Placed, parts: Sequence[Part], texture: Array) -> None:
     """Paint an object and its shadow into `image` [3, 128, 128], around the frame where it is cut."""
     rows, columns, x, y = _window(placed)

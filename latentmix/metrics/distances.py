@@ -19,9 +19,6 @@ Values = Float[Tensor, " n"]
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-# --- Fréchet --------------------------------------------------------------------------------------------------------
-
-
 def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     """Return ‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance (Heusel et al.) of fitted Gaussians.
 
@@ -91,9 +88,6 @@ def _mean_and_root(x: Features) -> tuple[Tensor, Tensor]:
     mean = x.mean(0)
     root = (x - mean) / math.sqrt(len(x) - 1)
     return mean, torch.linalg.qr(root, mode="r").R if len(x) > x.shape[1] else root
-
-
-# --- Kernels --------------------------------------------------------------------------------------------------------
 
 
 def kid(x: Features, y: Others) -> Sample:
@@ -170,9 +164,6 @@ def _to_others(k: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     return (k.sum(1) - k.diagonal()) / (len(k) - 1)
 
 
-# --- Cosine ---------------------------------------------------------------------------------------------------------
-
-
 def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor, " n"]:
     """Return 1 − cos between each row of x and the mean of the rows of y, first normalised to length 1 if `unit`."""
     x, y = as_tensor(x).double(), as_tensor(y).double()
@@ -184,9 +175,6 @@ def clip_scores(x: Features, text: Float[Any, "1 D"]) -> Float[Tensor, " n"]:
     """Return max(100 cos, 0) of each image and a text: CLIPScore (Hessel et al.), with a factor of 100 for its 2.5."""
     x, text = as_tensor(x).double(), as_tensor(text).double()
     return 100 * (functional.normalize(x, dim=1) @ functional.normalize(text[0], dim=0)).clamp(min=0)
-
-
-# --- Activations ----------------------------------------------------------------------------------------------------
 
 
 def activation_distances(a: Sequence[Float[Any, "n _ _ _"]], b: Sequence[Float[Any, "n _ _ _"]]) -> Values:

@@ -130,7 +130,7 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """
     parsed = [method if isinstance(method, Method) else Method.parse(method) for method in methods]
-    z = _at_least_float32(latents)
+    z = latents.to(torch.promote_types(latents.dtype, torch.float32))
     w = weights.to(z)
     with _full_precision(z.device):
         centroids = (w @ z.flatten(1)).unflatten(1, z.shape[1:])
@@ -197,10 +197,6 @@ def _chunks(x: Tensor) -> list[slice]:
     """Return slices of the rows that are worked on at once: on a CPU, as many as its caches hold; elsewhere all."""
     rows = max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
     return [slice(start, start + rows) for start in range(0, len(x), rows)]
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _refuse_whole_pool(w: Weights) -> None:

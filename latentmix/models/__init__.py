@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 
 from latentmix.errors import UserError
-from latentmix.models.protocol import Model, Sized
+from latentmix.models.protocol import Model
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 
 
@@ -34,7 +34,7 @@ def load_model(
     return model
 
 
-def check_size(model: Sized, size: int | str) -> None:
+def check_size(model: Model, size: int | str) -> None:
     """Raise UserError where a model can't take images of a size."""
     try:
         model.latent_shape(size)

@@ -154,9 +154,6 @@ def _empty(config: bytes, class_name: str) -> Any:
         return network(network.config_class(**json.loads(config)))
 
 
-# --- single files ---------------------------------------------------------------------------------------------------
-
-
 def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, bytes]]:
     """Return the folder of the configs of a checkpoint, and files that are made for it."""
     tensors = single_file.headers(file, config.pickled)

@@ -44,8 +44,6 @@ class PipelineModel(ABC):
         self.encode, self.decode = self.vae.encode, self.vae.decode
         self.check()
 
-    # What a family has of its own
-
     @property
     @abstractmethod
     def family(self) -> Family:
@@ -70,8 +68,6 @@ class PipelineModel(ABC):
     def guidance_context(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Return a context in which the denoiser runs on one conditioning."""
         return nullcontext()
-
-    # What all have
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -135,9 +135,6 @@ def _snapshot(config: ModelConfig) -> Path:
         raise UserError(f"{here} and could not be fetched: {one_line(error)}; try again, {instead}") from error
 
 
-# --- whether it can be read -----------------------------------------------------------------------------------------
-
-
 def _checked(base: Path, config: ModelConfig) -> Path:
     """Return the pipeline folder that settings make of `base`, which is a folder or a single file.
 

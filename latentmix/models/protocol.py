@@ -58,13 +58,11 @@ class Conditioning:
         return self._expanded[rows]
 
 
-class Sized(Protocol):
+class Model(Protocol):
+    """Everything that a family of models must provide."""
+
     def latent_shape(self, size: int | str) -> tuple[int, int, int]:
         """Return C, h, w of the latents of images of a size, 512 or "768x512". Raises: ValueError for an unfit one."""
-
-
-class Model(Sized, Protocol):
-    """Everything that a family of models must provide."""
 
     @property
     def dtype(self) -> torch.dtype:

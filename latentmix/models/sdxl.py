@@ -4,7 +4,6 @@ The refiner is not read: it starts from latents that the base model has partly d
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from latentmix.models import text_encoders, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Text
-from latentmix.models.shared_prefix import SharedPrefix
 from latentmix.profiling import timed
 from latentmix.weight_files import read_config
 
@@ -59,11 +57,6 @@ class SDXLModel(unet.UNetModel):
         height, width = (side * self.vae.reduction for side in z.shape[2:])
         ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=z.device)
         return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": ids.expand(len(z), -1)}}
-
-    @cached_property
-    def _prefix(self) -> SharedPrefix:
-        """Return a prefix of the first convolution: all that follow read the pooled embedding with the time step."""
-        return SharedPrefix(iter((self.denoiser.conv_in,) if self.speed.shared_prefix else ()))
 
 
 FAMILY = Family(

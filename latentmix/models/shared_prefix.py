@@ -46,8 +46,13 @@ def _each_tensor(work: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 
 def prefix_modules(unet: Any) -> Iterator[nn.Module]:
-    """Yield the modules of diffusers' `UNet2DConditionModel` before its first cross-attention, in their order."""
+    """Yield the modules of diffusers' `UNet2DConditionModel` before its first cross-attention, in their order.
+
+    With an additional embedding, as SDXL's, all after the first convolution read the prompt with the time step.
+    """
     yield unet.conv_in
+    if unet.config.addition_embed_type is not None:
+        return
     for block in unet.down_blocks:
         if not getattr(block, "has_cross_attention", False):
             yield block

@@ -84,7 +84,9 @@ class VAE:
         return read_config(self.folder)
 
     def _parts(self, batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-        return batch.split(1) if self.speed.vae_tiling else _within_memory(batch, size)
+        """Split a batch into single images if the VAE works in tiles, else into parts of two images of 512 px, or as
+        many pixels: they keep a GPU busy, and take 1.5 GiB."""
+        return batch.split(1 if self.speed.vae_tiling else max(1, 2 * 512**2 // math.prod(size)))
 
     @cached_property
     @timed("loading weights")
@@ -104,8 +106,3 @@ class VAE:
         if self.speed.compile is True and self.device.type == "cuda":
             compiled(network.decoder)
         return network
-
-
-def _within_memory(batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-    """Split a batch into parts of two images of 512 px, or as many pixels: they keep a GPU busy, and take 1.5 GiB."""
-    return batch.split(max(1, 2 * 512**2 // math.prod(size)))
