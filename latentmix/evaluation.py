@@ -30,7 +30,7 @@ def evaluate(
     *,
     features: str | Path = "inception",
     clip: str = "ViT-L-14/openai",
-    perceptual: str = "lpips-alex",
+    perceptual: str = "alex",
     device: str | torch.device | None = None,
 ) -> dict[str, Estimate]:
     """Return each metric of `images` against `reference`, with its 95 % interval.

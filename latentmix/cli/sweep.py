@@ -70,7 +70,7 @@ def evaluate(
     metrics: Annotated[str, Option(help="Of --images, with commas between.")] = "fid,kid,precision,recall",
     features: Annotated[str, Option(help="Network of FID and the like: inception, dinov2, ...")] = "inception",
     clip: Annotated[str, Option(help="CLIP of open_clip.")] = "ViT-L-14/openai",
-    perceptual: Annotated[str, Option(help="Network of diversity.")] = "lpips-alex",
+    perceptual: Annotated[str, Option(help="Network of diversity.")] = "alex",
     out: Annotated[Path | None, Option("-o", "--out", help="Write the table of --images to this CSV file.")] = None,
     dry_run: DryRun = False,
 ) -> None:

@@ -55,8 +55,5 @@ def _chosen(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str
     classes, count = data.classes(), int(drawn[1])
     if count > len(classes):
         raise UserError(f"data.classes={wanted[0]} asks for more than the {len(classes)} classes that there are")
-
-    def rank(class_id: str) -> bytes:
-        return sha256(f"{seed} {class_id}".encode(errors="surrogateescape")).digest()
-
-    return tuple(sorted(sorted(classes, key=rank)[:count]))
+    ranked = sorted(classes, key=lambda name: sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest())
+    return tuple(sorted(ranked[:count]))

@@ -14,16 +14,8 @@ from latentmix.images import fitted
 
 Array = np.ndarray
 TRAINING_START = 1_000_000  # the embedded networks were trained on images from this index on; experiments stay below it
-HUES = {
-    "red": 0.0,
-    "orange": 1 / 12,
-    "yellow": 1 / 6,
-    "green": 1 / 3,
-    "cyan": 1 / 2,
-    "blue": 2 / 3,
-    "purple": 0.77,
-    "pink": 0.89,
-}
+HUES = {"red": 0.0, "orange": 1 / 12, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3}
+HUES |= {"purple": 0.77, "pink": 0.89}
 COUNTS = {2: "two", 3: "three"}
 PLURALS = {"cross": "crosses", "fish": "fish"}  # all others end in s
 

@@ -61,10 +61,9 @@ class Method:
             _ = NORMS[norm], find_mean(mean)
         except KeyError:
             near = nearest(text, [f"{n}/{m}" for n in NORMS for m in MEANS])
-            raise ValueError(
-                f"there is no method {text!r}; did you mean {near!r}? "
-                f"(norms {', '.join(NORMS)}; means {', '.join(MEANS)}, and lp0.5 for a cut-off of 0.5 cycles per frame)"
-            ) from None
+            means = f"{', '.join(MEANS)}, and lp0.5 for a cut-off of 0.5 cycles per frame"
+            known = f"(norms {', '.join(NORMS)}; means {means})"
+            raise ValueError(f"there is no method {text!r}; did you mean {near!r}? {known}") from None
         for pattern, reason in REFUSED.items():
             if re.fullmatch(pattern, text):
                 raise ValueError(f"there is no method {text!r}: {reason}")
@@ -202,10 +201,8 @@ def _chunks(x: Tensor) -> list[slice]:
 def _refuse_whole_pool(w: Weights) -> None:
     """Raise ValueError if nothing but rounding error is left of a mixture without the mean latent of its pool."""
     if bool((w.square().sum(1) * w.shape[1] <= WHOLE_POOL).any()):
-        raise ValueError(
-            f"a mean of the pool needs latents that are not mixed, and these weights mix all {w.shape[1]}; "
-            "pass a larger pool, with weights of 0, or take fix/chm"
-        )
+        needed = f"a mean of the pool needs latents that are not mixed, and these weights mix all {w.shape[1]}"
+        raise ValueError(f"{needed}; pass a larger pool, with weights of 0, or take fix/chm")
 
 
 @contextmanager

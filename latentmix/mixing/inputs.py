@@ -1,7 +1,6 @@
 """The layouts of latents that `mix` takes: each is brought to [N, C, H, W], and the mixture back to its own layout."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,19 +11,13 @@ from latentmix.arrays import as_tensor
 EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A layout of N latents: how it becomes [N, C, H, W], and how mixtures [K, C, H, W] become it again."""
-
-    inside: Callable[[Tensor], Tensor]
-    outside: Callable[[Tensor], Tensor]
-
-
-LAYOUTS = {  # by the number of dimensions, that of the N latents included
-    2: Layout(lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
-    3: Layout(lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # each of the C last is a channel of S tokens
-    4: Layout(lambda z: z, lambda z: z),
-    5: Layout(lambda z: z[:, 0], lambda z: z[:, None]),  # a list of [1, C, H, W], as diffusers has single latents
+Change = Callable[[Tensor], Tensor]
+# By the number of dimensions of N latents: how they become [N, C, H, W], and how mixtures [K, C, H, W] become alike.
+LAYOUTS: dict[int, tuple[Change, Change]] = {
+    2: (lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
+    3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # each of the C last is a channel of S tokens
+    4: (lambda z: z, lambda z: z),
+    5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a list of [1, C, H, W], as diffusers has single latents
 }
 
 
@@ -46,14 +39,14 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
         raise ValueError(f"a low-pass filter needs latents [N, C, H, W], not {list(z.shape)}")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     _refuse_not_finite(z)
-    layout = LAYOUTS[z.ndim]
+    inside, outside = LAYOUTS[z.ndim]
 
     def given_back(mixed: Tensor) -> Any:
         """Return mixtures [K, C, H, W] as the caller has latents."""
-        out = layout.outside(mixed)
+        out = outside(mixed)
         return out if isinstance(first, Tensor) else out.detach().cpu().numpy()
 
-    return layout.inside(z), given_back
+    return inside(z), given_back
 
 
 def checked_weights(z: Tensor, weights: Any) -> Tensor:

@@ -89,13 +89,10 @@ def _notes(
     changed = {file: lora.parts(file) for file, _ in loras}
     for file, parts in changed.items():
         if other := sorted(parts - family.networks.keys()):
-            instead = (
-                "; of FLUX.1, diffusers' names are read, and not kohya's" if "unet" in other and family.flow else ""
-            )
-            raise UserError(
-                f"{file} changes {', '.join(other)}, which {family.pipeline} does not have; leave it out, or give the "
-                f"model that it was made for{instead}"
-            )
+            kohya = "unet" in other and family.flow
+            instead = "; of FLUX.1, diffusers' names are read, and not kohya's" if kohya else ""
+            unfit = f"{file} changes {', '.join(other)}, which {family.pipeline} does not have"
+            raise UserError(f"{unfit}; leave it out, or give the model that it was made for{instead}")
     notes: dict[str, bytes] = {}
     held = single_file.headers(base, config.pickled) if base.is_file() else {}
     for part in (part for part in family.networks if f"{part}/config.json" in files):
@@ -139,10 +136,8 @@ def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, p
         single_file.check(_empty(config, class_name), part, single_file.headers(file, pickled))
     except ValueError as error:
         instead = "model.vae=FOLDER, with its config.json" if part == "vae" else "model.architecture=FOLDER"
-        raise UserError(
-            f"{file} does not have the usual {part}: {error}; if it is of another size, give the folder of its configs "
-            f"with {instead}"
-        ) from error
+        advice = f"if it is of another size, give the folder of its configs with {instead}"
+        raise UserError(f"{file} does not have the usual {part}: {error}; {advice}") from error
 
 
 def _empty(config: bytes, class_name: str) -> Any:
@@ -168,24 +163,20 @@ def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, by
     given = {*_left_out(family, config), *(["vae"] if config.vae else [])}
     lacking = [part for part in family.networks if part not in given and not single_file.holds(tensors, part)]
     if lacking and own is None:
-        raise UserError(
-            f"{file} lacks {', '.join(lacking)}; give a pipeline that has them as model.architecture=FOLDER"
-        )
+        advice = "give a pipeline folder that has them with model.architecture=FOLDER"
+        raise UserError(f"{file} lacks {', '.join(lacking)}; {advice}")
     files: dict[str, bytes] = {}
     for part in (part for part in family.parts if part.startswith("tokenizer")):
         if not (source / part).is_dir():
-            files |= {
-                f"{part}/{name}": content
-                for name, content in clip_tokenizer(told == "sd21" or part == "tokenizer_2").items()
-            }
+            made = clip_tokenizer(zero_padded=told == "sd21" or part == "tokenizer_2")
+            files |= {f"{part}/{name}": content for name, content in made.items()}
     files |= _copied(source / "scheduler", "scheduler")
     if "v_pred" in tensors:
         _set_scheduler(files, prediction_type="v_prediction")
     elif told == "sd21" and config.prediction is None:
-        raise UserError(
-            f"{file} is a Stable Diffusion 2, and does not say what it predicts: set model.prediction=v_prediction "
-            "(as most for 768 px do) or model.prediction=epsilon (as most for 512 px)"
-        )
+        choice = "v_prediction (as most for 768 px do) or model.prediction=epsilon (as most for 512 px)"
+        unsaid = f"{file} is a Stable Diffusion 2, and does not say what it predicts"
+        raise UserError(f"{unsaid}: set model.prediction={choice}")
     if "ztsnr" in tensors:
         _set_scheduler(files, rescale_betas_zero_snr=True)
     return source, files

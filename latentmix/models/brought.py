@@ -75,10 +75,8 @@ def family_of(pipe: Any) -> Family:
     names = [cls.__name__ for cls in type(pipe).__mro__]
     known = next((name for name in names if name in FAMILIES), None)
     if known is None:
-        raise UserError(
-            f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; take the text-to-image pipeline of its modules: "
-            "diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
-        )
+        instead = "take the text-to-image pipeline of its modules: diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
+        raise UserError(f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; {instead}")
     return FAMILIES[known]
 
 

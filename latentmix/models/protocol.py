@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -44,18 +44,11 @@ class Conditioning:
     text: Text
     null: Text
     guidance: float = 1.0
-    _expanded: dict[int, Text] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def expand(self, rows: int) -> Text:
-        """Return the text input of a batch of `rows` latents.
-
-        It has a row for each latent or, under guidance, `rows` times the empty prompt and then `rows` times the prompt.
-        Repeated calls return the same tensors, so that a network can keep what it computed from them.
-        """
-        if rows not in self._expanded:
-            text = self.text.expand(rows)
-            self._expanded[rows] = text if self.guidance == 1 else self.null.expand(rows) + text
-        return self._expanded[rows]
+        """Return the prompt for each of `rows` latents; under guidance, after as many times the empty prompt."""
+        text = self.text.expand(rows)
+        return text if self.guidance == 1 else self.null.expand(rows) + text
 
 
 class Model(Protocol):

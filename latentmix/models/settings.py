@@ -2,12 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath
-
-Texts = Annotated[tuple[LocalPath, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath, Several
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,17 +33,15 @@ class ModelConfig:
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
     variant: str | None = None  # of the weights, such as fp16; None takes full precision, or else what is there
-    lora: Texts = ()  # FILE or FILE:FACTOR, added to the weights
+    lora: Several[LocalPath] = ()  # FILE or FILE:FACTOR, added to the weights
     vae: LocalPath | None = None  # a folder or a file, in place of the pipeline's own
     t5: bool = True  # false leaves T5 out, where a pipeline can do without
     prediction: Literal["epsilon", "v_prediction"] | None = None  # in place of what the scheduler's config says
 
     def __post_init__(self) -> None:
         if self.embedded is not None and self.hub is not None and self.path is None:
-            raise ValueError(
-                f"model.hub={self.hub} is not read, as this model's weights come with latentmix; give a model of its "
-                "family with it, such as model=sd15"
-            )
+            unread = f"model.hub={self.hub} is not read, as this model's weights come with latentmix"
+            raise ValueError(f"{unread}; give a model of its family with it, such as model=sd15")
         if self.prompt.count("{}") != 1 or set("{}") & set(self.prompt.replace("{}", "")):
             raise ValueError("the prompt must contain {} once, where the class's name goes, and no other braces")
 
