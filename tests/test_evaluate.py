@@ -1,7 +1,8 @@
 """Any two sets of images measured against each other, and compared with torch-fidelity."""
 
 import csv
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 import latentmix as lm
+from latentmix.cli import sweep as options
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
-from latentmix.feature_networks import frechet_network
+from latentmix.feature_networks import FRECHET, PERCEPTUAL, frechet_network
 from latentmix.metrics import METRICS
 
 COUNT, WIDTH = 80, 64  # more images than features, for a covariance of full rank
@@ -98,6 +100,12 @@ def test_fid_kid_and_precision_and_recall_are_those_of_torch_fidelity(folders: t
     assert 0 < ours["precision_embedded"].value < 1 or 0 < ours["recall_embedded"].value < 1
     for estimate in ours.values():
         assert estimate.low < estimate.value < estimate.high and estimate.count == COUNT
+
+
+@pytest.mark.parametrize("function", [lm.evaluate, options.evaluate])
+def test_the_networks_that_are_taken_unasked_exist(function: Callable[..., object]) -> None:
+    defaults = inspect.signature(function).parameters
+    assert defaults["features"].default in FRECHET and defaults["perceptual"].default in PERCEPTUAL
 
 
 def test_the_command_writes_what_python_returns(folders: tuple[Path, Path], tmp_path: Path) -> None:
