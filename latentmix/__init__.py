@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 # Public name -> the module that has it.
 _HOMES = {"Latents": "latents", "Pipeline": "pipeline", "UserError": "errors", "evaluate": "evaluation"}
-_HOMES |= dict.fromkeys(("augment", "features", "sweep"), "api") | dict.fromkeys(
-    ("Method", "mix", "mixtures"), "mixing"
-)
+_HOMES |= dict.fromkeys(("augment", "features", "sweep"), "api")
+_HOMES |= dict.fromkeys(("Method", "mix", "mixtures"), "mixing")
 __all__ = [
     "Latents",
     "Method",

@@ -54,7 +54,5 @@ def check_pairs(z: Latents, own: InversionSettings, guidance: float) -> None:
     for name, asked in (("steps", own.steps), ("guidance", guidance)):
         inverted = getattr(z.settings, name)
         if name in z.inversion.paired and asked != inverted:
-            found = (
-                f"latents were inverted with {inverted}, and {asked} are asked for; give {name}={asked} to invert too"
-            )
-            raise UserError(f"{own.name} needs the same {name} in both directions: {found}")
+            needed = f"{own.name} needs the same {name} in both directions: latents were inverted with {inverted}"
+            raise UserError(f"{needed}, and {asked} are asked for; give {name}={asked} to invert too")

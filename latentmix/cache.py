@@ -84,10 +84,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 def explain_write_error(path: Path, error: OSError) -> UserError:
     """Return an error that says why a file can't be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(
-            f"the disk is full: {path} could not be written. Free some space, or choose another place with "
-            "outputs=, and give the same command again; what is finished is kept"
-        )
+        advice = "Free some space, or choose another place with outputs=, and give the same command again"
+        return DiskFull(f"the disk is full: {path} could not be written. {advice}; what is finished is kept")
     return UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=")
 
 

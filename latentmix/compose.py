@@ -70,10 +70,7 @@ def validate(plain: Any, presets: "Presets | None" = None) -> Config:
 
 
 def find_run(run: str) -> Path:
-    """Return a run's folder, by its path or by its name in the usual outputs or in others that were used before.
-
-    Raises: UserError if there is none, or several that are not in the usual outputs.
-    """
+    """Return a run's folder, by path, or by name in the usual outputs or others used before. Raises: UserError."""
     if (path := Path(expand_home(run))).is_dir():
         return path if path.name not in ("", "..") else path.resolve()  # "." has no name, nor a folder above it
     outputs, run = compose([]).outputs, str(Path(run))  # without a slash at the end
@@ -304,9 +301,7 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
 def _template(key: str, value: str) -> str:
     """Return how a value that Hydra can't read should be written."""
     if "{" in value:
-        return (
-            f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value that has other than letters and digits"
-        )
+        return f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value of other than letters and digits"
     return f"'{key}=[VALUE,VALUE]'" if "[" in value or "]" in value else f"{key}=VALUE, a plain number or word"
 
 

@@ -29,9 +29,9 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
     if path.is_dir():
         return [*_like(path), f"model.path={_quoted(path)}"]
     if path.is_file():
-        told = single_file.architecture(path, single_file.headers(path, _pickled(settings)))
-        alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == told]
-        return [f"model={told if told in alike else alike[0]}", f"model.path={_quoted(path)}"]
+        kind = single_file.architecture(path, single_file.headers(path, _pickled(settings)))
+        alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == kind]
+        return [f"model={kind if kind in alike else alike[0]}", f"model.path={_quoted(path)}"]
     if is_path or path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
         options = ", ".join(presets.options("model"))
         raise UserError(f"there is no model {name!r}: no preset ({options}), and no folder or file")
@@ -81,9 +81,7 @@ def _indices(hub: str) -> Path:
         if (reason := refusal(error, hub)) is not None:
             raise UserError(f"there is no preset and no folder {hub!r}, and {reason}") from error
         failed = f"the hub's repository of this name could not be had ({type(error).__name__})"
-        raise UserError(
-            f"there is no preset and no folder {hub!r}, and {failed}; check the name, and be online"
-        ) from error
+        raise UserError(f"there is no preset and no folder {hub!r}, and {failed}; check its name, be online") from error
 
 
 def _quoted(path: Path) -> str:

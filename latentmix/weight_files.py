@@ -128,10 +128,8 @@ def _missing(folder: Path, name: str) -> str:
     if others := sorted(file.name for file in folder.glob("*.safetensors")):
         there = ", ".join(others[:3])
         return f"{folder} holds no {name}, nor all shards or a known variant of it, only {there}; copy the folder again"
-    return (
-        f"{folder} holds no *.safetensors; copy the folder again, or, where its weights are pickled (*.bin) and you "
-        "trust whoever made them, set model.pickled=true"
-    )
+    pickles = "where its weights are pickled (*.bin) and you trust whoever made them, set model.pickled=true"
+    return f"{folder} holds no *.safetensors; copy the folder again, or, {pickles}"
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:

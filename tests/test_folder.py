@@ -10,7 +10,6 @@ import pytest
 from driver import invoke
 from PIL import Image, ImageCms, ImageFile
 
-from latentmix.data import check_notes as notes
 from latentmix.data import decoded_images
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
@@ -26,10 +25,10 @@ SKIPPED = "the next image is taken instead"
 def own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is known of images from other tests, and nothing gets into the user's cache."""
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
-    decoded_images.KEPT.clear()
+    decoded_images.DECODED.clear()
     warn_once.cache_clear()
     yield
-    decoded_images.KEPT.clear()
+    decoded_images.DECODED.clear()
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_splits_by_other_names_are_no_classes(names: str, tmp_path: Path) -> Non
 
 def test_pictures_in_other_formats_are_left_out_with_a_warning(hats: Path) -> None:
     save(hats / "a.jfif")
-    for name in ("b.heic", "c.GIF", ".d.gif", "notes.txt"):
+    for name in ("b.heic", "c.GIF", ".d.gif", "decoded_images.txt"):
         (hats / name).write_bytes(b"x")
     with pytest.warns(UserWarning, match=r"hat: pictures in formats that are not read are left out: b\.heic, c\.GIF$"):
         assert len(Folder(hats.parent).images("hat")) == 1
@@ -182,8 +181,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", count)
-    monkeypatch.setattr(notes, "WORTHWHILE", 0)
-    monkeypatch.setattr(notes, "SETTLED", -1e18)
+    monkeypatch.setattr(decoded_images, "WORTHWHILE", 0)
+    monkeypatch.setattr(decoded_images, "SETTLED", -1e18)
     return calls
 
 
@@ -199,7 +198,7 @@ def test_an_image_is_decoded_once_by_the_first_run_and_by_later_ones(hats: Path,
         save(hats / f"{blue}.png", (0, 0, blue))
     use(hats.parent)
     assert len(decoded) == 6
-    decoded_images.KEPT.clear()  # as in another process
+    decoded_images.DECODED.clear()  # as in another process
     use(hats.parent)
     assert len(decoded) == 12
     Folder(hats.parent).images("hat")  # planned again, without a use
@@ -211,12 +210,12 @@ def test_what_has_no_room_is_decoded_again_and_the_same(
 ) -> None:
     for blue in range(6):
         save(hats / f"{blue}.png", (0, 0, blue))
-    monkeypatch.setattr(decoded_images.KEPT, "budget", 3 * 4 * 64)
+    monkeypatch.setattr(decoded_images.DECODED, "budget", 3 * 4 * 64)
     first = first_blue(hats.parent)
     assert first == first_blue(hats.parent) == list(range(6))
     assert len(decoded) > 6
-    monkeypatch.setattr(decoded_images.KEPT, "budget", 0)
-    decoded_images.KEPT.clear()
+    monkeypatch.setattr(decoded_images.DECODED, "budget", 0)
+    decoded_images.DECODED.clear()
     assert first_blue(hats.parent) == first
 
 
@@ -231,7 +230,7 @@ def test_the_id_follows_the_bytes_and_a_change_is_noticed(hats: Path, monkeypatc
     assert (renamed.pixels(8) == RED).all()  # as it was checked, and is kept in memory
     (after,) = Folder(hats.parent).images("hat")
     assert after.id != before.id and (after.pixels(8) == BLUE).all()
-    decoded_images.KEPT.clear()
+    decoded_images.DECODED.clear()
     assert "has changed since it was checked; restore it" in refusal(lambda: renamed.pixels(8))
     (hats / "b.png").unlink()
     assert "can't be read any more: [Errno 2]" in refusal(lambda: renamed.pixels(8))

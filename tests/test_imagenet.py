@@ -19,8 +19,7 @@ from PIL import Image
 
 from latentmix.cache import user_cache
 from latentmix.compose import compose
-from latentmix.data import Source, choose, image_files, imagenet_names, load_dataset
-from latentmix.data import check_notes as notes
+from latentmix.data import Source, choose, decoded_images, image_files, imagenet_names, load_dataset
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
 from latentmix.data.imagenet import ImageNet
@@ -298,8 +297,8 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[image_fi
     checked: list[image_files.Blob] = []
     check = image_files._check
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(notes, "WORTHWHILE", 0)
-    monkeypatch.setattr(notes, "SETTLED", -1e18)
+    monkeypatch.setattr(decoded_images, "WORTHWHILE", 0)
+    monkeypatch.setattr(decoded_images, "SETTLED", -1e18)
 
     def noted(blob: image_files.Blob, *more: Any) -> str:
         checked.append(blob)
@@ -340,7 +339,7 @@ def test_recent_changes_and_short_checks_leave_nothing_in_the_users_cache(
     monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
     for name, value in {"WORTHWHILE": 0, "SETTLED": -1e18}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(notes, name, value)
+            patch.setattr(decoded_images, name, value)
             ImageNet(build(tmp_path, "")).images(FROG)
         assert not (tmp_path / "cache").exists()
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from latentmix.compose import compose
 from latentmix.data import load_dataset
-from latentmix.data.decoded_images import KEPT
+from latentmix.data.decoded_images import DECODED
 from latentmix.data.drawn_objects import OBJECTS, box, disc, ellipse, line, polygon
 from latentmix.data.drawn_scenes import TRAINING_START, pink
 from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, describe, draw, scene
@@ -145,7 +145,7 @@ def test_the_data_set_refuses_unknown_names_and_no_end() -> None:
 
 
 def test_an_image_is_drawn_once_and_pixels_are_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    KEPT.clear()
+    DECODED.clear()
     drawn: list[int] = []
 
     def counted(name: str, index: int) -> np.ndarray:
@@ -158,5 +158,5 @@ def test_an_image_is_drawn_once_and_pixels_are_the_callers_own(monkeypatch: pyte
     plain.pixels(SIZE)[:] = 0
     assert drawn == [0] and (plain.pixels(SIZE) == first).all()
     assert (lit.pixels(SIZE)[0] >= first[0]).all() and drawn == [0]
-    KEPT.clear()
+    DECODED.clear()
     assert (plain.pixels(SIZE) == first).all() and drawn == [0, 0]

@@ -131,7 +131,7 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     from latentmix.data import decoded_images
     from latentmix.experiment import probe, reconstruction, stages
 
-    decoded_images.KEPT.budget = 0  # as in a run over more images than memory holds: each use reads the file again
+    decoded_images.DECODED.budget = 0  # as in a run over more images than memory holds: each use reads the file again
     if not order["figures"]:
         figures.draw_run = lambda experiment: []
     counts: dict[str, int] = {}

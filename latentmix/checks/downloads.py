@@ -89,10 +89,9 @@ def download(files: Files) -> None:
         files.get()
     except Exception as error:  # libraries for networks raise nearly anything
         if disk_is_full(error):
-            advice = (
-                "free some space, or set HF_HOME and TORCH_HOME to folders with more, and give the same command again"
-            )
-            raise DiskFull(f"the disk is full: {files.name} could not be fetched; {advice}") from error
+            full = f"the disk is full: {files.name} could not be fetched; free some space"
+            instead = "set HF_HOME and TORCH_HOME to folders with more, and give the same command again"
+            raise DiskFull(f"{full}, or {instead}") from error
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.name} could not be fetched ({type(error).__name__}); try again later") from error
@@ -206,12 +205,7 @@ def _clip(config: ModelConfig) -> Files:
     )
 
 
-FILES: dict[str, Callable[[ModelConfig], Files]] = {
-    "model": _model,
-    "features": _features,
-    "clip": _clip,
-    "pairs": _perceptual,
-}
+FILES = {"model": _model, "features": _features, "clip": _clip, "pairs": _perceptual}
 
 
 # The Hugging Face hub and other servers

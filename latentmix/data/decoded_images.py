@@ -1,13 +1,27 @@
-"""Decoded and drawn images in memory, so that an image's check and all of its uses decode or draw it once."""
+"""What saves decoding images again: decoded and drawn ones in memory, and notes of which files were found whole.
 
+An image's check and all of its uses decode or draw it once. Later runs need not decode a file to check it.
+"""
+
+import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 
 from PIL import Image
 
+from latentmix.cache import key, read_checked_json, user_cache, write_checked_json
+from latentmix.errors import UserError
 
-class Kept:
+WORTHWHILE = 0.25  # seconds of checking, summed over threads; less is not worth a file
+SETTLED = 2e9  # ns since its last change, after which a file cannot change again within the same tick of its clock
+
+CheckedId = Callable[[Path, int, Callable[[], str]], str]
+
+
+class DecodedImages:
     """The pictures that a process has decoded or drawn, by what identifies them, up to `budget`.
 
     Where room is short, pictures that were used before make way, the oldest first. If that does not suffice, a new
@@ -48,9 +62,42 @@ class Kept:
             return self._used.get(id_)
 
 
-KEPT = Kept()
+DECODED = DecodedImages()
 
 
 def _bytes(picture: Image.Image) -> int:
     """Return the bytes that an RGB picture takes in memory: Pillow uses four for each pixel."""
     return 4 * picture.width * picture.height
+
+
+@contextmanager
+def checked_ids(name: str) -> Iterator[CheckedId]:
+    """Read the note on one class's images; write it at the end of the context if that saves time later.
+
+    `name` says which class and which rules. Yield a function of a file, an offset in it and `compute`, which threads
+    may share. It returns the id of the image that begins there: as noted or, if the file's size or times of change are
+    not as they were, as computed. It raises OSError for a missing file, and whatever `compute` raises.
+    """
+    note = user_cache() / "checked" / f"{key(name)}.json"
+    known = read_checked_json(note)
+    new: dict[str, list] = {}
+    seconds: list[float] = []
+
+    def checked_id(file: Path, offset: int, compute: Callable[[], str]) -> str:
+        status, image = file.stat(), f"{file}:{offset}"
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if image in known and known[image][:-1] == stamp:
+            return known[image][-1]
+        start = time.monotonic()
+        computed = compute()
+        seconds.append(time.monotonic() - start)
+        if time.time_ns() - max(stamp[1:]) > SETTLED:
+            new[image] = [*stamp, computed]
+        return computed
+
+    try:
+        yield checked_id
+    finally:
+        if new and sum(seconds) >= WORTHWHILE:
+            with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
+                write_checked_json(note, known | new)

@@ -7,7 +7,7 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
-from latentmix.data.decoded_images import KEPT
+from latentmix.data.decoded_images import DECODED
 from latentmix.data.protocol import Dataset, Source
 from latentmix.errors import UserError
 from latentmix.images import fitted
@@ -127,8 +127,8 @@ class Drawn(Dataset):
     def _drawn(self, class_id: str, index: int) -> Image.Image:
         """Return an image at its own size, drawn once: it is inverted, measured and shown in a report."""
         id_ = (type(self).__name__, class_id, index)
-        image = KEPT.get(id_)
+        image = DECODED.get(id_)
         if image is None:
             image = Image.fromarray(self.draw(class_id, index))
-            KEPT.add(id_, image, used=True)
+            DECODED.add(id_, image, used=True)
         return image

@@ -65,9 +65,7 @@ class Folder(Dataset):
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):
             advice = f"move them into a folder per class, {LAYOUT}"
-            itself = (
-                f"if it is a class itself, name the folder above it, {path.parent}, and 'data.classes=[{path.name}]'"
-            )
+            itself = f"if it is a class, name the folder above it, {path.parent}, and 'data.classes=[{path.name}]'"
             raise UserError(f"the images lie directly in {self.path}; {advice}; or, {itself}")
         if not folders:
             raise UserError(f"there are no class folders in {self.path}; expected {LAYOUT}")

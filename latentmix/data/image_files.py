@@ -1,7 +1,7 @@
 """Image files of data sets: which there are, which of them can be used, and their pixels.
 
 Every image of a run is decoded once before any work, so that a damaged one is found now and not hours into the run. The
-decoded picture is kept for its use as far as `KEPT` has room, and later runs remember which files were whole.
+decoded picture is kept for its use as far as `DECODED` has room, and later runs remember which files were whole.
 """
 
 import os
@@ -16,9 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.check_notes import CheckedId, checked_ids
 from latentmix.data.decode import decode, names_a_profile
-from latentmix.data.decoded_images import KEPT
+from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
@@ -166,9 +165,9 @@ def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
     id_ = image_id(content)
     if blob.digest not in ("", digest(content)):
         raise ValueError("its bytes are not those that were fetched")
-    if (id_, max_megapixels) not in KEPT:
+    if (id_, max_megapixels) not in DECODED:
         picture, unreadable = decode(content, max_megapixels)
-        KEPT.add((id_, max_megapixels), picture)
+        DECODED.add((id_, max_megapixels), picture)
         if unreadable:
             notes.append(f"{unreadable} of {blob}")
     return id_
@@ -189,7 +188,7 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.
 
     Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
     """
-    picture = KEPT.get((id_, max_megapixels))
+    picture = DECODED.get((id_, max_megapixels))
     if picture is None:
         try:
             content = blob.read()
@@ -198,5 +197,5 @@ def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.
         if image_id(content) != id_:
             raise UserError(f"{blob} has changed since it was checked; {AGAIN}")
         picture = decode(content, max_megapixels)[0]
-        KEPT.add((id_, max_megapixels), picture, used=True)
+        DECODED.add((id_, max_megapixels), picture, used=True)
     return fitted(picture, size)

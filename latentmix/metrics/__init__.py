@@ -125,9 +125,7 @@ TYPICAL = (
     "A distance to the mean of real images rewards typical ones: real images are further from it than mixtures. "
     "Below the value of real images, smaller is not better."
 )
-COUNTS = (
-    "A Fréchet distance depends on the numbers of images. Its interval is one of the expected value at these numbers."
-)
+COUNTS = "A Fréchet distance depends on the numbers of images. Its interval is one of the expected value at these."
 LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)

@@ -56,11 +56,7 @@ MEANS: Mapping[str, Mean] = Table(
         "chm": Mean(lambda z: z.mean((2, 3), keepdim=True), "the mean of each channel split off first"),
         "lp": Mean(partial(low_pass, cutoff=1.0), "the low frequencies of each channel split off first"),
         "pool": Mean(lambda z: z.mean(0, keepdim=True), "the mean latent of the pool split off first", of_pool=True),
-        "pchm": Mean(
-            pattern_and_own_means,
-            "the mean of each channel and the pool's common pattern in space split off first",
-            of_pool=True,
-        ),
+        "pchm": Mean(pattern_and_own_means, "channels' means and the pool's pattern split off first", of_pool=True),
     },
     kind=Mean,
 )

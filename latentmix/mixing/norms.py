@@ -59,9 +59,7 @@ NORMS: Mapping[str, Norm] = Table(
         "lol": Norm(lambda x: x.squares.rsqrt(), label="divided by √Σw², which restores the variance of noise"),
         # eq. 3 for any N
         "slerp": Norm(path=slerp, label="the mean on the sphere, at the norm of the inputs"),
-        "adain": Norm(
-            path=adain, label="the mean on the sphere, each channel brought to the inputs' mean and deviation"
-        ),
+        "adain": Norm(path=adain, label="the mean on the sphere, each channel at the inputs' mean and deviation"),
         "nao": Norm(path=nao, label="found by an optimisation that keeps to the norms of noise"),
     },
     kind=Norm,

@@ -152,14 +152,14 @@ def _empty(config: bytes, class_name: str) -> Any:
 def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, bytes]]:
     """Return the folder of the configs of a checkpoint, and files that are made for it."""
     tensors = single_file.headers(file, config.pickled)
-    told = single_file.architecture(file, tensors)
+    kind = single_file.architecture(file, tensors)
     own = None if config.architecture in (None, *architectures()) else Path(str(config.architecture))
-    source = own or ARCHITECTURES / told
+    source = own or ARCHITECTURES / kind
     if not (source / "model_index.json").is_file():
         raise UserError(f"{source} is no pipeline folder; give model.architecture=FOLDER, one with a model_index.json")
     family = family_of(source)
-    if family is not family_of(ARCHITECTURES / told):
-        raise UserError(f"{file} holds {told}, and model.architecture={source} a {family.pipeline}; give one of {told}")
+    if family is not family_of(ARCHITECTURES / kind):
+        raise UserError(f"{file} holds {kind}, and model.architecture={source} a {family.pipeline}; give one of {kind}")
     given = {*_left_out(family, config), *(["vae"] if config.vae else [])}
     lacking = [part for part in family.networks if part not in given and not single_file.holds(tensors, part)]
     if lacking and own is None:
@@ -168,12 +168,12 @@ def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, by
     files: dict[str, bytes] = {}
     for part in (part for part in family.parts if part.startswith("tokenizer")):
         if not (source / part).is_dir():
-            made = clip_tokenizer(zero_padded=told == "sd21" or part == "tokenizer_2")
-            files |= {f"{part}/{name}": content for name, content in made.items()}
+            tokenizer = clip_tokenizer(zero_padded=kind == "sd21" or part == "tokenizer_2")
+            files |= {f"{part}/{name}": content for name, content in tokenizer.items()}
     files |= _copied(source / "scheduler", "scheduler")
     if "v_pred" in tensors:
         _set_scheduler(files, prediction_type="v_prediction")
-    elif told == "sd21" and config.prediction is None:
+    elif kind == "sd21" and config.prediction is None:
         choice = "v_prediction (as most for 768 px do) or model.prediction=epsilon (as most for 512 px)"
         unsaid = f"{file} is a Stable Diffusion 2, and does not say what it predicts"
         raise UserError(f"{unsaid}: set model.prediction={choice}")

@@ -60,12 +60,12 @@ def _quantized(load: Callable[..., Any], folder: Path, kind: str, dtype: torch.d
     from diffusers import BitsAndBytesConfig, TorchAoConfig
 
     if kind == "nf4":
-        how: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
+        config: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
     else:
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
 
-        how = TorchAoConfig(Int8WeightOnlyConfig(version=2) if kind == "int8" else Float8WeightOnlyConfig())
-    options = {"torch_dtype": dtype, "quantization_config": how}
+        config = TorchAoConfig(Int8WeightOnlyConfig(version=2) if kind == "int8" else Float8WeightOnlyConfig())
+    options = {"torch_dtype": dtype, "quantization_config": config}
     source = read_source(folder)
     if source.place.is_dir() and not source.loras:
         return load_network(load, folder, **options)

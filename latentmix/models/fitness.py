@@ -104,8 +104,7 @@ def check_levels(folder: Path, alphas: Sequence[float], timesteps: Sequence[int]
         advice = "take fewer steps, or trailing in place of leading"
         raise UserError(f"{steps}, and {folder / 'scheduler'} ends at {last}; {advice}")
     if predicted == "epsilon" and alphas[timesteps[-1]] < SILENT:
-        raise UserError(
-            f"{folder / 'scheduler'} ends without signal (zero terminal SNR), where no network that predicts ε can "
-            "tell the image; if this one predicts v, set model.prediction=v_prediction; otherwise unset "
-            "rescale_betas_zero_snr there, or take spacing=leading inversion.spacing=leading"
-        )
+        silent = "ends without signal (zero terminal SNR), where no network that predicts ε can tell the image"
+        advice = "if this one predicts v, set model.prediction=v_prediction; otherwise unset rescale_betas_zero_snr"
+        instead = "take spacing=leading inversion.spacing=leading"
+        raise UserError(f"{folder / 'scheduler'} {silent}; {advice} there, or {instead}")

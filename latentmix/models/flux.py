@@ -57,9 +57,8 @@ class FluxModel(FlowModel):
         if not config["use_dynamic_shifting"]:
             return super().shift
         _, h, w = self.latent_shape(self.config.size)
-        share = (h * w // PATCH**2 - config["base_image_seq_len"]) / (
-            config["max_image_seq_len"] - config["base_image_seq_len"]
-        )
+        base, largest = config["base_image_seq_len"], config["max_image_seq_len"]
+        share = (h * w // PATCH**2 - base) / (largest - base)
         mu = config["base_shift"] + share * (config["max_shift"] - config["base_shift"])
         if mu > LARGEST_SHIFT:
             raise ValueError(f"model.size={self.config.size} is too large for {self.folder / 'scheduler'}")

@@ -14,12 +14,8 @@ from latentmix.models import lora, single_file
 from latentmix.models.family import Family
 from latentmix.weight_files import JSONObject, digest_named, read_object, read_source, under_plain_names, weight_files
 
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,  # see gpu.py
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES["tf32"] = torch.float32  # see gpu.py
 NETWORKS: dict[Path, Any] = {}  # of pipelines that callers brought (brought.py), by the folders they would be in
 TOKENIZERS: dict[Path, Any] = {}
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there

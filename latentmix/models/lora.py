@@ -16,16 +16,10 @@ from torch import Tensor, nn
 
 from latentmix.errors import UserError
 
-PARTS = (  # how names of weights begin, with underscores for dots -> the network
-    ("lora_unet_", "unet"),
-    ("lora_te1_", "text_encoder"),
-    ("lora_te2_", "text_encoder_2"),
-    ("lora_te_", "text_encoder"),
-    ("unet_", "unet"),
-    ("transformer_", "transformer"),
-    ("text_encoder_2_", "text_encoder_2"),
-    ("text_encoder_", "text_encoder"),
-)
+PARTS = {  # how names of weights begin, with underscores for dots -> the network
+    **{"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"},
+    **{f"{part}_": part for part in ("unet", "transformer", "text_encoder_2", "text_encoder")},
+}
 WEIGHT = re.compile(r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)_weight|(?P<of>.+)_alpha")
 COMPVIS = ("input_blocks_", "middle_block_", "output_blocks_")  # as files for SDXL name the blocks of the U-Net
 BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)_(?:(\d+)_)?(resnets|attentions)_(\d+)_")
@@ -64,13 +58,13 @@ def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
     for name in names:
         flat = name.replace(".", "_").removeprefix("base_model_model_")
         match = WEIGHT.fullmatch(flat)
-        part = next(((start, part) for start, part in PARTS if flat.startswith(start)), None)
-        if match is None or part is None:
+        start = next((start for start in PARTS if flat.startswith(start)), None)
+        if match is None or start is None:
             raise UserError(f"{file} holds {name!r}, which no plain LoRA of Stable Diffusion has; it can't be read")
-        module = (match["module"] or match["of"]).removeprefix(part[0])
+        module = (match["module"] or match["of"]).removeprefix(start)
         module = module.replace("_processor_", "_").removeprefix("text_model_")
         kind = {"A": "down", "B": "up", None: "alpha"}.get(match["kind"], match["kind"])
-        found.setdefault(part[1], {}).setdefault(module, {})[str(kind)] = name
+        found.setdefault(PARTS[start], {}).setdefault(module, {})[str(kind)] = name
     for modules in found.values():
         for module, tensors in modules.items():
             if not {"down", "up"} <= tensors.keys():

@@ -53,10 +53,7 @@ def check_weights(folder: Path) -> Path:
 
 
 def diffusers_options(folder: Path) -> dict[str, Any]:
-    """Return the arguments by which diffusers' `from_pretrained` leaves out the parts that latentmix does not read.
-
-    Raises: UserError where diffusers alone can't read the weights, or would read others.
-    """
+    """Return the arguments by which diffusers reads the same parts. Raises: UserError where it can't, or would not."""
     family = family_of(folder)
     for part, files in network_files(folder).items():
         if not are_plain(folder / part, files, family.package(part)) or read_source(folder / part).loras:
@@ -162,10 +159,7 @@ def _checked(base: Path, config: ModelConfig) -> Path:
 
 
 def _check_tokenizer(folder: Path, kind: Any) -> None:
-    """Raise UserError where a tokenizer lacks a file, or its files do not fit each other.
-
-    Its library would take what is there, and cut prompts into other tokens.
-    """
+    """Raise UserError where a tokenizer's files are missing or don't fit: its library would cut prompts differently."""
     if (folder / "tokenizer.json").is_file() or (folder / "spiece.model").is_file():
         return
     files = ["spiece.model"] if "T5" in str(kind) else ["vocab.json", "merges.txt"]

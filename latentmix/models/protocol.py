@@ -24,17 +24,13 @@ class Text:
         return Text(self.states.expand(rows, -1, -1), self.pooled.expand(rows, -1))
 
     def mixed(self, weights: Tensor) -> "Text":
-        """Return K linear mixtures of the rows by weights [K, B]."""
-        return Text(*(_mixed(x, weights) for x in (self.states, self.pooled)))
+        """Return K linear mixtures of the rows by weights [K, B], summed in float32."""
+        w, parts = weights.to(self.states.device, torch.float32), (self.states, self.pooled)
+        return Text(*((w @ x.float().flatten(1)).unflatten(1, x.shape[1:]).to(x.dtype) for x in parts))
 
     def __add__(self, other: "Text") -> "Text":
         """Return the rows of both."""
         return Text(torch.cat([self.states, other.states]), torch.cat([self.pooled, other.pooled]))
-
-
-def _mixed(x: Tensor, weights: Tensor) -> Tensor:
-    """Return weights @ x over the first dimension, summed in float32."""
-    return (weights.to(x.device, torch.float32) @ x.float().flatten(1)).unflatten(1, x.shape[1:]).to(x.dtype)
 
 
 @dataclass(frozen=True)
