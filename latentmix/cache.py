@@ -57,9 +57,6 @@ def file_name(name: str) -> str:
     return f"{plain.lstrip('.')[: LONGEST // 4]}-{key(name)[:8]}"
 
 
-# Atomic writes
-
-
 @timed("writing")
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that `path` is always complete. Creates its folders.
@@ -131,9 +128,6 @@ def file_system_time(folder: Path) -> float:
         return -math.inf
     finally:
         _unlink(probe)
-
-
-# JSON
 
 
 def read_json(path: Path) -> dict[str, Any]:

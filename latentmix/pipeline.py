@@ -240,8 +240,6 @@ class Pipeline:
         weights = frame_weights(len(z), number, loop, render if even else None, between)
         return to_pil(render(weights))
 
-    # Parts of the above
-
     def _recipe(
         self, inversion: str | Inversion | None, steps: int | None, guidance: float | None, settings: Mapping[str, Any]
     ) -> tuple[Inversion, InversionSettings, float]:

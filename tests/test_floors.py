@@ -22,7 +22,7 @@ FLOORS = (
     "runner.scheduler runner.static",
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base feature_networks.base",
-    "models.attention models.compile models.family models.linear models.norms models.shared_prefix",
+    "models.attention models.compile models.family models.linear models.shared_prefix",
     "models.lora models.single_file",
     "data.protocol data.decoded_images feature_networks.* models.loading",
     "data.drawn_objects data.drawn_scenes",

@@ -27,8 +27,8 @@ from latentmix.experiment.results import read_table
 from latentmix.metrics import distances
 from latentmix.models import attention
 from latentmix.models import compile as compilation
+from latentmix.models.denoiser import with_fused_norms
 from latentmix.models.family import Family
-from latentmix.models.norms import with_fused_norms
 from latentmix.models.protocol import Conditioning
 from latentmix.models.unet import UNetModel
 from latentmix.runner.claims import Claims, Shard

@@ -109,9 +109,6 @@ def nearest_folder(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-# The parts
-
-
 def on_hub(config: ModelConfig) -> bool:
     """Return whether a model comes from the Hugging Face hub."""
     return config.path is None and not config.embedded and config.hub is not None
@@ -206,9 +203,6 @@ def _clip(config: ModelConfig) -> Files:
 
 
 FILES = {"model": _model, "features": _features, "clip": _clip, "pairs": _perceptual}
-
-
-# The Hugging Face hub and other servers
 
 
 def _cached(hub: str, name: str) -> Path | None:

@@ -36,7 +36,17 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
 
     The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError if a class does not exist.
     """
-    for class_id in (chosen := _chosen(data, wanted, seed)):
+    if wanted is None:
+        chosen = data.classes()
+    elif drawn := RANDOM.fullmatch(wanted[0]):
+        classes, count = data.classes(), int(drawn[1])
+        if count > len(classes):
+            raise UserError(f"data.classes={wanted[0]} asks for more than the {len(classes)} classes that there are")
+        ranked = sorted(classes, key=lambda name: sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest())
+        chosen = tuple(sorted(ranked[:count]))
+    else:
+        chosen = tuple(dict.fromkeys(map(data.resolve, wanted)))
+    for class_id in chosen:
         if not is_plain(class_id):
             raise UserError(f"the class {class_id!r} has control or undecodable characters in its name; rename it")
     return chosen
@@ -45,15 +55,3 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
 def is_plain(text: str) -> bool:
     """Return True if text has no control characters and no bytes that are not UTF-8."""
     return not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
-
-
-def _chosen(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str, ...]:
-    if wanted is None:
-        return data.classes()
-    if not (drawn := RANDOM.fullmatch(wanted[0])):
-        return tuple(dict.fromkeys(data.resolve(name) for name in wanted))
-    classes, count = data.classes(), int(drawn[1])
-    if count > len(classes):
-        raise UserError(f"data.classes={wanted[0]} asks for more than the {len(classes)} classes that there are")
-    ranked = sorted(classes, key=lambda name: sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest())
-    return tuple(sorted(ranked[:count]))

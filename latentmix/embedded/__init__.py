@@ -3,8 +3,6 @@
 from pathlib import Path
 
 WORLDS = {"embedded": "", "things": "things"}  # name of a feature network -> folder of its world's networks
-
-
 DRAWN = {"shapes": "tiny", "things": "tiny-128"}  # worlds of drawn images, and a model that knows each
 
 

@@ -96,7 +96,7 @@ def kid(x: Features, y: Others) -> Sample:
     It is unbiased, so it may be negative. All rows are used at once, where the original averages over random subsets.
     Its interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
     """
-    return _mmd(_polynomial, as_tensor(x).double(), as_tensor(y).double())
+    return _mmd(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, as_tensor(x).double(), as_tensor(y).double())
 
 
 def cmmd(x: Features, y: Others) -> Sample:
@@ -112,10 +112,6 @@ def cmmd(x: Features, y: Others) -> Sample:
 
 SIGMA = 10
 WEIGHTS = 1000  # of a bootstrap
-
-
-def _polynomial(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def _gaussian(a: Tensor, b: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""Precision, recall, density and coverage, by balls that reach to the k-th nearest neighbour.
+"""Precision and recall (Kynkäänniemi et al.), density and coverage (Naeem et al.).
 
+They count points in balls that reach to the k-th nearest neighbour.
 x [n, D] are features of generated images, y [m, D] those of real ones. Values depend on n, m and k, so only values with
 the same three can be compared. k is at most the number of other rows.
 
@@ -17,23 +18,20 @@ from latentmix.metrics.intervals import Sample, share
 
 
 def precision(x: Features, y: Others, k: int = 3) -> Float[Tensor, " n"]:
-    """Return 1 for each generated image within the ball of any real one, 0 for others.
-
-    The mean is improved precision (Kynkäänniemi et al.).
-    """
+    """Return 1 for each generated image within the ball of any real one, else 0. The mean is improved precision."""
     return _inside(x, y, k).any(1).double()
 
 
 def density(x: Features, y: Others, k: int = 5) -> Float[Tensor, " n"]:
-    """Return the number of real images' balls that contain each generated image, divided by k.
+    """Return the number of real images' balls around each generated one, divided by k. The mean is density.
 
-    The mean is density (Naeem et al.). It is 1 if x and y have the same distribution.
+    It is 1 if x and y have the same distribution.
     """
     return _inside(x, y, k).sum(1).double() / min(k, len(y) - 1)
 
 
 def recall(x: Features, y: Others, k: int = 3) -> Sample:
-    """Return improved recall (Kynkäänniemi et al.): the share of real images within the ball of any generated one.
+    """Return improved recall, the share of real images within the ball of any generated one.
 
     Its parts are those of a jackknife that leaves out one row of x at a time. Where this row was among the k nearest of
     a centre, the ball then reaches to the next one.
@@ -50,10 +48,7 @@ def recall(x: Features, y: Others, k: int = 3) -> Sample:
 
 
 def coverage(x: Features, y: Others, k: int = 5) -> Sample:
-    """Return the share of real images whose ball contains any generated one (Naeem et al.).
-
-    Its parts are those of a jackknife that leaves out one row of x at a time.
-    """
+    """Return the share of real images whose ball contains any generated one. Its parts are those of `recall`."""
     inside = _inside(x, y, k)
     alone = inside & (inside.sum(0) == 1)
     covered = inside.any(0).double().mean()

@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from latentmix.errors import UserError, optional_imports
 from latentmix.models.compile import compiled
 from latentmix.models.loading import dtype_of, load_network
-from latentmix.models.norms import with_fused_norms
 from latentmix.models.settings import SpeedConfig
 from latentmix.weight_files import read_source
 
@@ -49,6 +50,25 @@ def load_denoiser(
 
         return cpu_offload(network, execution_device=device)
     return compiled(network) if speed.compile is True else network
+
+
+def with_fused_norms(network: Any) -> Any:
+    """Return a network of diffusers after replacing its RMSNorms, which take seven kernels, by torch's, which is one.
+
+    It squares, averages and scales in float32, as diffusers does, and rounds once, where diffusers rounds twice.
+    """
+    from diffusers.models.normalization import RMSNorm
+
+    class FusedRMSNorm(RMSNorm):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            x = hidden_states
+            out = functional.rms_norm(x, list(self.dim), None if self.weight is None else self.weight.to(x), self.eps)
+            return out if self.bias is None else out + self.bias
+
+    for module in network.modules():
+        if type(module) is RMSNorm:
+            module.__class__ = FusedRMSNorm
+    return network
 
 
 def _quantized(load: Callable[..., Any], folder: Path, kind: str, dtype: torch.dtype) -> Any:

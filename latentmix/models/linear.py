@@ -44,12 +44,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
     return out
 
 
-def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
-    return 2 * math.prod(x) * weight[0]
-
-
-# How torch's FlopCounterMode is to count the private operation.
-FLOPS: dict[Any, Any] = {torch.ops.mkldnn._linear_pointwise: _flops} if AVAILABLE else {}
+FLOPS: dict[Any, Any] = {}  # how torch's FlopCounterMode is to count the private operation, by the shapes of its inputs
+if AVAILABLE:
+    FLOPS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]
 
 
 class Linear(nn.Linear):

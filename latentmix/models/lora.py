@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,8 @@ RESNET = (
 )
 
 
-@dataclass(frozen=True)
-class Change:
-    """What is added to a module's weight: scale · up · down, by the names of tensors in the file."""
-
-    down: str
-    up: str
-    alpha: str | None
+# What is added to a weight, scale · up · down: "down", "up" and perhaps "alpha" -> the names of tensors in the file.
+Change = dict[str, str]
 
 
 def parse(setting: str) -> tuple[Path, float]:
@@ -54,7 +48,7 @@ def parse(setting: str) -> tuple[Path, float]:
 
 def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
     """Return a file's changes by network and module, in underscores. Raises: UserError for what is no plain LoRA."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    found: dict[str, dict[str, Change]] = {}
     for name in names:
         flat = name.replace(".", "_").removeprefix("base_model_model_")
         match = WEIGHT.fullmatch(flat)
@@ -69,10 +63,7 @@ def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
         for module, tensors in modules.items():
             if not {"down", "up"} <= tensors.keys():
                 raise UserError(f"{file} lacks a half of its change of {module}; copy it again")
-    return {
-        part: {module: Change(t["down"], t["up"], t.get("alpha")) for module, t in modules.items()}
-        for part, modules in found.items()
-    }
+    return found
 
 
 def parts(file: Path) -> set[str]:
@@ -113,7 +104,7 @@ def check(network: nn.Module, part: str, file: Path) -> None:
     """Raise UserError where a file's changes do not fit a network, which may be on torch's meta device."""
     with _opened(file) as opened:
         for module, name, change in targets(network, part, file, opened.keys()):
-            down, up = (opened.get_slice(name).get_shape() for name in (change.down, change.up))
+            down, up = (opened.get_slice(name).get_shape() for name in (change["down"], change["up"]))
             inputs = module.weight[0].numel()
             if up[0] != len(module.weight) or torch.Size(down[1:]).numel() != inputs or up[1] != down[0]:
                 raise UserError(f"{file} was made for another model: its change of {name} has another size")
@@ -125,8 +116,8 @@ def add(network: nn.Module, part: str, file: Path, factor: float) -> None:
     with _opened(file) as opened:
         usual = _usual_scale(file, part, opened.metadata() or {})
         for module, _, change in targets(network, part, file, opened.keys()):
-            down, up = (opened.get_tensor(name).float().flatten(1) for name in (change.down, change.up))
-            scale = opened.get_tensor(change.alpha).item() / len(down) if change.alpha else usual
+            down, up = (opened.get_tensor(name).float().flatten(1) for name in (change["down"], change["up"]))
+            scale = opened.get_tensor(change["alpha"]).item() / len(down) if "alpha" in change else usual
             weight: Tensor = module.weight
             product = (up @ down).view(weight.shape).to(weight.device)
             weight.copy_(weight.float() + factor * scale * product)

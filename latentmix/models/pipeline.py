@@ -61,9 +61,6 @@ def diffusers_options(folder: Path) -> dict[str, Any]:
     return {**family.unread, **{part: None for part in family.optional if not has(folder, part)}}
 
 
-# --- on the hub -----------------------------------------------------------------------------------------------------
-
-
 def wanted_files(config: ModelConfig, names: Collection[str] = ()) -> dict[str, Any]:
     """Return which files of a repository to fetch, as arguments of `snapshot_download`.
 
