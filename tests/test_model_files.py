@@ -811,9 +811,10 @@ def test_a_family_of_another_package_that_knows_squares_alone_says_so() -> None:
         def latent_shape(self, size: Any) -> tuple[int, int, int]:
             return 4, size // 8, size // 8
 
-    check_size(Squares(), 64)
+    model: Any = Squares()
+    check_size(model, 64)
     with pytest.raises(UserError, match=r"model\.size=96x64: this family of models knows squares alone"):
-        check_size(Squares(), "96x64")
+        check_size(model, "96x64")
 
 
 def test_a_refiner_is_refused(xl: tuple[Path, Path], tmp_path: Path) -> None:
