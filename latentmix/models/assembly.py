@@ -119,8 +119,8 @@ def _check_variant(base: Path, family: Family, variant: str) -> None:
         for stem, suffix in zip(STEMS[family.package(part)], ("safetensors", "bin"), strict=True):
             there |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
     if variant not in there:
-        names = ", ".join(sorted(there - {""})) or "none"
-        raise UserError(f"{base} has no weights of model.variant={variant}; its variants are: {names}; take one")
+        known = f"its variants are: {', '.join(sorted(there - {''})) or 'none'}"
+        raise UserError(f"{base} has no weights of model.variant={variant}; {known}; take one, or leave it out")
 
 
 @cache

@@ -16,13 +16,13 @@ from latentmix.errors import UserError
 from latentmix.models.attention import attention
 from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family
-from latentmix.models.loading import dtype_of, identity, load_scheduler
+from latentmix.models.loading import dtype_of, load_scheduler, opened_files
 from latentmix.models.protocol import Conditioning, Text, guided, products
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
 from latentmix.sampling import Level, Schedule
-from latentmix.weight_files import read_config
+from latentmix.weight_files import digest_named, read_config
 
 
 class PipelineModel(ABC):
@@ -71,7 +71,8 @@ class PipelineModel(ABC):
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return identity(self.folder, self.family, self.precision) | self.vae.identity | self.own_identity()
+        weights = digest_named(opened_files(self.folder, self.family).items())
+        return {"weights": weights, "precision": self.precision} | self.vae.identity | self.own_identity()
 
     @timed("diffusion")
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:

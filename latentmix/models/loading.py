@@ -12,7 +12,8 @@ import torch
 from latentmix.errors import UserError
 from latentmix.models import lora, single_file
 from latentmix.models.family import Family
-from latentmix.weight_files import JSONObject, digest_named, read_object, read_source, under_plain_names, weight_files
+from latentmix.models.linear import by_onednn
+from latentmix.weight_files import JSONObject, read_object, read_source, under_plain_names, weight_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES["tf32"] = torch.float32  # see gpu.py
@@ -69,12 +70,6 @@ def opened_files(folder: Path, family: Family) -> dict[str, Path]:
     return files
 
 
-def identity(folder: Path, family: Family, precision: torch.dtype | str) -> dict[str, str]:
-    """Return what the results of any model depend on: the bytes of its files, and the denoiser's precision."""
-    weights = digest_named(opened_files(folder, family).items())
-    return {"weights": weights, "precision": str(precision).removeprefix("torch.")}
-
-
 def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, **options: Any) -> Any:
     """Load a part of a pipeline. Raises: UserError, in one line that has `name`, where its files are damaged."""
     if folder in TOKENIZERS:
@@ -98,12 +93,9 @@ def load_scheduler(kind: Any, folder: Path) -> Any:
 
     `from_pretrained` would import all compatible schedulers first, which takes half a second.
     """
-
-    def load(place: Path, **_: Any) -> Any:
-        known = inspect.signature(kind).parameters
-        return kind(**{name: value for name, value in read_scheduler(place).items() if name in known})
-
-    return load_part(load, folder, folder / "scheduler")
+    known = inspect.signature(kind).parameters
+    settings = {name: value for name, value in read_scheduler(folder).items() if name in known}
+    return load_part(lambda _, **__: kind(**settings), folder, folder / "scheduler")
 
 
 def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, **options: Any) -> Any:
@@ -125,11 +117,7 @@ def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, *
     for file, factor in source.loras:
         lora.add(network, folder.name, file, factor)
     network.requires_grad_(False)
-    if not onednn:
-        return network
-    from latentmix.models.linear import by_onednn
-
-    return by_onednn(network)
+    return by_onednn(network) if onednn else network
 
 
 def encode_prompts(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **options: Any) -> list[Any]:
