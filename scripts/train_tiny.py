@@ -289,7 +289,8 @@ def tokenizer(folder: Path, texts: Sequence[str]) -> Any:
 def sentences(per_class: int = PER_CLASS) -> list[str]:
     """A prompt for every training image, in the order of `training_images`."""
     start = drawn_scenes.TRAINING_START
-    return [f"a photo of {shapes.describe(name, start + i)}" for name in CLASSES for i in range(per_class)]
+    scenes = ((name, shapes.scene(name, start + i)) for name in CLASSES for i in range(per_class))
+    return [f"a photo of {drawn_scenes.caption(scene, name)}" for name, scene in scenes]
 
 
 def text_encoder(kind: Any, words: Any, width: int, layers: int) -> Any:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentmix.data.drawn_scenes import TRAINING_START, pink
-from latentmix.data.shapes import EXPONENT, SHAPES, SIZE, Shapes, describe, draw
+from latentmix.data.drawn_scenes import TRAINING_START, caption, pink
+from latentmix.data.shapes import EXPONENT, SHAPES, SIZE, Shapes, draw, scene
 from latentmix.data.things import Things
 
 Array = NDArray[np.float64]
@@ -36,7 +36,7 @@ def test_an_image_depends_on_class_and_index_alone(name: str) -> None:
     draw("star", 4)
     draw(name, 5)
     np.testing.assert_array_equal(draw(name, 3), first)
-    assert describe(name, 3) == describe(name, 3)
+    assert caption(scene(name, 3), name) == caption(scene(name, 3), name)
 
 
 def test_images_are_square_rgb_bytes() -> None:
@@ -57,7 +57,7 @@ def test_descriptions_name_the_class_and_how_many_there_are(name: str) -> None:
     plural = {"cross": "crosses"}.get(name, f"{name}s")
     counts = set()
     for index in range(60):
-        count, *words = describe(name, index).split()
+        count, *words = caption(scene(name, index), name).split()
         assert words[-1] == "ground"
         assert (name if count in ("a", "an") else plural) in words
         counts.add(count)
@@ -65,7 +65,7 @@ def test_descriptions_name_the_class_and_how_many_there_are(name: str) -> None:
 
 
 def test_descriptions_of_one_class_differ() -> None:
-    assert len({describe("ring", index) for index in range(60)}) > 10
+    assert len({caption(scene("ring", index), "ring") for index in range(60)}) > 10
 
 
 def test_images_have_the_spectrum_of_photographs() -> None:

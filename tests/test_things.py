@@ -11,8 +11,8 @@ from latentmix.compose import compose
 from latentmix.data import load_dataset
 from latentmix.data.decoded_images import DECODED
 from latentmix.data.drawn_objects import OBJECTS, box, disc, ellipse, line, polygon
-from latentmix.data.drawn_scenes import TRAINING_START, pink
-from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, describe, draw, scene
+from latentmix.data.drawn_scenes import TRAINING_START, caption, pink
+from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, draw, scene
 from latentmix.errors import UserError
 
 Array = NDArray[np.float64]
@@ -29,7 +29,7 @@ def test_an_image_depends_on_class_and_index_alone(name: str) -> None:
     draw("star", 4)
     draw(name, 5)
     np.testing.assert_array_equal(draw(name, 3), first)
-    assert describe(name, 3) == describe(name, 3)
+    assert caption(scene(name, 3), name) == caption(scene(name, 3), name)
 
 
 def test_images_are_square_rgb_bytes_and_no_two_are_the_same() -> None:
@@ -74,7 +74,8 @@ def slope(images: Array, highest: float) -> float:
 def test_captions_name_the_class_the_colours_and_how_many_there_are(name: str) -> None:
     plural, counts = "fish" if name == "fish" else f"{name}s", set()
     for index in range(40):
-        shown, words = scene(name, index), describe(name, index).split()
+        shown = scene(name, index)
+        words = caption(shown, name).split()
         count = {"a": 1, "an": 1, "two": 2, "three": 3}[words[0]]
         assert len(shown.objects) == count
         assert (name if count == 1 else plural) in words

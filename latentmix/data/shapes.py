@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from latentmix.data.drawn_objects import Distance, disc, heart, ring, union, without
-from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, caption, generator, pink
+from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, generator, pink
 
 Array = np.ndarray
 SIZE = 64  # pixels, square
@@ -35,11 +35,6 @@ def draw(class_name: str, index: int) -> Array:
         image = image * (1 - mask) + placed.colours[0].rgb() * np.exp(0.15 * _texture(shown.rng, 1)) * light * mask
     image = image + GRAIN * shown.rng.standard_normal(image.shape)
     return np.rint(image.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
-
-
-def describe(class_name: str, index: int) -> str:
-    """Return a description of image number `index`, e.g. "two red stars on a dark blue ground"."""
-    return caption(scene(class_name, index), class_name)
 
 
 def scene(class_name: str, index: int) -> Scene:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentmix.data.drawn_objects import OBJECTS, Part
-from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, caption, generator, pink
+from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, generator, pink
 
 Array = np.ndarray
 SIZE = 128  # pixels, square
@@ -55,11 +55,6 @@ def draw(class_name: str, index: int) -> Array:
         _paint(image, placed, OBJECTS[class_name], np.exp(0.08 * _texture(shown.rng, 1)))
     image += GRAIN * shown.rng.standard_normal(image.shape, dtype=np.float32)
     return np.rint(image.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
-
-
-def describe(class_name: str, index: int) -> str:
-    """Return what image `index` of a class shows, e.g. "two yellow stars on a dark blue ground"."""
-    return caption(scene(class_name, index), class_name)
 
 
 def scene(class_name: str, index: int) -> Scene:

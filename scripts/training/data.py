@@ -92,7 +92,7 @@ def scenes(run: Run) -> Iterator[tuple[str, int]]:
 
 def captions(run: Run) -> list[str]:
     """Return a prompt for every training image, e.g. "a photo of two red fish on a dark blue ground"."""
-    return [f"a photo of {things.describe(name, index)}" for name, index in scenes(run)]
+    return [f"a photo of {drawn_scenes.caption(things.scene(name, index), name)}" for name, index in scenes(run)]
 
 
 def class_prompt(name: str) -> str:
