@@ -9,10 +9,10 @@ from latentmix.compose import Presets, compose
 from latentmix.data.hub_errors import refusal
 from latentmix.errors import UserError
 from latentmix.models import single_file
+from latentmix.models.architectures import ARCHITECTURES
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.pipeline import check_index
-from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 

@@ -22,9 +22,9 @@ from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import check_size, load_model, single_file
+from latentmix.models.architectures import ARCHITECTURES
 from latentmix.models.assembly import clip_tokenizer
 from latentmix.models.pipeline import check_weights, find, wanted_files
-from latentmix.models.placeholder import ARCHITECTURES
 from latentmix.models.protocol import Conditioning, Model
 
 CPU = torch.device("cpu")

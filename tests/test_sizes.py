@@ -10,10 +10,9 @@ from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import load_model
+from latentmix.models.architectures import ARCHITECTURES, placeholder, random_network
 from latentmix.models.family_table import family_of
-from latentmix.models.placeholder import ARCHITECTURES, placeholder
 from latentmix.models.protocol import Conditioning, Text
-from latentmix.models.random_weights import random_network
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from latentmix.feature_networks import frechet_width
 from latentmix.metrics.distances import PARTS
 from latentmix.mixing import HALF_A_POOL
 from latentmix.models import check_size
-from latentmix.models.placeholder import placeholder
+from latentmix.models.architectures import placeholder
 from latentmix.runner.tasks import Stage
 
 # That results depend on.

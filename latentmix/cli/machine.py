@@ -40,7 +40,7 @@ def bench(
 ) -> None:
     """Measure how fast images are generated, beside diffusers' own pipeline: images/s, TFLOP/s, memory (bench.json)."""
     from latentmix.commands import bench
-    from latentmix.models.random_weights import random_folder
+    from latentmix.models.architectures import random_folder
 
     more = []
     if random:

@@ -18,10 +18,10 @@ import torch
 from latentmix.cache import key, write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.models import lora, single_file
+from latentmix.models.architectures import ARCHITECTURES, architectures
 from latentmix.models.family import Family
 from latentmix.models.family_table import family_of
 from latentmix.models.loading import TOKENIZER_FILES
-from latentmix.models.placeholder import ARCHITECTURES, architectures
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import SOURCE, STEMS, assembled_folder, read_config, variants
 

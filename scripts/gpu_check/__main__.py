@@ -93,7 +93,7 @@ def inside(given: argparse.Namespace) -> int:
     """Run a stage in this process, or make random weights."""
     first, *rest = given.stages
     if first == "random":
-        from latentmix.models.random_weights import random_folder
+        from latentmix.models.architectures import random_folder
 
         try:
             print(random_folder(rest[0], given.work / "random"))
