@@ -58,7 +58,8 @@ def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:
     if config.t5:
         return ()
     if not family.optional:
-        raise UserError(f"model.t5=false is for pipelines that need no T5; {family.pipeline} does, so leave it out")
+        able = "model.t5=false is for pipelines that can do without T5"
+        raise UserError(f"{able}, and {family.pipeline} can't; leave it out")
     return family.optional
 
 
