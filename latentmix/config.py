@@ -142,8 +142,9 @@ class Config:
         if self.data.kind not in DATASETS:
             raise ValueError(unknown("data.kind", self.data.kind, DATASETS))
         if self.launch.gpus and self.device not in ("auto", "cuda"):
-            asked = f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own, and not {self.device}"
-            raise ValueError(f"{asked}; leave out device={self.device}, or set launch.gpus=0")
+            asked = f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own"
+            other = f"device={self.device} is another device"
+            raise ValueError(f"{asked}, and {other}; leave out device=, or set launch.gpus=0")
         self._check_counts()
         self._check_pairs()
 
