@@ -124,20 +124,12 @@ class Presets:
 
     def read(self, group: str, option: str) -> Preset:
         """Return what a preset says, and what the presets say that it builds on; its `name` is never one of theirs."""
-        own, *inherited = self._lineage(group, option)
+        own, *inherited = self.lineage(group, option)
         return dict(ChainMap(own, {"name": option}, *inherited))
-
-    def names(self, group: str, option: str) -> list[str | None]:
-        """Return the names that Hydra may give a preset: its own and those of presets that it builds on, or None."""
-        return [preset.get("name") for preset in self._lineage(group, option)]
-
-    def owners(self, group: str, setting: str) -> list[str]:
-        """Return the presets of a group that have a setting."""
-        return [option for option in self.options(group) if setting in self.read(group, option)]
 
     def overridden(self, group: str, experiment: str | None) -> bool:
         """Return whether an experiment, or one that it builds on, chooses the preset of another group."""
-        lineage = self._lineage("experiment", experiment) if experiment else []
+        lineage = self.lineage("experiment", experiment) if experiment else []
         entries = [entry for preset in lineage for entry in preset.get("defaults", []) if isinstance(entry, dict)]
         return any(key.endswith(f"/{group}") for entry in entries for key in entry)
 
@@ -147,14 +139,14 @@ class Presets:
         quoted = ("'file://" + str(folder).replace("'", r"\'") + "'" for folder in self.dirs)
         return [f"hydra.searchpath=[{','.join(quoted)}]"] if self.dirs else []
 
-    def _lineage(self, group: str, option: str) -> list[Preset]:
+    def lineage(self, group: str, option: str) -> list[Preset]:
         """Return a preset and those that it builds on, the nearest first."""
         import yaml
 
         files = (folder / group / f"{option}.yaml" for folder in (config_folder(), *self.dirs))
         own = yaml.safe_load(next(file for file in files if file.is_file()).read_text()) or {}
         bases = [entry for entry in reversed(own.get("defaults", [])) if entry in self.options(group)]
-        return [own, *(preset for base in bases for preset in self._lineage(group, base))]
+        return [own, *(preset for base in bases for preset in self.lineage(group, base))]
 
 
 def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
@@ -228,7 +220,7 @@ def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> N
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(config[group], resolve=True)
-    if values.get("name") not in presets.names(group, option):
+    if values.get("name") not in [preset.get("name") for preset in presets.lineage(group, option)]:
         return
     preset = presets.read(group, option)
     name = preset["name"]
@@ -308,7 +300,7 @@ def _template(key: str, value: str) -> str:
 def _no_key(key: str, presets: Presets) -> str:
     """Say that a key does not exist here, and name the presets that have it, the nearest key, or all."""
     group, _, setting = key.partition(".")
-    if setting and (owners := presets.owners(group, setting)):
+    if setting and (owners := [option for option in presets.options(group) if setting in presets.read(group, option)]):
         *others, last = owners
         return f"there is no key {key!r}; it belongs to {group}={', '.join(others)}{' and ' * bool(others)}{last}"
     near = nearest(key, _keys(presets), cutoff=0.6)

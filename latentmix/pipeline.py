@@ -331,7 +331,8 @@ class Pipeline:
         if self._brought is not None or self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
-        if _precision(needed) != _precision(self.model):
+        precisions = [getattr(model, "precision", model.dtype) for model in (needed, self.model)]  # TF32 is no dtype
+        if precisions[0] != precisions[1]:
             self.model, self._texts = needed, {}
 
     def _slices(self, count: int) -> list[slice]:
@@ -349,8 +350,3 @@ class Pipeline:
                 if not is_out_of_memory(error) or len(self._slices(count)) == count:
                     raise
             self.batch = min(count, self._slices(count)[0].stop) // 2
-
-
-def _precision(model: Model) -> object:
-    """Return what a model computes in; TF32 and float32 are one dtype."""
-    return getattr(model, "precision", model.dtype)

@@ -40,7 +40,9 @@ class Profile:
         try:
             yield
         finally:
-            _wait_for_gpu()
+            torch = sys.modules.get("torch")  # not imported for this alone
+            if torch is not None and torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             self._record()
             self._sections.pop()
 
@@ -71,9 +73,3 @@ def timed(section: str) -> Iterator[None]:
         return
     with _profiles[-1].section(section):
         yield
-
-
-def _wait_for_gpu() -> None:
-    torch = sys.modules.get("torch")  # not imported for this alone
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -57,27 +57,27 @@ def clip_width(name: str) -> int:
     """Return the number of features of a CLIP; no weights are read."""
     if name in WORLDS:
         return json.loads((clip_folder(name) / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
-    with optional_imports():
-        import open_clip
-
-    return open_clip.get_model_config(name.partition("/")[0])["embed_dim"]
+    return _open_clip().get_model_config(name.partition("/")[0])["embed_dim"]
 
 
 def pretrained_config(name: str) -> dict[str, Any]:
     """Return what open_clip knows of ARCHITECTURE/PRETRAINED. Raises: UserError where it has no such CLIP."""
-    with optional_imports():
-        import open_clip
-
+    open_clip = _open_clip()
     architecture, _, pretrained = name.partition("/")
     if (architecture, pretrained) not in open_clip.list_pretrained():
         raise UserError(f"open_clip has no {name!r}; give clip as ARCHITECTURE/PRETRAINED, such as ViT-L-14/openai")
     return open_clip.get_pretrained_cfg(architecture, pretrained)
 
 
-def _load(name: str) -> Any:
+def _open_clip() -> Any:
     with optional_imports():
         import open_clip
 
+    return open_clip
+
+
+def _load(name: str) -> Any:
+    open_clip = _open_clip()
     if name in WORLDS:
         return open_clip.create_model(_architecture(name))
     architecture, _, pretrained = name.partition("/")
@@ -88,9 +88,7 @@ def _load(name: str) -> Any:
 
 
 def _image_encoder(model: Any, device: torch.device) -> Encoder:
-    import open_clip
-
-    pre = open_clip.get_model_preprocess_cfg(model)
+    pre = _open_clip().get_model_preprocess_cfg(model)
     size = pre["size"] if isinstance(pre["size"], int) else pre["size"][0]
     mean, std = (torch.tensor(pre[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
 
@@ -105,10 +103,8 @@ def _image_encoder(model: Any, device: torch.device) -> Encoder:
 
 def _text_encoder(name: str, model: Any, device: torch.device) -> Callable[[str], Tensor]:
     """Return the encoder of texts. Some tokenizers come with open_clip; others are on the hub."""
-    import open_clip
-
     with fetching(f"the files of the tokenizer of open_clip's {name}", "other metrics than clip_score"):
-        tokenize = open_clip.get_tokenizer(_architecture(name))
+        tokenize = _open_clip().get_tokenizer(_architecture(name))
 
     def embed_text(text: str) -> Tensor:
         return model.encode_text(tokenize([text]).to(device)).float()

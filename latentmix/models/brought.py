@@ -102,9 +102,11 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
 def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configs of a pipeline's denoiser and VAE. Raises: UserError where a network's class is not known."""
     family = family_of(pipe)
-    for part in family.networks:
-        if (network := getattr(pipe, part, None)) is not None:
-            _check_class(network, part, family)
+    for part, class_name in family.networks.items():
+        network, expected = getattr(pipe, part, None), class_name.rpartition(".")[2]
+        plain = getattr(network, "_orig_mod", network)  # of a network that torch compiled
+        if network is not None and expected not in [cls.__name__ for cls in type(plain).__mro__]:
+            raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
     return dict(getattr(pipe, family.denoiser).config), dict(pipe.vae.config)
 
 
@@ -127,13 +129,6 @@ def _register(pipe: Any, family: Family, folder: Path) -> None:
             NETWORKS[place] = (_HeldVAE if part == "vae" else _Held)(own)
         else:
             TOKENIZERS[place] = own
-
-
-def _check_class(network: Any, part: str, family: Family) -> None:
-    expected = family.networks[part].rpartition(".")[2]
-    plain = getattr(network, "_orig_mod", network)  # of a network that torch compiled
-    if expected not in [cls.__name__ for cls in type(plain).__mro__]:
-        raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
 
 
 def _precision(denoiser: Any) -> str:

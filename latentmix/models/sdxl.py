@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.errors import UserError
 from latentmix.models import text_encoders, unet
 from latentmix.models.family import Family
 from latentmix.models.loading import read_index
 from latentmix.models.protocol import Text
 from latentmix.profiling import timed
-from latentmix.weight_files import read_config
 
 
 class SDXLModel(unet.UNetModel):
@@ -23,19 +21,9 @@ class SDXLModel(unet.UNetModel):
 
     addition = "text_time"
 
-    def check(self) -> None:
-        super().check()
-        if read_config(self.folder / "vae").get("latents_mean") is not None:
-            raise UserError(f"{self.folder / 'vae'} sets latents_mean, which is not known here")
-
     @property
     def family(self) -> Family:
         return FAMILY
-
-    @property
-    def text_shape(self) -> tuple[int, int]:
-        configs = [read_config(self.folder / part) for part in ("text_encoder", "text_encoder_2")]
-        return configs[0]["max_position_embeddings"], sum(config["hidden_size"] for config in configs)
 
     @timed("text encoders")
     def embed(self, prompts: Sequence[str]) -> Text:

@@ -31,6 +31,8 @@ class UNetModel(PipelineModel):
     def check(self) -> None:
         fitness.check_discrete(self.folder, PREDICTIONS)
         fitness.check_unet(self.folder, self.denoiser_config, self.addition, self.vae.channels, self.text_shape[1])
+        if read_config(self.folder / "vae").get("latents_mean") is not None:
+            raise UserError(f"{self.folder / 'vae'} sets latents_mean, which is not known here")
 
     @property
     def family(self) -> Family:
@@ -52,8 +54,9 @@ class UNetModel(PipelineModel):
 
     @property
     def text_shape(self) -> tuple[int, int]:
-        config = read_config(self.folder / "text_encoder")
-        return config["max_position_embeddings"], config["hidden_size"]
+        encoders = [part for part in self.family.networks if part.startswith("text_encoder")]
+        configs = [read_config(self.folder / part) for part in encoders]  # whose states are put side by side
+        return configs[0]["max_position_embeddings"], sum(config["hidden_size"] for config in configs)
 
     @timed("text encoders")
     def embed(self, prompts: Sequence[str]) -> Text:
