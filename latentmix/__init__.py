@@ -31,20 +31,8 @@ if TYPE_CHECKING:
 _HOMES = {"Latents": "latents", "Pipeline": "pipeline", "UserError": "errors", "evaluate": "evaluation"}
 _HOMES |= dict.fromkeys(("augment", "features", "sweep"), "api")
 _HOMES |= dict.fromkeys(("Method", "mix", "mixtures"), "mixing")
-__all__ = [
-    "Latents",
-    "Method",
-    "Pipeline",
-    "UserError",
-    "__version__",
-    "augment",
-    "evaluate",
-    "features",
-    "metrics",
-    "mix",
-    "mixtures",
-    "sweep",
-]
+__all__ = ["Latents", "Method", "Pipeline", "UserError", "__version__", "augment", "evaluate", "features", "metrics"]
+__all__ += ["mix", "mixtures", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

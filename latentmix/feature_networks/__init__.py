@@ -25,21 +25,8 @@ from latentmix.feature_networks.lpips import LPIPS
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
-__all__ = [
-    "FRECHET",
-    "PERCEPTUAL",
-    "Classifier",
-    "Network",
-    "Perceptual",
-    "clip_network",
-    "clip_width",
-    "dinov2_folder",
-    "embedded_classifier",
-    "frechet_network",
-    "frechet_width",
-    "load",
-    "perceptual_network",
-]
+__all__ = ["FRECHET", "PERCEPTUAL", "Classifier", "Network", "Perceptual", "clip_network", "clip_width"]
+__all__ += ["dinov2_folder", "embedded_classifier", "frechet_network", "frechet_width", "load", "perceptual_network"]
 
 FRECHET: Mapping[str, Callable[[torch.device], Network]] = {
     **{name: partial(embedded.frechet, name) for name in WORLDS},

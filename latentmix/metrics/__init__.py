@@ -23,29 +23,9 @@ from latentmix.metrics.intervals import Comparison, Estimate, Sample, average, j
 from latentmix.metrics.neighbours import coverage, density, precision, recall
 from latentmix.plugins import Table
 
-__all__ = [
-    "METRICS",
-    "Comparison",
-    "Estimate",
-    "Features",
-    "Metric",
-    "Others",
-    "Sample",
-    "activation_distances",
-    "average",
-    "clip_scores",
-    "cosine_distances",
-    "coverage",
-    "density",
-    "frechet_distance",
-    "frechet_infinity",
-    "jackknifed",
-    "mean",
-    "mean_interval",
-    "paired",
-    "precision",
-    "recall",
-]
+__all__ = ["METRICS", "Comparison", "Estimate", "Features", "Metric", "Others", "Sample", "activation_distances"]
+__all__ += ["average", "clip_scores", "cosine_distances", "coverage", "density", "frechet_distance"]
+__all__ += ["frechet_infinity", "jackknifed", "mean", "mean_interval", "paired", "precision", "recall"]
 
 
 @dataclass(frozen=True)
