@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from latentmix.data import DATASETS
 from latentmix.data.settings import DataConfig
-from latentmix.errors import unknown
+from latentmix.errors import no_such
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import InversionSettings
 from latentmix.metrics import METRICS
@@ -46,7 +46,7 @@ def _seconds(time: Any) -> Any:
 
 def _metric(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(unknown("metric", name, METRICS))
+        raise ValueError(no_such("metric", name, METRICS))
     return name
 
 
@@ -55,7 +55,7 @@ def _own_settings(plain: Any) -> Any:
     if not isinstance(plain, dict) or "kind" not in plain:
         return plain
     if (kind := plain["kind"]) not in INVERSIONS:
-        raise ValueError(unknown("kind", kind, INVERSIONS))
+        raise ValueError(no_such("kind", kind, INVERSIONS))
     return TypeAdapter(INVERSIONS[kind].settings).validate_python(plain)
 
 
@@ -140,7 +140,7 @@ class Config:
         if Path(self.name).name != self.name or self.name in {"", ".", "..", "cache"}:
             raise ValueError(f"name={self.name!r} must be a plain folder name")
         if self.data.kind not in DATASETS:
-            raise ValueError(unknown("data.kind", self.data.kind, DATASETS))
+            raise ValueError(no_such("data.kind", self.data.kind, DATASETS))
         if self.launch.gpus and self.device not in ("auto", "cuda"):
             asked = f"launch.gpus={self.launch.gpus} gives each worker a GPU of its own"
             other = f"device={self.device} is another device"

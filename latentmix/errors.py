@@ -15,7 +15,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
     return names[found[0]] if found else ""
 
 
-def unknown(what: str, name: object, known: Iterable[str]) -> str:
+def no_such(what: str, name: object, known: Iterable[str]) -> str:
     """Return the message for a name that is not among the known ones."""
     return f"there is no {what} {name!r}; did you mean {nearest(str(name), known)!r}? (there are {', '.join(known)})"
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from latentmix.data.image_files import image_files
 from latentmix.data.pictures import read_pictures
-from latentmix.errors import UserError, unknown
+from latentmix.errors import UserError, no_such
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
@@ -76,7 +76,7 @@ def _metric(name: str) -> Metric:
         return METRICS[name]
     if name in METRICS:
         raise UserError(f"{name} compares images with a prompt, and there is none here; leave it out")
-    raise UserError(unknown("metric", name, known))
+    raise UserError(no_such("metric", name, known))
 
 
 Item = tuple[str, Any]  # what errors call an image, and the image
