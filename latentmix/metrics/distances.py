@@ -27,7 +27,7 @@ def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     Raises ValueError for fewer than two rows or different widths.
     """
     if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"features must be [n, D] and [m, D] with n, m ≥ 2, not {list(x.shape)}, {list(y.shape)}")
+        raise ValueError(f"features must be [n, D] and [m, D], n, m at least 2, not {list(x.shape)}, {list(y.shape)}")
     mean_x, root_x = _mean_and_root(x)
     mean_y, root_y = _mean_and_root(y)
     overlap = _nuclear_norm(root_x @ root_y.T)
