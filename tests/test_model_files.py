@@ -716,7 +716,7 @@ def test_a_lora_of_one_network_has_its_rank_and_alpha_in_its_metadata(original: 
     save_file(load_file(lora), again, {"lora_adapter_metadata": json.dumps({"r": 2, "lora_alpha": 1.0})})
     assert same(outputs(original, f"model.lora={again}"), outputs(original, f"model.lora={lora}:0.5"), 1e-5)
     save_file(load_file(lora), again, {"lora_adapter_metadata": "{"})
-    with pytest.raises(UserError, match="that can.t be read; save it again"):
+    with pytest.raises(UserError, match="read; save it again"):
         outputs(original, f"model.lora={again}")
 
 
