@@ -129,6 +129,33 @@ def test_a_damaged_config_is_named(name: str, content: str | None, reason: str, 
 
 
 @pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer; run git lfs pull"),
+        ("<!DOCTYPE html>", "is an HTML page, as servers send in place of a file"),
+    ],
+)
+def test_what_is_in_the_place_of_weights_is_named(content: str, what: str, folder: Path, tmp_path: Path) -> None:
+    weights, alone = folder / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "x.safetensors"
+    for file in (weights, alone):
+        file.write_text(content)
+    with pytest.raises(UserError, match=f"{weights} {what}"):
+        check_weights(folder)
+    assert f"{alone} {what}" in refusal(alone)
+    for setting in ("lora", "vae"):
+        assert f"{alone} {what}" in refusal(embedded_folder("tiny"), f"model.{setting}={alone}")
+
+
+def test_the_folder_of_a_pipeline_is_named_where_one_around_it_is_given(original: Path, tmp_path: Path) -> None:
+    for place in ("around/sd", "models--me--sd/snapshots/abc"):
+        shutil.copytree(original, tmp_path / place)
+        for above in (
+            path for path in (tmp_path / place).parents if path.is_relative_to(tmp_path / place.split("/")[0])
+        ):
+            assert f"no diffusers pipeline folder; {tmp_path / place} is one" in refusal(above)
+
+
+@pytest.mark.parametrize(
     ("files", "reason"),
     [
         ({"merges.txt": None}, "lacks merges.txt (or tokenizer.json)"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.errors import UserError
+from latentmix.weight_files import instead_of_weights
 
 PARTS = (  # how names of weights begin, with underscores for dots -> the network
     ("lora_unet_", "unet"),
@@ -181,4 +182,6 @@ def _opened(file: Path) -> Any:
     try:
         return safe_open(file, "pt")
     except (OSError, SafetensorError) as error:
+        if what := instead_of_weights(file):
+            raise UserError(f"{file} is {what}") from error
         raise UserError(f"{file} can't be read as a LoRA in safetensors: {error}; check model.lora") from error
