@@ -155,6 +155,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "config": config,
         "arguments": list(arguments),
         "model": experiment.model.identity,
+        "inputs": session.inputs(experiment),
         "versions": checks.versions(),
         "python": platform.python_version(),
         "commit": _commit(),
