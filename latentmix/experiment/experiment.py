@@ -49,7 +49,7 @@ MAX_PAIRS = 50  # of images in a cell or class, whose perceptual distance is the
 class Experiment:
     """The parts of one run. Where results are kept is in `layout`; what is mixed is in `latents`."""
 
-    reserved = ("all",)  # names that no class can have, as tables have them for the average
+    reserved: tuple[str, ...] = ("all",)  # names that no class can have, as tables have them for the average
     measured_with: tuple[Literal["features", "clip"], ...] = ("features", "clip")  # settings of the networks
 
     def __init__(self, config: Config) -> None:
