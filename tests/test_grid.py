@@ -4,6 +4,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import driver
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from PIL import Image
 from pipelines import SD
 
 from latentmix import figures
+from latentmix.cache import write_checked_json
 from latentmix.commands import sweep
 from latentmix.compose import compose
 from latentmix.experiment.comparison import Run, differences, read_runs, settings_that_differ, share_draws
@@ -87,6 +89,22 @@ def test_a_finished_run_is_made_again_where_its_images_have_changed(
         if len(tables) == 2:
             Image.linear_gradient("L").save(pets / "0.png")
     assert tables[0] == tables[1] and tables[1] != tables[2]
+
+
+def test_results_of_a_run_of_the_same_name_that_ended_meanwhile_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, task = sweep._results_task, "name=twice"
+    other = compose([*BASE, f"outputs={tmp_path}", task, "seed=7"])
+
+    def ended(*arguments: Any) -> str:
+        write_checked_json(other.folder / "done.json", {"config": other.as_dict()})
+        return named(*arguments)
+
+    monkeypatch.setattr(sweep, "_results_task", ended)
+    said = command(tmp_path, task)
+    assert said.code == 2 and "holds results of other settings (seed=7 there, 0 here)" in said.err
+    assert not (other.folder / "metrics.csv").exists()
 
 
 def test_a_grid_ends_in_one_table(runs: Path) -> None:
