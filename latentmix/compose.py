@@ -146,7 +146,7 @@ class Presets:
                 return f"rename {file} to {option}.yaml, as only *.yaml is read"
             if (file := folder / f"{option}.yaml").is_file():
                 return f"put {file} into a folder {group}, and give the folder above that as --config-dir"
-        near, options = nearest(option, self.options(group), cutoff=0.6), ", ".join(self.options(group))
+        near, options = nearest(option, self.options(group), cutoff=0.8), ", ".join(self.options(group))
         return f"{f'did you mean {near}? ' if near else ''}there are {options or 'none'}"
 
     def read(self, group: str, option: str) -> Preset:
