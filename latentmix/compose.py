@@ -16,20 +16,25 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from latentmix.cache import read_json, user_cache, write_json
-from latentmix.config import Config
+from latentmix.config import SBATCH, Config
 from latentmix.embedded import DRAWN
 from latentmix.errors import UserError, nearest
-from latentmix.overrides import for_hydra
+from latentmix.overrides import for_hydra, mapping, takes_fractions
 from latentmix.settings import expand_home
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
+MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's kinds of error
 DEFAULT_DATA = "shapes"  # of configs/config.yaml
 RENAMED = {  # old key -> what to say instead
     "speed.offload": "model.offload",
     "speed.shared_half": "speed.shared_prefix",
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
+}
+SOURCES = {  # groups -> what to say where a path is given in place of a preset
+    "model": "for a folder or a file, give a model of its family with it: model=sd15 model.path={}",
+    "data": "for a folder of images, give data=folder data.path={}",
 }
 NAMED_BY_SOURCE = ("model", "data")  # groups whose name says what is read
 FUNCTION = re.compile(r"([\w.+]+)=(\[?)(\w+\(.*\))\]?")  # KEY=range(0,3) and the like, of Hydra's sweeps
@@ -66,7 +71,12 @@ def validate(plain: Any, presets: "Presets | None" = None) -> Config:
         return TypeAdapter(Config).validate_python(plain)
     except ValidationError as error:
         found = presets or Presets()
-        raise UserError("; ".join(dict.fromkeys(_describe(e, found) for e in error.errors()))) from error
+        missing = [_key(e) for e in error.errors() if e["type"] in MISSING]
+        reasons = [_describe(e, found) for e in error.errors() if e["type"] not in MISSING]
+        if missing:
+            needed = f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} needed"
+            reasons.append(f"{needed}; give {missing[0]}=..., or choose a preset that has it")
+        raise UserError("; ".join(dict.fromkeys(reasons))) from error
 
 
 def find_run(run: str) -> Path:
@@ -122,10 +132,38 @@ class Presets:
         folders = (config_folder(), *self.dirs)
         return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
+    def instead(self, group: str, option: str) -> str:
+        """Say what to give where a group has no such preset."""
+        if group in SOURCES and (Path(expand_home(option)).exists() or option.startswith((".", "/", "~"))):
+            return SOURCES[group].format(option)
+        if group == "model" and option.count("/") == 1:
+            return f"for a model of the hub, give one of its family with it: model=sd15 model.hub={option}"
+        for folder in self.dirs:
+            if (file := folder / group / f"{option}.yml").is_file():
+                return f"rename {file} to {option}.yaml, as only *.yaml is read"
+            if (file := folder / f"{option}.yaml").is_file():
+                return f"put {file} into a folder {group}, and give the folder above that as --config-dir"
+        near, options = nearest(option, self.options(group), cutoff=0.8), ", ".join(self.options(group))
+        return f"{f'did you mean {near}? ' if near else ''}there are {options or 'none'}"
+
     def read(self, group: str, option: str) -> Preset:
         """Return what a preset says, and what the presets say that it builds on; its `name` is never one of theirs."""
         own, *inherited = self.lineage(group, option)
         return dict(ChainMap(own, {"name": option}, *inherited))
+
+    def owners(self, group: str, setting: str) -> list[str]:
+        """Return the presets of a group that have a setting."""
+        found = []
+        for option in self.options(group):
+            with suppress(UserError):  # a file that can't be read matters only where it is chosen
+                found += [option] if setting in self.read(group, option) else []
+        return found
+
+    def check(self, overrides: Sequence[str]) -> None:
+        """Raise UserError if a preset that overrides choose, or one that it builds on, can't be read."""
+        for group, _, option in (override.lstrip("+").partition("=") for override in overrides):
+            if group in GROUPS and option in self.options(group):
+                self.lineage(group, option)
 
     def overridden(self, group: str, experiment: str | None) -> bool:
         """Return whether an experiment, or one that it builds on, chooses the preset of another group."""
@@ -139,14 +177,20 @@ class Presets:
         quoted = ("'file://" + str(folder).replace("'", r"\'") + "'" for folder in self.dirs)
         return [f"hydra.searchpath=[{','.join(quoted)}]"] if self.dirs else []
 
-    def lineage(self, group: str, option: str) -> list[Preset]:
-        """Return a preset and those that it builds on, the nearest first."""
+    def lineage(self, group: str, option: str, above: tuple[str, ...] = ()) -> list[Preset]:
+        """Return a preset and those that it builds on, the nearest first. Raises: UserError for a file that is none."""
         import yaml
 
         files = (folder / group / f"{option}.yaml" for folder in (config_folder(), *self.dirs))
-        own = yaml.safe_load(next(file for file in files if file.is_file()).read_text()) or {}
-        bases = [entry for entry in reversed(own.get("defaults", [])) if entry in self.options(group)]
-        return [own, *(preset for base in bases for preset in self.lineage(group, base))]
+        file = next(file for file in files if file.is_file())
+        if option in above:
+            raise UserError(f"{file} builds on itself, by way of {' and '.join(above)}; mend its defaults")
+        try:
+            own = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+            bases = [entry for entry in reversed(own.get("defaults", [])) if entry in self.options(group)]
+        except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+            raise UserError(f"{file} can't be read as a preset: {' '.join(str(error).split())}") from error
+        return [own, *(preset for base in bases for preset in self.lineage(group, base, (*above, option)))]
 
 
 def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
@@ -158,7 +202,8 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    typed = [for_hydra(override) for override in overrides]
+    mappings = {override: found for override in overrides if (found := mapping(override))}
+    typed = [f"{mappings[o][0]}={{}}" if o in mappings else for_hydra(o) for o in overrides]
     try:
         with _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
@@ -166,14 +211,19 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
                 typed = [f"data={world}", *typed]
                 composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        for key, names in mappings.values():
+            OmegaConf.update(config, key, names, force_add=True)
         _unpin_other(config, composed.hydra.runtime.choices["model"], overrides, presets)
         for group in NAMED_BY_SOURCE:
             if not any(override.lstrip("+").startswith(f"{group}.name=") for override in overrides):
                 _name_by_source(config, group, composed.hydra.runtime.choices[group], presets)
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            presets.check(overrides)
         raise UserError(_explain(error, typed, presets)) from error
-    except YAMLError as error:  # also a tag that would build an object
+    except (YAMLError, RecursionError) as error:  # also a tag that would build an object
+        presets.check(overrides)
         folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
         raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
     return {key: value for key, value in plain.items() if key not in BY_WORLD}
@@ -237,12 +287,19 @@ def plain_name(source: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "unnamed"
 
 
+def _key(error: Any) -> str:
+    """Return the key that one of pydantic's errors is about."""
+    return ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
+
+
 def _describe(error: Any, presets: Presets) -> str:
     """Return one of pydantic's errors as "KEY=VALUE: reason"."""
-    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
+    key = _key(error)
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     if error["type"] == "value_error" or not key:
         return f"{key}: {reason}" if key else reason
+    if error["type"] == "tuple_type" and error["input"] is None:
+        return f"{key}=null is no list; {key}=[] is an empty one"
     if error["type"] == "unexpected_keyword_argument":
         return _no_key(key, presets)
     quote = "; put it in quotes, as YAML reads yes, no, on and off as true and false, and null as nothing"
@@ -267,7 +324,13 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
             if not any(f"{key}.".lstrip("+").startswith(f"{known}.") for known in (*_keys(presets), "experiment")):
                 return _no_key(key, presets)
             advice = f"give {key} one value; `latentmix sweep -m {override}` makes a run for each"
-            if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", value):
+            if key == "model.size":
+                advice = "write pixels as 512, or as 768x512 for width and height"
+            elif takes_fractions(key) and re.fullmatch(r"\d*,\d+", value):
+                advice = (
+                    f"write {value.replace(',', '.')}, with a point; or `latentmix sweep -m {override}` for two runs"
+                )
+            elif re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", value):
                 advice = f"write {value.replace(',', '')}, without commas"
             return f"{override}: {advice if several else f'the value cannot be read; write {_template(key, value)}'}"
     for override in overrides:  # for_hydra wrote n=range(2,8) as n=[range(2,8)]
@@ -277,6 +340,8 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
             return f"{key}={call}: write {written}; `latentmix sweep -m {key}={call}` makes a run for each"
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
+        if override.startswith("+") and "already" in first and key in _keys(presets):
+            return f"{override}: leave out the +, as there is a setting {key}"
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
             return _no_key(key, presets)
     if first.startswith("Missing mandatory value"):
@@ -285,7 +350,7 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
     if missing := re.match(r"In '(.*)': Could not (?:find|load) '(\w+)/(.*?)'", first):
         preset, group, option = missing.groups()
         where = "" if preset == "config" else f", which {preset} builds on"
-        return f"there is no {group}={option}{where}; there are {', '.join(presets.options(group)) or 'none'}"
+        return f"there is no {group}={option}{where}; {presets.instead(group, option)}"
     reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
     return f"{' '.join(overrides)}: {reason}"
 
@@ -300,7 +365,11 @@ def _template(key: str, value: str) -> str:
 def _no_key(key: str, presets: Presets) -> str:
     """Say that a key does not exist here, and name the presets that have it, the nearest key, or all."""
     group, _, setting = key.partition(".")
-    if setting and (owners := [option for option in presets.options(group) if setting in presets.read(group, option)]):
+    if key == "experiment":
+        return "an experiment's file must begin with the line `# @package _global_`, as those of latentmix do"
+    if group == "launch" and (own := SBATCH.get(setting.replace("_", "-"))):
+        return f"there is no key {key!r}; it is called launch.{own}"
+    if setting and (owners := presets.owners(group, setting)):
         *others, last = owners
         return f"there is no key {key!r}; it belongs to {group}={', '.join(others)}{' and ' * bool(others)}{last}"
     near = nearest(key, _keys(presets), cutoff=0.6)

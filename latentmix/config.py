@@ -1,5 +1,6 @@
 """The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from latentmix.data import DATASETS
 from latentmix.data.settings import DataConfig
@@ -29,6 +31,12 @@ SBATCH = {  # arguments of sbatch -> the settings that they have
     **{name: name for name in ("partition", "account", "qos", "constraint", "requeue")},
     **{"time": "timeout_min", "cpus-per-task": "cpus", "mem": "mem_gb", "array": "shards", "no-requeue": "requeue"},
 }
+UNITS = {  # of times -> seconds; a unit comes after those that begin with it
+    **dict.fromkeys(("days", "day", "d"), 86400),
+    **dict.fromkeys(("hours", "hour", "hrs", "hr", "h"), 3600),
+    **dict.fromkeys(("minutes", "minute", "mins", "min", "m"), 60),
+    **dict.fromkeys(("seconds", "second", "secs", "sec", "s"), 1),
+}
 GROWING = ("n", "methods", "metrics", "controls")  # what a run may be given more of without losing a result
 
 
@@ -37,11 +45,42 @@ def _method(method: Any) -> Any:
 
 
 def _seconds(time: Any) -> Any:
-    """Return a time such as 12h, 1h30m or 90s in seconds; numbers, which are seconds, as they are."""
-    if not isinstance(time, str) or not re.fullmatch(r"(\d+(\.\d+)?(d|h|min|m|s))+", time):
+    """Return a time such as 12h, 1h 30min or 1:30:00 in seconds; numbers, which are seconds, as they are."""
+    if not isinstance(time, str) or re.fullmatch(r"[\d.]+", time):
         return time
-    parts = re.findall(r"([\d.]+)(d|h|min|m|s)", time)
-    return sum(float(number) * {"d": 86400, "h": 3600, "s": 1}.get(unit, 60) for number, unit in parts)
+    text = re.sub(r"\s", "", time).lower()
+    if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text):  # as Slurm writes times
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    unit = "|".join(UNITS)
+    if not re.fullmatch(rf"((\d+\.?|\d*\.\d+)({unit}))+", text):
+        raise PydanticCustomError("time", "should be a time such as 12h, 1h30m or 90s; a number alone is seconds")
+    return sum(float(number) * UNITS[name] for number, name in re.findall(rf"([\d.]+)({unit})", text))
+
+
+def _minutes(time: Any) -> Any:
+    """Return a time in whole minutes; numbers, which are minutes, as they are."""
+    if not isinstance(time, str) or re.fullmatch(r"[\d.]+", time):
+        return time
+    return math.ceil(_seconds(time) / 60)
+
+
+def _gigabytes(size: Any) -> Any:
+    """Return 32 for 32G or 32GB; anything else as it is."""
+    found = re.fullmatch(r"\s*(\d+)\s*gi?b?\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    return found[1] if found else size
+
+
+def _share(text: Any) -> Any:
+    """Return 0.05 for 5%; anything else as it is."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*%\s*", text) if isinstance(text, str) else None
+    return float(found[1]) / 100 if found else text
+
+
+def _device(name: str) -> str:
+    """Return a device as torch calls it: cuda for gpu, cuda:1 for 1."""
+    plain = name.strip().lower()
+    return f"cuda:{plain}" if plain.isdecimal() else re.sub(r"^gpu\b", "cuda", plain)
 
 
 def _metric(name: str) -> str:
@@ -61,7 +100,9 @@ def _own_settings(plain: Any) -> Any:
 
 MethodName = Annotated[Method, BeforeValidator(_method), PlainSerializer(str)]
 MetricName = Annotated[str, AfterValidator(_metric)]
-Device = Annotated[str, AfterValidator(lambda name: f"cuda:{name}" if name.isdecimal() else name)]
+Device = Annotated[str, AfterValidator(_device)]
+Minutes = Annotated[int, BeforeValidator(_minutes), Field(gt=0)]
+Gigabytes = Annotated[int, BeforeValidator(_gigabytes), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 OwnSettings = Annotated[SerializeAsAny[InversionSettings], BeforeValidator(_own_settings)]
 
@@ -81,9 +122,9 @@ class LaunchConfig:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    timeout_min: Positive = 240
+    timeout_min: Minutes = 240
     cpus: Positive = 4
-    mem_gb: Positive | None = None
+    mem_gb: Gigabytes | None = None
     requeue: bool = True
     setup: Several[str] = ()  # lines of shell before the work
     extra: dict[str, Any] | None = None  # further arguments of sbatch; true is one without a value
@@ -94,6 +135,8 @@ class LaunchConfig:
         if self.name == "slurm" and self.gpus > 1:
             raise ValueError("a shard uses one GPU; set launch.gpus=1 and more launch.shards")
         for argument in self.extra or {}:
+            if argument.startswith("-"):
+                raise ValueError(f"launch.extra names arguments without dashes: {argument.lstrip('-')}, not {argument}")
             if own := SBATCH.get(argument.replace("_", "-")):
                 raise ValueError(f"launch.extra.{argument} has a setting of its own; give launch.{own}=...")
 
@@ -130,7 +173,7 @@ class Config:
     overwrite: bool = False
     speed: SpeedConfig = USUAL
     budget: Seconds | None = None
-    until: Annotated[float, Field(gt=0)] | None = None
+    until: Annotated[float, BeforeValidator(_share), Field(gt=0)] | None = None
     track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.data.image_files import image_files
+from latentmix.data.image_files import digest, image_files
 from latentmix.data.pictures import read_pictures
-from latentmix.errors import UserError, no_such
+from latentmix.data.protocol import first_few
+from latentmix.errors import UserError, no_such, warn_once
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
@@ -59,6 +61,7 @@ def evaluate(
         networks["clip"] = clip_network(clip, place, texts=False)
     labels = {kind: network.name for kind, network in networks.items()}
     items, others = _items(images, "images"), _items(reference, "reference")
+    _warn_of_shared_files(items, others)
     x, y = _features(items, networks), _features(others, networks)
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
@@ -92,6 +95,26 @@ def _items(images: Any, side: str) -> list[Item]:
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")
     return [(str(x) if isinstance(x, str | Path) else f"{side}[{index}]", x) for index, x in enumerate(found)]
+
+
+def _warn_of_shared_files(items: Sequence[Item], others: Sequence[Item]) -> None:
+    """Warn of files on both sides, as of originals among generated images: they make distances too small."""
+    sides = [
+        [Path(expand_home(image)) for _, image in side if isinstance(image, str | Path)] for side in (items, others)
+    ]
+    if {*map(str, sides[0])} == {*map(str, sides[1])}:  # compared with itself, as a test
+        return
+    with suppress(OSError):  # what can't be read is refused later
+        own, other = ({file: file.stat().st_size for file in side} for side in sides)
+        sizes = set(other.values())
+        alike = [file for file in own if own[file] in sizes]
+        wanted = {own[file] for file in alike}
+        known = {digest(file.read_bytes()) for file in other if other[file] in wanted}
+        if shared := [file.name for file in alike if digest(file.read_bytes()) in known]:
+            warn_once(
+                f"{len(shared)} of the {len(items)} images are among the reference images, and make distances smaller "
+                f"than they are: {first_few(shared)}; leave them out to measure the others"
+            )
 
 
 def _read(item: Item) -> Tensor:

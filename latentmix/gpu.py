@@ -30,6 +30,7 @@ def find_device(name: str) -> torch.device:
         return found or torch.device("cpu")
     try:
         torch.zeros(1, device=name)
+        torch.get_device_module(torch.device(name))  # which torch's device without memory has not
     except (RuntimeError, AssertionError) as error:
         others = f", cpu or {found}" if found else " or cpu"
         reason = str(error).splitlines()[0].partition(". ")[0]

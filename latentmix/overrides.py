@@ -9,6 +9,7 @@ import itertools
 import re
 import types
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,7 +22,45 @@ from latentmix.mixing import Method
 # What is not text to be quoted: nothing, null, ???, quoted text, interpolations, mappings.
 AS_IT_IS = re.compile(r"\s*(|null|\?\?\?|'.*'|\".*\"|.*\$\{.*|\{.*:.*\})\s*", re.IGNORECASE | re.DOTALL)
 ONE_LINE = ("launch.setup",)  # lists of lines of a shell, where a comma divides nothing
+QUOTES = (("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
+TRUTH = {"true": True, "false": False}
 ENTRY = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
+
+
+def unwrapped(override: str) -> str:
+    """Return an override without quotes around all of it, as some shells leave them, and spaces around its key."""
+    for opening, closing in QUOTES:
+        if override.startswith(opening) and override.endswith(closing) and len(override) > 2:
+            override = override[1:-1]
+    found = re.fullmatch(r"\s*([\w./+~@-]+)\s*=(.*)", override, re.DOTALL)
+    return f"{found[1]}={found[2]}" if found else override
+
+
+def mapping(override: str) -> tuple[str, dict[str, Any]] | None:
+    """Return key and value of KEY={NAME: VALUE} where Hydra can't read it, as with accents or quotes in a name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from yaml import BaseLoader, YAMLError, load
+
+    key, _, value = override.partition("=")
+    if key.lstrip("+") not in _mappings() or not value.startswith("{"):
+        return None
+    try:
+        OverridesParser.create().parse_override(override)
+        return None
+    except HydraException:
+        with suppress(YAMLError):
+            found = load(value, BaseLoader)
+            if isinstance(found, dict) and all(
+                isinstance(text, str) and text for pair in found.items() for text in pair
+            ):
+                return key.lstrip("+"), {name: TRUTH.get(text, text) for name, text in found.items()}
+    return None
+
+
+def takes_fractions(key: str) -> bool:
+    """Return True if a key takes numbers with a fraction."""
+    return dict(_hints(Config)).get(key, (None,))[0] is float
 
 
 def for_hydra(override: str) -> str:
@@ -36,6 +75,8 @@ def for_hydra(override: str) -> str:
         return override
     if not is_list:
         return f"{key}={_quoted(value)}"
+    if not is_text and (quoted := re.fullmatch(r"""(['"])(.*)\1""", value)):  # of numbers; a text may have commas
+        value = quoted[2]
     inner = re.fullmatch(r"\s*\[(.*)\]\s*", value, re.DOTALL)
     if "${" in value or value.strip().lower() == "null" or (inner is None and value.lstrip().startswith("[")):
         return override
@@ -84,6 +125,12 @@ def _kinds() -> dict[str, tuple[bool, bool, bool]]:
     for inversion in INVERSIONS.values():
         hints |= {f"inversion.{key}": hint for key, hint in _hints(inversion.settings)}
     return {key: (get_origin(hint) is tuple, _is_text(hint), optional) for key, (hint, optional) in hints.items()}
+
+
+@cache
+def _mappings() -> frozenset[str]:
+    """Return the keys that take mappings."""
+    return frozenset(key for key, (hint, _) in _hints(Config) if get_origin(hint) is dict)
 
 
 def _hints(settings: Any) -> Iterator[tuple[str, tuple[Any, bool]]]:

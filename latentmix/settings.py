@@ -17,6 +17,15 @@ def expand_home(path: str | Path) -> str:
         return text
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers in a text, with commas between them. Raises ValueError for anything else."""
+    parts = [part for part in re.split(r"[,;\s]+", text.strip().strip("[]()")) if part]
+    try:
+        return tuple(map(float, parts or [""]))
+    except ValueError:
+        raise ValueError("these are no numbers; write them with commas between, such as 0.5,0.3,0.2") from None
+
+
 def _local_path(path: str) -> str:
     """Return a path with its ~ expanded. Raises ValueError for an empty one, which would mean the current folder."""
     if not path.strip():

@@ -22,6 +22,11 @@ STEMS = {  # of the file that each library opens: as safetensors, and pickled
     "transformers": ("model", "pytorch_model"),
 }
 VARIANTS = ("fp32", "fp16", "bf16", "ema", "non_ema")  # that are taken unasked where a network has no other, in order
+INSTEAD = {  # how files begin that are often in the place of weights -> what they are
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+    b"<!doctype html": "an HTML page, as servers send in place of a file; get it again",
+    b"<html": "an HTML page, as servers send in place of a file; get it again",
+}
 SOURCE = "weights.json"  # in the folder of a network whose weights are elsewhere
 REMEMBERED = 32 << 20  # bytes from which a file's digest is remembered; smaller files are read in 0.1 s
 SETTLED = 2e9  # ns since its last change; before, a file can change again without a new time of change
@@ -155,7 +160,18 @@ def check_whole(files: Sequence[Path]) -> None:
             else:
                 file.stat()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(f"{file} is missing or cut short; copy the whole folder again") from error
+            what = instead_of_weights(file) or "missing or cut short; copy the whole folder again"
+            raise UserError(f"{file} is {what}") from error
+
+
+def instead_of_weights(file: Path) -> str | None:
+    """Return what is in the place of a file of weights, if that is known by how it begins."""
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(512).lstrip().lower()
+    except OSError:
+        return None
+    return next((what for start, what in INSTEAD.items() if beginning.startswith(start)), None)
 
 
 def parameters(file: Path) -> int:

@@ -133,6 +133,9 @@ def test_torchvision_and_datasets_find_images_and_labels(photos: Path, monkeypat
     import datasets
     from torchvision.datasets import ImageFolder
 
+    with Image.open(photos / "big dog" / "photo, 3.png") as image:
+        image.save(photos / "big dog" / "photo, 3.jfif", "JPEG")  # an ending that ImageFolder does not know
+    (photos / "big dog" / "photo, 3.png").unlink()
     said = augment(photos, "--keep-originals", "--copy-threshold", "0", "seed=3")
     assert said.code == 0, said.err
     assert "12 mixtures and 7 originals of 2 classes" in said.out

@@ -26,6 +26,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.inversion.fixed_point import FixedPointSettings
 from latentmix.mixing import Method
 from latentmix.models.pipeline import find
+from latentmix.overrides import unwrapped
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]
@@ -193,6 +194,22 @@ def test_overrides_win_over_experiments() -> None:
         ("seed='3'", 3),
         ("draws=1e2", 100),
         ("device=1", "cuda:1"),
+        ("device=gpu:1", "cuda:1"),
+        ("device=CPU", "cpu"),
+        ('n="2,8"', [2, 8]),
+        ("n='[2,8]'", [2, 8]),
+        ('data.classes="a,b"', ["a,b"]),
+        ("model.precision=fp16", "float16"),
+        ("budget=90", 90),
+        ("budget=1h 30m", 5400),
+        ("budget=2 Hours", 7200),
+        ("budget=.5h", 1800),
+        ("budget=1:30:00", 5400),
+        ("budget=2-00:00:00", 2 * 86400),
+        ("until=5%", 0.05),
+        ("data.titles={café (old): it's closed}", {"café (old)": "it's closed"}),
+        ("data.titles={'tree frog': frog}", {"tree frog": "frog"}),
+        ("data.options={é: true}", {"é": True}),
     ],
 )
 def test_an_override_arrives(override: str, value: Any) -> None:
@@ -320,6 +337,38 @@ def test_folders_of_presets_that_cannot_be_used_are_named(own: Path) -> None:
         compose([], [own / "nowhere"])
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("inversion/bad.yaml", "defaults: [ddim\n", "bad.yaml can't be read as a preset: while parsing"),
+        ("inversion/bad.yaml", "steps: 3 # caf\xe9\n", "bad.yaml can't be read as a preset: 'utf-8' codec"),
+        ("inversion/bad.yaml", "defaults: [bad]\n", "bad.yaml builds on itself, by way of bad; mend its defaults"),
+        ("inversion/bad.yaml", "", "inversion.name and inversion.kind and .* are needed; give inversion.name=..., or"),
+        ("inversion/bad.yml", "defaults: [ddim]\n", "rename .*/bad.yml to bad.yaml, as only"),
+        ("bad.yaml", "defaults: [ddim]\n", "put .*/bad.yaml into a folder inversion, and give the folder above"),
+    ],
+)
+def test_what_is_wrong_with_a_preset_is_said(file: str, text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=expected):
+        compose(["inversion=bad"], [tmp_path])
+
+
+def test_a_faulty_preset_does_not_hide_what_is_wrong_with_another_key(own: Path) -> None:
+    (own / "inversion" / "bad.yaml").write_text("defaults: [bad]\n")
+    with pytest.raises(
+        UserError, match=r"no key 'inversion\.iterations'; it belongs to inversion=careful, fixed_point"
+    ):
+        compose(["inversion.iterations=3"], [own])
+
+
+def test_an_experiment_without_its_first_line_is_told_to_have_it(own: Path) -> None:
+    (own / "experiment" / "plain.yaml").write_text("draws: 3\n")
+    with pytest.raises(UserError, match="must begin with the line `# @package _global_`"):
+        compose(["experiment=plain"], [own])
+
+
 def test_a_preset_that_builds_on_none_is_named(own: Path) -> None:
     (own / "model" / "lost.yaml").write_text("defaults: [sd99, _self_]\n")
     with pytest.raises(
@@ -443,6 +492,11 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("data.light=300", ["data.light=300"]),
     ("launch.threads=0", ["launch.threads=0"]),
     ("name=${nothing}", ["nothing", "name"]),
+    ("data=./photos", ["no data=./photos", "give data=folder data.path=./photos"]),
+    ("model=/tmp", ["no model=/tmp", "model=sd15 model.path=/tmp"]),
+    ("model=me/tuned", ["no model=me/tuned", "model=sd15 model.hub=me/tuned"]),
+    ("budget=soon", ["budget='soon'", "such as 12h, 1h30m or 90s"]),
+    ("~name", ["name is needed; give name=..."]),
 ]
 
 
@@ -556,7 +610,7 @@ def test_what_fails_late_or_obscurely_is_refused(override: str, part: str) -> No
 
 ADVICE = [  # what was given, the advice, the same with its placeholders filled in
     ("n=[2,8", "write 'n=[VALUE,VALUE]'", "n=[2,8]"),
-    ("data.titles={star: (}", "write 'data.titles={NAME: VALUE, NAME: VALUE}', with quotes", "data.titles={star: '('}"),
+    ("data.titles={star: [}", "write 'data.titles={NAME: VALUE, NAME: VALUE}', with quotes", "data.titles={star: '['}"),
     ("draws=(", "write draws=VALUE, a plain number", "draws=8"),
     ("stps=3", "did you mean 'steps'?", "steps=3"),
     ("methods=[niin/chm]", "did you mean 'nin/chm'?", "methods=[nin/chm]"),
@@ -568,6 +622,13 @@ ADVICE = [  # what was given, the advice, the same with its placeholders filled 
     ("data.titles={star: true}", "put it in quotes", "data.titles={star: 'true'}"),
     ("data.classes=[null]", "put it in quotes", "data.classes=['null']"),
     ("draws=1,000", "draws=1,000: write 1000, without commas", "draws=1000"),
+    ("model=SD15", "did you mean sd15?", "model=sd15"),
+    ("inversion=null-text", "did you mean null_text?", "inversion=null_text"),
+    ("guidance=7,5", "write 7.5, with a point", "guidance=7.5"),
+    ("until=0,05", "write 0.05, with a point", "until=0.05"),
+    ("model.size=512,512", "write pixels as 512, or as 768x512", "model.size=512"),
+    ("+seed=3", "leave out the +", "seed=3"),
+    ("controls=null", "controls=[] is an empty one", "controls=[]"),
     ("n=range(2,8)", "n=range(2,8): write 'n=[VALUE,VALUE]'; `latentmix sweep -m n=range(2,8)` makes", "n=[2,4]"),
     ("seed=range(0,3)", "seed=range(0,3): write one value; `latentmix sweep -m seed=range(0,3)` makes", "seed=1"),
 ]
@@ -755,3 +816,31 @@ def test_a_run_that_is_the_current_folder_has_its_name(tmp_path: Path, monkeypat
 def test_every_kind_of_data_that_comes_with_latentmix_is_known_to_its_settings() -> None:
     assert set(DATASETS) == BUILT_IN
     assert {kind for kinds in READERS.values() for kind in kinds} <= BUILT_IN
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("launch.timeout_min=4h", 240), ("launch.timeout_min=24:00:00", 1440), ("launch.mem_gb=32G", 32)],
+)
+def test_settings_of_slurm_are_read_as_sbatch_reads_them(override: str, value: int) -> None:
+    assert getattr(compose(["launch=slurm", override]).launch, override.split("=")[0].split(".")[1]) == value
+
+
+def test_arguments_of_sbatch_that_have_settings_or_dashes_are_told() -> None:
+    assert "it is called launch.timeout_min" in refusal("launch=slurm", "launch.time=60")
+    assert "without dashes: gres, not --gres" in refusal("launch=slurm", "launch.extra={--gres: gpu}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("'n=[2,8]'", "n=[2,8]"),
+        ("“seed=3”", "seed=3"),
+        (" seed = 3", "seed= 3"),
+        ("model.prompt='a {}'", "model.prompt='a {}'"),
+        ("fish.png", "fish.png"),
+        ("it's=a", "it's=a"),
+    ],
+)
+def test_quotes_around_a_setting_and_spaces_around_its_key_are_left_out(typed: str, meant: str) -> None:
+    assert unwrapped(typed) == meant

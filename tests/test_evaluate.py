@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def evaluate(images: Path, reference: Path, *more: str) -> Said:
     return invoke("evaluate", "--images", str(images), "--reference", str(reference), *EMBEDDED, *more)
+
+
+def test_images_that_are_references_too_are_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """As the originals are that `latentmix augment --keep-originals` copies."""
+    made, real = folders
+    mixed = shutil.copytree(made, tmp_path / "mixed")
+    shutil.copy(real / "003.png", mixed / "original-003.png")
+    said = evaluate(mixed, real, "--metrics", "fid")
+    assert said.code == 0
+    assert f"1 of the {COUNT + 1} images are among the reference images" in said.err and "original-003.png" in said.err
+    for one, other in ((made, real), (real, real)):
+        assert "among the reference images" not in evaluate(one, other, "--metrics", "fid").err
 
 
 def by_torch_fidelity(folders: tuple[Path, Path]) -> Mapping[str, float]:

@@ -134,6 +134,7 @@ def test_embeddings_are_those_of_sdxl(pair: Pair) -> None:
 
 
 @only("flux-dev")
+@pytest.mark.filterwarnings("ignore:the text encoder reads")
 def test_embeddings_are_those_of_flux(pair: Pair) -> None:
     """Also of the empty prompt, and of one too long, which is cut."""
     prompts = [*PROMPTS, "", "a photo of a star " * 20]

@@ -10,10 +10,13 @@ import pytest
 from driver import invoke
 from PIL import Image, ImageCms, ImageFile
 
-from latentmix.data import decoded_images
+from latentmix.commands import augment
+from latentmix.compose import compose
+from latentmix.data import choose, decoded_images
 from latentmix.data.folder import Folder
-from latentmix.data.image_files import Rules
+from latentmix.data.image_files import Rules, digest, image_id
 from latentmix.errors import UserError, warn_once
+from latentmix.experiment.experiment import Experiment
 
 CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
@@ -84,6 +87,26 @@ def test_a_class_may_be_a_link_and_have_a_link_to_itself(tmp_path: Path) -> None
     (tmp_path / "data" / "hat").symlink_to(tmp_path / "elsewhere")
     assert Folder(tmp_path / "data").classes() == ("hat",)
     assert len(Folder(tmp_path / "data").images("hat")) == 1
+
+
+def test_a_class_is_found_however_its_accents_are_written(tmp_path: Path) -> None:
+    """As one character, as people type them, or as two, as in archives of macOS."""
+    save(tmp_path / "cafe\u0301" / "1.png")
+    made = Folder(tmp_path)
+    assert made.resolve("caf\u00e9") == "cafe\u0301" and len(made.images("caf\u00e9")) == 1
+    assert choose(made, ["caf\u00e9"], 0) == ("cafe\u0301",)
+
+
+def test_no_class_has_the_name_that_tables_have_for_the_average(tmp_path: Path) -> None:
+    """Its results would be taken for the average, and be lost."""
+    for name in ("all", "cat"):
+        for index in range(4):
+            save(tmp_path / "pets" / name / f"{index}.png", (0, 0, index))
+    made = ("data=folder", f"data.path={tmp_path / 'pets'}", "n=[2]", "pool=4", "draws=2", "data.reference=4")
+    result = invoke("sweep", *made, f"outputs={tmp_path / 'out'}")
+    assert result.code == 2 and "no class can have that name; rename the class" in result.err
+    assert Experiment(compose([*made, "data.classes=[cat]"])).classes == ("cat",)
+    assert augment.prepare(tmp_path / "pets", 2, "2", 1.0, "nin/chm").classes == ("all", "cat")
 
 
 def test_images_come_sorted_by_name_whatever_the_case_of_the_suffix(hats: Path) -> None:
@@ -373,6 +396,10 @@ def test_colour_profiles_are_applied(hats: Path, name: str, mode: str) -> None:
     if mode == "RGB":
         assert away(linear, [round(255 * _to_srgb(value / 255)) for value in colour]) <= 4
         assert away(linear, list(colour)) > 15
+        plain_id = image_id((hats / name).read_bytes())
+        assert away(_linear_profile(srgb, renamed=False), list(colour)) > 15  # it is called sRGB
+        content = (hats / name).read_bytes()
+        assert image_id(content) not in (plain_id, digest(content), digest(content + b"in sRGB"))
     for unfit in (b"no profile at all", linear if mode == "L" and name != "a.webp" else b""):
         if unfit:
             warn_once.cache_clear()
@@ -384,15 +411,16 @@ def _to_srgb(linear: float) -> float:
     return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
 
 
-def _linear_profile(srgb: bytes) -> bytes:
-    """Return a profile of sRGB's primaries with a gamma of 1, and another name."""
+def _linear_profile(srgb: bytes, renamed: bool = True) -> bytes:
+    """Return a profile of sRGB's primaries with a gamma of 1, and another name or the same."""
     content, at = bytearray(srgb), 132
     for _ in range(int.from_bytes(srgb[128:132])):
         tag, start = srgb[at : at + 4], int.from_bytes(srgb[at + 4 : at + 8])
         if tag in (b"rTRC", b"gTRC", b"bTRC"):
             content[start : start + 14] = b"curv" + bytes(4) + (1).to_bytes(4) + (256).to_bytes(2)
         at += 12
-    return bytes(content).replace(b"s\0R\0G\0B", b"x\0x\0x\0x").replace(b"sRGB", b"xxxx")
+    own = bytes(content)
+    return own.replace(b"s\0R\0G\0B", b"x\0x\0x\0x").replace(b"sRGB", b"xxxx") if renamed else own
 
 
 @pytest.mark.parametrize("size", [16, 64])

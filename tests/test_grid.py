@@ -4,15 +4,18 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import driver
 import pyarrow.parquet as pq
 import pytest
 import torch
 from driver import Said, invoke
+from PIL import Image
 from pipelines import SD
 
 from latentmix import figures
+from latentmix.cache import write_checked_json
 from latentmix.commands import sweep
 from latentmix.compose import compose
 from latentmix.experiment.comparison import Run, differences, read_runs, settings_that_differ, share_draws
@@ -64,6 +67,44 @@ def test_all_combinations_of_several_values() -> None:
     assert [values["seed"] for values in grid(["seed=range(0,3)"])] == ["0", "1", "2"]
     assert [values["n"] for values in grid(["n=[2,8],4"])] == ["[2,8]", "4"]
     assert [values["data.path"] for values in grid(["data.path=/a b,'/c,d'"])] == ["/a b", "'/c,d'"]
+
+
+@pytest.mark.parametrize("more", [("-m", "seed=0,1"), ("budget=1h",)])
+def test_a_finished_run_is_made_again_where_its_images_have_changed(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
+    pets = tmp_path / "pets" / "cat"
+    pets.mkdir(parents=True)
+    for index in range(6):
+        Image.radial_gradient("L").rotate(20 * index).save(pets / f"{index}.png")
+    data = ("data=folder", f"data.path={pets.parent}", "data.classes=null", "name=pets", *more)
+    tables = []
+    for _ in range(3):
+        said = command(tmp_path / "out", *data)
+        assert said.code == 0, said.err
+        tables.append([path.read_text() for path in sorted((tmp_path / "out").glob("pets*/metrics.csv"))])
+        changed = "have changed since its results were written" in said.out
+        assert changed == (len(tables) == 3)
+        if len(tables) == 2:
+            Image.linear_gradient("L").save(pets / "0.png")
+    assert tables[0] == tables[1] and tables[1] != tables[2]
+
+
+def test_results_of_a_run_of_the_same_name_that_ended_meanwhile_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, task = sweep._results_task, "name=twice"
+    other = compose([*BASE, f"outputs={tmp_path}", task, "seed=7"])
+
+    def ended(*arguments: Any) -> str:
+        write_checked_json(other.folder / "done.json", {"config": other.as_dict()})
+        return named(*arguments)
+
+    monkeypatch.setattr(sweep, "_results_task", ended)
+    said = command(tmp_path, task)
+    assert said.code == 2 and "holds results of other settings (seed=7 there, 0 here)" in said.err
+    assert not (other.folder / "metrics.csv").exists()
 
 
 def test_a_grid_ends_in_one_table(runs: Path) -> None:

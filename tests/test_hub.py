@@ -162,6 +162,49 @@ def test_data_sets_subsets_and_columns_do_not_mix(fruit: Path, tmp_path: Path) -
     assert data(other, "data.image=img", "data.label=kind").title("apple_tree") == "apple tree"
 
 
+def test_a_folder_is_known_by_its_place_and_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by how it is called: a relative name is another folder elsewhere, and a folder may get other images."""
+    for place, labels in (("one", ["apple", "plum"]), ("two", ["plum", "apple"])):
+        parquet(tmp_path / place / "fruit", labels, rows=4)
+    monkeypatch.chdir(tmp_path / "one")
+    assert greys(data("./fruit"), "apple") == greys(data("fruit"), "apple") == [0, 2]
+    monkeypatch.chdir(tmp_path / "two")
+    assert greys(data("./fruit"), "apple") == greys(data("fruit"), "apple") == [1, 3]
+    assert greys(data(tmp_path / "one" / "fruit"), "apple") == [0, 2]
+    monkeypatch.chdir(tmp_path / "two" / "fruit")
+    assert greys(data(".", "data.label=null"), "fruit") == [0, 1, 2, 3]
+    for file in Path().glob("*.parquet"):
+        file.unlink()
+    table(tmp_path / "two" / "fruit", [jpeg(7), jpeg(9)])
+    assert greys(data("../fruit"), "plum") == [7, 9]
+
+
+def table(folder: Path, images: list[bytes | None]) -> datasets.Dataset:
+    """A data set of a single file and class."""
+    rows = [image and {"bytes": image, "path": None} for image in images]
+    made = datasets.Dataset.from_dict({"image": rows, "label": [0] * len(rows)}, features=FEATURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.to_parquet(folder / "train-00000-of-00001.parquet")
+    return made
+
+
+def test_rows_without_an_image_are_left_out(tmp_path: Path) -> None:
+    table(tmp_path / "gaps", [jpeg(1), None, jpeg(3)])
+    assert greys(data(tmp_path / "gaps"), "plum") == [1, 3]
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    made = table(tmp_path / "made", [jpeg(1), jpeg(2), jpeg(3)])
+    made.save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "dict"))
+    assert greys(data(tmp_path / "saved"), "plum") == greys(data(tmp_path / "dict"), "plum") == [1, 2, 3]
+
+
+def test_a_file_in_place_of_its_folder_is_named(fruit: Path) -> None:
+    file = next(fruit.glob("*.parquet"))
+    assert refusal(data(file)) == f"{file} is a file; give the folder that it is in, data.hub={fruit}"
+
+
 def test_image_folders_are_read_too(tmp_path: Path) -> None:
     """Their rows hold paths in place of bytes."""
     for row in range(6):
@@ -400,7 +443,8 @@ def test_without_a_network(cache: Path) -> None:
     assert "data=imagenet" not in refusal(data("owner/name"))
 
 
-def test_once_kept_no_network_is_needed(fruit: Path) -> None:
+def test_once_kept_no_network_is_needed(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "is_local", lambda name: False)  # as of a data set of the hub
     data(fruit).fetch(["plum"])
     source = fruit.rename(fruit.with_name("gone"))
     assert greys(data(source.with_name("fruit")), "plum", 2) == [0, 3]

@@ -231,6 +231,7 @@ def test_the_round_trips_error_falls_with_the_step(pair: Pair) -> None:
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.35)
 
 
+@pytest.mark.filterwarnings("ignore:the text encoder reads")
 def test_embeddings_are_those_of_diffusers_pipeline(pair: Pair) -> None:
     """Also of the empty prompt, and of one too long, which is cut."""
     prompts = [*PROMPTS, "", "A Photo of  a star, " * 20]

@@ -26,6 +26,7 @@ from latentmix.models.architectures import ARCHITECTURES
 from latentmix.models.assembly import clip_tokenizer
 from latentmix.models.pipeline import check_weights, find, wanted_files
 from latentmix.models.protocol import Conditioning, Model
+from latentmix.weight_files import read_source
 
 CPU = torch.device("cpu")
 PROMPT = "a photo of a star"
@@ -125,6 +126,33 @@ def test_a_damaged_config_is_named(name: str, content: str | None, reason: str, 
     assert str(file) in line and reason in line and "copy the whole folder again" in line
     said = invoke("sweep", "--dry-run", *SMALL, f"model.path={folder}")
     assert said.code == 2 and str(file) in said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer; run git lfs pull"),
+        ("<!DOCTYPE html>", "is an HTML page, as servers send in place of a file"),
+    ],
+)
+def test_what_is_in_the_place_of_weights_is_named(content: str, what: str, folder: Path, tmp_path: Path) -> None:
+    weights, alone = folder / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "x.safetensors"
+    for file in (weights, alone):
+        file.write_text(content)
+    with pytest.raises(UserError, match=f"{weights} {what}"):
+        check_weights(folder)
+    assert f"{alone} {what}" in refusal(alone)
+    for setting in ("lora", "vae"):
+        assert f"{alone} {what}" in refusal(embedded_folder("tiny"), f"model.{setting}={alone}")
+
+
+def test_the_folder_of_a_pipeline_is_named_where_one_around_it_is_given(original: Path, tmp_path: Path) -> None:
+    for place in ("around/sd", "models--me--sd/snapshots/abc"):
+        shutil.copytree(original, tmp_path / place)
+        for above in (
+            path for path in (tmp_path / place).parents if path.is_relative_to(tmp_path / place.split("/")[0])
+        ):
+            assert f"no diffusers pipeline folder; {tmp_path / place} is one" in refusal(above)
 
 
 @pytest.mark.parametrize(
@@ -601,6 +629,9 @@ LORA = {  # the ways in which the same change of a module is named
     "kohya": ("lora_{short}_{flat}.lora_{kind}.weight", ("down", "up"), {"unet": "unet", "text_encoder": "te"}),
     "diffusers": ("{part}.{name}.lora.{kind}.weight", ("down", "up"), {}),
     "peft": ("{part}.{name}.lora_{kind}.weight", ("A", "B"), {}),
+    "peft, an adapter": ("{part}.{name}.lora_{kind}.default.weight", ("A", "B"), {}),
+    "one network": ("{name}.lora_{kind}.weight", ("A", "B"), {}),
+    "one network, processors": ("{name}.lora.{kind}.weight", ("down", "up"), {}),
 }
 
 
@@ -639,7 +670,7 @@ ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
 UNET = [f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0", "down_blocks.1.attentions.0.proj_in", "mid_block.resnets.0.conv1"]
 
 
-@pytest.mark.parametrize(("way", "alpha"), [("kohya", 1.0), ("kohya", None), ("diffusers", None), ("peft", None)])
+@pytest.mark.parametrize(("way", "alpha"), [("kohya", 1.0), *((way, None) for way in LORA)])
 def test_a_lora_is_added_to_the_weights(
     way: str, alpha: float | None, original: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -703,6 +734,39 @@ def test_a_lora_that_does_not_fit_is_refused_at_the_start(
     assert "no such file" in refusal(original, f"model.lora={tmp_path / 'none.safetensors'}").lower()
     for factor in ("x", "", "nan", "-inf"):
         assert f"{factor!r} is no number; write FILE or" in refusal(original, f"model.lora={original}/l:{factor}")
+
+
+def test_a_lora_of_one_network_has_its_rank_and_alpha_in_its_metadata(original: Path, tmp_path: Path) -> None:
+    """As diffusers' `save_lora_adapter` writes it."""
+    lora, again = tmp_path / "l.safetensors", tmp_path / "again.safetensors"
+    make_lora(lora, original, "one network", "unet", UNET[:1])
+    save_file(load_file(lora), again, {"lora_adapter_metadata": json.dumps({"r": 2, "lora_alpha": 1.0})})
+    assert same(outputs(original, f"model.lora={again}"), outputs(original, f"model.lora={lora}:0.5"), 1e-5)
+    save_file(load_file(lora), again, {"lora_adapter_metadata": "{"})
+    with pytest.raises(UserError, match="read; save it again"):
+        outputs(original, f"model.lora={again}")
+
+
+def test_a_file_of_two_adapters_and_a_comma_in_a_factor_are_refused(original: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "l.safetensors"
+    make_lora(lora, original, "one network", "unet", UNET[:1])
+    tensors = load_file(lora)
+    save_file(tensors | {name.replace(".weight", ".default.weight"): x for name, x in tensors.items()}, lora)
+    assert "holds two changes of" in refusal(original, f"model.lora={lora}")
+    assert "write a factor with a point, such as FILE:0.5" in refusal(original, f"model.lora={lora}:0,5")
+
+
+def test_a_lora_is_found_by_its_place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs at once, each in a folder with a LoRA of the same name, each read their own."""
+    found: list[Path] = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        make_lora(tmp_path / place / "l.safetensors", original, "kohya", "unet", UNET[: 1 + len(found)])
+        found.append(find(compose(["model=tiny", f"model.path={original}", "model.lora=l.safetensors"]).model))
+    assert [read_source(folder / "unet").loras for folder in found] == [
+        ((tmp_path / place / "l.safetensors", 1.0),) for place in ("one", "two")
+    ]
 
 
 # Another VAE, no T5, other pipelines of the same parts

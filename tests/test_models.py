@@ -190,6 +190,15 @@ def text_of(guidance: float) -> dict[str, Any]:
     return {"prompt": PROMPTS, "guidance_scale": guidance}
 
 
+def test_a_prompt_of_more_tokens_than_are_read_is_said(embedded: Pair) -> None:
+    long = "a red star, " * 100
+    with pytest.warns(
+        UserWarning, match=r"reads \d+ tokens, and the prompt 'a red star, .*\.\.\.' has \d+: the rest has"
+    ):
+        texts = [embedded.model.embed([prompt]) for prompt in (long, f"{long} on a blue ground")]
+    assert furthest(texts[0].states, texts[1].states) == 0
+
+
 # Generation
 
 
@@ -284,6 +293,7 @@ def test_inversion_is_that_of_diffusers_inverse_scheduler(pair: Pair, guidance: 
 # Text, and images to latents and back
 
 
+@pytest.mark.filterwarnings("ignore:the text encoder reads")
 def test_embeddings_are_those_of_diffusers_pipeline(pair: Pair) -> None:
     """Also of the empty prompt, and of one too long, which is cut."""
     prompts = [*PROMPTS, "", "A Photo of  a star, " * 20]

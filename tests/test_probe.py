@@ -202,9 +202,9 @@ def test_a_class_needs_a_name_and_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--offsets", "0,x"], "--offsets 0,x: could not convert string to float: 'x'"),
+        (["--offsets", "0,x"], "--offsets 0,x: these are no numbers; write them with commas"),
         (["--offsets", "0,nan"], "finite"),
-        (["--offsets", ""], "could not convert"),
+        (["--offsets", ""], "these are no numbers"),
         (["--channels", "0,0"], "two different ones"),
         (["--channels", "0"], "two different ones"),
         (["--channels", "0,1,2"], "two different ones"),

@@ -96,6 +96,8 @@ def test_images_without_a_prompt_have_that_of_their_class(run: tuple[str, ...], 
         ("file_name,prompt\n,x\n", "row 2: an image has no name"),
         (None, "can't be read: No such file"),
         ('file_name,prompt\na.png,"x\n', "can't be read: unexpected end of data"),
+        ('file_name,prompt\na.png,x\nb.png,"y" z\n', "after line 2; write a quote inside a quoted prompt twice"),
+        ('{"file_name": "a.png", "text": "x"}\n{"file_name"', "can't be read: Expecting ':' delimiter"),
     ],
 )
 def test_what_is_wrong_with_a_file_of_prompts_is_said(text: Any, expected: str, tmp_path: Path) -> None:
@@ -121,6 +123,52 @@ def test_file_names_may_be_windows_own_and_the_longest_counts(tmp_path: Path) ->
 def test_spaces_capitals_and_other_separators_are_understood(tmp_path: Path, text: str) -> None:
     write(tmp_path, text)
     assert read_prompts(tmp_path / "p.csv") == {"cat/0.png": "a cat", "cat/1.png": "a big, cat"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"file_name": "é.png", "text": "a, b"}\n\n{"file_name": "cat/1.png", "text": "c"}\n'.encode(),
+        '[{"file_name": "é.png", "text": "a, b"}, {"file_name": "cat/1.png", "text": "c"}]'.encode(),
+        "file_name\tprompt\né.png\ta, b\ncat/1.png\tc\n".encode("utf-16"),
+    ],
+)
+def test_json_lines_and_what_excel_writes_are_read(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    assert read_prompts(tmp_path / "p.csv") == {"é.png": "a, b", "cat/1.png": "c"}
+
+
+def test_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes("file_name,prompt\né.png,x\n".encode("latin-1"))
+    with pytest.raises(UserError, match="it is not in UTF-8; save it as CSV in UTF-8"):
+        read_prompts(tmp_path / "p.csv")
+
+
+@pytest.mark.filterwarnings("ignore:.*has no prompt for 2 images")
+def test_a_name_of_several_images_is_refused(run: tuple[str, ...], tmp_path: Path) -> None:
+    """Each would get the prompt of another one."""
+    pets = tmp_path / "pets"
+    found = Experiment(compose([*run, write(tmp_path, "file_name,prompt\n0.png,a cat\n")]))
+    found.pool("cat")
+    expected = (
+        f"0.png is the name of {pets}/cat/0.png and of {pets}/dog/0.png; write them as CLASS/NAME, such as dog/0.png"
+    )
+    (pets / "dog" / "0.png").write_bytes((pets / "cat" / "1.png").read_bytes())
+    with pytest.raises(UserError, match=expected):
+        found.pool("dog")
+
+
+def test_files_are_named_by_any_path_that_ends_in_their_name(
+    run: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a whole one, by folders above the data, and where accents are written in two characters."""
+    cats = tmp_path / "pets" / "cat"
+    (cats / "1.png").rename(cats / "e\u0301.png")
+    (cats / "2.png").rename(cats / "z.png")
+    file = write(tmp_path, f"file_name,prompt\n{cats}/0.png,one\ncat/é.png,two\n{tmp_path.name}/pets/cat/z.png,three\n")
+    monkeypatch.chdir(tmp_path / "pets")
+    found = Experiment(compose([*run, file, "data.path=.", "data.classes=[cat]"]))
+    assert [source.prompt for source in found.pool("cat")] == ["one", "two", "three"]
 
 
 def test_a_prompt_that_a_comma_would_cut_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,18 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from latentmix.cli.shared import ClassName, DryRun, Multirun, Overrides, command, each_run, prepared, say_all
+from latentmix.cli.shared import (
+    ClassName,
+    DryRun,
+    Multirun,
+    Overrides,
+    command,
+    each_run,
+    figure_name,
+    prepared,
+    say_all,
+)
+from latentmix.errors import UserError
 
 
 @command("latentmix diagnose experiment=demo", "latentmix diagnose 'data.classes=[star,heart]' pool=256 steps=20")
@@ -62,6 +73,9 @@ def check_inversion(
     """Check that an inversion keeps its contract: round trip, batches, guidance, determinism, evaluations."""
     from latentmix.commands import check_inversion
 
+    name = name.removeprefix("inversion=")
+    if given := [override for override in overrides or [] if override.startswith("inversion=")]:
+        raise UserError(f"{name} is checked, and {given[0]} is another one; give one of them")
     if not check_inversion.run(prepared([f"inversion={name}", *(overrides or [])])):
         raise Exit(1)
 
@@ -80,4 +94,4 @@ def figure(
     """Make a figure of the paper; run what is missing first. Write PNG, PDF and a caption that says what was run."""
     from latentmix.commands import figure
 
-    say_all(figure.run(name, overrides or [], sys.argv[1:], dry_run))
+    say_all(figure.run(figure_name(name), overrides or [], sys.argv[1:], dry_run))

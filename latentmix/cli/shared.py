@@ -28,6 +28,23 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise Interrupted(STOPPED, stop) from None
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption":  # of click, or of the copy that typer has of it
+                _explain_option(str(getattr(error, "option_name", "")))
+            raise
+
+
+def _explain_option(option: str) -> None:
+    """Raise UserError where an option that a command does not have is a setting, or one of all commands."""
+    from dataclasses import fields
+
+    from latentmix.config import Config
+
+    name = option.lstrip("-")
+    if name == "config-dir":
+        raise UserError("--config-dir comes before the command: latentmix --config-dir DIR sweep ...")
+    if name.replace("-", "_") in (field.name for field in fields(Config)) or "." in name:
+        raise UserError(f"{option} is a setting, which is written without dashes: {name.replace('-', '_')}=VALUE")
 
 
 app = typer.Typer(
@@ -75,11 +92,18 @@ def command(*examples: str, name: str | None = None) -> "Callable[[Callable[...,
             from latentmix.settings import expand_home
 
             paths = {key: Path(expand_home(value)) for key, value in given.items() if isinstance(value, Path)}
-            function(**(given | paths))
+            settings = {key: list(map(_unwrapped, given[key])) for key in ("overrides", "pictures") if given.get(key)}
+            function(**(given | paths | settings))
 
         return declare(expanded)
 
     return declared
+
+
+def _unwrapped(text: str) -> str:
+    from latentmix.overrides import unwrapped
+
+    return text if Path(text).exists() else unwrapped(text)
 
 
 def _version(wanted: bool) -> None:
@@ -145,6 +169,12 @@ def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Ca
         run(prepared(overrides))
 
 
+def figure_name(text: str) -> str:
+    """Return fig7 for 7, Fig7, "Fig. 7" or figure 7; anything else as it is."""
+    found = re.fullmatch(r"(?:fig(?:ure)?)?[\s._-]*0*(\d+)", text.strip(), re.IGNORECASE)
+    return f"fig{found[1]}" if found else text
+
+
 def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Experiment], Sequence[StageType]]":
     """Return what is to be run: the experiments, and the stages of a sweep or of a figure."""
     if figure is None:
@@ -153,7 +183,7 @@ def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Exper
         return [prepared(overrides)], SWEEP
     from latentmix.commands.figure import needs
 
-    return needs(figure, overrides or [])
+    return needs(figure_name(figure), overrides or [])
 
 
 def say(text: str) -> None:

@@ -37,6 +37,8 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
     for number, combination in enumerate(planned, 1):
         name = combination.config.name
         session.say(f"run {number} of {len(planned)}: {name}")
+        if command == "sweep" and not dry_run:
+            rounds.forget_changed(combination.config)
         if command == "sweep" and is_finished(combination.config):
             session.say(f"{name} is finished")
             continue

@@ -17,6 +17,7 @@ from latentmix.experiment.generation import generate
 from latentmix.experiment.stages import INVERT, MIX, SYNTHESIZE
 from latentmix.images import write_image
 from latentmix.mixing import Method, mix
+from latentmix.settings import numbers
 
 STAGES = (SYNTHESIZE, INVERT, MIX)
 STAGES_OF_ONE = (SYNTHESIZE, INVERT)
@@ -62,7 +63,7 @@ def parse(experiment: Experiment, class_name: str, text: str) -> Mixture:
     """Return the mixture of a class by weights such as "0.5,0.3,0.2"; raise UserError if they can't be used."""
     class_id = experiment.class_of(class_name)
     try:
-        weights = tuple(float(part) for part in text.split(","))
+        weights = numbers(text)
         if len(weights) > experiment.config.pool:
             raise ValueError(f"{len(weights)} weights are more than pool={experiment.config.pool} images")
         mix(torch.zeros(len(weights), 1, 1, 1), weights)

@@ -16,7 +16,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.morph import Morph, Weights, frame_path, generate_frames, invert_pictures
 from latentmix.images import read_image
-from latentmix.morphing.files import check_ending, write_frames
+from latentmix.morphing.files import check_ending, check_rate, write_frames
 from latentmix.morphing.grid import Place, places, write_grid
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.executor import Executor
@@ -98,8 +98,7 @@ def _check(names: Sequence[str], options: Options) -> list[Place]:
         raise UserError(f"-o {output} is one of the pictures; give another name")
     if len(options.prompts) not in (0, 1, len(names)):
         raise UserError(f"--prompt was given {len(options.prompts)} times; give it once, or for each of {len(names)}")
-    if not options.fps > 0:
-        raise UserError(f"--fps {options.fps:g} must be more than 0")
+    check_rate(output, options.fps)
     if options.grid:
         return places(len(names), options.side)
     frame_weights(len(names), options.frames, options.loop)

@@ -13,7 +13,7 @@ from functools import partial
 from latentmix.cache import read_checked_json
 from latentmix.commands import session
 from latentmix.config import Config, result_settings
-from latentmix.errors import OutOfTime, retry_lost_rows
+from latentmix.errors import OutOfTime, UserError, retry_lost_rows
 from latentmix.experiment.draws import in_rounds
 from latentmix.experiment.results import AVERAGE, read_table
 
@@ -27,6 +27,7 @@ def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.
     if config.budget is None and config.until is None:
         once(config, math.inf)
         return
+    forget_changed(config)
     deadline = math.inf if config.budget is None else time.monotonic() + config.budget - spent
     for draws in (part.stop for part in in_rounds(config.draws)):
         left = None if config.budget is None else max(deadline - time.monotonic(), 1e-3)
@@ -52,6 +53,24 @@ def finished_draws(config: Config) -> int:
     draws = done.get("draws", 0)
     same = result_settings(done | {"draws": 0}) == result_settings(config.as_dict() | {"draws": 0})
     return draws if same and (config.folder / "metrics.csv").exists() else 0
+
+
+def forget_changed(config: Config) -> None:
+    """Let a finished run be made again if the images or weights that it read have changed since.
+
+    Images of the hub are kept as they were fetched. Where images or weights can't be read, results stay as they are.
+    """
+    noted = read_checked_json(config.folder / "done.json").get("inputs")
+    if noted is None or not finished_draws(config):
+        return
+    try:
+        experiment = session.prepare(config)
+        if experiment.data.repository() is not None or session.inputs(experiment) == noted:
+            return
+    except UserError:
+        return
+    session.say(f"the images or weights of {config.name} have changed since its results were written; it is made again")
+    (config.folder / "done.json").unlink(missing_ok=True)
 
 
 def widest_interval(config: Config) -> float:

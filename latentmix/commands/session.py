@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from latentmix import checks
-from latentmix.cache import read_checked_json, remove_partial_files, write_atomic
+from latentmix.cache import key, read_checked_json, remove_partial_files, write_atomic
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
@@ -63,6 +63,17 @@ def joined(
 
         known, finish = partial(rates, experiment), partial(finish_images, experiment)
         yield Executor(claims, batch_size, known, settings, finish, begin)
+
+
+def inputs(experiment: Experiment) -> dict[str, str]:
+    """Return what identifies the images and the weights that a run reads, whatever its settings call them."""
+    images = {
+        class_id: [
+            [source.id for source in images] for images in (experiment.pool(class_id), experiment.references(class_id))
+        ]
+        for class_id in experiment.classes
+    }
+    return {"images": key(images), "weights": experiment.model.identity.get("weights", "")}
 
 
 def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:

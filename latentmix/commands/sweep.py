@@ -120,6 +120,7 @@ def run_worker(
             say("all is done; another worker wrote the results")
             return
         with claims.holding(task, RESULTS):
+            session.refuse_to_overwrite(experiment.config)  # of a run of this name that ended meanwhile
             finish(experiment, arguments)
 
 
@@ -155,6 +156,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
         "config": config,
         "arguments": list(arguments),
         "model": experiment.model.identity,
+        "inputs": session.inputs(experiment),
         "versions": checks.versions(),
         "python": platform.python_version(),
         "commit": _commit(),

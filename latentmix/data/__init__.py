@@ -1,7 +1,7 @@
 """Where images come from. A data set lists its classes and yields their images, the same way for every use."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 
 from latentmix.data import folder, hub, imagenet, shapes, synthetic, things
@@ -31,10 +31,11 @@ def load_dataset(config: DataConfig) -> Dataset:
     return DATASETS[config.kind](config)
 
 
-def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str, ...]:
+def choose(data: Dataset, wanted: Sequence[str] | None, seed: int, reserved: Collection[str] = ()) -> tuple[str, ...]:
     """Return the identifiers of the classes that `data.classes` asks for: all (None), those named, or `random:K`.
 
-    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError if a class does not exist.
+    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError if a class does not exist,
+    or has a name that tables use for something else, one of `reserved`.
     """
     if wanted is None:
         chosen = data.classes()
@@ -47,6 +48,11 @@ def choose(data: Dataset, wanted: Sequence[str] | None, seed: int) -> tuple[str,
     else:
         chosen = tuple(dict.fromkeys(map(data.resolve, wanted)))
     for class_id in chosen:
+        if class_id in reserved:
+            raise UserError(
+                f"tables call the average over classes {class_id!r}, so no class can have that name; rename the class, "
+                "or choose others by 'data.classes=[...]'"
+            )
         if not is_plain(class_id):
             raise UserError(f"the class {class_id!r} has control or undecodable characters in its name; rename it")
     return chosen

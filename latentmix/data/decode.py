@@ -6,6 +6,7 @@ belongs to the whole process; here `data.max_megapixels` decides.
 
 import io
 import zlib
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps
@@ -31,6 +32,7 @@ OTHERS = {  # how files begin that are often in the place of images -> what they
     b"<html": "an HTML page, as servers send in place of a file",
 }
 PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # what begins a colour profile in JPEG, PNG and WebP
+SRGB_LEVELS = 24  # of 255, by which a grey may differ in a profile that is called sRGB
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
 
@@ -44,6 +46,35 @@ def suffix(content: bytes) -> str | None:
 def names_a_profile(content: bytes) -> bool:
     """Return whether a file of JPEG, PNG or WebP may have a colour profile other than sRGB, by its bytes."""
     return b"sRGB" not in content and any(mark in content for mark in PROFILES)
+
+
+def misnamed_profile(content: bytes) -> bool:
+    """Return whether a file has a colour profile that is called sRGB and is another, such as "Linear sRGB"."""
+    if not content.startswith((b"II", b"MM")) and not any(mark in content for mark in PROFILES):
+        return False
+    try:
+        with FORMATS[suffix(content) or ""](io.BytesIO(content)) as opened:
+            profile = opened.info.get("icc_profile")
+        return bool(profile) and _is_called_srgb(profile) and not _is_srgb(profile)
+    except Exception:  # nearly anything, for what is damaged or no image; decoding says what is wrong
+        return False
+
+
+@lru_cache(maxsize=64)
+def _is_called_srgb(profile: bytes) -> bool:
+    return "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+
+
+@lru_cache(maxsize=64)
+def _is_srgb(profile: bytes) -> bool:
+    """Return whether a profile leaves greys about as they are. Those of sRGB differ a little from each other."""
+    greys = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
+    own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    try:
+        converted = np.asarray(ImageCms.profileToProfile(greys, own, srgb, outputMode="RGB"), dtype=float)
+    except ImageCms.PyCMSError:  # it is of greys alone
+        return True
+    return bool(np.abs(converted - np.asarray(greys)).max() <= SRGB_LEVELS)
 
 
 def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
@@ -92,7 +123,7 @@ def in_srgb(picture: Image.Image) -> tuple[Image.Image, bool]:
     if profile := picture.info.get("icc_profile"):
         try:
             own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            if "sRGB" not in ImageCms.getProfileDescription(own):
+            if not (_is_called_srgb(profile) and _is_srgb(profile)):
                 return ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain, True
         except (ImageCms.PyCMSError, OSError):  # OSError for bytes that are no profile
             return rgb(plain), False

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 from latentmix.data.image_files import SUFFIXES, Blob, Rules, image_files, is_image, listing, sources
 from latentmix.data.protocol import Dataset, Source, first_few, unknown
@@ -47,9 +48,12 @@ class Folder(Dataset):
 
     def resolve(self, name: str) -> str:
         """Look a class up in the listing, so that no name, such as "../x", leads out of the data set."""
-        if name not in self._folders:
+        if name in self._folders:
+            return name
+        alike = [known for known in self._folders if normalize("NFC", known) == normalize("NFC", name)]
+        if not alike:
             raise UserError(unknown(name, list(self._folders), str(self.path)))
-        return name
+        return alike[0]  # accents may be written as one character or as two, as macOS does
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         blobs = [Blob(file) for file in image_files(self._folders[self.resolve(class_id)], ADVICE)]

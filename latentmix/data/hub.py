@@ -4,10 +4,11 @@ Its split is streamed once, past whatever is not wanted. The wanted images are k
 stream's order, and are read like any folder from then on, without a network.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ MOST = 1300  # images that a class of ImageNet has, at most
 COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
 MOST_CLASSES = 10_000  # different values of a column that is no ClassLabel
 VALUES = re.compile(r"(large_)?string|u?int\d+|bool")  # of such a column
+SAVED = "state.json"  # in a folder that the `save_to_disk` of one split wrote
 STRIDE = 500  # rows of the stream between two notes of how far it came
 
 
@@ -111,9 +113,11 @@ class Hub(Dataset):
     @cached_property
     def _folder(self) -> Path:
         """Return the folder of everything that is kept of this data set."""
-        config = self.config
-        parts = [self._name, config.subset, config.revision, config.split, config.image, config.label]
-        return user_cache() / "hub" / f"{self._name.strip('/').replace('/', '--')}-{key(parts)[:8]}"
+        config, name = self.config, self._name.strip("/").replace("/", "--")
+        parts: list[Any] = [self._name, config.subset, config.revision, config.split, config.image, config.label]
+        if is_local(self._name):  # the same name may be another folder, and the same folder may have other files
+            name, parts = _last_part(self._name), [*parts[1:], *_contents(Path(self._name))]
+        return user_cache() / "hub" / f"{name}-{key(parts)[:8]}"
 
     def _class_folder(self, label: int) -> Path:
         return self._folder / f"{label:05d}"
@@ -148,7 +152,7 @@ class Hub(Dataset):
         """Return the names of the classes, and whether the column has their numbers. Any other column is read whole."""
         column = self.config.label
         if column is None:
-            return [self._name.rstrip("/").rpartition("/")[2]], True
+            return [_last_part(self._name)], True
         if hasattr(rows.features[column], "names"):
             return list(rows.features[column].names), True
         values = set[str]()
@@ -175,11 +179,17 @@ class Hub(Dataset):
         """Return the split as a stream of rows, an image as {"bytes", "path"}. Raises whatever its libraries raise."""
         if is_local(self._name) and not Path(self._name).exists():
             raise UserError(f"there is no folder {self._name}; give data.hub=OWNER/NAME, or a folder that exists")
+        if (place := Path(self._name)).is_file():
+            raise UserError(f"{place} is a file; give the folder that it is in, data.hub={place.absolute().parent}")
         import datasets
 
         config = self.config
         part = {"data_dir" if config.revision == EXPORT else "name": config.subset}
-        rows = datasets.load_dataset(self._name, split=config.split, revision=config.revision, streaming=True, **part)
+        if (place / SAVED).is_file():
+            rows = datasets.load_from_disk(str(place)).to_iterable_dataset()
+        else:
+            options = {"split": config.split, "revision": config.revision, "streaming": True, **part}
+            rows = datasets.load_dataset(str(place.resolve()) if is_local(self._name) else self._name, **options)
         self._check(rows.features or {})
         rows = rows.select_columns([config.image, *([config.label] if config.label else [])])
         return rows.cast_column(config.image, datasets.Image(decode=False))
@@ -210,8 +220,9 @@ class Hub(Dataset):
             for row, example in enumerate(rows, start):
                 value = 0 if column is None else example[column]
                 label = value if numbers is None else numbers.get(str(value))  # None where it is missing
-                if label in labels and kept[label] != limit:
-                    self._keep(label, row, example[self.config.image])
+                image = example[self.config.image]  # None where it is missing
+                if label in labels and kept[label] != limit and image is not None:
+                    self._keep(label, row, image)
                     kept[label] += 1
                     if kept.total() == total:
                         break
@@ -290,6 +301,23 @@ class PlannedHub(Hub):
             raise UserError(f"the classes of {self._name} are not known before latentmix fetch; or name data.classes")
         drawn = RANDOM.fullmatch(wanted[0])
         return [f"class {number}" for number in range(int(drawn[1]))] if drawn else wanted
+
+
+def _last_part(name: str) -> str:
+    """Return NAME of OWNER/NAME, or the name of a folder."""
+    return Path(name).resolve().name if is_local(name) else name.rpartition("/")[2]
+
+
+def _contents(folder: Path) -> list[Any]:
+    """Return the path of a folder, and the name, size and time of change of each file in it that is not hidden."""
+    found: list[Any] = [str(folder.resolve())]
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
+            with suppress(OSError):  # a link that leads nowhere
+                status = file.stat()
+                found.append([file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns])
+    return found
 
 
 def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int], int]:

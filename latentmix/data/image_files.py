@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.decode import decode, names_a_profile
+from latentmix.data.decode import decode, misnamed_profile, names_a_profile
 from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
@@ -180,7 +180,8 @@ def digest(content: bytes) -> str:
 
 def image_id(content: bytes) -> str:
     """Return 16 hex digits that name an image as it is read; `in sRGB` since colour profiles are applied."""
-    return digest(content + b"in sRGB" if names_a_profile(content) else content)
+    applied = b"in sRGB" if names_a_profile(content) else b""
+    return digest(content + applied + (b"by its curves" if misnamed_profile(content) else b""))
 
 
 def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:

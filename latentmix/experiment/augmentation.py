@@ -26,6 +26,7 @@ class Augmentation(Experiment):
     """
 
     measured_with = ("clip",)
+    reserved = ()  # its table has no average
 
     @property
     def alpha(self) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from latentmix import gpu
 from latentmix.config import Config
 from latentmix.data import Dataset, Source, choose, load_dataset
-from latentmix.data.prompts import read_prompts, with_prompts
+from latentmix.data.prompts import Prompts
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
 from latentmix.experiment.cache_keys import Layout, schedule_key
@@ -49,6 +49,7 @@ MAX_PAIRS = 50  # of images in a cell or class, whose perceptual distance is the
 class Experiment:
     """The parts of one run. Where results are kept is in `layout`; what is mixed is in `latents`."""
 
+    reserved: tuple[str, ...] = ("all",)  # names that no class can have, as tables have them for the average
     measured_with: tuple[Literal["features", "clip"], ...] = ("features", "clip")  # settings of the networks
 
     def __init__(self, config: Config) -> None:
@@ -164,7 +165,7 @@ class Experiment:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Return the identifiers of the run's classes."""
-        return choose(self.data, self.config.data.classes, self.config.seed)
+        return choose(self.data, self.config.data.classes, self.config.seed, self.reserved)
 
     @cached_property
     def _fetched_data(self) -> Dataset:
@@ -179,13 +180,13 @@ class Experiment:
 
     def prompted(self, sources: list[Source], class_id: str) -> list[Source]:
         """Return images of a class with their own prompts, where `data.prompts` has some."""
-        file = self.config.data.prompts
-        return sources if file is None else with_prompts(sources, self._prompts, Path(file), f"class {class_id!r}")
+        none = self.config.data.prompts is None
+        return sources if none else self._prompts.given_to(sources, f"class {class_id!r}")
 
     @cached_property
-    def _prompts(self) -> dict[str, str]:
+    def _prompts(self) -> Prompts:
         """Return the prompts of images by file name."""
-        return read_prompts(Path(str(self.config.data.prompts)))
+        return Prompts(Path(str(self.config.data.prompts)))
 
     @cached_method
     def references(self, class_id: str) -> list[Source]:

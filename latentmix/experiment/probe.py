@@ -24,6 +24,7 @@ from latentmix.inversion.base import cfg_factor
 from latentmix.models.protocol import predictor
 from latentmix.runner.tasks import Stage
 from latentmix.sampling import generate
+from latentmix.settings import numbers
 
 TIMES = ("T", "0")  # when the offset is added
 SIDES: dict[str, Callable[[Tensor, int, int], Tensor]] = {  # [h, w] -> its first or last rows or columns
@@ -58,10 +59,10 @@ PAPER = Probe(None, (0.0, 0.1, 0.2, 0.4, 0.8), (0, 1), "top", 0.25, 1)  # Fig. 6
 def parse(class_id: str | None, offsets: str, channels: str, side: str, share: float, draws: int) -> Probe:
     """Return the probe that options of the command line describe; raise UserError naming the option that is wrong."""
     try:
-        numbers = [float(part) for part in offsets.split(",")]
+        found = numbers(offsets)
     except ValueError as error:
         raise UserError(f"--offsets {offsets}: {error}") from error
-    if not all(map(math.isfinite, numbers)):
+    if not all(map(math.isfinite, found)):
         raise UserError(f"--offsets {offsets}: they must be finite")
     names = channels.split(",")
     if len(names) != 2 or len(set(names)) != 2 or not all(name.isdecimal() for name in names):
@@ -72,7 +73,7 @@ def parse(class_id: str | None, offsets: str, channels: str, side: str, share: f
         raise UserError(f"--share {share} must be between 0 and 1, the share of the frame that is offset")
     if draws < 1:
         raise UserError(f"--draws {draws} must be at least 1")
-    with_zero = numbers if 0 in numbers else [0.0, *numbers]
+    with_zero = found if 0 in found else (0.0, *found)
     return Probe(class_id, tuple(dict.fromkeys(with_zero)), (int(names[0]), int(names[1])), side, share, draws)
 
 

@@ -19,6 +19,7 @@ from latentmix.experiment.tables import write_table
 from latentmix.metrics import cosine_distances
 from latentmix.threads import on_all_threads
 
+SUFFIXES = {".jfif": ".jpg", ".jpe": ".jpg"}  # of JPEG, which torchvision's ImageFolder leaves out
 SPLIT = "train"
 TABLE = Path(SPLIT, "metadata.csv")  # where the Hugging Face hub's `imagefolder` looks for it
 CARD = "README.md"
@@ -107,7 +108,8 @@ def _copy_originals(experiment: Augmentation, class_id: str, names: Sequence[str
     """Copy the files of a class as they are. Return their rows of the table."""
     rows = list[Row]()
     for index, (source, name) in enumerate(zip(experiment.pool(class_id), names, strict=True)):
-        file = f"{class_id}/original-{draw_id(index)}{Path(source.name).suffix.lower()}"
+        suffix = Path(source.name).suffix.lower()
+        file = f"{class_id}/original-{draw_id(index)}{SUFFIXES.get(suffix, suffix)}"
         if not (out / SPLIT / file).exists():
             write_atomic(out / SPLIT / file, Path(source.name).read_bytes())
         rows.append((file, class_id, json.dumps([name], ensure_ascii=False), "[1.0]", "original", "", ""))

@@ -46,11 +46,17 @@ def assembled(base: Path, config: ModelConfig) -> Path:
     if config.prediction is not None:
         _set_scheduler(files, prediction_type=config.prediction)
     files |= _notes(base, source, family, config, files)
-    folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture])
+    folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture, _places(config)])
     for name, content in files.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
             write_atomic(folder / name, content)
     return folder
+
+
+def _places(config: ModelConfig) -> list[str]:
+    """Return where the files are that settings name: a relative name is another file elsewhere."""
+    files = [str(lora.parse(setting)[0]) for setting in config.lora] + [config.vae, config.architecture]
+    return [str(Path(file).absolute()) for file in files if file is not None and Path(file).exists()]
 
 
 def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:

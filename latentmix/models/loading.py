@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.models import lora, single_file
 from latentmix.models.family import Family
 from latentmix.models.linear import by_onednn
@@ -17,6 +17,7 @@ from latentmix.weight_files import JSONObject, read_object, read_source, under_p
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES["tf32"] = torch.float32  # see gpu.py
+SHOWN = 60  # characters of a prompt that a warning shows
 NETWORKS: dict[Path, Any] = {}  # of pipelines that callers brought (brought.py), by the folders they would be in
 TOKENIZERS: dict[Path, Any] = {}
 TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
@@ -118,6 +119,17 @@ def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, *
         lora.add(network, folder.name, file, factor)
     network.requires_grad_(False)
     return by_onednn(network) if onednn else network
+
+
+def warn_of_cut_prompts(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+    """Warn of prompts that have more than `length` tokens, whose ends have no effect."""
+    for prompt, ids in zip(prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
+        if len(ids) > length:
+            shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+            warn_once(
+                f"the text encoder reads {length} tokens, and the prompt {shown!r} has {len(ids)}: the rest "
+                "has no effect"
+            )
 
 
 def encode_prompts(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **options: Any) -> list[Any]:

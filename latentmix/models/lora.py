@@ -14,12 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.errors import UserError
+from latentmix.weight_files import instead_of_weights
 
 PARTS = {  # how names of weights begin, with underscores for dots -> the network
     **{"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"},
     **{f"{part}_": part for part in ("unet", "transformer", "text_encoder_2", "text_encoder")},
 }
-WEIGHT = re.compile(r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)_weight|(?P<of>.+)_alpha")
+BARE = {  # how names begin that a single network wrote, without its own name
+    **dict.fromkeys(("down_blocks_", "mid_block_", "up_blocks_"), "unet"),
+    **dict.fromkeys(("transformer_blocks_", "single_transformer_blocks_"), "transformer"),
+}
+WEIGHT = re.compile(
+    r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)(?:_default(?:_0)?)?_weight|(?P<of>.+)_alpha"
+)
 COMPVIS = ("input_blocks_", "middle_block_", "output_blocks_")  # as files for SDXL name the blocks of the U-Net
 BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)_(?:(\d+)_)?(resnets|attentions)_(\d+)_")
 RESNET = (
@@ -36,6 +43,10 @@ def parse(setting: str) -> tuple[Path, float]:
     """Return file and factor of FILE or FILE:FACTOR; of a folder, the file that diffusers saves. Raises: UserError."""
     name, _, factor = setting.rpartition(":")
     path, number = Path(setting), 1.0
+    if setting.isdecimal() and not path.exists():
+        raise UserError(
+            f"model.lora: there is no file {setting}; write a factor with a point, such as FILE:0.{setting}"
+        )
     if name and not path.exists():  # paths may have colons
         try:
             path, number = Path(name), float(factor)
@@ -52,13 +63,16 @@ def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
     for name in names:
         flat = name.replace(".", "_").removeprefix("base_model_model_")
         match = WEIGHT.fullmatch(flat)
-        start = next((start for start in PARTS if flat.startswith(start)), None)
-        if match is None or start is None:
+        bare = (("", part) for start, part in BARE.items() if name.replace(".", "_").startswith(start))
+        named = ((start, part) for start, part in PARTS.items() if flat.startswith(start))
+        start, part = next(bare, next(named, ("", "")))
+        if match is None or not part:
             raise UserError(f"{file} holds {name!r}, which no plain LoRA of Stable Diffusion has; it can't be read")
         module = (match["module"] or match["of"]).removeprefix(start)
         module = module.replace("_processor_", "_").removeprefix("text_model_")
         kind = {"A": "down", "B": "up", None: "alpha"}.get(match["kind"], match["kind"])
-        found.setdefault(PARTS[start], {}).setdefault(module, {})[str(kind)] = name
+        if found.setdefault(part, {}).setdefault(module, {}).setdefault(str(kind), name) != name:
+            raise UserError(f"{file} holds two changes of {module}; give a file for each, model.lora=[FILE,FILE]")
     for modules in found.values():
         for module, tensors in modules.items():
             if not {"down", "up"} <= tensors.keys():
@@ -125,12 +139,16 @@ def add(network: nn.Module, part: str, file: Path, factor: float) -> None:
 
 def _usual_scale(file: Path, part: str, metadata: Mapping[str, str]) -> float:
     """Return alpha / rank where a file's metadata has them, as peft's does, and else 1."""
-    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    try:
+        plain = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} has metadata (lora_adapter_metadata) that can't be read; save it again") from error
+    settings = {name.removeprefix(f"{part}."): value for name, value in plain.items()}  # of one network, without part
     for name in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern"):
-        if settings.get(f"{part}.{name}"):
+        if settings.get(name):
             raise UserError(f"{file} uses peft's {name}, which is not known here")
-    rank = settings.get(f"{part}.r")
-    return settings.get(f"{part}.lora_alpha", rank) / rank if rank else 1.0
+    rank = settings.get("r")
+    return settings.get("lora_alpha", rank) / rank if rank else 1.0
 
 
 def _opened(file: Path) -> Any:
@@ -139,4 +157,6 @@ def _opened(file: Path) -> Any:
     try:
         return safe_open(file, "pt")
     except (OSError, SafetensorError) as error:
+        if what := instead_of_weights(file):
+            raise UserError(f"{file} is {what}") from error
         raise UserError(f"{file} can't be read as a LoRA in safetensors: {error}; check model.lora") from error

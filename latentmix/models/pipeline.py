@@ -26,6 +26,8 @@ from latentmix.weight_files import (
     weight_files,
 )
 
+INSIDE = ("*", "snapshots/*", "*/snapshots/*")  # where a folder may hold a pipeline: one around it, of the hub's cache
+
 
 def find(config: ModelConfig) -> Path:
     """Return the pipeline folder that settings make: of a path, an embedded or a hub's one. Raises: UserError."""
@@ -183,7 +185,9 @@ def check_index(folder: Path) -> str:
         name = pipeline_class(str(read_index(folder)["_class_name"]))
     except (OSError, ValueError, KeyError, TypeError):
         files = ", ".join(sorted(file.name for file in folder.glob("*.safetensors"))[:3])
+        inside = next(iter(sorted(p for depth in INSIDE for p in folder.glob(f"{depth}/model_index.json"))), None)
         instead = f"; for a single file give model.path=FILE, one of {files}" if files else ""
+        instead = f"; {inside.parent} is one" if inside else instead
         raise UserError(f"{folder} has no readable model_index.json, so it is no pipeline folder{instead}") from None
     if name not in FAMILIES:
         raise UserError(f"{folder} holds a {name}; only folders of {', '.join(FAMILIES)} can be read")

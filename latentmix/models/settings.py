@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath, Several
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}  # what others call them
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,7 +28,10 @@ class ModelConfig:
     # the published one that a dry run plans with while the files are not here, or a folder for what a single file lacks
     architecture: LocalPath | None = None
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
-    precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "tf32", "float16", "bfloat16"],
+        BeforeValidator(lambda name: PRECISIONS.get(name, name) if isinstance(name, str) else name),
+    ] = "auto"
     quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers
     offload: bool = False  # whether the diffusion network stays in main memory; changes no result
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one

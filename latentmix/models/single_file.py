@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latentmix.errors import UserError
-from latentmix.weight_files import read_source, shapes
+from latentmix.weight_files import instead_of_weights, read_source, shapes
 
 ARCHITECTURES = {"v1": "sd15", "v2": "sd21", "xl_base": "sdxl"}  # what diffusers calls a checkpoint -> ours
 TRANSFORMERS = {"sd3": "sd35-medium", "sd35_medium": "sd35-medium", "sd35_large": "sd35-large"}
@@ -44,7 +44,9 @@ def headers(file: Path, pickled: bool) -> dict[str, Tensor]:
         try:
             return {name: torch.empty(shape, device="meta") for name, shape in shapes(file).items()}
         except Exception as error:
-            raise UserError(f"{file} can't be read as safetensors: {error}; copy it again") from error
+            what = instead_of_weights(file)
+            reason = f"is {what}" if what else f"can't be read as safetensors: {error}; copy it again"
+            raise UserError(f"{file} {reason}") from error
     if file.suffix not in PICKLES:
         raise UserError(f"{file} can't be read; give a *.safetensors or *.ckpt file, or a pipeline folder")
     if not pickled:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.models.loading import encode_prompts, load_network, load_part
+from latentmix.models.loading import encode_prompts, load_network, load_part, read_index, warn_of_cut_prompts
 
 
 @torch.no_grad()
@@ -24,6 +24,8 @@ def clip(
     network = CLIPTextModelWithProjection if projection else CLIPTextModel
     encoder = load_network(network.from_pretrained, folder / f"text_encoder{suffix}", dtype=torch.float32)
     length = encoder.config.max_position_embeddings
+    if ["transformers", "T5EncoderModel"] not in read_index(folder).values():  # which would read the rest
+        warn_of_cut_prompts(tokenizer, prompts, length)
     return encode_prompts(encoder.to(device), tokenizer, prompts, length, **options)
 
 
@@ -38,6 +40,7 @@ def t5(
     from transformers import T5EncoderModel, T5TokenizerFast
 
     tokenizer = load_part(T5TokenizerFast.from_pretrained, folder / f"tokenizer{suffix}")
+    warn_of_cut_prompts(tokenizer, prompts, length)
     precision = torch.float32 if dtype == torch.float32 else torch.bfloat16
     encoder = load_network(T5EncoderModel.from_pretrained, folder / f"text_encoder{suffix}", dtype=precision)
     outs = encode_prompts(encoder.to(device), tokenizer, prompts, length)

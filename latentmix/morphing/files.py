@@ -1,6 +1,7 @@
 """Frames -> a file: mp4, gif, webp, or numbered PNGs, by the ending of its name."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ from latentmix.cache import write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.images import to_pil
 
+SLOWEST = 0.01  # frames per second
+RATES = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": math.inf}  # the most frames per second; files have no others
 Frames = Sequence[Image.Image]
 
 
@@ -23,6 +26,13 @@ def check_ending(path: Path) -> None:
     if path.suffix.lower() == ".mp4":
         with optional_imports():
             import av  # noqa: F401
+
+
+def check_rate(path: Path, fps: float) -> None:
+    """Raise UserError for frames per second that a file of this ending can't have."""
+    most = RATES[path.suffix.lower()]
+    if not SLOWEST <= fps <= most:
+        raise UserError(f"--fps {fps:g} must be from {SLOWEST:g} to {most:g}, which a {path.suffix} file can have")
 
 
 def write_frames(path: Path, images: Tensor, fps: float, loop: bool = False) -> list[Path]:
