@@ -258,9 +258,9 @@ def invented(classes: tuple[str, ...] = ("star", "heart"), methods: tuple[str, .
     config = compose(["n=[2,4,16]"])
     about = {"python": "3.x", "versions": {"latentmix": "0"}, "model": {"weights": "abc"}}
     titles = {class_id: class_id for class_id in (*classes, AVERAGE)}
-    run = Run(Path("nowhere/invented"), "invented", config.as_dict(), results)
+    run = Run(Path("nowhere/invented"), "invented", about | {"config": config.as_dict()}, results)
     inputs = {(c, draw): [data_uri((0, 0, place)) for place in range(16)] for c in classes for draw in range(2)}
-    return Contents(run, config, about, titles, Images(uris, inputs=inputs), {}, [])
+    return Contents(run, titles, Images(uris, inputs=inputs), [])
 
 
 def data_uri(colour: tuple[int, int, int]) -> str:
@@ -273,11 +273,10 @@ PAIR |= {"difference": "-1.5", "low": "-2", "high": "-1", "won": "0.75", "count"
 
 
 def nasty() -> Contents:
-    contents = invented(classes=(NASTY, "n" * 300))
+    contents, about = invented(classes=(NASTY, "n" * 300)), {"versions": {NASTY: NASTY}, "arguments": ["sweep", NASTY]}
     return replace(
         contents,
-        run=replace(contents.run, label="name"),
-        about={**contents.about, "versions": {NASTY: NASTY}, "arguments": ["sweep", NASTY]},
+        run=replace(contents.run, label="name", about={**contents.run.about, **about}),
         pairs=[{"class": NASTY, "method": NASTY, "won": "0.5"}, {**PAIR, "method": NASTY, "metric": NASTY}],
         images=replace(contents.images, note=NASTY),
     )
@@ -476,7 +475,8 @@ def test_differences_are_drawn_by_metric_and_n(chromium: Browser, tmp_path: Path
 
 def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     other = invented()
-    other = replace(other, run=replace(other.run, label="other", config=compose(["n=[2,4,16]", "seed=7"]).as_dict()))
+    about = {"config": compose(["n=[2,4,16]", "seed=7"]).as_dict()}
+    other = replace(other, run=replace(other.run, label="other", about=about))
     opened(chromium, tmp_path, invented(), other)
     assert texts(chromium, "#runs th[scope=col]") == ["invented", "other"]
     assert texts(chromium, "#runs th[scope=row]") == ["answer", "seed"]

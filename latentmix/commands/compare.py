@@ -8,16 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from latentmix.cache import check_writable
-from latentmix.compose import compose, validate
 from latentmix.errors import UserError
-from latentmix.experiment.comparison import (
-    Difference,
-    Run,
-    differences,
-    read_runs,
-    settings_to_show,
-    write_comparison,
-)
+from latentmix.experiment.comparison import Difference, Run, differences, read_runs, settings_to_show, write_comparison
 from latentmix.experiment.results import AVERAGE
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
@@ -93,8 +85,8 @@ def _round_trip(run: Run) -> dict[str, str]:
         for part in ("channels", "space"):
             found[f"bias²·1000 in {part}"] = f"{1000 * sum(c['bias'][part] for c in classes) / len(classes):.1f}"
     if found:
-        config = validate(compose([]).as_dict() | dict(run.config))  # an older run lacks settings that came later
-        inversion, settings = INVERSIONS[config.inversion.kind], config.inversion
-        found["NFE of inversion"] = f"{settings.steps * inversion.nfe(settings):,}"
+        config = run.settings
+        inversion = INVERSIONS[config.inversion.kind]
+        found["NFE of inversion"] = f"{config.inversion.steps * inversion.nfe(config.inversion):,}"
         found["NFE of generation"] = f"{config.steps * inversion.nfe_generation(config.guidance):,}"
     return found

@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.cache import read_json
-from latentmix.compose import find_run
-from latentmix.config import flat_settings
+from latentmix.compose import compose, find_run, validate
+from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
 from latentmix.experiment.parts import Key, read_samples
-from latentmix.experiment.results import (
-    AVERAGE,
-    DIFFERENCE,
-    Result,
-    average_comparison,
-    difference_row,
-    read_table,
-)
+from latentmix.experiment.results import AVERAGE, DIFFERENCE, Result, average_comparison, difference_row, read_table
 from latentmix.experiment.tables import grouped, read_rows, write_table
 from latentmix.metrics import METRICS, Comparison, Sample, paired
 
@@ -33,8 +26,26 @@ class Run:
 
     folder: Path
     label: str
-    config: Mapping[str, Any]  # plain values, as of `Config.as_dict`
+    about: Mapping[str, Any]  # done.json
     results: list[Result]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the settings as plain values, as `Config.as_dict` does."""
+        return dict(self.about["config"])
+
+    @cached_property
+    def settings(self) -> Config:
+        """Return the settings, with the defaults of those that came after the release that made the run.
+
+        Raises: UserError if they can't be read.
+        """
+        try:
+            defaults, found = compose([]).as_dict(), self.config
+            speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
+            return validate(defaults | found | {"speed": speed})
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"the run in {self.folder} can't be read: {error}") from error
 
     @cached_property
     def samples(self) -> dict[Key, tuple[str, Sample]]:
@@ -83,10 +94,10 @@ def read_runs(names: Sequence[str]) -> list[Run]:
 
 
 def _read(folder: Path, label: str) -> Run:
-    config = read_json(folder / "done.json").get("config")
-    if not isinstance(config, dict) or not (folder / "metrics.csv").exists():
+    about = read_json(folder / "done.json")
+    if not isinstance(about.get("config"), dict) or not (folder / "metrics.csv").exists():
         raise UserError(f"the run in {folder} is not finished; give its command again")
-    return Run(folder, label, config, read_table(folder / "metrics.csv"))
+    return Run(folder, label, about, read_table(folder / "metrics.csv"))
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:

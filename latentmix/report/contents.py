@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Any
 
 from PIL import Image
 
-from latentmix.compose import compose, validate
 from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run
@@ -44,11 +42,8 @@ class Contents:
     """All that a page shows of one run."""
 
     run: Run
-    config: Config
-    about: Mapping[str, Any]  # done.json
     titles: Mapping[str, str]  # of the classes in `results`
     images: Images
-    diagnosis: Mapping[str, Any]  # by class, of diagnosis.json
     pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
     records: Sequence[Mapping[str, Any]] = ()  # what its workers did
     files: Mapping[str, str] = field(default_factory=dict)  # tables to download
@@ -61,7 +56,7 @@ class Contents:
     @property
     def arguments(self) -> list[str]:
         """Return the command line that started the run, without settings that change no result, such as outputs."""
-        arguments = self.about.get("arguments")
+        arguments = self.run.about.get("arguments")
         if not isinstance(arguments, list):
             return []
         return [text for text in map(str, arguments) if not _of_a_machine(text)]
@@ -74,36 +69,16 @@ def _of_a_machine(argument: str) -> bool:
 
 def read_contents(run: Run) -> Contents:
     """Read all that a page shows of a run; raise UserError if its files are damaged."""
-    folder, about = run.folder, _read_json(run.folder / "done.json")
-    try:
-        defaults, found = compose([]).as_dict(), about["config"]  # an older run lacks settings that came later
-        speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
-        config = validate(defaults | found | {"speed": speed})
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the run in {folder} can't be read: {error}") from error
-    experiment = find_experiment(config, folder, about.get("model", {}))
-    pairs = folder / "pairs.csv"
+    folder, pairs = run.folder, run.folder / "pairs.csv"
+    experiment = find_experiment(run.settings, folder, run.about.get("model", {}))
     return Contents(
         run=run,
-        config=config,
-        about=about,
         titles=_titles(experiment, dict.fromkeys(result.class_id for result in run.results)),
         images=_images(experiment),
-        diagnosis=run.diagnosis,
         pairs=read_rows(pairs) if pairs.exists() else [],
         records=read_records(folder / "work"),
         files={path.name: path.read_text() for path in (folder / "metrics.csv", pairs) if path.exists()},
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        return content
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
 
 
 def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -> Experiment:

@@ -17,12 +17,11 @@ SAFE = ("fix/0", "fix/chm", "fix/pool")  # methods whose largest safe N a diagno
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # SVG's for matplotlib's line styles
 WIDTH = 1.6  # of a page's lines, as a multiple of a figure's
 
-TableCell = float | str | Sequence[float | None] | None  # [value, low, high] is a value with its interval
-
 
 def to_json(runs: Sequence[Contents]) -> str:
     """Return the page's data as JSON that is safe inside a script element. NaN becomes null."""
-    data = {"runs": [page_data(run) for run in runs], "compared": _compared(runs), "hues": _hues()}
+    hues = [{"colour": _visible(hue), "marker": shape} for hue, shape in zip(HUES, SHAPES, strict=True)]
+    data = {"runs": [page_data(run) for run in runs], "compared": _compared(runs), "hues": hues}
     text = json.dumps(without_nan(data), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
 
@@ -69,11 +68,6 @@ def _metric(contents: Contents, column: str, answer: wording.Answer | None) -> d
     }
 
 
-def _hues() -> list[dict[str, str]]:
-    """Return the looks of runs beside each other."""
-    return [{"colour": _visible(hue), "marker": shape} for hue, shape in zip(HUES, SHAPES, strict=True)]
-
-
 def _compared(runs: Sequence[Contents]) -> list[dict[str, Any]]:
     """Return the differences of later runs from the first one on the same draws, averaged over classes."""
     found = [d for run in runs[1:] for d in differences(run.run, runs[0].run) if d.key[0] == AVERAGE]
@@ -115,10 +109,10 @@ def _dash(line: Line) -> str:
 
 def _diagnosis(contents: Contents) -> dict[str, Any] | None:
     """Return a table, verdicts, and the growth of the two channels with the largest means."""
-    if not contents.diagnosis:
+    if not (diagnosis := contents.run.diagnosis):
         return None
-    order = [*contents.titles, *contents.diagnosis]  # that of the results, then any others
-    classes = dict(sorted(contents.diagnosis.items(), key=lambda item: order.index(item[0])))
+    order = [*contents.titles, *diagnosis]  # that of the results, then any others
+    classes = dict(sorted(diagnosis.items(), key=lambda item: order.index(item[0])))
     titled = [(_title(contents, class_id), found) for class_id, found in classes.items()]
     channels = _largest_channels(list(classes.values()))
     return {
@@ -144,7 +138,8 @@ def _largest_channels(diagnoses: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted(sorted(channels, key=lambda channel: -size[channel])[:2])
 
 
-def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[TableCell]:
+def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[object]:
+    """Return a row of the table. A list [value, low, high] is a value with its interval."""
     means = [[found["means"][channel][part] for part in ("value", "low", "high")] for channel in channels]
     bias, limits = found["bias"], found.get("safe", {})  # which an older run lacks
     return [
