@@ -50,7 +50,7 @@ FLOORS = (
     "experiment.morph experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",
-    "figures.style figures.grid figures.toy figures.growth figures.octaves figures.curves figures.mixtures "
+    "figures.style figures.grid figures.toy figures.diagnosis figures.curves",
     "figures.offsets",
     "figures figures.paper report report.* checks.finding",
     "checks.downloads",

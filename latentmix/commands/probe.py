@@ -14,7 +14,7 @@ from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import TIMES, Probe
 from latentmix.experiment.tables import write_table
-from latentmix.figures.offsets import draw_offsets
+from latentmix.figures.grid import draw_offsets
 from latentmix.images import write_image
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")

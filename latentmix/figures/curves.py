@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -30,7 +30,8 @@ def draw_curves(table: Path, stem: Path) -> list[Path]:
 def curves(results: Sequence[Result]) -> Figure:
     """Return a panel for each metric: lines for methods, dotted ones for the control `gauss` of each, and grey
     horizontal ones for controls that have no N."""
-    metrics = _plotted(dict.fromkeys(result.metric for result in results))
+    measured = list(dict.fromkeys(result.metric for result in results))
+    metrics = [metric for metric in measured if metric_label(metric).plotted] or measured
     styles = method_styles([result.method for result in results])
     rows = math.ceil(len(metrics) / COLUMNS)
     columns = math.ceil(len(metrics) / rows)
@@ -47,12 +48,6 @@ def curves(results: Sequence[Result]) -> Figure:
         lines = [line for note in notes for line in textwrap.wrap(note, 64 * columns)]
         figure.supxlabel("\n".join(lines), x=0.02, ha="left", fontsize=6.5, color=QUIET)
     return figure
-
-
-def _plotted(metrics: Iterable[str]) -> list[str]:
-    """Return the metrics that have a panel: those that Fig. 7 is about, or all if none of them was measured."""
-    measured = list(metrics)
-    return [metric for metric in measured if metric_label(metric).plotted] or measured
 
 
 def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodStyle]) -> None:

@@ -1,11 +1,12 @@
 """Images in a grid, as in Figs. 1 and 6."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from latentmix.experiment.probe import TIMES, Probe
 from latentmix.figures.style import save, styled
 
 DOTS = 200  # per inch
@@ -31,3 +32,10 @@ def draw_grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Se
             axes.set_title(title, fontsize=8 if wide else 7, loc="center" if wide else "left")
         figure.subplots_adjust(wspace=0.04, hspace=0.04)
         return save(figure, stem)
+
+
+def draw_offsets(probe: Probe, images: Mapping[tuple[str, int, float], Tensor], stem: Path) -> list[Path]:
+    """Draw Fig. 6: a column for each offset and a pair of rows for each noise; `images` are by time, draw and b."""
+    rows = [[images[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
+    names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
+    return draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], stem)
