@@ -17,7 +17,7 @@ from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
 from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
-from latentmix.experiment.batch_size import estimate, shared_batch_size
+from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, finish_images, reads
 from latentmix.profiling import timed
@@ -100,7 +100,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     checks.use_placeholders(experiment)
     experiment.check(images="pool" in reads(stages))
     findings = [found for found in checks.examine(experiment.renewed(), stages) if found.state != "ok"]
-    batch_size = estimate(experiment)
+    batch_size = determine(experiment, measure=False)
     planned = [plan(batch_size) for plan in plans(experiment, stages)]
     known = rates(experiment)
     show_plan(planned, [known.estimate(stage, batch_size) for stage in planned])

@@ -1,7 +1,7 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,11 @@ def differences(run: Run, reference: Run) -> list[Difference]:
     the two are not the same."""
     if not share_draws(run, reference):
         return []
-    found = list(_by_class(run, reference))
+    found = list[Difference]()
+    for key, (name, sample) in run.samples.items():
+        _, other = reference.samples.get(key, (name, None))
+        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
+            found.append(Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower)))
     limits = {metric: METRICS[name].limits for (*_, metric), (name, _) in run.samples.items()}
     groups = grouped((difference.key[1:], difference.comparison) for difference in found)
     averages = [
@@ -140,13 +144,6 @@ def differences(run: Run, reference: Run) -> list[Difference]:
         for group, comparisons in groups.items()
     ]
     return found + averages
-
-
-def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
-    for key, (name, sample) in run.samples.items():
-        _, other = reference.samples.get(key, (name, None))
-        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
-            yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
 
 
 def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:

@@ -18,12 +18,10 @@ from latentmix.experiment import disk_sizes
 from latentmix.experiment.cache_keys import schedule_key
 from latentmix.experiment.draws import draw_id, random_latents
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.generation import padded, refuse_nan
+from latentmix.experiment.generation import generate_plainly, padded
 from latentmix.experiment.stages import StageType
 from latentmix.inversion.base import cfg_factor
-from latentmix.models.protocol import predictor
 from latentmix.runner.tasks import Stage
-from latentmix.sampling import generate
 
 TIMES = ("T", "0")  # when the offset is added
 SIDES: dict[str, Callable[[Tensor, int, int], Tensor]] = {  # [h, w] -> its first or last rows or columns
@@ -108,21 +106,19 @@ def _plan_probe(experiment: Experiment, batch_size: int, probe: Probe) -> Stage:
     finished = kept(experiment, probe).ids()
     missing = {item for item in probe.items if row_id(item) not in finished}
     stage.bytes = len(missing) * disk_sizes.latent(experiment) + 2 * len(probe.items) * disk_sizes.image(experiment)
-    label, compute = class_of(experiment, probe), partial(_generate, experiment, probe)
+    label, compute = experiment.class_of(probe.class_id), partial(_generate, experiment, probe)
     stage.add(label, probe.items, missing, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
 def _generate(experiment: Experiment, probe: Probe, items: Sequence[Item], size: int) -> None:
-    class_id, inside = class_of(experiment, probe), mask(experiment, probe)
+    class_id, inside = experiment.class_of(probe.class_id), mask(experiment, probe)
     shape = experiment.model.latent_shape(experiment.config.model.size)
     noises = random_latents(experiment.config.seed, "probe", [draw for draw, _ in items], shape)
     z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
-    cond = experiment.conditioning(class_id, experiment.config.guidance)
     z = padded(z, size).to(experiment.device)
-    clean = generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
-    refuse_nan(clean, f"probing {class_id}")
+    clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, f"the probe of {class_id}")
     kept(experiment, probe).write([row_id(item) for item in items], {"clean": clean[: len(items)]})
 
 
@@ -130,7 +126,7 @@ def kept(experiment: Experiment, probe: Probe) -> TensorCache:
     """Return the cached `clean` latents: a row for each item."""
     return experiment.layout.probes(
         {
-            "prompt": experiment.prompt(class_of(experiment, probe)),
+            "prompt": experiment.prompt(experiment.class_of(probe.class_id)),
             "guidance": experiment.config.guidance,
             "schedule": schedule_key(experiment.plain_schedule),
             "channels": probe.channels,
@@ -143,11 +139,6 @@ def row_id(item: Item) -> str:
     """Return the id of a draw with an offset in the cache."""
     draw, b = item
     return f"{draw_id(draw)} {b!r}"
-
-
-def class_of(experiment: Experiment, probe: Probe) -> str:
-    """Return the identifier of the probe's class."""
-    return experiment.classes[0] if probe.class_id is None else experiment.class_of(probe.class_id)
 
 
 def mask(experiment: Experiment, probe: Probe) -> Tensor:

@@ -135,11 +135,9 @@ def _results(rows: Iterable[Mapping[str, str]]) -> list[Result]:
 
 def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
     """Return the features of the real images of a class, by network; `prompt` and `pairs` if some metric needs them."""
-    ids = [source.id for source in experiment.references(class_id)]
-    features = {
-        name: experiment.layout.references(class_id, network).gather(ids, "features")
-        for name, network in experiment.networks.items()
-    }
+    ids, layout = [source.id for source in experiment.references(class_id)], experiment.layout
+    networks = experiment.networks.items()
+    features = {name: layout.references(class_id, network).gather(ids, "features") for name, network in networks}
     if any(METRICS[name].of_prompt for name in experiment.config.metrics):
         features["prompt"] = experiment.prompt_features(class_id)
     if experiment.measures_diversity:
@@ -149,11 +147,9 @@ def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
 
 def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
     """Return the features of the generated images of a cell, by network."""
-    ids = [draw_id(draw) for draw in experiment.draws(cell)]
-    features = {
-        name: experiment.layout.features(cell, network).gather(ids, "features")
-        for name, network in experiment.networks.items()
-    }
+    ids, layout = [draw_id(draw) for draw in experiment.draws(cell)], experiment.layout
+    networks = experiment.networks.items()
+    features = {name: layout.features(cell, network).gather(ids, "features") for name, network in networks}
     if experiment.measures_diversity:
         features["pairs"] = draw_pairs(experiment, cell).distances
     return features

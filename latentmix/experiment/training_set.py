@@ -74,8 +74,7 @@ def write_training_set(experiment: Augmentation, options: Options, folder: Path,
 def similarities(experiment: Augmentation, class_id: str) -> tuple[Tensor, Tensor]:
     """Return the cosines of CLIP embeddings with the class's mean embedding: of each mixture, and of each input."""
     (cell,), network = experiment.cells_of(class_id), experiment.networks["clip"]
-    ids = [source.id for source in experiment.pool(class_id)]
-    real = experiment.layout.references(class_id, network).gather(ids, "features")
+    real = experiment.layout.references(class_id, network).gather(experiment.layout.pool_ids(class_id), "features")
     generated = experiment.layout.features(cell, network).gather(map(draw_id, experiment.draws(cell)), "features")
     return 1 - cosine_distances(generated, real), 1 - cosine_distances(real, real)
 
