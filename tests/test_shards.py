@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import driver
 import pytest
@@ -177,16 +178,11 @@ def test_static_shards_end_with_the_bytes_of_one_and_leave_no_claims(
 def test_a_static_shard_does_its_own_part_and_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "POLL", 0.0)
     with StaticClaims(tmp_path, Shard(1, 3, static=True)) as claims:
-        tasks = {str(number): Numbered(number) for number in range(7)}
+        tasks: dict[str, Any] = {str(number): SimpleNamespace(number=number) for number in range(7)}
         assert list(claims.claim_each(tasks)) == ["1", "4", None]
-        assert list(claims.claim_each({"1": Numbered(1)})) == ["1"]
+        assert list(claims.claim_each({"1": tasks["1"]})) == ["1"]
         assert not claims.claim("results")
     assert not [*tmp_path.iterdir()]
-
-
-class Numbered:
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from latentmix.cache import explain_write_error, file_system_time, key, read_json, write_json
 from latentmix.errors import UserError
+from latentmix.runner.tasks import Task
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
 LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago
@@ -62,16 +63,6 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
-
-
-class Numbered(Protocol):
-    """A task, numbered among all tasks of its stage, finished ones included."""
-
-    @property
-    def number(self) -> int: ...
-
-
-Piece = TypeVar("Piece", bound=Numbered)
 
 
 class DoneLists:
@@ -140,7 +131,7 @@ class Claims:
         self._beat()
         self._thread.start()
 
-    def claim_each(self, remaining: MutableMapping[str, Piece]) -> Iterator[str | None]:
+    def claim_each(self, remaining: MutableMapping[str, Task]) -> Iterator[str | None]:
         """Yield the names of tasks that this worker has claimed, one at a time, until none remain.
 
         The shard's own tasks come first, then those of other shards that nobody has begun. Tasks that other workers
@@ -161,7 +152,7 @@ class Claims:
                 time.sleep(pause)
                 pause = min(1.3 * pause, LONGEST_POLL)
 
-    def order(self, tasks: Mapping[str, Piece]) -> list[str]:
+    def order(self, tasks: Mapping[str, Task]) -> list[str]:
         """Return the names in order: the shard's own tasks from first to last, then all others from last to first."""
         index, count = self.shard.index, self.shard.count
         foreign = {name: task.number % count != index for name, task in tasks.items()}

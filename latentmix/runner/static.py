@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from latentmix.runner.claims import LONGEST_POLL, POLL, Claims, Piece
+from latentmix.runner.claims import LONGEST_POLL, POLL, Claims
+from latentmix.runner.tasks import Task
 
 
 class StaticClaims(Claims):
@@ -16,7 +17,7 @@ class StaticClaims(Claims):
 
     _pause = POLL  # seconds before the next look at what others have done
 
-    def claim_each(self, remaining: MutableMapping[str, Piece]) -> Iterator[str | None]:
+    def claim_each(self, remaining: MutableMapping[str, Task]) -> Iterator[str | None]:
         """Yield the names of the shard's own tasks. Wait before returning if those of others remain: the caller then
         looks again at what is there."""
         own = [name for name in self.order(remaining) if self._is_own(remaining[name])]
@@ -26,7 +27,7 @@ class StaticClaims(Claims):
             self._pause = min(2 * self._pause, LONGEST_POLL) if not own else POLL
             time.sleep(self._pause)
 
-    def _is_own(self, task: Piece) -> bool:
+    def _is_own(self, task: Task) -> bool:
         return task.number % self.shard.count == self.shard.index
 
     def claim(self, name: str) -> bool:
