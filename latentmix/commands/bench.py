@@ -117,12 +117,10 @@ def _measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
         "mean difference in levels": difference.abs().float().mean().item(),
     }
     own = speeds["latentmix"]["images_per_second"]
-    ratios = {name: own / speed["images_per_second"] for name, speed in speeds.items() if name != "latentmix"}
-    return (
-        about
-        | {"times as fast": ratios.pop("diffusers"), **{f"times as fast as {k}": v for k, v in ratios.items()}}
-        | speeds
-    )
+    about["times as fast"] = own / speeds["diffusers"]["images_per_second"]
+    if COMPILED in speeds:
+        about[f"times as fast as {COMPILED}"] = own / speeds[COMPILED]["images_per_second"]
+    return about | speeds
 
 
 def _in_process(stack: ExitStack, batch: Batch, compiled: bool) -> "Callable[[bool], _Run]":
@@ -254,15 +252,13 @@ def _run(work: Callable[[], Tensor], device: torch.device, count: bool) -> _Run:
     images: list[Tensor] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    flop = 0
-    if count:
-        # A compiled network is counted uncompiled: fused kernels do not say what they compute.
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-            seconds = _seconds(lambda: images.append(work()), device)
-        flop = counter.get_total_flops()
-    else:
+    counter = FlopCounterMode(display=False, custom_mapping=FLOPS)
+    with ExitStack() as stack:
+        if count:  # uncompiled, since fused kernels do not say what they compute
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(counter)
         seconds = _seconds(lambda: images.append(work()), device)
-    return _Run(images[0].cpu(), seconds, flop, _peak_memory(device))
+    return _Run(images[0].cpu(), seconds, counter.get_total_flops() if count else 0, _peak_memory(device))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -32,7 +32,7 @@ def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
     console = Console()
     if different := settings_to_show(runs):
         console.print(f"The runs differ in {', '.join(different)}.", markup=False, soft_wrap=True)
-    common = [metric for metric in _metrics(runs[0]) if all(metric in _metrics(run) for run in runs)]
+    common = [metric for metric in runs[0].metrics if all(metric in run.metrics for run in runs)]
     paired = [difference for run in runs[1:] for difference in differences(run, runs[0])]
     if not common:
         console.print("The runs have no metric in common.", soft_wrap=True)
@@ -46,10 +46,6 @@ def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
             table.add_section()
         console.print(table)
     return [] if out is None else write_comparison(out, runs)
-
-
-def _metrics(run: Run) -> list[str]:
-    return list(dict.fromkeys(result.metric for result in run.results))
 
 
 def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n: int) -> Table:

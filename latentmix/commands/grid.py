@@ -37,7 +37,7 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
     for number, combination in enumerate(planned, 1):
         name = combination.config.name
         session.say(f"run {number} of {len(planned)}: {name}")
-        if command == "sweep" and is_finished(combination.config):
+        if command == "sweep" and rounds.finished_draws(combination.config) == combination.config.draws:
             session.say(f"{name} is finished")
             continue
         try:
@@ -49,7 +49,8 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
             failed.append(_note(combination.config, error))
         gc.collect()  # the memory of the run's networks
     if command == "sweep" and not dry_run:
-        _compare([combination.config for combination in planned], _folder(overrides, planned[0].config))
+        table = _given_name(overrides) or f"grid-{'-'.join(grid(overrides)[0])}"
+        _compare([combination.config for combination in planned], planned[0].config.outputs / table)
     if failed:
         many = f"{len(failed)} of {len(planned)} runs failed"
         raise UserError(f"{many}; the same command tries them again. {'; '.join(failed)}")
@@ -81,16 +82,6 @@ def _part(key: str, value: str) -> str:
     """Return what a value adds to a run's name: `null_text` for a group, `seed1` for any other setting."""
     text = plain_name(value.replace("/", "-").strip("[]'\""))
     return text if key in GROUPS else f"{key.split('.')[-1]}{text}"
-
-
-def _folder(overrides: Sequence[str], config: Config) -> Path:
-    """Return the folder of the grid's table."""
-    return config.outputs / (_given_name(overrides) or f"grid-{'-'.join(grid(overrides)[0])}")
-
-
-def is_finished(config: Config) -> bool:
-    """Return whether the run's folder holds all results of these settings."""
-    return rounds.finished_draws(config) == config.draws
 
 
 def _note(config: Config, error: Exception) -> str:

@@ -53,7 +53,7 @@ def card(run: Run, files: Sequence[str]) -> str:
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "configs:"]
     lines += ["- config_name: metrics", "  data_files: metrics.csv", "---", f"# {run.label}", ""]
     lines += [f"Images from mixtures of inverted latents: {names[0]}, {names[1]}, inverted by {names[2]}.", ""]
-    for metric in list(dict.fromkeys(result.metric for result in run.results))[:METRICS_SHOWN]:
+    for metric in run.metrics[:METRICS_SHOWN]:
         lines += _table(run, metric)
     lines += [f"![{name}]({name})" for name in files if name.endswith(".png")]
     lines += ["", "All numbers are in `metrics.csv`, all settings in `config.yaml`."]

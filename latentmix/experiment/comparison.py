@@ -34,6 +34,11 @@ class Run:
         """Return the settings as plain values, as `Config.as_dict` does."""
         return dict(self.about["config"])
 
+    @property
+    def metrics(self) -> list[str]:
+        """Return the names of the metrics in its tables, each once."""
+        return list(dict.fromkeys(result.metric for result in self.results))
+
     @cached_property
     def settings(self) -> Config:
         """Return the settings, with the defaults of those that came after the release that made the run.
