@@ -19,7 +19,7 @@ FLOORS = (
     "mixing.* metrics.*",
     "morphing morphing.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
-    "runner.scheduler runner.static",
+    "runner.scheduler",
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.norms models.shared_prefix",

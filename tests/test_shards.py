@@ -26,10 +26,9 @@ from latentmix.experiment import draws, stages
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded
 from latentmix.experiment.results import read_table
-from latentmix.runner import static
-from latentmix.runner.claims import Shard
+from latentmix.runner import claims as claiming
+from latentmix.runner.claims import Shard, StaticClaims
 from latentmix.runner.scheduler import find_shard, local_rank
-from latentmix.runner.static import StaticClaims
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"
@@ -165,7 +164,7 @@ def test_static_shards_end_with_the_bytes_of_one_and_leave_no_claims(
         working.pop()
 
     monkeypatch.setattr(stages, "_invert", noted)
-    monkeypatch.setattr(static, "time", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(claiming, "time", SimpleNamespace(sleep=wait))
     work(0)
     driver.assert_same(tmp_path, whole)
     assert (tmp_path / "small" / "done.json").exists() and not (tmp_path / "small" / "work").exists()
@@ -176,7 +175,7 @@ def test_static_shards_end_with_the_bytes_of_one_and_leave_no_claims(
 
 
 def test_a_static_shard_does_its_own_part_and_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "POLL", 0.0)
+    monkeypatch.setattr(claiming, "POLL", 0.0)
     with StaticClaims(tmp_path, Shard(1, 3, static=True)) as claims:
         tasks: dict[str, Any] = {str(number): SimpleNamespace(number=number) for number in range(7)}
         assert list(claims.claim_each(tasks)) == ["1", "4", None]

@@ -160,9 +160,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / min(_seconds(way, device) for _ in range(10) for way in ways)
 
 
-# The two ways
-
-
 @dataclass(frozen=True)
 class _Run:
     images: Tensor  # uint8 [B, 3, H, W] on the CPU
@@ -242,9 +239,6 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
         return (images * 255).round().to(torch.uint8)
 
     return generate
-
-
-# Measuring
 
 
 def _run(work: Callable[[], Tensor], device: torch.device, count: bool) -> _Run:

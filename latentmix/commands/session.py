@@ -21,12 +21,11 @@ from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, finish_images, reads
 from latentmix.profiling import timed
-from latentmix.runner.claims import Claims, Shard
+from latentmix.runner.claims import Claims, Shard, StaticClaims
 from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
 from latentmix.runner.rates import Rates
-from latentmix.runner.static import StaticClaims
 from latentmix.runner.tasks import Plan, Stage
 
 

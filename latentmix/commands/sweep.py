@@ -199,9 +199,6 @@ def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table
     return table
 
 
-# Workers in other processes
-
-
 def freeze(config: Config, arguments: Sequence[str]) -> Path:
     """Write a config into the folder of its run, for workers to read. Return the file."""
     content = {"config": config.as_dict(), "arguments": list(arguments)}

@@ -130,9 +130,6 @@ def _results(rows: Iterable[Mapping[str, str]]) -> list[Result]:
     return results
 
 
-# Features
-
-
 def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
     """Return the features of the real images of a class, by network; `prompt` and `pairs` if some metric needs them."""
     ids, layout = [source.id for source in experiment.references(class_id)], experiment.layout
@@ -190,9 +187,6 @@ def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield {name: x if name in ("prompt", "pairs") else x[start::2] for name, x in real.items()}
 
 
-# Rows
-
-
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> dict[Pair, Comparison]:
     """Compare each method with the reference, which mixed the same images, and with the control `gauss`.
 
@@ -215,9 +209,6 @@ def average_comparison(comparisons: Sequence[Comparison], limits: Limits) -> Com
     low, high = limits
     difference = over_classes([comparison.difference for comparison in comparisons]).within((low - high, high - low))
     return Comparison(difference, sum(comparison.won for comparison in comparisons) / len(comparisons))
-
-
-# Files
 
 
 def difference_row(comparison: Comparison) -> tuple[object, ...]:

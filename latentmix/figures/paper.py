@@ -20,8 +20,7 @@ from latentmix.experiment.stages import INVERT, SYNTHESIZE, StageType, generatio
 from latentmix.experiment.sweep import SWEEP
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.diagnosis import draw_growth
-from latentmix.figures.grid import draw_offsets
-from latentmix.figures.mixtures import draw_mixtures
+from latentmix.figures.grid import draw_mixtures, draw_offsets
 from latentmix.figures.style import CONTROLS
 from latentmix.figures.toy import draw_paths
 

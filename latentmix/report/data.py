@@ -104,9 +104,6 @@ def _dash(line: Line) -> str:
     return DASHES[line] if isinstance(line, str) else " ".join(f"{WIDTH * length:g}" for length in line[1])
 
 
-# The diagnosis
-
-
 def _diagnosis(contents: Contents) -> dict[str, Any] | None:
     """Return a table, verdicts, and the growth of the two channels with the largest means."""
     if not (diagnosis := contents.run.diagnosis):
@@ -168,9 +165,6 @@ def _growth(titled: Sequence[tuple[str, Mapping[str, Any]]], channel: int) -> di
         for index, (title, found) in enumerate(titled)
     ]
     return {"title": f"Channel {channel}", "band": [-band, band], "series": series}
-
-
-# Comparisons of methods
 
 
 def _pairs(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
