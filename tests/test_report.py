@@ -289,7 +289,7 @@ def with_results(contents: Contents, results: list[Result]) -> Contents:
 def with_value(value: float, *methods: str) -> Contents:
     """Return contents in which these methods have the same value by all metrics."""
     same = Estimate(value, math.nan, math.nan, 3)
-    results = [replace(r, estimate=same) if r.method in methods else r for r in invented().results]
+    results = [replace(r, estimate=same) if r.method in methods else r for r in invented().run.results]
     return with_results(invented(), results)
 
 
@@ -315,7 +315,7 @@ def with_parts(contents: Contents, spread: float) -> Contents:
     parts = spread * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     contents.run.__dict__["samples"] = {
         (r.class_id, r.n, r.method, r.metric): ("fid", mean(r.estimate.value + parts * (-1) ** (r.method == "fix/0")))
-        for r in contents.results
+        for r in contents.run.results
         if r.metric == "fd_embedded" and r.n
     }
     return contents
@@ -414,7 +414,9 @@ def test_the_table_sorts_by_any_column_and_is_of_the_class_that_is_chosen(page: 
     assert texts(page, "#numbers tbody tr:last-child td:nth-child(2)") == ["–"]  # a control has no N, and comes last
     for title, class_id in (("heart", "heart"), ("all (average)", AVERAGE)):
         select(page, "Class", title, "#answer")
-        wanted = [r.estimate.value for r in invented().results if (r.class_id, r.metric) == (class_id, "fd_embedded")]
+        wanted = [
+            r.estimate.value for r in invented().run.results if (r.class_id, r.metric) == (class_id, "fd_embedded")
+        ]
         assert sorted(column(page, 2)) == sorted(wanted)
 
 
@@ -552,10 +554,10 @@ def luminance(colour: str) -> float:
 
 def test_a_page_with_little_content(chromium: Browser, tmp_path: Path) -> None:
     few = invented(classes=("star",), methods=("fix/chm",))
-    without_average = [r for r in few.results if r.class_id != AVERAGE]
+    without_average = [r for r in few.run.results if r.class_id != AVERAGE]
     for contents in (
         replace(few, images=Images({}, "none")),
-        with_results(few, [few.results[0]]),
+        with_results(few, [few.run.results[0]]),
         with_results(few, without_average),
     ):
         page = opened(chromium, tmp_path, contents)

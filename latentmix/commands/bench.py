@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix import sampling
 from latentmix.cache import write_json
 from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import generate_plainly
 from latentmix.gpu import is_out_of_memory
 from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import dtype_of
 from latentmix.models.pipeline import diffusers_options, find
-from latentmix.models.protocol import predictor
 from latentmix.runner.console import say
 from latentmix.settings import height_width
 
@@ -183,29 +183,27 @@ def _batch(experiment: Experiment, size: int) -> Batch:
 
 
 def _ours(experiment: Experiment, batch: Batch) -> Callable[[], Tensor]:
-    z = batch.latents.to(experiment.device)
+    z, class_id = batch.latents.to(experiment.device), experiment.classes[0]
 
     @torch.no_grad()
     def generate() -> Tensor:
-        cond = experiment.conditioning(experiment.classes[0], batch.config.guidance)
-        clean = sampling.generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
+        clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, "the benchmark")
         return experiment.model.decode(clean)
 
     return generate
 
 
-_plain: Callable[[], Tensor]  # in the process of the plain pipeline
-_plain_device: torch.device
+_plain: Callable[[bool], _Run]  # in the process of diffusers' pipeline
 
 
 def _load(batch: Batch, compiled: bool) -> None:
-    global _plain, _plain_device
+    global _plain
     torch.set_num_threads(batch.threads)
-    _plain, _plain_device = plain(batch, compiled), torch.device(batch.device)
+    _plain = partial(_run, plain(batch, compiled), torch.device(batch.device))
 
 
 def _run_plain(count: bool) -> _Run:
-    return _run(_plain, _plain_device, count)
+    return _plain(count)
 
 
 def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:

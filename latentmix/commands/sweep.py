@@ -133,8 +133,8 @@ def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
     """Claim the task that writes the results. Return False if the results are written already."""
     claims.wait_for(task)
     config = experiment.config
-    current = rounds.finished_draws(config) == config.draws
-    if rounds.finished_draws(config) > config.draws or (current and task in DoneLists(claims.done.folder).read_new()):
+    written = rounds.finished_draws(config)
+    if written > config.draws or (written == config.draws and task in DoneLists(claims.done.folder).read_new()):
         claims.release(task)
         return False
     return True

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -112,7 +112,7 @@ def read_table(path: Path) -> list[Result]:
     try:
         if path.stat().st_size and not path.read_bytes().endswith((b"\n", b"\r")):
             raise ValueError("its last line is cut short")
-        results = _results(read_rows(path))
+        results = [_result(row) for row in read_rows(path)]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} can't be read: {error}; {AGAIN}") from error
     if not results:
@@ -120,14 +120,11 @@ def read_table(path: Path) -> list[Result]:
     return results
 
 
-def _results(rows: Iterable[Mapping[str, str]]) -> list[Result]:
-    results = []
-    for row in rows:
-        over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
-        value, low, high = (number(row[name]) for name in ("value", "low", "high"))
-        estimate = Estimate(value, low, high, int(row["count"]), over)
-        results.append(Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate))
-    return results
+def _result(row: Mapping[str, str]) -> Result:
+    over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
+    value, low, high = (number(row[name]) for name in ("value", "low", "high"))
+    estimate = Estimate(value, low, high, int(row["count"]), over)
+    return Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate)
 
 
 def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Mixtures of an augmentation -> a training set: images in folders of classes, a table, and a data card."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from latentmix.cache import write_atomic
 from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.tables import write_table
+from latentmix.images import encoded
 from latentmix.metrics import cosine_distances
 from latentmix.threads import on_all_threads
 
@@ -90,7 +90,8 @@ def _write_mixtures(
     def write(item: tuple[int, str]) -> None:
         path = out / SPLIT / item[1]
         if not path.exists():  # a file is complete, and of the same settings
-            write_atomic(path, _jpeg(experiment.layout.image_path(cell, item[0])))
+            with Image.open(experiment.layout.image_path(cell, item[0])) as image:
+                write_atomic(path, encoded(image.convert("RGB"), "JPEG", quality=95, subsampling=0))
 
     on_all_threads(write, list(zip(used, files, strict=True)))
     rows = list[Row]()
@@ -140,13 +141,6 @@ def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:
 def _small(image: Image.Image) -> np.ndarray:
     resized = image.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(resized, dtype=np.float32)
-
-
-def _jpeg(path: Path) -> bytes:
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
 
 
 def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts], name: str) -> str:

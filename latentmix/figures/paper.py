@@ -132,7 +132,7 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """
     figure, complete = FIGURES[name], _with_experiment(name, overrides)
     own = compose(complete)
-    if figure.families and not _is_own(name, overrides):
+    if figure.families and f"experiment={name}" not in complete:
         return [own]
     counterpart, left_out = own.model.counterpart, ["model=", "model."]
     if counterpart is not None and "diffusion" in figure.families:
@@ -149,19 +149,15 @@ def stem(name: str, overrides: Sequence[str]) -> Path:
 
     A model's figures share one folder; those of an experiment that was named are in its own.
     """
-    run = compose(_with_experiment(name, overrides))
-    return (run.outputs / f"figures-{run.model.name}" if _is_own(name, overrides) else run.folder) / name
+    complete = _with_experiment(name, overrides)
+    run = compose(complete)
+    return (run.outputs / f"figures-{run.model.name}" if f"experiment={name}" in complete else run.folder) / name
 
 
 def _with_experiment(name: str, overrides: Sequence[str]) -> list[str]:
     """Return the overrides, after the figure's own experiment if they name none."""
     named = any(override.startswith("experiment=") for override in overrides)
     return list(overrides) if named else [f"experiment={name}", *overrides]
-
-
-def _is_own(name: str, overrides: Sequence[str]) -> bool:
-    """Return whether the figure shows its own experiment, named or not."""
-    return f"experiment={name}" in _with_experiment(name, overrides)
 
 
 def draw(name: str, experiments: Sequence[Experiment], to: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """What a page shows: read from the files of a run and from the cache beside it."""
 
 import base64
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,8 @@ from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import Result
 from latentmix.experiment.tables import read_rows
+from latentmix.images import encoded
 from latentmix.runner.records import read_records
 
 LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
@@ -47,11 +46,6 @@ class Contents:
     pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
     records: Sequence[Mapping[str, Any]] = ()  # what its workers did
     files: Mapping[str, str] = field(default_factory=dict)  # tables to download
-
-    @property
-    def results(self) -> Sequence[Result]:
-        """Return the rows of metrics.csv."""
-        return self.run.results
 
     @property
     def arguments(self) -> list[str]:
@@ -154,9 +148,8 @@ def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[Im
 
 def _data_uri(opened: Image.Image, size: int = REDUCED_SIZE, lossless: bool = True) -> str:
     """Return an image as WebP: without loss if it is small and that is wanted, otherwise reduced."""
-    buffer = io.BytesIO()
     with opened as image:
         lossless = lossless and max(image.size) <= LOSSLESS_SIZE
         image.thumbnail((size, size))
-        image.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        content = encoded(image.convert("RGB"), "WEBP", lossless=lossless, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

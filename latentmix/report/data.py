@@ -16,6 +16,7 @@ from latentmix.report.contents import Contents
 SAFE = ("fix/0", "fix/chm", "fix/pool")  # methods whose largest safe N a diagnosis has
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # SVG's for matplotlib's line styles
 WIDTH = 1.6  # of a page's lines, as a multiple of a figure's
+NUMBERS = ("n", "difference", "low", "high", "won", "count")  # columns of pairs.csv
 
 
 def to_json(runs: Sequence[Contents]) -> str:
@@ -28,7 +29,7 @@ def to_json(runs: Sequence[Contents]) -> str:
 
 def page_data(contents: Contents) -> dict[str, Any]:
     """Return what the script draws and tabulates of one run."""
-    results, answers = contents.results, wording.answers(contents)
+    results, answers = contents.run.results, wording.answers(contents)
     average_first = sorted(dict.fromkeys(r.class_id for r in results), key=lambda class_id: class_id != AVERAGE)
     metrics = dict.fromkeys([answer.metric for answer in answers] + [r.metric for r in results])
     by_metric = {answer.metric: answer for answer in answers}
@@ -48,7 +49,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "inputs": [{"class": c, "draw": draw, "src": uris} for (c, draw), uris in contents.images.inputs.items()],
         "strip": {"best": answers[0].best, "worst": answers[0].worst} if answers else None,
         "diagnosis": _diagnosis(contents),
-        "pairs": _pairs(contents.pairs),
+        "pairs": [{k: _number(text) if k in NUMBERS else text for k, text in row.items()} for row in contents.pairs],
     }
 
 
@@ -79,7 +80,7 @@ def _compared(runs: Sequence[Contents]) -> list[dict[str, Any]]:
 
 def methods(contents: Contents) -> list[dict[str, Any]]:
     """Return the methods of the run, in its order, and then the controls, each with its style."""
-    names = [result.method for result in contents.results] + [method for _, _, method, _ in contents.images.uris]
+    names = [result.method for result in contents.run.results] + [method for _, _, method, _ in contents.images.uris]
     styles = method_styles(names).values()
     return [
         {
@@ -165,12 +166,6 @@ def _growth(titled: Sequence[tuple[str, Mapping[str, Any]]], channel: int) -> di
         for index, (title, found) in enumerate(titled)
     ]
     return {"title": f"Channel {channel}", "band": [-band, band], "series": series}
-
-
-def _pairs(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return the rows of pairs.csv, with numbers as numbers."""
-    numbers = ("n", "difference", "low", "high", "won", "count")
-    return [{name: _number(text) if name in numbers else text for name, text in row.items()} for row in rows]
 
 
 def _number(text: str | None) -> float | None:

@@ -27,8 +27,8 @@ class Answer:
 
 def answers(contents: Contents) -> list[Answer]:
     """Return an answer by each metric that has a better end, those of Fig. 7 first."""
-    styles = method_styles([result.method for result in contents.results])
-    results = [r for r in contents.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
+    styles = method_styles([result.method for result in contents.run.results])
+    results = [r for r in contents.run.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
     results = [r for r in results if not math.isnan(r.estimate.value)]
     largest = max((r.n for r in results), default=0)
     found = []
@@ -42,7 +42,7 @@ def answers(contents: Contents) -> list[Answer]:
 
 def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
     """Return the averages over classes by one metric, by method; at the largest N that a method has."""
-    rows = [r for r in contents.results if (r.class_id, r.metric) == (AVERAGE, metric)]
+    rows = [r for r in contents.run.results if (r.class_id, r.metric) == (AVERAGE, metric)]
     return {r.method: r.estimate for r in rows}
 
 
