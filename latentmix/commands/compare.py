@@ -21,11 +21,7 @@ def run(names: Sequence[str], out: Path | None) -> list[Path]:
     """Print the averages of runs at their largest common N. Return the files written into `out`, if it is given."""
     if out is not None:
         check_writable(out / "comparison.csv", "--out")
-    return show(read_runs(names), out)
-
-
-def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
-    """Print and write what `run` does, of runs that have been read."""
+    runs = read_runs(names)
     ns = set.intersection(*({r.n for r in run.results if r.n} for run in runs))
     if not ns:
         raise UserError("the runs have no N in common, so there is nothing to compare; give them the same n=")

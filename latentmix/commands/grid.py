@@ -16,7 +16,6 @@ from latentmix.commands import compare, rounds, session
 from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
 from latentmix.config import Config
 from latentmix.errors import Interrupted, UserError, retry_lost_rows
-from latentmix.experiment.comparison import read_runs
 from latentmix.overrides import grid
 
 
@@ -99,6 +98,6 @@ def _note(config: Config, error: Exception) -> str:
 def _compare(configs: Sequence[Config], folder: Path) -> None:
     finished = [str(config.folder) for config in configs if rounds.finished_draws(config)]
     if finished:
-        for path in compare.show(read_runs(finished), folder):
+        for path in compare.run(finished, folder):
             session.say(str(path))
         session.say(f"All of them on one page: latentmix report {' '.join(finished)}")

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,26 +72,14 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
 
 
 def _line(axes: Axes, results: Sequence[Result], style: MethodStyle, shift: float) -> None:
-    results = sorted(results, key=lambda result: result.n)
-    known = [result for result in results if not math.isnan(result.estimate.low)]
-    axes.plot(
-        [result.n * shift for result in results],
-        [result.estimate.value for result in results],
-        label=style.name,
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        markersize=3.5,
-        linewidth=1.2,
-    )
-    axes.vlines(
-        [result.n * shift for result in known],
-        [result.estimate.low for result in known],
-        [result.estimate.high for result in known],
-        label=f"_interval of {style.name}",  # an underscore keeps it out of the legend
-        color=style.colour,
-        linewidth=0.6,
-    )
+    estimates = {r.n * shift: r.estimate for r in sorted(results, key=lambda r: r.n)}
+    values = [e.value for e in estimates.values()]
+    look: dict[str, Any] = {"linestyle": style.line, "marker": style.marker, "markersize": 3.5, "linewidth": 1.2}
+    axes.plot(list(estimates), values, label=style.name, color=style.colour, **look)
+    known = {x: e for x, e in estimates.items() if not math.isnan(e.low)}
+    ends = [e.low for e in known.values()], [e.high for e in known.values()]
+    hidden = f"_interval of {style.name}"  # an underscore keeps it out of the legend
+    axes.vlines(list(known), *ends, label=hidden, color=style.colour, linewidth=0.6)
 
 
 def _legend(figure: Figure, styles: Mapping[str, MethodStyle]) -> None:

@@ -82,15 +82,9 @@ def methods(contents: Contents) -> list[dict[str, Any]]:
     """Return the methods of the run, in its order, and then the controls, each with its style."""
     names = [result.method for result in contents.run.results] + [method for _, _, method, _ in contents.images.uris]
     styles = method_styles(names).values()
+    shown = ("name", "description", "marker", "control")
     return [
-        {
-            "name": style.name,
-            "description": style.description,
-            "colour": _visible(style.colour),
-            "dash": _dash(style.line),
-            "marker": style.marker,
-            "control": style.control,
-        }
+        {name: getattr(style, name) for name in shown} | {"colour": _visible(style.colour), "dash": _dash(style.line)}
         for style in sorted(styles, key=lambda style: style.control)
     ]
 
