@@ -156,8 +156,7 @@ def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Exper
     return needs(figure, overrides or [])
 
 
-def say(text: str) -> None:
-    typer.echo(text)
+say = typer.echo
 
 
 def say_all(paths: list[Path]) -> None:

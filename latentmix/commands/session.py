@@ -147,6 +147,4 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
-def say(text: str) -> None:
-    """Print a line of a command's answer."""
-    typer.echo(text)
+say = typer.echo  # prints a line of a command's answer

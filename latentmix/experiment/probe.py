@@ -75,13 +75,13 @@ def parse(class_id: str | None, offsets: str, channels: str, side: str, share: f
 
 
 def region(side: str, share: float, h: int, w: int) -> Tensor:
-    """Return a mask [h, w] of the share of a frame along one side; raise ValueError if it is empty or everything."""
+    """Return a mask [h, w] of the share of a frame along one side; raise UserError if it is empty or everything."""
     rows, columns = round(share * h), round(share * w)
     inside = torch.zeros(h, w, dtype=torch.bool)
     if rows and columns:
         SIDES[side](inside, rows, columns).fill_(True)
     if not inside.any() or inside.all():
-        raise ValueError(f"{share} of {h} x {w} positions along the {side} is none or all of them")
+        raise UserError(f"--share {share} of {h} x {w} positions along the {side} is none or all of them")
     return inside
 
 
@@ -147,10 +147,7 @@ def mask(experiment: Experiment, probe: Probe) -> Tensor:
     if max(probe.channels) >= channels:
         names, last = ",".join(map(str, probe.channels)), channels - 1
         raise UserError(f"--channels {names}: latents of {experiment.config.model.name} have channels 0 to {last}")
-    try:
-        return region(probe.side, probe.share, h, w)
-    except ValueError as error:
-        raise UserError(f"--share {error}") from error
+    return region(probe.side, probe.share, h, w)
 
 
 @torch.no_grad()

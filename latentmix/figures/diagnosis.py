@@ -47,20 +47,15 @@ def growth(models: Mapping[str, Classes]) -> Figure:
 
 def _panel(axes: Axes, classes: Classes, channel: int) -> None:
     for index, (title, diagnosis) in enumerate(classes):
-        _line(axes, diagnosis, channel, index, title)
+        roots = [math.sqrt(n) for n in diagnosis.growth.sizes]
+        means = [row[channel] for row in diagnosis.growth.means]
+        axes.plot(roots, means, label=title, color=HUES[index], marker=SHAPES[index], markersize=3, linewidth=1.1)
+        predicted = [0, roots[-1] * diagnosis.means[channel].value]
+        axes.plot([0, roots[-1]], predicted, color=HUES[index], linewidth=0.7, linestyle="--")
     axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
     first = classes[0][1]
     axes.axhspan(-first.band, first.band, color="0.9", zorder=0, label="95 % of random centroids")
     _mark_squares(axes, first.growth.sizes[-1])
-
-
-def _line(axes: Axes, diagnosis: Diagnosis, channel: int, index: int, title: str) -> None:
-    roots = [math.sqrt(n) for n in diagnosis.growth.sizes]
-    means = [row[channel] for row in diagnosis.growth.means]
-    axes.plot(roots, means, label=title, color=HUES[index], marker=SHAPES[index], markersize=3, linewidth=1.1)
-    ends = [0, roots[-1]]
-    predicted = [root * diagnosis.means[channel].value for root in ends]
-    axes.plot(ends, predicted, color=HUES[index], linewidth=0.7, linestyle="--")
 
 
 def _mark_squares(axes: Axes, largest: int) -> None:
@@ -69,9 +64,6 @@ def _mark_squares(axes: Axes, largest: int) -> None:
     roots = range(stride, math.isqrt(largest) + 1, stride)
     axes.set_xticks(list(roots), labels=[str(root**2) for root in roots])
     axes.set_xlim(0, 1.03 * math.sqrt(largest))
-
-
-# Octaves of spatial frequency
 
 
 def draw_octaves(classes: Classes, stem: Path) -> list[Path]:

@@ -28,14 +28,8 @@ Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
 
 GREY = "#7f7f7f"
 
-COLOURS = {
-    "0": "#D55E00",
-    "m": "#E69F00",
-    "chm": "#0072B2",
-    "lp": "#009E73",
-    "pool": "#CC79A7",
-    "pchm": "#56B4E9",
-}  # of means
+# Of means.
+COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73", "pool": "#CC79A7", "pchm": "#56B4E9"}
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
 
 LINES: dict[str, tuple[Line, str]] = {  # line style and marker of norms
@@ -79,9 +73,6 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,  # a class may have any name
     "savefig.dpi": 200,
 }
-
-
-# Methods
 
 
 @dataclass(frozen=True)
@@ -150,9 +141,6 @@ def _description(norm: str, mean: str) -> str:
     return f"{norm}; {mean}"
 
 
-# Metrics
-
-
 @dataclass(frozen=True)
 class MetricLabel:
     """What a column of the tables is called. `better` is "lower", "higher", or "" if neither; `direction` is a text."""
@@ -204,9 +192,6 @@ def _titles() -> dict[str, Metric]:
                 prefix, label = metric.elsewhere
                 found[prefix] = replace(metric, label=label)
     return found
-
-
-# Drawing
 
 
 @contextmanager

@@ -14,14 +14,8 @@ from latentmix.mixing import mix
 
 ENDS = torch.tensor([[1.8, 0.1], [-0.7, 0.9]])  # one longer, one shorter than √L, at more than a right angle
 PANELS = (("lin", "fix", "nin", "slerp (eq. 3)"), ("lin", "slerp", "lol", "nao"))  # the paper's, and others
-COLOURS = {  # of norms; in other figures the colour tells the mean
-    "lin": "#999999",
-    "fix": "#D55E00",
-    "nin": "#0072B2",
-    "slerp": "#CC79A7",
-    "lol": "#009E73",
-    "nao": "#E69F00",
-}
+# Of norms; in other figures the colour tells the mean.
+COLOURS = {"lin": "#999999", "fix": "#D55E00", "nin": "#0072B2", "slerp": "#CC79A7", "lol": "#009E73", "nao": "#E69F00"}
 
 
 def draw_paths(stem: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def write_grid(path: Path, images: Tensor, cells: Sequence[Place], names: Sequen
     page = path.with_suffix(".html")
     data = {
         "pictures": [_uri(picture) for picture in to_pil(images)],
-        "cells": [{"x": cell.x, "y": cell.y, "weights": cell.weights} for cell in cells],
+        "cells": [asdict(cell) for cell in cells],
         "names": list(names),
         "corners": CORNERS[len(names)],
         "cell": [images.shape[3], images.shape[2]],
