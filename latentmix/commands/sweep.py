@@ -112,7 +112,9 @@ def run_worker(
         if not results:
             return
         claims = executor.claims
-        task = _results_task(experiment, claims)
+        tasks = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
+        # the task that writes the results of everything done so far
+        task = f"{RESULTS}-{key([result_settings(experiment.config.as_dict()), tasks])}"
         if claims.shard.static and claims.shard.index:
             say("all is done; shard 0 writes the results")
             return
@@ -121,12 +123,6 @@ def run_worker(
             return
         with claims.holding(task, RESULTS):
             finish(experiment, arguments)
-
-
-def _results_task(experiment: Experiment, claims: Claims) -> str:
-    """Return the name of the task that writes the results of everything done so far."""
-    tasks = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
-    return f"{RESULTS}-{key([result_settings(experiment.config.as_dict()), tasks])}"
 
 
 def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
@@ -182,21 +178,17 @@ def _commit() -> str | None:
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
     """Print the averages of the first metrics, and where everything is."""
     folder, console = experiment.config.folder, Console()
+    ns = experiment.config.n
     for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
         rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
         title = f"{label}, average over classes ({METRICS[name].direction})"
-        console.print(_averages(rows, title, experiment.config.n))
+        table = Table("method", *(f"N = {n}" for n in ns), title=title)
+        for method in dict.fromkeys(row.method for row in rows):
+            values = {row.n: row.estimate.value for row in rows if row.method == method}
+            table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))  # controls have n = 0
+        console.print(table)
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
-
-
-def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:
-    """Return a table with a row for each method; controls, whose n is 0, have the same value at each N."""
-    table = Table("method", *(f"N = {n}" for n in ns), title=title)
-    for method in dict.fromkeys(result.method for result in results):
-        values = {r.n: r.estimate.value for r in results if r.method == method}
-        table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))
-    return table
 
 
 def freeze(config: Config, arguments: Sequence[str]) -> Path:

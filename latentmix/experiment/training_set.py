@@ -116,13 +116,12 @@ def _copy_originals(experiment: Augmentation, class_id: str, names: Sequence[str
 
 def _reasons_to_drop(experiment: Augmentation, options: Options, class_id: str) -> dict[int, str]:
     """Return the draws of a class that are not used, and why."""
-    (cell,) = experiment.cells_of(class_id)
-    reasons = {draw: "near copy" for draw, d in _distances(experiment, cell).items() if d < options.copy_threshold}
+    (cell,), reasons = experiment.cells_of(class_id), dict[int, str]()
     if options.min_similarity is not None:
         similar, _ = similarities(experiment, class_id)
-        low = [draw for draw in experiment.draws(cell) if similar[draw] < options.min_similarity]
-        reasons = dict.fromkeys(low, "unlike") | reasons
-    return reasons
+        reasons = {draw: "unlike" for draw in experiment.draws(cell) if similar[draw] < options.min_similarity}
+    copies = {draw: "near copy" for draw, d in _distances(experiment, cell).items() if d < options.copy_threshold}
+    return reasons | copies
 
 
 def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:

@@ -48,10 +48,7 @@ def settings(template: str, config: Config) -> str:
 
 
 def _draw_growth(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    models = {
-        experiment.config.model.name: [(experiment.title(c), diagnose_class(experiment, c)) for c in experiment.classes]
-        for experiment in experiments
-    }
+    models = {e.config.model.name: [(e.title(c), diagnose_class(e, c)) for c in e.classes] for e in experiments}
     return draw_growth(models, stem)
 
 
