@@ -48,8 +48,6 @@ def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
         return stage
     real = [real_pairs(experiment, class_id) for class_id in experiment.classes]
     for group in (*real, *(draw_pairs(experiment, cell) for cell in experiment.generated_cells)):
-        if not group.pairs:  # a single real image
-            continue
         finished = group.kept.ids()
         missing = {pair for pair in group.pairs if _row_id(pair) not in finished}
         compute, read = partial(_compare, experiment, group), partial(_load, group)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -58,7 +58,9 @@ def evaluate(experiment: Experiment) -> list[Result]:
         samples = {cell: _samples(experiment, _cell_features(experiment, cell), real) for cell in cells}
         rows = [(cell.n, cell.method_name, by_metric) for cell, by_metric in samples.items()]
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
-            rows.append((0, "real", _samples(experiment, *_halves(real))))
+            whole = ("prompt", "pairs")  # which belong to both halves
+            halves = ({name: x if name in whole else x[start::2] for name, x in real.items()} for start in (0, 1))
+            rows.append((0, "real", _samples(experiment, *halves)))
         for n, method, by_metric in rows:
             estimates = {name: _estimate(name, sample, method) for name, sample in by_metric.items()}
             results += [Result(class_id, n, method, columns[name], e) for name, e in estimates.items()]
@@ -176,12 +178,6 @@ def _estimate(name: str, sample: Sample, method: str) -> Estimate:
     """Return a sample's estimate, which says what its interval is over."""
     over = "pairs" if METRICS[name].network == "pairs" else "images" if method == "real" else "draws"
     return replace(sample.interval().within(METRICS[name].limits), over=over)
-
-
-def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the features of every other real image, and those of the rest; prompt and pairs belong to both."""
-    for start in (0, 1):
-        yield {name: x if name in ("prompt", "pairs") else x[start::2] for name, x in real.items()}
 
 
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> dict[Pair, Comparison]:

@@ -12,7 +12,6 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import TIMES, Probe
 from latentmix.figures.style import save, styled
 from latentmix.images import read_image
-from latentmix.mixing import Method
 
 DOTS = 200  # per inch
 
@@ -54,11 +53,10 @@ def draw_mixtures(experiments: Sequence[Experiment], stem: Path, most: int | Non
     first = experiments[0]
     columns = [(index, n) for index in range(len(first.classes[:most])) for n in first.config.n]
     rows = [(experiment, method) for experiment in experiments for method in dict.fromkeys(experiment.config.methods)]
-    images = [
-        [_image(experiment, Cell(experiment.classes[index], n, method)) for index, n in columns]
-        for experiment, method in rows
-    ]
-    names = [_row_name(experiment, method, len(experiments) > 1) for experiment, method in rows]
+    images = [[_image(e, Cell(e.classes[index], n, method)) for index, n in columns] for e, method in rows]
+    names = [str(method) for _, method in rows]
+    if len(experiments) > 1:  # of several models
+        names = [e.config.model.name + f"\n{method}" * (len(set(e.config.methods)) > 1) for e, method in rows]
     return draw_grid(images, names, _titles(first, columns), stem)
 
 
@@ -67,13 +65,6 @@ def _image(experiment: Experiment, cell: Cell) -> Tensor:
     if not path.exists():
         raise UserError(f"no image of {cell} is kept; run latentmix sweep with keep=1")
     return read_image(path)
-
-
-def _row_name(experiment: Experiment, method: Method, several_models: bool) -> str:
-    if not several_models:
-        return str(method)
-    one_method = len(set(experiment.config.methods)) == 1
-    return experiment.config.model.name if one_method else f"{experiment.config.model.name}\n{method}"
 
 
 def _titles(experiment: Experiment, columns: Sequence[tuple[int, int]]) -> list[str]:

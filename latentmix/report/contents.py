@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -104,13 +104,15 @@ def _images(experiment: Experiment) -> Images:
     """
     uris: dict[ImageKey, str] = {}
     inputs: dict[tuple[str, int], list[str]] = {}
-    note, size, keep = "", 0, experiment.config.keep
+    note, size, config = "", 0, experiment.config
     shown = cache(partial(_input, experiment))  # draws share images
-    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, keep)})
+    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, config.keep)})
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
-            mixed = _inputs(experiment, class_id, draw, shown) if any(n for _, n, _, _ in images) else []
+            # The images that a draw mixes; the first N are those of its mixture of N.
+            order = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
+            mixed = [shown(class_id, index) for index in order] if any(n for _, n, _, _ in images) else []
             size += sum(map(len, (*images.values(), *mixed)))
             if uris and size > MAX_BYTES:
                 note = f"{len(uris)} images fit in this page; the others are in the cache"
@@ -122,13 +124,6 @@ def _images(experiment: Experiment) -> Images:
     if not uris and not note:
         note = "no images of this run are in the cache; latentmix sweep with keep=1 makes them"
     return Images(uris, note, inputs)
-
-
-def _inputs(experiment: Experiment, class_id: str, draw: int, shown: Callable[[str, int], str]) -> list[str]:
-    """Return the images that a draw mixes. The first N are those of its mixture of N."""
-    config = experiment.config
-    indices = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
-    return [shown(class_id, index) for index in indices]
 
 
 def _input(experiment: Experiment, class_id: str, index: int) -> str:

@@ -38,9 +38,10 @@ def _of_each(runs: Sequence[Contents], part: Callable[[Contents], str]) -> str:
 
 
 def _answer(run: Contents) -> str:
-    subtitle = f'<p class="subtitle">{escape(wording.subtitle(run))}</p>'
-    found = wording.answers(run)
-    return subtitle + (f'<p class="answer">{_marked(found[0])}</p>' if found else "")
+    config, found = run.run.settings, wording.answers(run)
+    subtitle = f"{config.model.name}, {config.data.name}, inverted by {config.inversion.name}"
+    answer = f'<p class="answer">{_marked(found[0])}</p>' if found else ""
+    return f'<p class="subtitle">{escape(subtitle)}</p>{answer}'
 
 
 def _marked(answer: wording.Answer) -> str:

@@ -112,12 +112,6 @@ def notes(contents: Contents, metric: str) -> str:
     return f"Real images have {say(real.value)}, which is not the best value. {label.note}"
 
 
-def subtitle(contents: Contents) -> str:
-    """Return the model, the data set and the inversion."""
-    config = contents.run.settings
-    return f"{config.model.name}, {config.data.name}, inverted by {config.inversion.name}"
-
-
 def settings(contents: Contents) -> list[tuple[str, str]]:
     """Return what was run, as terms and their descriptions."""
     config = contents.run.settings
