@@ -328,7 +328,7 @@ def test_a_worker_that_is_late_does_not_write_the_results_of_an_earlier_round(tm
 def test_shards_and_processes_share_rounds(tmp_path: Path) -> None:
     run(tmp_path / "shard", "budget=1h", "--shard", "1/2")
     assert draws_of(tmp_path / "shard") == 6
-    frozen = sweep.freeze(compose([*BASE, f"outputs={tmp_path / 'process'}", "budget=1h"]), ["sweep"])
+    frozen = sweep.freeze(compose([*BASE, f"outputs={tmp_path / 'process'}", "budget=1h"]), ["sweep"], 1)
     sweep.work(frozen, "0/1", results=False)
     assert not (tmp_path / "process" / "small" / "metrics.csv").exists()
     sweep.work(frozen, "0/1")
@@ -337,7 +337,7 @@ def test_shards_and_processes_share_rounds(tmp_path: Path) -> None:
 
 def test_a_requeued_slurm_job_has_what_is_left_of_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose([*BASE, f"outputs={tmp_path}", "budget=1h", "launch=slurm"])
-    frozen, now, left = sweep.freeze(config, ["sweep"]), time.time(), []
+    frozen, now, left = sweep.freeze(config, ["sweep"], 1), time.time(), []
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(session, "prepare", lambda config: config)
     monkeypatch.setattr(sweep, "run_worker", lambda *given: left.append(given[-1] - time.monotonic()))

@@ -50,18 +50,15 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
         session.report_plan(session.prepare(config), SWEEP)
         return
 
-    def frozen(config: Config, threads: int) -> Path:
-        return freeze(replace(config, launch=replace(launch, threads=threads)), arguments)
-
     if shard is None and launch.name == "slurm":
-        for line in slurm.submit(config, partial(frozen, config), "latentmix.commands.sweep:work"):
+        for line in slurm.submit(config, partial(freeze, config, arguments), "latentmix.commands.sweep:work"):
             session.say(line)
         return
 
     def once(config: Config, deadline: float) -> None:
         if shard is None and launch.processes > 1:
             session.refuse_to_overwrite(config)
-            local.run(launch, config.work, partial(frozen, config))
+            local.run(launch, config.work, partial(freeze, config, arguments))
             # What remains is to write the results, or to do what the workers left.
         run_worker(session.prepare(config), arguments, shard, deadline=deadline)
 
@@ -191,9 +188,10 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
-def freeze(config: Config, arguments: Sequence[str]) -> Path:
-    """Write a config into the folder of its run, for workers to read. Return the file."""
-    content = {"config": config.as_dict(), "arguments": list(arguments)}
+def freeze(config: Config, arguments: Sequence[str], threads: int) -> Path:
+    """Write a config into the folder of its run, for workers of so many threads to read. Return the file."""
+    frozen = replace(config, launch=replace(config.launch, threads=threads))
+    content = {"config": frozen.as_dict(), "arguments": list(arguments)}
     path = config.work / f"config-{key(content)}.json"  # another run of this name may be waiting in a queue
     write_json(path, content)
     return path

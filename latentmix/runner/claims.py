@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -92,7 +92,7 @@ class DoneLists:
         return complete.decode(errors="replace").split()
 
 
-class Claims:
+class Claims(AbstractContextManager["Claims"]):
     """One worker among those that share `folder`. It writes nothing before its first claim or record."""
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
@@ -107,9 +107,6 @@ class Claims:
         self._seen: dict[str, tuple[str | None, float]] = {}  # worker -> its heartbeat, and when that was first seen
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, daemon=True)
-
-    def __enter__(self) -> "Claims":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
