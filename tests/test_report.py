@@ -293,6 +293,12 @@ def with_value(value: float, *methods: str) -> Contents:
     return with_results(invented(), results)
 
 
+def test_a_run_of_an_older_release_has_the_defaults_of_later_settings_and_loses_techniques_that_went() -> None:
+    run = invented().run
+    older = {key: value for key, value in run.config.items() if key != "controls"} | {"speed": {"prompts_twice": True}}
+    assert replace(run, about={**run.about, "config": older}).settings == run.settings
+
+
 def test_text_stays_text() -> None:
     page = render(nasty())
     assert "<script>document" not in page and "<img" not in page

@@ -52,7 +52,7 @@ def joined(
             remove_partial_files(folder)
     remember_outputs(config.outputs)
     with (StaticClaims if shard is not None and shard.static else Claims)(config.work, shard) as claims:
-        experiment.alone = claims.alone
+        experiment.lock = claims.lock
         batch_size, settings = shared_batch_size(experiment, claims), result_settings(config.as_dict())
 
         def begin(planned: Sequence[Stage]) -> None:

@@ -51,7 +51,7 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.alone: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
+        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
 
     def renewed(self) -> "Experiment":
         """Return the same experiment with nothing loaded."""
@@ -303,7 +303,7 @@ class Experiment:
         known, wanted = self._texts.setdefault(model.identity["precision"], {}), dict.fromkeys(["", *prompts])
         if unknown := [prompt for prompt in wanted if prompt not in known]:
             kept = self.layout.prompts({"model": model.identity})
-            with self.alone("prompts"):
+            with self.lock("prompts"):
                 cached = kept.ids()
                 if missing := [prompt for prompt in unknown if prompt not in cached]:
                     texts = model.embed(missing)

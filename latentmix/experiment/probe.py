@@ -103,7 +103,7 @@ def _plan_probe(experiment: Experiment, batch_size: int, probe: Probe) -> Stage:
     """Plan noise with an offset at t = T -> clean latents."""
     mask(experiment, probe)
     stage = Stage("probe", len(experiment.plain_schedule) * cfg_factor(experiment.config.guidance))
-    finished = kept(experiment, probe).ids()
+    finished = cached(experiment, probe).ids()
     missing = {item for item in probe.items if row_id(item) not in finished}
     stage.bytes = len(missing) * disk_sizes.latent(experiment) + 2 * len(probe.items) * disk_sizes.image(experiment)
     label, compute = experiment.class_of(probe.class_id), partial(_generate, experiment, probe)
@@ -119,10 +119,10 @@ def _generate(experiment: Experiment, probe: Probe, items: Sequence[Item], size:
     z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
     z = padded(z, size).to(experiment.device)
     clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, f"the probe of {class_id}")
-    kept(experiment, probe).write([row_id(item) for item in items], {"clean": clean[: len(items)]})
+    cached(experiment, probe).write([row_id(item) for item in items], {"clean": clean[: len(items)]})
 
 
-def kept(experiment: Experiment, probe: Probe) -> TensorCache:
+def cached(experiment: Experiment, probe: Probe) -> TensorCache:
     """Return the cached `clean` latents: a row for each item."""
     return experiment.layout.probes(
         {
@@ -153,7 +153,7 @@ def mask(experiment: Experiment, probe: Probe) -> Tensor:
 @torch.no_grad()
 def decode(experiment: Experiment, probe: Probe) -> dict[tuple[str, int, float], Tensor]:
     """Return images, uint8 [3, H, W], by time, draw and b; one by one, so equal latents give equal images."""
-    rows, inside = kept(experiment, probe).read(), mask(experiment, probe)
+    rows, inside = cached(experiment, probe).read(), mask(experiment, probe)
     images = {}
     for draw, b in probe.items:
         reference, before = (rows[row_id((draw, x))]["clean"] for x in (0.0, b))

@@ -171,7 +171,7 @@ class Claims(AbstractContextManager["Claims"]):
             self.release(name)
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """Wait until no other worker of the run is in this context by the same name, and keep others out meanwhile."""
         if self.shard.count > 1:
             self.wait_for(name)
@@ -280,7 +280,7 @@ class StaticClaims(Claims):
         return self.shard.index == 0
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """Keep nobody out: what several workers do at the same time has the same result."""
         yield
 
