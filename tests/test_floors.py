@@ -51,7 +51,6 @@ FLOORS = (
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",
     "figures.style figures.grid figures.toy figures.diagnosis figures.curves",
-    "figures.offsets",
     "figures figures.paper report report.* checks.finding",
     "checks.downloads",
     "checks.data checks.machine",
