@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,14 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 def write_image(path: Path, image: Tensor) -> None:
     """Write an image, uint8 [3, H, W], as PNG."""
+    write_atomic(path, encoded(to_pil(image[None])[0], "PNG"))
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the content of an image file of a format of PIL's, such as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def read_image(path: Path) -> Tensor:

@@ -17,7 +17,7 @@ from latentmix import checks, cli
 from latentmix.checks.finding import readable_size
 from latentmix.commands import session
 from latentmix.compose import compose
-from latentmix.experiment.batch_size import estimate
+from latentmix.experiment.batch_size import determine
 from latentmix.experiment.sweep import SWEEP
 from latentmix.experiment.tables import read_rows
 
@@ -69,7 +69,7 @@ def plan(arguments: list[str], rate: float) -> tuple[float, float, float]:
     """
     experiment = session.prepare(compose(arguments))
     checks.use_placeholders(experiment)
-    size, known = estimate(experiment), session.rates(experiment)
+    size, known = determine(experiment, measure=False), session.rates(experiment)
     stages = [plan(size) for plan in session.plans(experiment, SWEEP)]
     seconds = [known.estimate(stage, size) for stage in stages]
     guessed = [stage.nfe / rate if s is None else s for stage, s in zip(stages, seconds, strict=True)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +26,11 @@ class Piece:
     number: int
 
 
-def pieces(count: int) -> dict[str, claims.Numbered]:
+def pieces(count: int) -> dict[str, Any]:
     return {f"piece{number}": Piece(number) for number in range(count)}
 
 
-def work(
-    member: Claims, remaining: dict[str, claims.Numbered], do: Callable[[str], None], doing: str = "working"
-) -> int:
+def work(member: Claims, remaining: dict[str, Any], do: Callable[[str], None], doing: str = "working") -> int:
     """Work until nothing remains. Return how often the worker waited."""
     waited = 0
     for name in member.claim_each(remaining):

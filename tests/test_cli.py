@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from latentmix.cli.shared import figure_name
-from latentmix.commands.mix import Mixture, _file
+from latentmix.commands.mix import _file
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
 from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
@@ -410,7 +410,8 @@ def test_gaussian_latents_are_mixed_by_the_same_draws_as_a_control(copy: Run) ->
     cell = Cell("star", 2, Method.parse("fix/chm"), gaussian=True)
     mixed = mix_cell(experiment, cell, [3, 1])["latents"]
     torch.testing.assert_close(mixed, mix(pool, uniform_weights(0, "star", [3, 1], 2, POOL), "fix/chm"))
-    images = generate_plainly(experiment, "star", mixed, experiment.generation_schedule, "")
+    clean = generate_plainly(experiment, "star", mixed, experiment.generation_schedule, "")
+    images = experiment.model.decode(clean)
     with Image.open(experiment.layout.image_path(cell, 1)) as image:
         np.testing.assert_allclose(np.asarray(image), images[1].permute(1, 2, 0), atol=2)
 
@@ -639,8 +640,8 @@ def test_a_mean_of_the_pool_is_that_of_all_its_images(copy: Run) -> None:
 def test_the_file_of_a_mixture_has_a_name_that_any_disk_takes(count: int) -> None:
     """A short list of weights is in the name; of a long one the first weights and a digest of all."""
     experiment = Experiment(compose(["pool=64", "n=[2]"]))
-    mixtures = [Mixture("star", (1 / count,) * count), Mixture("star", (*(1 / count,) * (count - 1), 0.0))]
-    one, other = (_file(experiment, mixture, Method("fix", "chm")).name for mixture in mixtures)
+    weights = [(1 / count,) * count, (*(1 / count,) * (count - 1), 0.0)]
+    one, other = (_file(experiment, "star", each, Method("fix", "chm")).name for each in weights)
     assert one != other and len(one) < 200
     assert one == "star-0.5-0.5-fix-chm.safetensors" or one.startswith("star-0.015625-0.015625-0.015625-")
 

@@ -22,8 +22,7 @@ from torch import Tensor
 from latentmix.compose import compose
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
-from latentmix.figures import mixtures as grid
-from latentmix.figures import paper, toy
+from latentmix.figures import grid, paper, toy
 from latentmix.images import read_image
 from latentmix.mixing import Method
 from latentmix.models import denoiser

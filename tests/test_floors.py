@@ -19,7 +19,7 @@ FLOORS = (
     "mixing.* metrics.*",
     "morphing morphing.*",
     "mixing metrics sampling runner.prefetch runner.batch_agreement runner.console runner.status runner.process",
-    "runner.scheduler runner.static",
+    "runner.scheduler",
     "diagnosis models.protocol models.settings data.settings runner.executor",
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.shared_prefix",
@@ -50,8 +50,7 @@ FLOORS = (
     "experiment.morph experiment.diversity experiment.probe experiment.reconstruction",
     "experiment.sweep experiment.results experiment.training_set",
     "experiment.comparison",
-    "figures.style figures.grid figures.toy figures.growth figures.octaves figures.curves figures.mixtures "
-    "figures.offsets",
+    "figures.style figures.grid figures.toy figures.diagnosis figures.curves",
     "figures figures.paper report report.* checks.finding",
     "checks.downloads",
     "checks.data checks.machine",

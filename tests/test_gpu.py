@@ -235,9 +235,9 @@ def test_a_decoder_in_bfloat16_is_another_model() -> None:
 def test_prompts_are_encoded_by_one_worker_at_a_time(tmp_path: Path) -> None:
     first, second = (Claims(tmp_path, Shard(index, 2)) for index in (0, 1))
     with first, second:
-        with first.alone("prompts"):
+        with first.lock("prompts"):
             assert not second.claim("prompts")
-        with second.alone("prompts"):
+        with second.lock("prompts"):
             assert not first.claim("prompts")
 
 

@@ -94,15 +94,13 @@ def test_a_finished_run_is_made_again_where_its_images_have_changed(
 def test_results_of_a_run_of_the_same_name_that_ended_meanwhile_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named, task = sweep._results_task, "name=twice"
-    other = compose([*BASE, f"outputs={tmp_path}", task, "seed=7"])
+    other = compose([*BASE, f"outputs={tmp_path}", "name=twice", "seed=7"])
 
-    def ended(*arguments: Any) -> str:
+    def ended(*arguments: Any) -> None:
         write_checked_json(other.folder / "done.json", {"config": other.as_dict()})
-        return named(*arguments)
 
-    monkeypatch.setattr(sweep, "_results_task", ended)
-    said = command(tmp_path, task)
+    monkeypatch.setattr(sweep, "write_record", ended)  # once the work is done, before the results are written
+    said = command(tmp_path, "name=twice")
     assert said.code == 2 and "holds results of other settings (seed=7 there, 0 here)" in said.err
     assert not (other.folder / "metrics.csv").exists()
 

@@ -17,7 +17,7 @@ from latentmix.diagnosis import diagnose
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.figures import style
 from latentmix.figures.curves import curves
-from latentmix.figures.growth import growth
+from latentmix.figures.diagnosis import growth
 from latentmix.metrics import METRICS, Estimate, Metric, mean
 from latentmix.mixing import MEANS, NORMS, Mean, Norm
 
@@ -227,7 +227,7 @@ def test_more_unknown_names_than_spare_styles_are_drawn_all_the_same() -> None:
 )
 def test_columns_have_labels(column: str, text: str, better: str) -> None:
     label = style.metric_label(column)
-    assert (label.column, label.text, label.better) == (column, text, better)
+    assert (label.text, label.better) == (text, better)
     assert label.axis.replace("\n", " ") == text
 
 

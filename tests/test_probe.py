@@ -14,6 +14,7 @@ from driver import Said, invoke
 from PIL import Image
 
 from latentmix.embedded import embedded_folder
+from latentmix.errors import UserError
 from latentmix.experiment.probe import SIDES, offset, parse, region
 from latentmix.rng import noise
 
@@ -49,7 +50,7 @@ def test_a_share_is_one_of_rows_or_columns() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.99])
 @pytest.mark.parametrize("side", SIDES)
 def test_a_region_of_nothing_or_everything(side: str, share: float) -> None:
-    with pytest.raises(ValueError, match="none or all"):
+    with pytest.raises(UserError, match="none or all"):
         region(side, share, 8, 8)
 
 

@@ -258,9 +258,9 @@ def invented(classes: tuple[str, ...] = ("star", "heart"), methods: tuple[str, .
     config = compose(["n=[2,4,16]"])
     about = {"python": "3.x", "versions": {"latentmix": "0"}, "model": {"weights": "abc"}}
     titles = {class_id: class_id for class_id in (*classes, AVERAGE)}
-    run = Run(Path("nowhere/invented"), "invented", config.as_dict(), results)
+    run = Run(Path("nowhere/invented"), "invented", about | {"config": config.as_dict()}, results)
     inputs = {(c, draw): [data_uri((0, 0, place)) for place in range(16)] for c in classes for draw in range(2)}
-    return Contents(run, config, about, titles, Images(uris, inputs=inputs), {}, [])
+    return Contents(run, titles, Images(uris, inputs=inputs), [])
 
 
 def data_uri(colour: tuple[int, int, int]) -> str:
@@ -273,11 +273,10 @@ PAIR |= {"difference": "-1.5", "low": "-2", "high": "-1", "won": "0.75", "count"
 
 
 def nasty() -> Contents:
-    contents = invented(classes=(NASTY, "n" * 300))
+    contents, about = invented(classes=(NASTY, "n" * 300)), {"versions": {NASTY: NASTY}, "arguments": ["sweep", NASTY]}
     return replace(
         contents,
-        run=replace(contents.run, label="name"),
-        about={**contents.about, "versions": {NASTY: NASTY}, "arguments": ["sweep", NASTY]},
+        run=replace(contents.run, label="name", about={**contents.run.about, **about}),
         pairs=[{"class": NASTY, "method": NASTY, "won": "0.5"}, {**PAIR, "method": NASTY, "metric": NASTY}],
         images=replace(contents.images, note=NASTY),
     )
@@ -290,8 +289,14 @@ def with_results(contents: Contents, results: list[Result]) -> Contents:
 def with_value(value: float, *methods: str) -> Contents:
     """Return contents in which these methods have the same value by all metrics."""
     same = Estimate(value, math.nan, math.nan, 3)
-    results = [replace(r, estimate=same) if r.method in methods else r for r in invented().results]
+    results = [replace(r, estimate=same) if r.method in methods else r for r in invented().run.results]
     return with_results(invented(), results)
+
+
+def test_a_run_of_an_older_release_has_the_defaults_of_later_settings_and_loses_techniques_that_went() -> None:
+    run = invented().run
+    older = {key: value for key, value in run.config.items() if key != "controls"} | {"speed": {"prompts_twice": True}}
+    assert replace(run, about={**run.about, "config": older}).settings == run.settings
 
 
 def test_text_stays_text() -> None:
@@ -316,7 +321,7 @@ def with_parts(contents: Contents, spread: float) -> Contents:
     parts = spread * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     contents.run.__dict__["samples"] = {
         (r.class_id, r.n, r.method, r.metric): ("fid", mean(r.estimate.value + parts * (-1) ** (r.method == "fix/0")))
-        for r in contents.results
+        for r in contents.run.results
         if r.metric == "fd_embedded" and r.n
     }
     return contents
@@ -415,7 +420,9 @@ def test_the_table_sorts_by_any_column_and_is_of_the_class_that_is_chosen(page: 
     assert texts(page, "#numbers tbody tr:last-child td:nth-child(2)") == ["–"]  # a control has no N, and comes last
     for title, class_id in (("heart", "heart"), ("all (average)", AVERAGE)):
         select(page, "Class", title, "#answer")
-        wanted = [r.estimate.value for r in invented().results if (r.class_id, r.metric) == (class_id, "fd_embedded")]
+        wanted = [
+            r.estimate.value for r in invented().run.results if (r.class_id, r.metric) == (class_id, "fd_embedded")
+        ]
         assert sorted(column(page, 2)) == sorted(wanted)
 
 
@@ -476,7 +483,8 @@ def test_differences_are_drawn_by_metric_and_n(chromium: Browser, tmp_path: Path
 
 def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     other = invented()
-    other = replace(other, run=replace(other.run, label="other", config=compose(["n=[2,4,16]", "seed=7"]).as_dict()))
+    about = {"config": compose(["n=[2,4,16]", "seed=7"]).as_dict()}
+    other = replace(other, run=replace(other.run, label="other", about=about))
     opened(chromium, tmp_path, invented(), other)
     assert texts(chromium, "#runs th[scope=col]") == ["invented", "other"]
     assert texts(chromium, "#runs th[scope=row]") == ["answer", "seed"]
@@ -552,10 +560,10 @@ def luminance(colour: str) -> float:
 
 def test_a_page_with_little_content(chromium: Browser, tmp_path: Path) -> None:
     few = invented(classes=("star",), methods=("fix/chm",))
-    without_average = [r for r in few.results if r.class_id != AVERAGE]
+    without_average = [r for r in few.run.results if r.class_id != AVERAGE]
     for contents in (
         replace(few, images=Images({}, "none")),
-        with_results(few, [few.results[0]]),
+        with_results(few, [few.run.results[0]]),
         with_results(few, without_average),
     ):
         page = opened(chromium, tmp_path, contents)

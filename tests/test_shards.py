@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import driver
 import pytest
@@ -25,10 +26,9 @@ from latentmix.experiment import draws, stages
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded
 from latentmix.experiment.results import read_table
-from latentmix.runner import static
-from latentmix.runner.claims import Shard
+from latentmix.runner import claims as claiming
+from latentmix.runner.claims import Shard, StaticClaims
 from latentmix.runner.scheduler import find_shard, local_rank
-from latentmix.runner.static import StaticClaims
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"
@@ -164,7 +164,7 @@ def test_static_shards_end_with_the_bytes_of_one_and_leave_no_claims(
         working.pop()
 
     monkeypatch.setattr(stages, "_invert", noted)
-    monkeypatch.setattr(static, "time", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(claiming, "time", SimpleNamespace(sleep=wait))
     work(0)
     driver.assert_same(tmp_path, whole)
     assert (tmp_path / "small" / "done.json").exists() and not (tmp_path / "small" / "work").exists()
@@ -175,18 +175,13 @@ def test_static_shards_end_with_the_bytes_of_one_and_leave_no_claims(
 
 
 def test_a_static_shard_does_its_own_part_and_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "POLL", 0.0)
+    monkeypatch.setattr(claiming, "POLL", 0.0)
     with StaticClaims(tmp_path, Shard(1, 3, static=True)) as claims:
-        tasks = {str(number): Numbered(number) for number in range(7)}
+        tasks: dict[str, Any] = {str(number): SimpleNamespace(number=number) for number in range(7)}
         assert list(claims.claim_each(tasks)) == ["1", "4", None]
-        assert list(claims.claim_each({"1": Numbered(1)})) == ["1"]
+        assert list(claims.claim_each({"1": tasks["1"]})) == ["1"]
         assert not claims.claim("results")
     assert not [*tmp_path.iterdir()]
-
-
-class Numbered:
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 @pytest.mark.parametrize(
@@ -333,7 +328,7 @@ def test_a_worker_that_is_late_does_not_write_the_results_of_an_earlier_round(tm
 def test_shards_and_processes_share_rounds(tmp_path: Path) -> None:
     run(tmp_path / "shard", "budget=1h", "--shard", "1/2")
     assert draws_of(tmp_path / "shard") == 6
-    frozen = sweep.freeze(compose([*BASE, f"outputs={tmp_path / 'process'}", "budget=1h"]), ["sweep"])
+    frozen = sweep.freeze(compose([*BASE, f"outputs={tmp_path / 'process'}", "budget=1h"]), ["sweep"], 1)
     sweep.work(frozen, "0/1", results=False)
     assert not (tmp_path / "process" / "small" / "metrics.csv").exists()
     sweep.work(frozen, "0/1")
@@ -342,7 +337,7 @@ def test_shards_and_processes_share_rounds(tmp_path: Path) -> None:
 
 def test_a_requeued_slurm_job_has_what_is_left_of_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose([*BASE, f"outputs={tmp_path}", "budget=1h", "launch=slurm"])
-    frozen, now, left = sweep.freeze(config, ["sweep"]), time.time(), []
+    frozen, now, left = sweep.freeze(config, ["sweep"], 1), time.time(), []
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(session, "prepare", lambda config: config)
     monkeypatch.setattr(sweep, "run_worker", lambda *given: left.append(given[-1] - time.monotonic()))

@@ -13,7 +13,7 @@ from latentmix.checks.machine import check_device, check_disk, check_memory, che
 from latentmix.config import Config
 from latentmix.data import load_dataset
 from latentmix.errors import UserError
-from latentmix.experiment.batch_size import estimate
+from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, reads
 from latentmix.feature_networks import frechet_width
@@ -141,7 +141,7 @@ def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool
     try:
         if not ready:
             use_placeholders(planned)
-        work = [stage.plan(planned, estimate(planned)) for stage in stages]
+        work = [stage.plan(planned, determine(planned, measure=False)) for stage in stages]
         return [check_disk(planned.config.outputs, work), *check_speed(planned, work)]
     except UserError:  # the stages can't be planned, and their own plan will say why
         return [check_disk(planned.config.outputs, [])]

@@ -20,8 +20,7 @@ def augment(
     per_class: Annotated[int, Option(help="Mixtures of each class.", min=2)] = 500,
     of: Annotated[str, Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
     alpha: Annotated[
-        float,
-        Option(help="Of the Dirichlet distribution of weights: small for one large weight, inf for equal ones."),
+        float, Option(help="Of the Dirichlet distribution of weights: small for one large weight, inf for equal ones.")
     ] = 1,
     method: Annotated[str, Option(help="The method of mixing, NORM/MEAN.")] = "nin/chm",
     min_similarity: Annotated[

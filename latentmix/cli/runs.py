@@ -39,11 +39,7 @@ def compare(
 
 
 @command("latentmix report demo", "latentmix report demo-tiny demo-tiny-sd3")
-def report(
-    runs: Runs,
-    push_to_hub: PushToHub = None,
-    outputs: Outputs = None,
-) -> None:
+def report(runs: Runs, push_to_hub: PushToHub = None, outputs: Outputs = None) -> None:
     """Write a page of a finished run, or of several beside each other: the answer, curves, pictures, tables, settings.
 
     The page of one run is report.html in its folder, as each sweep leaves it. A page needs no other files.

@@ -63,15 +63,13 @@ Overrides = Annotated[
     ),
 ]
 OfFigure = Annotated[
-    str | None,
-    Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows."),
+    str | None, Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows.")
 ]
 Multirun = Annotated[
     bool, Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
 ]
 PushToHub = Annotated[
-    str | None,
-    Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub."),
+    str | None, Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub.")
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Show what would be done, and do nothing.")]
 Outputs = Annotated[str | None, Option("--outputs", help="The folder of all runs; the same as outputs=DIR.")]
@@ -186,8 +184,7 @@ def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Exper
     return needs(figure_name(figure), overrides or [])
 
 
-def say(text: str) -> None:
-    typer.echo(text)
+say = typer.echo
 
 
 def say_all(paths: list[Path]) -> None:

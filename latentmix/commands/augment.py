@@ -78,13 +78,8 @@ def _settings(experiment: Augmentation, options: Options) -> dict[str, Any]:
     """Return what a training set depends on, as its config.yaml has it."""
     config = experiment.config
     images = {class_id: [source.id for source in experiment.pool(class_id)] for class_id in experiment.classes}
-    own = {
-        "per_class": config.draws,
-        "of": list(config.n),
-        "method": str(config.methods[0]),
-        **asdict(options),
-        "images": key(images),
-    }
+    own = {"per_class": config.draws, "of": list(config.n), "method": str(config.methods[0])}
+    own |= {**asdict(options), "images": key(images)}
     return {"augment": own} | {name: x for name, x in config.as_dict().items() if name not in WITHOUT_MEANING}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix import sampling
 from latentmix.cache import write_json
 from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
+from latentmix.experiment.generation import generate_plainly
 from latentmix.gpu import is_out_of_memory
 from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import dtype_of
 from latentmix.models.pipeline import diffusers_options, find
-from latentmix.models.protocol import predictor
 from latentmix.runner.console import say
 from latentmix.settings import height_width
 
@@ -117,12 +117,10 @@ def _measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
         "mean difference in levels": difference.abs().float().mean().item(),
     }
     own = speeds["latentmix"]["images_per_second"]
-    ratios = {name: own / speed["images_per_second"] for name, speed in speeds.items() if name != "latentmix"}
-    return (
-        about
-        | {"times as fast": ratios.pop("diffusers"), **{f"times as fast as {k}": v for k, v in ratios.items()}}
-        | speeds
-    )
+    about["times as fast"] = own / speeds["diffusers"]["images_per_second"]
+    if COMPILED in speeds:
+        about[f"times as fast as {COMPILED}"] = own / speeds[COMPILED]["images_per_second"]
+    return about | speeds
 
 
 def _in_process(stack: ExitStack, batch: Batch, compiled: bool) -> "Callable[[bool], _Run]":
@@ -162,9 +160,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / min(_seconds(way, device) for _ in range(10) for way in ways)
 
 
-# The two ways
-
-
 @dataclass(frozen=True)
 class _Run:
     images: Tensor  # uint8 [B, 3, H, W] on the CPU
@@ -188,29 +183,27 @@ def _batch(experiment: Experiment, size: int) -> Batch:
 
 
 def _ours(experiment: Experiment, batch: Batch) -> Callable[[], Tensor]:
-    z = batch.latents.to(experiment.device)
+    z, class_id = batch.latents.to(experiment.device), experiment.classes[0]
 
     @torch.no_grad()
     def generate() -> Tensor:
-        cond = experiment.conditioning(experiment.classes[0], batch.config.guidance)
-        clean = sampling.generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
+        clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, "the benchmark")
         return experiment.model.decode(clean)
 
     return generate
 
 
-_plain: Callable[[], Tensor]  # in the process of the plain pipeline
-_plain_device: torch.device
+_plain: Callable[[bool], _Run]  # in the process of diffusers' pipeline
 
 
 def _load(batch: Batch, compiled: bool) -> None:
-    global _plain, _plain_device
+    global _plain
     torch.set_num_threads(batch.threads)
-    _plain, _plain_device = plain(batch, compiled), torch.device(batch.device)
+    _plain = partial(_run, plain(batch, compiled), torch.device(batch.device))
 
 
 def _run_plain(count: bool) -> _Run:
-    return _run(_plain, _plain_device, count)
+    return _plain(count)
 
 
 def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
@@ -246,23 +239,18 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
     return generate
 
 
-# Measuring
-
-
 def _run(work: Callable[[], Tensor], device: torch.device, count: bool) -> _Run:
     """Run once, to count the FLOPs or to measure the time, which counting would spoil."""
     images: list[Tensor] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    flop = 0
-    if count:
-        # A compiled network is counted uncompiled: fused kernels do not say what they compute.
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-            seconds = _seconds(lambda: images.append(work()), device)
-        flop = counter.get_total_flops()
-    else:
+    counter = FlopCounterMode(display=False, custom_mapping=FLOPS)
+    with ExitStack() as stack:
+        if count:  # uncompiled, since fused kernels do not say what they compute
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(counter)
         seconds = _seconds(lambda: images.append(work()), device)
-    return _Run(images[0].cpu(), seconds, flop, _peak_memory(device))
+    return _Run(images[0].cpu(), seconds, counter.get_total_flops() if count else 0, _peak_memory(device))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -155,9 +155,6 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return dict(ChainMap(identity, *(_flat(inner) for inner in identity.values() if isinstance(inner, dict))))
 
 
-# Selection
-
-
 def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bool) -> tuple[list[Entry], list[str]]:
     """Return the folders to remove, and lines on what is kept although it was asked for.
 
@@ -202,9 +199,6 @@ def _confirmed(chosen: Sequence[Entry]) -> bool:
     if not sys.stdin.isatty():
         raise UserError("there is no terminal to ask whether to remove this; add --yes")
     return Confirm.ask(f"Remove {_total(chosen)}?", default=False)
-
-
-# Output
 
 
 def _show(entries: Sequence[Entry]) -> None:

@@ -8,16 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from latentmix.cache import check_writable
-from latentmix.compose import compose, validate
 from latentmix.errors import UserError
-from latentmix.experiment.comparison import (
-    Difference,
-    Run,
-    differences,
-    read_runs,
-    settings_to_show,
-    write_comparison,
-)
+from latentmix.experiment.comparison import Difference, Run, differences, read_runs, settings_to_show, write_comparison
 from latentmix.experiment.results import AVERAGE
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
@@ -29,18 +21,14 @@ def run(names: Sequence[str], out: Path | None) -> list[Path]:
     """Print the averages of runs at their largest common N. Return the files written into `out`, if it is given."""
     if out is not None:
         check_writable(out / "comparison.csv", "--out")
-    return show(read_runs(names), out)
-
-
-def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
-    """Print and write what `run` does, of runs that have been read."""
+    runs = read_runs(names)
     ns = set.intersection(*({r.n for r in run.results if r.n} for run in runs))
     if not ns:
         raise UserError("the runs have no N in common, so there is nothing to compare; give them the same n=")
     console = Console()
     if different := settings_to_show(runs):
         console.print(f"The runs differ in {', '.join(different)}.", markup=False, soft_wrap=True)
-    common = [metric for metric in _metrics(runs[0]) if all(metric in _metrics(run) for run in runs)]
+    common = [metric for metric in runs[0].metrics if all(metric in run.metrics for run in runs)]
     paired = [difference for run in runs[1:] for difference in differences(run, runs[0])]
     if not common:
         console.print("The runs have no metric in common.", soft_wrap=True)
@@ -54,10 +42,6 @@ def show(runs: Sequence[Run], out: Path | None) -> list[Path]:
             table.add_section()
         console.print(table)
     return [] if out is None else write_comparison(out, runs)
-
-
-def _metrics(run: Run) -> list[str]:
-    return list(dict.fromkeys(result.metric for result in run.results))
 
 
 def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n: int) -> Table:
@@ -93,8 +77,8 @@ def _round_trip(run: Run) -> dict[str, str]:
         for part in ("channels", "space"):
             found[f"bias²·1000 in {part}"] = f"{1000 * sum(c['bias'][part] for c in classes) / len(classes):.1f}"
     if found:
-        config = validate(compose([]).as_dict() | dict(run.config))  # an older run lacks settings that came later
-        inversion, settings = INVERSIONS[config.inversion.kind], config.inversion
-        found["NFE of inversion"] = f"{settings.steps * inversion.nfe(settings):,}"
+        config = run.settings
+        inversion = INVERSIONS[config.inversion.kind]
+        found["NFE of inversion"] = f"{config.inversion.steps * inversion.nfe(config.inversion):,}"
         found["NFE of generation"] = f"{config.steps * inversion.nfe_generation(config.guidance):,}"
     return found

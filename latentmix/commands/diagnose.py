@@ -17,8 +17,7 @@ from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
 from latentmix.experiment.tables import without_nan
-from latentmix.figures.growth import draw_growth
-from latentmix.figures.octaves import draw_octaves
+from latentmix.figures.diagnosis import draw_growth, draw_octaves
 from latentmix.octaves import recommended, shared_images
 
 STAGES = (SYNTHESIZE, INVERT)

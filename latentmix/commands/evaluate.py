@@ -20,12 +20,10 @@ STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
 
 def run(experiment: Experiment, arguments: Sequence[str], dry_run: bool) -> None:
     """Measure all images of a run, and write its tables and figures."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
-        return
-    session.refuse_to_overwrite(experiment.config)
-    session.run_stages(experiment, STAGES, "evaluate")
-    sweep.finish(experiment, arguments)
+    if not dry_run:
+        session.refuse_to_overwrite(experiment.config)
+    if session.run_stages(experiment, STAGES, "evaluate", dry_run):
+        sweep.finish(experiment, arguments)
 
 
 def run_folders(

@@ -18,12 +18,10 @@ COLUMNS = ("file_name", "label", "n", "method", "draw", "sources", "weights", "i
 
 def run(experiment: Experiment, dry_run: bool) -> None:
     """Generate an image for every class, N, method and draw."""
-    if dry_run:
-        session.report_plan(experiment, STAGES)
-        return
-    session.refuse_to_overwrite(experiment.config, FOLDER)
-    session.run_stages(experiment, STAGES, "generate")
-    session.say(f"images are in {_copy_images(experiment)}")
+    if not dry_run:
+        session.refuse_to_overwrite(experiment.config, FOLDER)
+    if session.run_stages(experiment, STAGES, "generate", dry_run):
+        session.say(f"images are in {_copy_images(experiment)}")
 
 
 def _copy_images(experiment: Experiment) -> Path:
@@ -31,11 +29,11 @@ def _copy_images(experiment: Experiment) -> Path:
 
     Write beside them what each was mixed of, and the settings.
     """
-    folder, settings = experiment.config.folder / FOLDER, experiment.config.as_dict()
+    folder, settings, rows = experiment.config.folder / FOLDER, experiment.config.as_dict(), list[tuple[object, ...]]()
     for cell in experiment.cells:
         for draw in experiment.draws(cell):
             write_atomic(folder / _name(cell, draw), experiment.layout.image_path(cell, draw).read_bytes())
-    rows = (row for cell in experiment.cells for row in _rows(experiment, cell))
+        rows += _rows(experiment, cell)
     write_table(folder / "metadata.csv", COLUMNS, rows)
     session.write_config(folder, settings)
     write_checked_json(folder / "done.json", {"config": settings})

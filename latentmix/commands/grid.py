@@ -16,7 +16,6 @@ from latentmix.commands import compare, rounds, session
 from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
 from latentmix.config import Config
 from latentmix.errors import Interrupted, UserError, retry_lost_rows
-from latentmix.experiment.comparison import read_runs
 from latentmix.overrides import grid
 
 
@@ -39,7 +38,7 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
         session.say(f"run {number} of {len(planned)}: {name}")
         if command == "sweep" and not dry_run:
             rounds.forget_changed(combination.config)
-        if command == "sweep" and is_finished(combination.config):
+        if command == "sweep" and rounds.finished_draws(combination.config) == combination.config.draws:
             session.say(f"{name} is finished")
             continue
         try:
@@ -51,7 +50,8 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
             failed.append(_note(combination.config, error))
         gc.collect()  # the memory of the run's networks
     if command == "sweep" and not dry_run:
-        _compare([combination.config for combination in planned], _folder(overrides, planned[0].config))
+        table = _given_name(overrides) or f"grid-{'-'.join(grid(overrides)[0])}"
+        _compare([combination.config for combination in planned], planned[0].config.outputs / table)
     if failed:
         many = f"{len(failed)} of {len(planned)} runs failed"
         raise UserError(f"{many}; the same command tries them again. {'; '.join(failed)}")
@@ -85,16 +85,6 @@ def _part(key: str, value: str) -> str:
     return text if key in GROUPS else f"{key.split('.')[-1]}{text}"
 
 
-def _folder(overrides: Sequence[str], config: Config) -> Path:
-    """Return the folder of the grid's table."""
-    return config.outputs / (_given_name(overrides) or f"grid-{'-'.join(grid(overrides)[0])}")
-
-
-def is_finished(config: Config) -> bool:
-    """Return whether the run's folder holds all results of these settings."""
-    return rounds.finished_draws(config) == config.draws
-
-
 def _note(config: Config, error: Exception) -> str:
     """Print why a run failed, keep the traceback of an unexpected error, and return the reason in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -110,6 +100,6 @@ def _note(config: Config, error: Exception) -> str:
 def _compare(configs: Sequence[Config], folder: Path) -> None:
     finished = [str(config.folder) for config in configs if rounds.finished_draws(config)]
     if finished:
-        for path in compare.show(read_runs(finished), folder):
+        for path in compare.run(finished, folder):
             session.say(str(path))
         session.say(f"All of them on one page: latentmix report {' '.join(finished)}")

@@ -1,7 +1,6 @@
 """`latentmix mix`: mix the latents of all draws, or make one mixture with given weights to look at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ STAGES = (SYNTHESIZE, INVERT, MIX)
 STAGES_OF_ONE = (SYNTHESIZE, INVERT)
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Weights of the first images of a class."""
-
-    class_id: str
-    weights: tuple[float, ...]
-
-
 def run(experiment: Experiment, dry_run: bool) -> None:
     """Mix the latents of every class, N, method and draw, and keep the mixtures in the cache."""
     if session.run_stages(experiment, STAGES, "mix", dry_run):
@@ -41,27 +32,30 @@ def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_ru
     """Make one mixture by each method: the latent and its image. Return the files written."""
     if dry_run:
         checks.use_placeholders(experiment)  # since looking up the class might download the data
-    mixture = parse(experiment, class_name or experiment.classes[0], weights)
+    class_id = experiment.class_of(class_name)
+    shares = parse(experiment, weights)
     if dry_run:
         session.report_plan(experiment, STAGES_OF_ONE)
         return []
-    files = {method: _file(experiment, mixture, method) for method in experiment.config.methods}
+    files = {method: _file(experiment, class_id, shares, method) for method in experiment.config.methods}
+    about = {method: _about(experiment, class_id, shares, method) for method in files}
     for method, file in files.items():
-        _refuse_to_overwrite(experiment, file, _about(experiment, mixture, method))
+        _refuse_to_overwrite(experiment, file, about[method])
     session.run_stages(experiment, STAGES_OF_ONE, "mix --weights")
+    experiment.finish_inverting()
+    cond = experiment.conditioning(class_id, experiment.config.guidance)
     written = []
     for method, file in files.items():
-        state = experiment.latents.mix(mixture.class_id, _of_pool(mixture.weights, experiment.config.pool), method)
-        save_tensors(file, {name: x[0] for name, x in state.items()}, _about(experiment, mixture, method))
+        state = experiment.latents.mix(class_id, _of_pool(shares, experiment.config.pool), method)
+        save_tensors(file, {name: x[0] for name, x in state.items()}, about[method])
         image = file.with_name(f"{file.stem}.png")
-        write_image(image, generate(experiment, mixture.class_id, state, str(method))[1][0])
+        write_image(image, generate(experiment, cond, state, str(method))[1][0])
         written += [file, image]
     return written
 
 
-def parse(experiment: Experiment, class_name: str, text: str) -> Mixture:
-    """Return the mixture of a class by weights such as "0.5,0.3,0.2"; raise UserError if they can't be used."""
-    class_id = experiment.class_of(class_name)
+def parse(experiment: Experiment, text: str) -> tuple[float, ...]:
+    """Return the weights in a text such as "0.5,0.3,0.2"; raise UserError if they can't be used."""
     try:
         weights = numbers(text)
         if len(weights) > experiment.config.pool:
@@ -71,7 +65,7 @@ def parse(experiment: Experiment, class_name: str, text: str) -> Mixture:
             mix(torch.zeros(experiment.config.pool, 1, 1, 1), _of_pool(weights, experiment.config.pool)[0], method)
     except ValueError as error:
         raise UserError(f"--weights {text}: {error}") from error
-    return Mixture(class_id, weights)
+    return weights
 
 
 def _of_pool(weights: Sequence[float], pool: int) -> Tensor:
@@ -79,23 +73,22 @@ def _of_pool(weights: Sequence[float], pool: int) -> Tensor:
     return torch.tensor([[*weights, *[0.0] * (pool - len(weights))]])
 
 
-def _file(experiment: Experiment, mixture: Mixture, method: Method) -> Path:
+def _file(experiment: Experiment, class_id: str, weights: Sequence[float], method: Method) -> Path:
     """Return the file of a mixture. A long list of weights is named by its first three and a digest of all."""
-    weights = "-".join(map(str, mixture.weights))
-    if len(weights) > LONGEST:
-        weights = "-".join([*map(str, mixture.weights[:3]), key(mixture.weights)])
-    name = f"{file_name(mixture.class_id)}-{weights}-{method.norm}-{method.mean}.safetensors"
-    return experiment.config.folder / "mixed" / name
+    text = "-".join(map(str, weights))
+    if len(text) > LONGEST:
+        text = "-".join([*map(str, weights[:3]), key(weights)])
+    return experiment.config.folder / "mixed" / f"{file_name(class_id)}-{text}-{method.norm}-{method.mean}.safetensors"
 
 
-def _about(experiment: Experiment, mixture: Mixture, method: Method) -> dict[str, Any]:
+def _about(experiment: Experiment, class_id: str, weights: Sequence[float], method: Method) -> dict[str, Any]:
     """Return what a mixture was made from and how its image is generated."""
-    about = {"pool": experiment.layout.pool_ids(mixture.class_id)} if method.of_pool else {}
+    about = {"pool": experiment.layout.pool_ids(class_id)} if method.of_pool else {}
     return about | {
-        "class": mixture.class_id,
-        "weights": list(mixture.weights),
+        "class": class_id,
+        "weights": list(weights),
         "method": method.identity,
-        "latents": experiment.layout.latents_identity(mixture.class_id),
+        "latents": experiment.layout.latents_identity(class_id),
         "generation": experiment.layout.generation,
     }
 

@@ -40,8 +40,8 @@ class Options:
 
 def run(arguments: Sequence[str], options: Options, overrides: Sequence[str] = (), dry_run: bool = False) -> list[Path]:
     """Make a morph of the pictures among `arguments`, whose other entries are settings. Return what was written."""
-    names = [text for text in arguments if not _is_setting(text)]
-    settings = [text for text in arguments if _is_setting(text)]
+    settings = [text for text in arguments if "=" in text and not Path(expand_home(text)).exists()]  # and no file
+    names = [text for text in arguments if text not in settings]
     config = compose(["name=morph", *overrides, *settings])
     cells = _check(names, options)
     morph = _morph(names, options, config.data.max_megapixels)
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str], options: Options, overrides: Sequence[str] = (
         images = _render(experiment, executor, morph, options, cells)
     session.note_folders(experiment, "morph")
     if cells:
-        return write_grid(options.output, images, cells, [Path(name).name for name in names])
+        return write_grid(options.output, images, cells, morph.names)
     return write_frames(options.output, images, options.fps, options.loop)
 
 
@@ -80,11 +80,6 @@ def _render(
 
 def _rows(weights: Tensor) -> list[Weights]:
     return [tuple(row) for row in weights.tolist()]
-
-
-def _is_setting(text: str) -> bool:
-    """Return whether an argument is KEY=VALUE, and no file of that name."""
-    return "=" in text and not Path(expand_home(text)).exists()
 
 
 def _check(names: Sequence[str], options: Options) -> list[Place]:

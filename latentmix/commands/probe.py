@@ -14,7 +14,7 @@ from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import TIMES, Probe
 from latentmix.experiment.tables import write_table
-from latentmix.figures.offsets import draw_offsets
+from latentmix.figures.grid import draw_offsets
 from latentmix.images import write_image
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
@@ -27,38 +27,27 @@ def run(experiment: Experiment, probe: Probe, dry_run: bool) -> list[Path]:
     if not session.run_stages(experiment, [probes.probe_stage(probe)], "probe", dry_run):
         return []
     images = probes.decode(experiment, probe)
-    folder, class_id = experiment.config.folder, probes.class_of(experiment, probe)
+    config, class_id = experiment.config, experiment.class_of(probe.class_id)
+    folder = config.folder / "probe" / file_name(class_id)
     for (t, draw, b), image in images.items():
-        write_image(folder / "probe" / file_name(class_id) / f"{draw_id(draw)}-t={t}-b={b:g}.png", image)
+        write_image(folder / f"{draw_id(draw)}-t={t}-b={b:g}.png", image)
     changes = _changes(experiment, probe, images)
     _show(probe, changes)
-    _write_table(experiment, probe, changes)
-    figure = draw_offsets(probe, images, folder / "probe")
-    return [folder / "probe" / file_name(class_id), folder / "probe.csv", *figure]
+    setting = (config.model.name, class_id, probe.side, probe.share, "{},{}".format(*probe.channels))
+    rows = [(*setting, draw, t, b, inside, outside) for (t, draw, b), (inside, outside) in changes.items()]
+    write_table(config.folder / "probe.csv", COLUMNS, rows)
+    return [folder, config.folder / "probe.csv", *draw_offsets(probe, images, config.folder / "probe")]
 
 
 def _changes(experiment: Experiment, probe: Probe, images: Images) -> Changes:
     """Return the root mean square difference to b = 0, in levels of 255, inside and outside of the region."""
-    changes = {}
+    changes, latent = {}, probes.mask(experiment, probe)
     for (t, draw, b), image in images.items():
         squares = (image.double() - images[t, draw, 0.0].double()).square().mean(0)  # [H, W]
-        inside = _in_pixels(probes.mask(experiment, probe), tuple(squares.shape))
+        down, across = (pixels // positions for pixels, positions in zip(squares.shape, latent.shape, strict=True))
+        inside = latent.repeat_interleave(down, 0).repeat_interleave(across, 1)
         changes[t, draw, b] = squares[inside].mean().sqrt().item(), squares[~inside].mean().sqrt().item()
     return changes
-
-
-def _in_pixels(inside: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Enlarge a mask of latents [h, w] to pixels [H, W]."""
-    for axis in (0, 1):
-        inside = inside.repeat_interleave(size[axis] // inside.shape[axis], axis)
-    return inside
-
-
-def _write_table(experiment: Experiment, probe: Probe, changes: Changes) -> None:
-    config, channels = experiment.config, "{},{}".format(*probe.channels)
-    setting = (config.model.name, probes.class_of(experiment, probe), probe.side, probe.share, channels)
-    rows = [(*setting, draw, t, b, inside, outside) for (t, draw, b), (inside, outside) in changes.items()]
-    write_table(config.folder / "probe.csv", COLUMNS, rows)
 
 
 def _show(probe: Probe, changes: Changes) -> None:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentmix.cache import read_json
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run, read_runs
 from latentmix.experiment.results import AVERAGE
@@ -49,17 +48,16 @@ def push(folder: Path, repository: str) -> str:
 
 def card(run: Run, files: Sequence[str]) -> str:
     """Return the README.md of a repository: what was run, the averages of the first metrics, the figures."""
-    about = read_json(run.folder / "done.json")
     names = [str(run.config[part]["name"]) for part in ("model", "data", "inversion")]
     header = {"tags": ["latentmix", "latent-interpolation", "diffusion"], "pretty_name": run.label}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "configs:"]
     lines += ["- config_name: metrics", "  data_files: metrics.csv", "---", f"# {run.label}", ""]
     lines += [f"Images from mixtures of inverted latents: {names[0]}, {names[1]}, inverted by {names[2]}.", ""]
-    for metric in list(dict.fromkeys(result.metric for result in run.results))[:METRICS_SHOWN]:
+    for metric in run.metrics[:METRICS_SHOWN]:
         lines += _table(run, metric)
     lines += [f"![{name}]({name})" for name in files if name.endswith(".png")]
     lines += ["", "All numbers are in `metrics.csv`, all settings in `config.yaml`."]
-    if arguments := about.get("arguments"):
+    if arguments := run.about.get("arguments"):
         lines += ["", f"    latentmix {' '.join(map(str, arguments))}"]
     return "\n".join([*lines, ""])
 

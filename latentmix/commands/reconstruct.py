@@ -27,7 +27,7 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
         return []
     estimates = {}
     for class_id in experiment.classes:
-        cached, ids = experiment.layout.reconstructions(class_id), _ids(experiment, class_id)
+        cached, ids = experiment.layout.reconstructions(class_id), experiment.layout.pool_ids(class_id)
         estimates[class_id] = {name: mean_interval(cached.gather(ids, name)) for name in QUANTITIES}
     values = {name: torch.tensor([of_class[name].value for of_class in estimates.values()]) for name in QUANTITIES}
     averages = {name: mean_interval(of_classes) for name, of_classes in values.items()}
@@ -40,10 +40,6 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     write_table(path, COLUMNS, rows)
     _show(experiment, averages)
     return [path, *_draw(experiment)]
-
-
-def _ids(experiment: Experiment, class_id: str) -> list[str]:
-    return [source.id for source in experiment.pool(class_id)]
 
 
 def _show(experiment: Experiment, averages: dict[str, Estimate]) -> None:
@@ -61,7 +57,7 @@ def _draw(experiment: Experiment) -> list[Path]:
     rows: dict[str, list[Tensor]] = {"real": [], "VAE": [], experiment.config.inversion.name: []}
     per_class = -(-SHOWN // len(experiment.classes))
     for class_id in experiment.classes:
-        ids = _ids(experiment, class_id)[:per_class]
+        ids = experiment.layout.pool_ids(class_id)[:per_class]
         images = experiment.layout.reconstructions(class_id).gather(ids, "images")  # [B, 3, 3, H, W]
         for row, column in zip(rows.values(), images.unbind(1), strict=True):
             row.extend(column)

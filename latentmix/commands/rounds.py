@@ -36,9 +36,9 @@ def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.
             if finished_draws(one) < draws:
                 retry_lost_rows(partial(once, one, deadline))
         except OutOfTime:
-            known = finished_draws(config)
-            none = "no round is whole, so there are no results"
-            results = f"the results are those of {known} draws" if known else none
+            known, results = finished_draws(config), "no round is whole, so there are no results"
+            if known:
+                results = f"the results are those of {known} draws"
             session.say(f"the time is up in the round of {draws} draws; {results}; the same command continues")
             return
         known = finished_draws(one)

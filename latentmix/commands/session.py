@@ -17,16 +17,15 @@ from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
 from latentmix.config import Config, differences, result_settings
 from latentmix.errors import UserError
-from latentmix.experiment.batch_size import estimate, shared_batch_size
+from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, finish_images, reads
 from latentmix.profiling import timed
-from latentmix.runner.claims import Claims, Shard
+from latentmix.runner.claims import Claims, Shard, StaticClaims
 from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
 from latentmix.runner.rates import Rates
-from latentmix.runner.static import StaticClaims
 from latentmix.runner.tasks import Plan, Stage
 
 
@@ -53,7 +52,7 @@ def joined(
             remove_partial_files(folder)
     remember_outputs(config.outputs)
     with (StaticClaims if shard is not None and shard.static else Claims)(config.work, shard) as claims:
-        experiment.alone = claims.alone
+        experiment.lock = claims.lock
         batch_size, settings = shared_batch_size(experiment, claims), result_settings(config.as_dict())
 
         def begin(planned: Sequence[Stage]) -> None:
@@ -111,7 +110,7 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     checks.use_placeholders(experiment)
     experiment.check(images="pool" in reads(stages))
     findings = [found for found in checks.examine(experiment.renewed(), stages) if found.state != "ok"]
-    batch_size = estimate(experiment)
+    batch_size = determine(experiment, measure=False)
     planned = [plan(batch_size) for plan in plans(experiment, stages)]
     known = rates(experiment)
     show_plan(planned, [known.estimate(stage, batch_size) for stage in planned])
@@ -159,6 +158,4 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
-def say(text: str) -> None:
-    """Print a line of a command's answer."""
-    typer.echo(text)
+say = typer.echo  # prints a line of a command's answer

@@ -26,7 +26,12 @@ def run(name: str) -> None:
             table.add_row(stage.stage, f"{stage.finished:,}", f"{stage.running:,}", f"{stage.left:,}")
     console.print(table)
     if members:
-        console.print(_table(members))
+        table = Table("worker", "shard", "doing", "last heartbeat")
+        for member in members:
+            state = ": no progress" if member.stuck else ": lost"
+            lost = f"{state}; whoever is at work takes over" if member.lost else ""
+            table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
+        console.print(table)
 
 
 def _summary(folder: Path, stages: list[Progress], members: list[Worker]) -> str:
@@ -45,12 +50,3 @@ def _summary(folder: Path, stages: list[Progress], members: list[Worker]) -> str
     except UserError as error:
         return f"all images are done, but {error}"
     return f"finished; the results are in {folder / 'metrics.csv'}"
-
-
-def _table(members: list[Worker]) -> Table:
-    table = Table("worker", "shard", "doing", "last heartbeat")
-    for member in members:
-        state = ": no progress" if member.stuck else ": lost"
-        lost = f"{state}; whoever is at work takes over" if member.lost else ""
-        table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
-    return table

@@ -50,18 +50,15 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
         session.report_plan(session.prepare(config), SWEEP)
         return
 
-    def frozen(config: Config, threads: int) -> Path:
-        return freeze(replace(config, launch=replace(launch, threads=threads)), arguments)
-
     if shard is None and launch.name == "slurm":
-        for line in slurm.submit(config, partial(frozen, config), "latentmix.commands.sweep:work"):
+        for line in slurm.submit(config, partial(freeze, config, arguments), "latentmix.commands.sweep:work"):
             session.say(line)
         return
 
     def once(config: Config, deadline: float) -> None:
         if shard is None and launch.processes > 1:
             session.refuse_to_overwrite(config)
-            local.run(launch, config.work, partial(frozen, config))
+            local.run(launch, config.work, partial(freeze, config, arguments))
             # What remains is to write the results, or to do what the workers left.
         run_worker(session.prepare(config), arguments, shard, deadline=deadline)
 
@@ -112,7 +109,9 @@ def run_worker(
         if not results:
             return
         claims = executor.claims
-        task = _results_task(experiment, claims)
+        tasks = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
+        # the task that writes the results of everything done so far
+        task = f"{RESULTS}-{key([result_settings(experiment.config.as_dict()), tasks])}"
         if claims.shard.static and claims.shard.index:
             say("all is done; shard 0 writes the results")
             return
@@ -124,18 +123,12 @@ def run_worker(
             finish(experiment, arguments)
 
 
-def _results_task(experiment: Experiment, claims: Claims) -> str:
-    """Return the name of the task that writes the results of everything done so far."""
-    tasks = sorted(name for name in DoneLists(claims.done.folder).read_new() if not name.startswith(RESULTS))
-    return f"{RESULTS}-{key([result_settings(experiment.config.as_dict()), tasks])}"
-
-
 def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
     """Claim the task that writes the results. Return False if the results are written already."""
     claims.wait_for(task)
     config = experiment.config
-    current = rounds.finished_draws(config) == config.draws
-    if rounds.finished_draws(config) > config.draws or (current and task in DoneLists(claims.done.folder).read_new()):
+    written = rounds.finished_draws(config)
+    if written > config.draws or (written == config.draws and task in DoneLists(claims.done.folder).read_new()):
         claims.release(task)
         return False
     return True
@@ -184,29 +177,23 @@ def _commit() -> str | None:
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
     """Print the averages of the first metrics, and where everything is."""
     folder, console = experiment.config.folder, Console()
+    ns = experiment.config.n
     for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
         rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
         title = f"{label}, average over classes ({METRICS[name].direction})"
-        console.print(_averages(rows, title, experiment.config.n))
+        table = Table("method", *(f"N = {n}" for n in ns), title=title)
+        for method in dict.fromkeys(row.method for row in rows):
+            values = {row.n: row.estimate.value for row in rows if row.method == method}
+            table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))  # controls have n = 0
+        console.print(table)
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
-def _averages(results: Sequence[Result], title: str, ns: Sequence[int]) -> Table:
-    """Return a table with a row for each method; controls, whose n is 0, have the same value at each N."""
-    table = Table("method", *(f"N = {n}" for n in ns), title=title)
-    for method in dict.fromkeys(result.method for result in results):
-        values = {r.n: r.estimate.value for r in results if r.method == method}
-        table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))
-    return table
-
-
-# Workers in other processes
-
-
-def freeze(config: Config, arguments: Sequence[str]) -> Path:
-    """Write a config into the folder of its run, for workers to read. Return the file."""
-    content = {"config": config.as_dict(), "arguments": list(arguments)}
+def freeze(config: Config, arguments: Sequence[str], threads: int) -> Path:
+    """Write a config into the folder of its run, for workers of so many threads to read. Return the file."""
+    frozen = replace(config, launch=replace(config.launch, threads=threads))
+    content = {"config": frozen.as_dict(), "arguments": list(arguments)}
     path = config.work / f"config-{key(content)}.json"  # another run of this name may be waiting in a queue
     write_json(path, content)
     return path

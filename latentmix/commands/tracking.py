@@ -12,6 +12,7 @@ from typing import Any
 from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
 from latentmix.experiment.results import AVERAGE, Result
+from latentmix.images import read_image
 
 PROJECT = "latentmix"
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -55,7 +56,7 @@ def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) ->
     for path in figures:
         if hasattr(tracker, "log_images"):
             layout = {"dataformats": "NHWC"} if config.track == "tensorboard" else {}
-            tracker.log_images({path.stem: _pixels(path)}, **layout)
+            tracker.log_images({path.stem: read_image(path).permute(1, 2, 0).numpy()[None]}, **layout)
         elif hasattr(tracker, "log_artifact"):  # MLflow; Trackio's class takes no images
             tracker.log_artifact(str(path))
     tracker.finish()
@@ -86,12 +87,3 @@ def _tracker_class(name: str | None) -> Any:
     if name not in LOGGER_TYPE_TO_CLASS:
         raise UserError(f"track={name} needs a newer accelerate: pip install --upgrade accelerate")
     return LOGGER_TYPE_TO_CLASS[name]
-
-
-def _pixels(path: Path) -> Any:
-    """Return an image file as an array [1, H, W, 3]."""
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))[None]

@@ -10,7 +10,7 @@ import torch
 
 from latentmix.cache import key, read_json, write_json
 from latentmix.experiment.experiment import Experiment
-from latentmix.gpu import is_out_of_memory
+from latentmix.gpu import free_memory, is_out_of_memory
 from latentmix.models.compile import uncompiled
 from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
@@ -30,31 +30,25 @@ def shared_batch_size(experiment: Experiment, claims: Claims) -> BatchSize:
     return BatchSize(value, claims, name, lambda smaller: _halved(experiment, smaller))
 
 
-def determine(experiment: Experiment) -> int:
-    """Return the batch size that the config sets, or that fits on the device."""
+def determine(experiment: Experiment, measure: bool = True) -> int:
+    """Return the batch size that the config sets, or that fits on the device. Without `measure`, run no network, and
+    guess what is not known yet."""
     if experiment.config.batch != "auto":
         return experiment.config.batch
-    known = _remembered(experiment).get(_name(experiment))
-    if known is not None:
+    if (known := _remembered(experiment).get(_name(experiment))) is not None:
         return known
     if experiment.device.type != "cuda":
-        return _on_cpu(experiment)
+        # 32 images of up to 256 px, or as many pixels. More gain nothing on a CPU.
+        return max(1, min(32, 32 * 256**2 // math.prod(height_width(experiment.config.model.size))))
+    if not measure:
+        return GPU_GUESS
     measured = _measure(experiment)
     _remember(experiment, measured)
     return measured
 
 
-def estimate(experiment: Experiment) -> int:
-    """Return what `determine` would, as far as that is known without running a network."""
-    if experiment.config.batch != "auto":
-        return experiment.config.batch
-    guess = GPU_GUESS if experiment.device.type == "cuda" else _on_cpu(experiment)
-    return _remembered(experiment).get(_name(experiment), guess)
-
-
 def _halved(experiment: Experiment, batch_size: int) -> None:
-    if experiment.device.type != "cpu":
-        torch.accelerator.empty_cache()
+    free_memory(experiment.device)
     _remember(experiment, batch_size)
 
 
@@ -64,11 +58,6 @@ def largest(fits: Callable[[int], bool], most: int = MAX_BATCH) -> int:
     while 2 * size <= most and fits(2 * size):
         size *= 2
     return size
-
-
-def _on_cpu(experiment: Experiment) -> int:
-    """Return 32 images of up to 256 px, or as many pixels. More gain nothing on a CPU."""
-    return max(1, min(32, 32 * 256**2 // math.prod(height_width(experiment.config.model.size))))
 
 
 def _measure(experiment: Experiment) -> int:

@@ -49,15 +49,13 @@ class Layout:
     def cell_identity(self, cell: Cell) -> Identity:
         """Return what the images of a cell depend on."""
         common = {"seed": self.seed, "class": cell.class_id, **self.generation}
+        plain = {"model": self.model, "size": self.size, "prompt": self.prompt(cell.class_id)}
         if cell.method == NOISE:
-            prompt = self.prompt(cell.class_id)
-            return {"model": self.model, "size": self.size, "prompt": prompt, "control": "noise", **common}
+            return {**plain, "control": "noise", **common}
         mixed = {"n": cell.n, "method": cell.method.identity, **self.mixing, **common}
         pool = list(self.pool_ids(cell.class_id))
         if cell.gaussian:
-            prompt = self.prompt(cell.class_id)
-            plain = {"model": self.model, "size": self.size, "prompt": prompt, "control": "gauss"}
-            return {**plain, "pool": len(pool), **mixed}
+            return {**plain, "control": "gauss", "pool": len(pool), **mixed}
         return {"latents": self.latents_identity(cell.class_id), "pool": pool, **mixed}
 
     # Folders

@@ -1,25 +1,18 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from latentmix.cache import read_json
-from latentmix.compose import find_run
-from latentmix.config import flat_settings
+from latentmix.compose import compose, find_run, validate
+from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
 from latentmix.experiment.parts import Key, read_samples
-from latentmix.experiment.results import (
-    AVERAGE,
-    DIFFERENCE,
-    Result,
-    average_comparison,
-    difference_row,
-    read_table,
-)
+from latentmix.experiment.results import AVERAGE, DIFFERENCE, Result, average_comparison, difference_row, read_table
 from latentmix.experiment.tables import grouped, read_rows, write_table
 from latentmix.metrics import METRICS, Comparison, Sample, paired
 
@@ -33,8 +26,31 @@ class Run:
 
     folder: Path
     label: str
-    config: Mapping[str, Any]  # plain values, as of `Config.as_dict`
+    about: Mapping[str, Any]  # done.json
     results: list[Result]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the settings as plain values, as `Config.as_dict` does."""
+        return dict(self.about["config"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the names of the metrics in its tables, each once."""
+        return list(dict.fromkeys(result.metric for result in self.results))
+
+    @cached_property
+    def settings(self) -> Config:
+        """Return the settings, with the defaults of those that came after the release that made the run.
+
+        Raises: UserError if they can't be read.
+        """
+        try:
+            defaults, found = compose([]).as_dict(), self.config
+            speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
+            return validate(defaults | found | {"speed": speed})
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"the run in {self.folder} can't be read: {error}") from error
 
     @cached_property
     def samples(self) -> dict[Key, tuple[str, Sample]]:
@@ -83,10 +99,10 @@ def read_runs(names: Sequence[str]) -> list[Run]:
 
 
 def _read(folder: Path, label: str) -> Run:
-    config = read_json(folder / "done.json").get("config")
-    if not isinstance(config, dict) or not (folder / "metrics.csv").exists():
+    about = read_json(folder / "done.json")
+    if not isinstance(about.get("config"), dict) or not (folder / "metrics.csv").exists():
         raise UserError(f"the run in {folder} is not finished; give its command again")
-    return Run(folder, label, config, read_table(folder / "metrics.csv"))
+    return Run(folder, label, about, read_table(folder / "metrics.csv"))
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:
@@ -121,7 +137,11 @@ def differences(run: Run, reference: Run) -> list[Difference]:
     the two are not the same."""
     if not share_draws(run, reference):
         return []
-    found = list(_by_class(run, reference))
+    found = list[Difference]()
+    for key, (name, sample) in run.samples.items():
+        _, other = reference.samples.get(key, (name, None))
+        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
+            found.append(Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower)))
     limits = {metric: METRICS[name].limits for (*_, metric), (name, _) in run.samples.items()}
     groups = grouped((difference.key[1:], difference.comparison) for difference in found)
     averages = [
@@ -129,13 +149,6 @@ def differences(run: Run, reference: Run) -> list[Difference]:
         for group, comparisons in groups.items()
     ]
     return found + averages
-
-
-def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
-    for key, (name, sample) in run.samples.items():
-        _, other = reference.samples.get(key, (name, None))
-        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
-            yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
 
 
 def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:

@@ -20,8 +20,7 @@ def diagnose_class(experiment: Experiment, class_id: str) -> Diagnosis:
     if pool < 2:
         raise UserError(f"pool={pool} is too small to see what latents share; use at least 2 images, better 100")
     z = experiment.latents.pool(class_id).cpu()
-    ids = [source.id for source in experiment.pool(class_id)]
-    clean = experiment.layout.latents(class_id).gather(ids, "clean")
+    clean = experiment.layout.latents(class_id).gather(experiment.layout.pool_ids(class_id), "clean")
     orders = torch.from_numpy(np.stack([subset(seed, class_id, draw, pool) for draw in range(DRAWS)]))
     return diagnose(z, clean, experiment.inversion_schedule[-1].noisy.alpha, sizes(pool), orders)
 

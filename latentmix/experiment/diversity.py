@@ -31,14 +31,14 @@ class Pairs:
     label: str
     pairs: Sequence[Pair]
     read: Callable[[Sequence[str]], Tensor]
-    kept: TensorCache
+    cached: TensorCache
 
     @property
     def distances(self) -> Tensor:
         """Return the distances [pairs, 1] from the cache; raise UserError if one is missing."""
         if not self.pairs:
             return torch.empty(0, 1)
-        return self.kept.gather([_row_id(pair) for pair in self.pairs], "distance")
+        return self.cached.gather([_row_id(pair) for pair in self.pairs], "distance")
 
 
 def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
@@ -48,9 +48,7 @@ def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
         return stage
     real = [real_pairs(experiment, class_id) for class_id in experiment.classes]
     for group in (*real, *(draw_pairs(experiment, cell) for cell in experiment.generated_cells)):
-        if not group.pairs:  # a single real image
-            continue
-        finished = group.kept.ids()
+        finished = group.cached.ids()
         missing = {pair for pair in group.pairs if _row_id(pair) not in finished}
         compute, read = partial(_compare, experiment, group), partial(_load, group)
         stage.add(group.label, group.pairs, missing, batch_size, compute, read)
@@ -98,7 +96,7 @@ def _load(group: Pairs, pairs: Sequence[Pair]) -> Loaded[Pair]:
 def _compare(experiment: Experiment, group: Pairs, images: Loaded[Pair], size: int) -> None:
     first, second = (padded(side, size) for side in images.pixels)
     distances = experiment.perceptual.between(first, second)[: len(images.ids), None]
-    group.kept.write([_row_id(pair) for pair in images.ids], {"distance": distances})
+    group.cached.write([_row_id(pair) for pair in images.ids], {"distance": distances})
 
 
 def _row_id(pair: Pair) -> str:

@@ -41,11 +41,6 @@ class Cell:
         return f"{self.class_id}, N = {self.n}, {self.method_name}"
 
 
-def mixed_cells(class_id: str, ns: Iterable[int], methods: Iterable[Method]) -> list[Cell]:
-    """Return the cells of one class: every method at every N."""
-    return [Cell(class_id, n, method) for n in ns for method in dict.fromkeys(methods)]
-
-
 def in_rounds(draws: int) -> Iterator[slice]:
     """Yield draws in the rounds of `budget=`: the first 50, the next 50, then 100, 200, ..., up to `draws`."""
     start, stop = 0, FIRST_ROUND
@@ -85,13 +80,6 @@ def distinct_draws(seed: int, class_id: str, draws: int, n: int, pool: int) -> S
             found.append(draw)
         draw += 1
     return tuple(found)
-
-
-def few_subsets(ns: Iterable[int], draws: int, pool: int) -> str:
-    """Return what to say of each N that has fewer subsets than `draws`."""
-    counts = {n: math.comb(pool, n) for n in ns}
-    few = ", ".join(f"{count} of n={n}" for n, count in counts.items() if count < draws)
-    return f"draws={draws} is more than the subsets that pool={pool} images have: {few}; each of these is drawn once"
 
 
 def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int) -> Tensor:

@@ -25,8 +25,6 @@ from latentmix.experiment.draws import (
     Cell,
     dirichlet_weights,
     distinct_draws,
-    few_subsets,
-    mixed_cells,
     random_latents,
     uniform_weights,
 )
@@ -54,7 +52,7 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.alone: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
+        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
 
     def renewed(self) -> "Experiment":
         """Return the same experiment with nothing loaded."""
@@ -193,9 +191,9 @@ class Experiment:
         """Return the real images of a class that generated images are compared with."""
         return self._fetched_data.images(class_id, self.config.data.reference)
 
-    def class_of(self, name: str) -> str:
-        """Return the identifier of one of the run's classes; raise UserError if `name` is none of them."""
-        class_id = self.data.resolve(name)
+    def class_of(self, name: str | None) -> str:
+        """Return the identifier of a class of the run, by default the first one; raise UserError for any other."""
+        class_id = self.classes[0] if name is None else self.data.resolve(name)
         if class_id not in self.classes:
             raise UserError(f"{class_id!r} is not among the classes of this run: {', '.join(self.classes)}")
         return class_id
@@ -213,7 +211,7 @@ class Experiment:
 
     def cells_of(self, class_id: str) -> list[Cell]:
         """Return the cells of a class that mix."""
-        return mixed_cells(class_id, self.config.n, self.config.methods)
+        return [Cell(class_id, n, method) for n in self.config.n for method in dict.fromkeys(self.config.methods)]
 
     @property
     def cells(self) -> list[Cell]:
@@ -249,8 +247,12 @@ class Experiment:
     @property
     def few_draws(self) -> str:
         """Return what to say if some N has fewer draws than asked for."""
-        config, every = self.config, self.config.weights == "uniform"  # otherwise only those of one image can repeat
-        return few_subsets([n for n in config.n if every or n == 1], config.draws, config.pool)
+        draws, pool, every = self.config.draws, self.config.pool, self.config.weights == "uniform"
+        counts = {n: math.comb(pool, n) for n in self.config.n if every or n == 1}  # other draws never repeat
+        few = ", ".join(f"{count} of n={n}" for n, count in counts.items() if count < draws)
+        return (
+            f"draws={draws} is more than the subsets that pool={pool} images have: {few}; each of these is drawn once"
+        )
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         """Return the weights [K, pool] of the images of the pool in K draws of a cell."""
@@ -302,7 +304,7 @@ class Experiment:
         known, wanted = self._texts.setdefault(model.identity["precision"], {}), dict.fromkeys(["", *prompts])
         if unknown := [prompt for prompt in wanted if prompt not in known]:
             kept = self.layout.prompts({"model": model.identity})
-            with self.alone("prompts"):
+            with self.lock("prompts"):
                 cached = kept.ids()
                 if missing := [prompt for prompt in unknown if prompt not in cached]:
                     texts = model.embed(missing)

@@ -1,4 +1,4 @@
-"""What stages do to one batch: read, pad, generate, check."""
+"""What stages do to one batch: read, pad, invert, generate, check."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from latentmix import sampling
 from latentmix.data import Source
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
-from latentmix.inversion.base import State
+from latentmix.inversion.base import State, image_names
 from latentmix.models.protocol import Conditioning, predictor
 from latentmix.profiling import timed
 from latentmix.threads import on_all_threads
@@ -41,19 +41,21 @@ def pixels(sources: Sequence[Source], size: int | str) -> Tensor:
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
+def invert(experiment: Experiment, images: Tensor, cond: Conditioning, label: str) -> State:
+    """Invert images, uint8 [B, 3, H, W]. Return `latents` at t = T, the inversion's extras and `clean` latents."""
+    clean, settings = experiment.model.encode(images), experiment.config.inversion
+    levels, names = experiment.inversion_schedule, image_names(images)
+    state = experiment.inversion.run(experiment.inverter, clean, levels, cond, settings, names)
+    refuse_nan(state["latents"], f"inverting {label}")
+    return state | {"clean": clean}
+
+
 @torch.no_grad()
-def generate(experiment: Experiment, class_id: str, state: State, label: str) -> tuple[Tensor, Tensor]:
+def generate(experiment: Experiment, cond: Conditioning, state: State, label: str) -> tuple[Tensor, Tensor]:
     """Generate from inverted or mixed latents and their extras.
 
     Return clean latents [B, C, h, w] and images, uint8 [B, 3, H, W], on the device.
     """
-    experiment.finish_inverting()
-    return generate_under(experiment, experiment.conditioning(class_id, experiment.config.guidance), state, label)
-
-
-@torch.no_grad()
-def generate_under(experiment: Experiment, cond: Conditioning, state: State, label: str) -> tuple[Tensor, Tensor]:
-    """Generate as `generate` does, under any prompts."""
     refuse_nan(state["latents"], f"mixing {label}")
     schedule, settings = experiment.generation_schedule, experiment.config.inversion
     clean = experiment.inversion.generate(experiment.model, state, schedule, cond, settings)
@@ -64,11 +66,11 @@ def generate_under(experiment: Experiment, cond: Conditioning, state: State, lab
 def generate_plainly(
     experiment: Experiment, class_id: str, z: Tensor, schedule: sampling.Schedule, label: str
 ) -> Tensor:
-    """Generate from latents by the plain sampler, whatever the inversion. Return uint8 [B, 3, H, W] on the device."""
+    """Generate from latents by the plain sampler, whatever the inversion. Return clean latents."""
     cond = experiment.conditioning(class_id, experiment.config.guidance)
     clean = sampling.generate(predictor(experiment.model, cond), z, schedule)
     refuse_nan(clean, f"generating {label}")
-    return experiment.model.decode(clean)
+    return clean
 
 
 def padded(rows: Tensor, size: int) -> Tensor:

@@ -2,26 +2,23 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Self = TypeVar("Self")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
-def cached_method(method: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
-    """Keep a method's results in its object, by the arguments.
+def cached_method(method: Callable[[Any, Argument], Result]) -> Callable[[Any, Argument], Result]:
+    """Keep a method's results in its object, by its single argument.
 
     `functools.cache` would keep the object itself, with its networks, for as long as the process runs.
     """
-    name = f"_results of {method.__qualname__}"
 
     @wraps(method)
-    def cached(self: Self, *arguments: P.args, **named: P.kwargs) -> R:
-        results: dict[Any, R] = vars(self).setdefault(name, {})
-        key = arguments, tuple(named.items())
-        if key not in results:
-            results[key] = method(self, *arguments, **named)
-        return results[key]
+    def cached(self: Any, argument: Argument) -> Result:
+        results: dict[Argument, Result] = vars(self).setdefault(f"_results of {method.__qualname__}", {})
+        if argument not in results:
+            results[argument] = method(self, argument)
+        return results[argument]
 
     return cached

@@ -13,10 +13,10 @@ from latentmix.cache import key
 from latentmix.data import Source
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.generation import Loaded, generate_under, padded, pixels, refuse_nan
+from latentmix.experiment.generation import Loaded, generate, invert, padded, pixels
 from latentmix.experiment.stages import StageType
 from latentmix.images import is_image, save_images
-from latentmix.inversion.base import State, image_names
+from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.models.protocol import Conditioning, Model
 from latentmix.runner.tasks import Stage, WriteBack
@@ -53,8 +53,7 @@ def frame_path(experiment: Experiment, morph: Morph, weights: Weights) -> Path:
     inputs = [
         [s.id, experiment.layout.latents_identity_of(p)] for s, p in zip(morph.sources, morph.prompts, strict=True)
     ]
-    folder = experiment.layout.frames({"pictures": inputs, "method": morph.method.identity})
-    return folder / f"{key(list(weights))}.png"
+    return experiment.layout.frames({"pictures": inputs, "method": morph.method.identity}) / f"{key(list(weights))}.png"
 
 
 def _plan_inversion(experiment: Experiment, batch_size: int, morph: Morph) -> Stage:
@@ -75,17 +74,11 @@ def _load(experiment: Experiment, morph: Morph, rows: Sequence[int]) -> Loaded[i
 
 
 def _invert(experiment: Experiment, morph: Morph, images: Loaded[int], size: int) -> None:
-    settings, rows = experiment.config.inversion, images.ids
-    shown = padded(images.pixels, size)
-    clean = experiment.model.encode(shown)
-    one_each = torch.eye(len(morph.prompts))[list(rows)]
-    inverter = experiment.inverter
-    cond = _conditioning(experiment, inverter, morph, padded(one_each, size), settings.guidance)
-    names, levels = image_names(shown), experiment.inversion_schedule
-    state = experiment.inversion.run(inverter, clean, levels, cond, settings, names)
-    refuse_nan(state["latents"], f"inverting {morph}")
-    for position, row in enumerate(rows):
-        inverted = {name: x[position, None] for name, x in (state | {"clean": clean}).items()}
+    one_each = padded(torch.eye(len(morph.prompts))[list(images.ids)], size)
+    cond = _conditioning(experiment, experiment.inverter, morph, one_each, experiment.config.inversion.guidance)
+    state = invert(experiment, padded(images.pixels, size), cond, str(morph))
+    for position, row in enumerate(images.ids):
+        inverted = {name: x[position, None] for name, x in state.items()}
         experiment.layout.latents_of(morph.prompts[row]).write([morph.sources[row].id], inverted)
 
 
@@ -105,7 +98,7 @@ def _generate(experiment: Experiment, morph: Morph, at_once: int, weights: Seque
     experiment.finish_inverting()
     w = padded(torch.tensor(weights), at_once)
     cond = _conditioning(experiment, experiment.model, morph, w, experiment.config.guidance)
-    _, images = generate_under(experiment, cond, _mixed(experiment, morph, w), str(morph))
+    _, images = generate(experiment, cond, _mixed(experiment, morph, w), str(morph))
     paths = [frame_path(experiment, morph, row) for row in weights]
     return save_images(experiment.config.cache, paths, images[: len(weights)])
 

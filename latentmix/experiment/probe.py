@@ -18,12 +18,10 @@ from latentmix.experiment import disk_sizes
 from latentmix.experiment.cache_keys import schedule_key
 from latentmix.experiment.draws import draw_id, random_latents
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.generation import padded, refuse_nan
+from latentmix.experiment.generation import generate_plainly, padded
 from latentmix.experiment.stages import StageType
 from latentmix.inversion.base import cfg_factor
-from latentmix.models.protocol import predictor
 from latentmix.runner.tasks import Stage
-from latentmix.sampling import generate
 from latentmix.settings import numbers
 
 TIMES = ("T", "0")  # when the offset is added
@@ -78,13 +76,13 @@ def parse(class_id: str | None, offsets: str, channels: str, side: str, share: f
 
 
 def region(side: str, share: float, h: int, w: int) -> Tensor:
-    """Return a mask [h, w] of the share of a frame along one side; raise ValueError if it is empty or everything."""
+    """Return a mask [h, w] of the share of a frame along one side; raise UserError if it is empty or everything."""
     rows, columns = round(share * h), round(share * w)
     inside = torch.zeros(h, w, dtype=torch.bool)
     if rows and columns:
         SIDES[side](inside, rows, columns).fill_(True)
     if not inside.any() or inside.all():
-        raise ValueError(f"{share} of {h} x {w} positions along the {side} is none or all of them")
+        raise UserError(f"--share {share} of {h} x {w} positions along the {side} is none or all of them")
     return inside
 
 
@@ -106,32 +104,30 @@ def _plan_probe(experiment: Experiment, batch_size: int, probe: Probe) -> Stage:
     """Plan noise with an offset at t = T -> clean latents."""
     mask(experiment, probe)
     stage = Stage("probe", len(experiment.plain_schedule) * cfg_factor(experiment.config.guidance))
-    finished = kept(experiment, probe).ids()
+    finished = cached(experiment, probe).ids()
     missing = {item for item in probe.items if row_id(item) not in finished}
     stage.bytes = len(missing) * disk_sizes.latent(experiment) + 2 * len(probe.items) * disk_sizes.image(experiment)
-    label, compute = class_of(experiment, probe), partial(_generate, experiment, probe)
+    label, compute = experiment.class_of(probe.class_id), partial(_generate, experiment, probe)
     stage.add(label, probe.items, missing, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
 def _generate(experiment: Experiment, probe: Probe, items: Sequence[Item], size: int) -> None:
-    class_id, inside = class_of(experiment, probe), mask(experiment, probe)
+    class_id, inside = experiment.class_of(probe.class_id), mask(experiment, probe)
     shape = experiment.model.latent_shape(experiment.config.model.size)
     noises = random_latents(experiment.config.seed, "probe", [draw for draw, _ in items], shape)
     z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
-    cond = experiment.conditioning(class_id, experiment.config.guidance)
     z = padded(z, size).to(experiment.device)
-    clean = generate(predictor(experiment.model, cond), z, experiment.plain_schedule)
-    refuse_nan(clean, f"probing {class_id}")
-    kept(experiment, probe).write([row_id(item) for item in items], {"clean": clean[: len(items)]})
+    clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, f"the probe of {class_id}")
+    cached(experiment, probe).write([row_id(item) for item in items], {"clean": clean[: len(items)]})
 
 
-def kept(experiment: Experiment, probe: Probe) -> TensorCache:
+def cached(experiment: Experiment, probe: Probe) -> TensorCache:
     """Return the cached `clean` latents: a row for each item."""
     return experiment.layout.probes(
         {
-            "prompt": experiment.prompt(class_of(experiment, probe)),
+            "prompt": experiment.prompt(experiment.class_of(probe.class_id)),
             "guidance": experiment.config.guidance,
             "schedule": schedule_key(experiment.plain_schedule),
             "channels": probe.channels,
@@ -146,27 +142,19 @@ def row_id(item: Item) -> str:
     return f"{draw_id(draw)} {b!r}"
 
 
-def class_of(experiment: Experiment, probe: Probe) -> str:
-    """Return the identifier of the probe's class."""
-    return experiment.classes[0] if probe.class_id is None else experiment.class_of(probe.class_id)
-
-
 def mask(experiment: Experiment, probe: Probe) -> Tensor:
     """Return the region [h, w] in the model's latents; raise UserError if they have no such region or channels."""
     channels, h, w = experiment.model.latent_shape(experiment.config.model.size)
     if max(probe.channels) >= channels:
         names, last = ",".join(map(str, probe.channels)), channels - 1
         raise UserError(f"--channels {names}: latents of {experiment.config.model.name} have channels 0 to {last}")
-    try:
-        return region(probe.side, probe.share, h, w)
-    except ValueError as error:
-        raise UserError(f"--share {error}") from error
+    return region(probe.side, probe.share, h, w)
 
 
 @torch.no_grad()
 def decode(experiment: Experiment, probe: Probe) -> dict[tuple[str, int, float], Tensor]:
     """Return images, uint8 [3, H, W], by time, draw and b; one by one, so equal latents give equal images."""
-    rows, inside = kept(experiment, probe).read(), mask(experiment, probe)
+    rows, inside = cached(experiment, probe).read(), mask(experiment, probe)
     images = {}
     for draw, b in probe.items:
         reference, before = (rows[row_id((draw, x))]["clean"] for x in (0.0, b))

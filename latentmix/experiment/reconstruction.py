@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.generation import Loaded, generate_under, loader, padded
+from latentmix.experiment.generation import Loaded, generate, loader, padded
 from latentmix.experiment.stages import StageType
 from latentmix.runner.tasks import Stage
 from latentmix.settings import height_width
@@ -42,7 +42,7 @@ def _reconstruct(experiment: Experiment, class_id: str, real: Loaded[str], size:
     by_vae = experiment.model.decode(clean).cpu()[:count]
     experiment.finish_inverting()
     cond = experiment.conditioning(class_id, experiment.config.guidance, experiment.model, ids, size)
-    returned, images = generate_under(experiment, cond, state, f"the reconstruction of {class_id}")
+    returned, images = generate(experiment, cond, state, f"the reconstruction of {class_id}")
     images = images.cpu()[:count]
     rows = {
         "psnr": psnr(images, real.pixels),

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -58,7 +58,9 @@ def evaluate(experiment: Experiment) -> list[Result]:
         samples = {cell: _samples(experiment, _cell_features(experiment, cell), real) for cell in cells}
         rows = [(cell.n, cell.method_name, by_metric) for cell, by_metric in samples.items()]
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
-            rows.append((0, "real", _samples(experiment, *_halves(real))))
+            whole = ("prompt", "pairs")  # which belong to both halves
+            halves = ({name: x if name in whole else x[start::2] for name, x in real.items()} for start in (0, 1))
+            rows.append((0, "real", _samples(experiment, *halves)))
         for n, method, by_metric in rows:
             estimates = {name: _estimate(name, sample, method) for name, sample in by_metric.items()}
             results += [Result(class_id, n, method, columns[name], e) for name, e in estimates.items()]
@@ -112,7 +114,7 @@ def read_table(path: Path) -> list[Result]:
     try:
         if path.stat().st_size and not path.read_bytes().endswith((b"\n", b"\r")):
             raise ValueError("its last line is cut short")
-        results = _results(read_rows(path))
+        results = [_result(row) for row in read_rows(path)]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} can't be read: {error}; {AGAIN}") from error
     if not results:
@@ -120,26 +122,18 @@ def read_table(path: Path) -> list[Result]:
     return results
 
 
-def _results(rows: Iterable[Mapping[str, str]]) -> list[Result]:
-    results = []
-    for row in rows:
-        over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
-        value, low, high = (number(row[name]) for name in ("value", "low", "high"))
-        estimate = Estimate(value, low, high, int(row["count"]), over)
-        results.append(Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate))
-    return results
-
-
-# Features
+def _result(row: Mapping[str, str]) -> Result:
+    over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
+    value, low, high = (number(row[name]) for name in ("value", "low", "high"))
+    estimate = Estimate(value, low, high, int(row["count"]), over)
+    return Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate)
 
 
 def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
     """Return the features of the real images of a class, by network; `prompt` and `pairs` if some metric needs them."""
-    ids = [source.id for source in experiment.references(class_id)]
-    features = {
-        name: experiment.layout.references(class_id, network).gather(ids, "features")
-        for name, network in experiment.networks.items()
-    }
+    ids, layout = [source.id for source in experiment.references(class_id)], experiment.layout
+    networks = experiment.networks.items()
+    features = {name: layout.references(class_id, network).gather(ids, "features") for name, network in networks}
     if any(METRICS[name].of_prompt for name in experiment.config.metrics):
         features["prompt"] = experiment.prompt_features(class_id)
     if experiment.measures_diversity:
@@ -149,11 +143,9 @@ def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
 
 def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
     """Return the features of the generated images of a cell, by network."""
-    ids = [draw_id(draw) for draw in experiment.draws(cell)]
-    features = {
-        name: experiment.layout.features(cell, network).gather(ids, "features")
-        for name, network in experiment.networks.items()
-    }
+    ids, layout = [draw_id(draw) for draw in experiment.draws(cell)], experiment.layout
+    networks = experiment.networks.items()
+    features = {name: layout.features(cell, network).gather(ids, "features") for name, network in networks}
     if experiment.measures_diversity:
         features["pairs"] = draw_pairs(experiment, cell).distances
     return features
@@ -188,15 +180,6 @@ def _estimate(name: str, sample: Sample, method: str) -> Estimate:
     return replace(sample.interval().within(METRICS[name].limits), over=over)
 
 
-def _halves(real: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the features of every other real image, and those of the rest; prompt and pairs belong to both."""
-    for start in (0, 1):
-        yield {name: x if name in ("prompt", "pairs") else x[start::2] for name, x in real.items()}
-
-
-# Rows
-
-
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> dict[Pair, Comparison]:
     """Compare each method with the reference, which mixed the same images, and with the control `gauss`.
 
@@ -219,9 +202,6 @@ def average_comparison(comparisons: Sequence[Comparison], limits: Limits) -> Com
     low, high = limits
     difference = over_classes([comparison.difference for comparison in comparisons]).within((low - high, high - low))
     return Comparison(difference, sum(comparison.won for comparison in comparisons) / len(comparisons))
-
-
-# Files
 
 
 def difference_row(comparison: Comparison) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ small batches. The first draws of all cells come first, so that further draws on
 methods or draws divide the stream differently, which may change rounding; finished images stay as they are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -23,10 +23,10 @@ from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, in_rounds
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.generation import Loaded, generate, generate_plainly, loader, padded, refuse_nan
+from latentmix.experiment.generation import Loaded, generate, generate_plainly, invert, loader, padded
 from latentmix.feature_networks import Network
 from latentmix.images import is_image, read_image, save_images, write_pending
-from latentmix.inversion.base import State, cfg_factor, image_names
+from latentmix.inversion.base import State, cfg_factor
 from latentmix.profiling import timed
 from latentmix.runner.tasks import Stage, WriteBack
 
@@ -75,8 +75,8 @@ def _synthesize(experiment: Experiment, data: Synthetic, class_id: str, indices:
         return torch.from_numpy(np.stack([data.noise(class_id, index, purpose, shape) for index in indices]))
 
     z = padded(noise("latent", experiment.model.latent_shape(config.model.size)).to(experiment.device), size)
-    images = generate_plainly(experiment, class_id, z, experiment.plain_schedule, f"images of {class_id}")
-    images = images[: len(indices)].cpu()
+    clean = generate_plainly(experiment, class_id, z, experiment.plain_schedule, f"images of {class_id}")
+    images = experiment.model.decode(clean)[: len(indices)].cpu()
     perturbed = images + 255 * config.data.noise * noise("pixels", tuple(images.shape[1:]))
     images = perturbed.round().clamp(0, 255).to(torch.uint8)
     return save_images(data.folder, [data.path(class_id, index) for index in indices], images)
@@ -101,16 +101,10 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
 
 
 def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
-    settings, ids = experiment.config.inversion, images.ids
-    pixels = padded(images.pixels, size)
-    clean = experiment.model.encode(pixels)
-    inverter = experiment.inverter
-    cond = experiment.conditioning(class_id, settings.guidance, inverter, ids, size)
-    names, levels = image_names(pixels), experiment.inversion_schedule
-    state = experiment.inversion.run(inverter, clean, levels, cond, settings, names)
-    refuse_nan(state["latents"], f"inverting {class_id}")
-    rows = {name: x[: len(ids)] for name, x in (state | {"clean": clean}).items()}
-    experiment.layout.latents(class_id).write(ids, rows)
+    guidance, ids = experiment.config.inversion.guidance, images.ids
+    cond = experiment.conditioning(class_id, guidance, experiment.inverter, ids, size)
+    state = invert(experiment, padded(images.pixels, size), cond, class_id)
+    experiment.layout.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in state.items()})
 
 
 INVERT = StageType(_plan_inversion, frozenset({"pool"}))
@@ -123,7 +117,7 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
     """Plan real images -> features, to compare generated images with."""
     stage = Stage("real images")
     for class_id in experiment.classes:
-        kept = [experiment.layout.references(class_id, network) for network in experiment.networks.values()]
+        kept = (experiment.layout.references(class_id, network) for network in experiment.networks.values())
         sources, finished = experiment.references(class_id), _in_all(kept)
         missing = {source for source in sources if source.id not in finished}
         compute, each = partial(_measure_real, experiment, class_id), disk_sizes.features(experiment)
@@ -172,19 +166,6 @@ MIX = StageType(_plan_mixing, frozenset({"pool"}))
 # Generation
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Draws that are generated in one sequence of batches; `unseen` lack an image that is kept, `unmeasured` lack
-    features."""
-
-    name: str
-    unseen: set[Drawn]
-    unmeasured: set[Drawn]
-
-    def __str__(self) -> str:
-        return self.name
-
-
 def _plan_generation(
     experiment: Experiment, batch_size: int, keep: int | None, measure: bool = False, copies: int = 1
 ) -> Stage:
@@ -202,13 +183,16 @@ def _plan_generation(
         stage.bytes += copies * len(unseen) * disk_sizes.image(experiment)
         if unmeasured:
             stage.bytes += len(unmeasured) * disk_sizes.features(experiment)
-        compute = partial(_generate, experiment, Stream(name, unseen, unmeasured))
+        compute = partial(_generate, experiment, unseen, unmeasured)
         stage.add(name, _stream(experiment, draws), unseen | unmeasured, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
-def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], size: int) -> WriteBack | None:
+def _generate(
+    experiment: Experiment, unseen: set[Drawn], unmeasured: set[Drawn], drawn: Sequence[Drawn], size: int
+) -> WriteBack | None:
+    """Generate draws. Keep the images of those in `unseen`, and measure those in `unmeasured`."""
     groups = list(_by_cell(drawn))
     first, label = drawn[0][0], "; ".join(dict.fromkeys(str(cell) for cell, _ in groups))
     if first.method == NOISE:
@@ -217,14 +201,16 @@ def _generate(experiment: Experiment, stream: Stream, drawn: Sequence[Drawn], si
         parts = [mix_cell(experiment, cell, draws) for cell, draws in groups]
         state = {name: padded(torch.cat([part[name] for part in parts]), size) for name in parts[0]}
     if first.method == NOISE or first.gaussian:
-        z = state["latents"]
-        images = generate_plainly(experiment, first.class_id, z, experiment.generation_schedule, label)
+        z, schedule = state["latents"], experiment.generation_schedule
+        images = experiment.model.decode(generate_plainly(experiment, first.class_id, z, schedule, label))
     else:
-        _, images = generate(experiment, first.class_id, state, label)
+        experiment.finish_inverting()
+        cond = experiment.conditioning(first.class_id, experiment.config.guidance)
+        _, images = generate(experiment, cond, state, label)
     # Features first: a cell whose images are all there counts as measured from its files.
-    if stream.unmeasured.intersection(drawn):
-        _save_features(experiment, drawn, images, stream.unmeasured)
-    rows = [row for row, item in enumerate(drawn) if item in stream.unseen]
+    if unmeasured.intersection(drawn):
+        _save_features(experiment, drawn, images, unmeasured)
+    rows = [row for row, item in enumerate(drawn) if item in unseen]
     if not rows:
         return None
     paths = [experiment.layout.image_path(*drawn[row]) for row in rows]
@@ -287,9 +273,6 @@ MEASURE = StageType(partial(_plan_measurement, required=True), frozenset({"pool"
 MEASURE_IF_COMPLETE = StageType(partial(_plan_measurement, required=False), frozenset({"pool", "networks"}))
 
 
-# Parts of the above
-
-
 @timed("writing")
 def finish_images(experiment: Experiment) -> None:
     """Write the image files that a stopped run left pending."""
@@ -319,7 +302,7 @@ def _by_cell(drawn: Sequence[Drawn]) -> Iterator[tuple[Cell, list[int]]]:
         yield cell, [draw for _, draw in group]
 
 
-def _in_all(caches: Sequence[TensorCache]) -> set[str]:
+def _in_all(caches: Iterable[TensorCache]) -> set[str]:
     """Return the ids whose rows are in every one of several caches."""
     return set.intersection(*(cache.ids() for cache in caches))
 
@@ -337,7 +320,7 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 
 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
-    finished = _in_all([experiment.layout.features(cell, network) for network in experiment.networks.values()])
+    finished = _in_all(experiment.layout.features(cell, network) for network in experiment.networks.values())
     return {draw for draw in experiment.draws(cell) if draw_id(draw) not in finished}
 
 

@@ -1,6 +1,5 @@
 """Mixtures of an augmentation -> a training set: images in folders of classes, a table, and a data card."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from latentmix.cache import write_atomic
 from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.tables import write_table
+from latentmix.images import encoded
 from latentmix.metrics import cosine_distances
 from latentmix.threads import on_all_threads
 
@@ -75,8 +75,7 @@ def write_training_set(experiment: Augmentation, options: Options, folder: Path,
 def similarities(experiment: Augmentation, class_id: str) -> tuple[Tensor, Tensor]:
     """Return the cosines of CLIP embeddings with the class's mean embedding: of each mixture, and of each input."""
     (cell,), network = experiment.cells_of(class_id), experiment.networks["clip"]
-    ids = [source.id for source in experiment.pool(class_id)]
-    real = experiment.layout.references(class_id, network).gather(ids, "features")
+    real = experiment.layout.references(class_id, network).gather(experiment.layout.pool_ids(class_id), "features")
     generated = experiment.layout.features(cell, network).gather(map(draw_id, experiment.draws(cell)), "features")
     return 1 - cosine_distances(generated, real), 1 - cosine_distances(real, real)
 
@@ -92,7 +91,8 @@ def _write_mixtures(
     def write(item: tuple[int, str]) -> None:
         path = out / SPLIT / item[1]
         if not path.exists():  # a file is complete, and of the same settings
-            write_atomic(path, _jpeg(experiment.layout.image_path(cell, item[0])))
+            with Image.open(experiment.layout.image_path(cell, item[0])) as image:
+                write_atomic(path, encoded(image.convert("RGB"), "JPEG", quality=95, subsampling=0))
 
     on_all_threads(write, list(zip(used, files, strict=True)))
     rows = list[Row]()
@@ -118,13 +118,12 @@ def _copy_originals(experiment: Augmentation, class_id: str, names: Sequence[str
 
 def _reasons_to_drop(experiment: Augmentation, options: Options, class_id: str) -> dict[int, str]:
     """Return the draws of a class that are not used, and why."""
-    (cell,) = experiment.cells_of(class_id)
-    reasons = {draw: "near copy" for draw, d in _distances(experiment, cell).items() if d < options.copy_threshold}
+    (cell,), reasons = experiment.cells_of(class_id), dict[int, str]()
     if options.min_similarity is not None:
         similar, _ = similarities(experiment, class_id)
-        low = [draw for draw in experiment.draws(cell) if similar[draw] < options.min_similarity]
-        reasons = dict.fromkeys(low, "unlike") | reasons
-    return reasons
+        reasons = {draw: "unlike" for draw in experiment.draws(cell) if similar[draw] < options.min_similarity}
+    copies = {draw: "near copy" for draw, d in _distances(experiment, cell).items() if d < options.copy_threshold}
+    return reasons | copies
 
 
 def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:
@@ -143,13 +142,6 @@ def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:
 def _small(image: Image.Image) -> np.ndarray:
     resized = image.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(resized, dtype=np.float32)
-
-
-def _jpeg(path: Path) -> bytes:
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
 
 
 def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts], name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from latentmix.experiment.experiment import Experiment
 from latentmix.figures.curves import draw_curves
-from latentmix.figures.mixtures import draw_mixtures
+from latentmix.figures.grid import draw_mixtures
 
 
 def draw_run(experiment: Experiment) -> list[Path]:

@@ -2,8 +2,9 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,7 +31,8 @@ def draw_curves(table: Path, stem: Path) -> list[Path]:
 def curves(results: Sequence[Result]) -> Figure:
     """Return a panel for each metric: lines for methods, dotted ones for the control `gauss` of each, and grey
     horizontal ones for controls that have no N."""
-    metrics = _plotted(dict.fromkeys(result.metric for result in results))
+    measured = list(dict.fromkeys(result.metric for result in results))
+    metrics = [metric for metric in measured if metric_label(metric).plotted] or measured
     styles = method_styles([result.method for result in results])
     rows = math.ceil(len(metrics) / COLUMNS)
     columns = math.ceil(len(metrics) / rows)
@@ -47,12 +49,6 @@ def curves(results: Sequence[Result]) -> Figure:
         lines = [line for note in notes for line in textwrap.wrap(note, 64 * columns)]
         figure.supxlabel("\n".join(lines), x=0.02, ha="left", fontsize=6.5, color=QUIET)
     return figure
-
-
-def _plotted(metrics: Iterable[str]) -> list[str]:
-    """Return the metrics that have a panel: those that Fig. 7 is about, or all if none of them was measured."""
-    measured = list(metrics)
-    return [metric for metric in measured if metric_label(metric).plotted] or measured
 
 
 def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodStyle]) -> None:
@@ -76,26 +72,14 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
 
 
 def _line(axes: Axes, results: Sequence[Result], style: MethodStyle, shift: float) -> None:
-    results = sorted(results, key=lambda result: result.n)
-    known = [result for result in results if not math.isnan(result.estimate.low)]
-    axes.plot(
-        [result.n * shift for result in results],
-        [result.estimate.value for result in results],
-        label=style.name,
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        markersize=3.5,
-        linewidth=1.2,
-    )
-    axes.vlines(
-        [result.n * shift for result in known],
-        [result.estimate.low for result in known],
-        [result.estimate.high for result in known],
-        label=f"_interval of {style.name}",  # an underscore keeps it out of the legend
-        color=style.colour,
-        linewidth=0.6,
-    )
+    estimates = {r.n * shift: r.estimate for r in sorted(results, key=lambda r: r.n)}
+    values = [e.value for e in estimates.values()]
+    look: dict[str, Any] = {"linestyle": style.line, "marker": style.marker, "markersize": 3.5, "linewidth": 1.2}
+    axes.plot(list(estimates), values, label=style.name, color=style.colour, **look)
+    known = {x: e for x, e in estimates.items() if not math.isnan(e.low)}
+    ends = [e.low for e in known.values()], [e.high for e in known.values()]
+    hidden = f"_interval of {style.name}"  # an underscore keeps it out of the legend
+    axes.vlines(list(known), *ends, label=hidden, color=style.colour, linewidth=0.6)
 
 
 def _legend(figure: Figure, styles: Mapping[str, MethodStyle]) -> None:

@@ -19,9 +19,8 @@ from latentmix.experiment.probe import PAPER, decode, probe_stage
 from latentmix.experiment.stages import INVERT, SYNTHESIZE, StageType, generation
 from latentmix.experiment.sweep import SWEEP
 from latentmix.figures.curves import draw_curves
-from latentmix.figures.growth import draw_growth
-from latentmix.figures.mixtures import draw_mixtures
-from latentmix.figures.offsets import draw_offsets
+from latentmix.figures.diagnosis import draw_growth
+from latentmix.figures.grid import draw_mixtures, draw_offsets
 from latentmix.figures.style import CONTROLS
 from latentmix.figures.toy import draw_paths
 
@@ -48,26 +47,9 @@ def settings(template: str, config: Config) -> str:
     )
 
 
-# How figures are drawn that are not grids of mixtures.
-
-
 def _draw_growth(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    models = {
-        experiment.config.model.name: [(experiment.title(c), diagnose_class(experiment, c)) for c in experiment.classes]
-        for experiment in experiments
-    }
+    models = {e.config.model.name: [(e.title(c), diagnose_class(e, c)) for c in e.classes] for e in experiments}
     return draw_growth(models, stem)
-
-
-def _draw_offsets(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    return draw_offsets(PAPER, decode(experiments[0], PAPER), stem)
-
-
-def _draw_sweep(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    return draw_curves(experiments[0].config.folder / "metrics.csv", stem)
-
-
-# The table
 
 
 @dataclass(frozen=True)
@@ -113,14 +95,14 @@ FIGURES = {
         "Offsets of −b and b on channels 0 and 1 in the top quarter of the latent, class {first}. Top row: before "
         "diffusion (t = T). Bottom row: after it (t = 0).",
         GENERATION_ONLY,
-        draw=_draw_offsets,
+        draw=lambda experiments, stem: draw_offsets(PAPER, decode(experiments[0], PAPER), stem),
         stages=(probe_stage(PAPER),),
     ),
     "fig7": Figure(
         "Distance to real images of images from centroids of N latents, averaged over classes; bars: 95 % intervals "
         "over classes, or over draws if there are fewer than four classes. Grey lines: {controls}.",
         ALL_DRAWS,
-        draw=_draw_sweep,
+        draw=lambda experiments, stem: draw_curves(experiments[0].config.folder / "metrics.csv", stem),
         stages=SWEEP,  # the command also writes the tables, so that `latentmix report` can read them
     ),
     "fig8": Figure(INVERTED),
@@ -147,7 +129,7 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """
     figure, complete = FIGURES[name], _with_experiment(name, overrides)
     own = compose(complete)
-    if figure.families and not _is_own(name, overrides):
+    if figure.families and f"experiment={name}" not in complete:
         return [own]
     counterpart, left_out = own.model.counterpart, ["model=", "model."]
     if counterpart is not None and "diffusion" in figure.families:
@@ -164,19 +146,15 @@ def stem(name: str, overrides: Sequence[str]) -> Path:
 
     A model's figures share one folder; those of an experiment that was named are in its own.
     """
-    run = compose(_with_experiment(name, overrides))
-    return (run.outputs / f"figures-{run.model.name}" if _is_own(name, overrides) else run.folder) / name
+    complete = _with_experiment(name, overrides)
+    run = compose(complete)
+    return (run.outputs / f"figures-{run.model.name}" if f"experiment={name}" in complete else run.folder) / name
 
 
 def _with_experiment(name: str, overrides: Sequence[str]) -> list[str]:
     """Return the overrides, after the figure's own experiment if they name none."""
     named = any(override.startswith("experiment=") for override in overrides)
     return list(overrides) if named else [f"experiment={name}", *overrides]
-
-
-def _is_own(name: str, overrides: Sequence[str]) -> bool:
-    """Return whether the figure shows its own experiment, named or not."""
-    return f"experiment={name}" in _with_experiment(name, overrides)
 
 
 def draw(name: str, experiments: Sequence[Experiment], to: Path) -> list[Path]:

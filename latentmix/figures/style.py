@@ -28,14 +28,8 @@ Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
 
 GREY = "#7f7f7f"
 
-COLOURS = {
-    "0": "#D55E00",
-    "m": "#E69F00",
-    "chm": "#0072B2",
-    "lp": "#009E73",
-    "pool": "#CC79A7",
-    "pchm": "#56B4E9",
-}  # of means
+# Of means.
+COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73", "pool": "#CC79A7", "pchm": "#56B4E9"}
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
 
 LINES: dict[str, tuple[Line, str]] = {  # line style and marker of norms
@@ -81,9 +75,6 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-# Methods
-
-
 @dataclass(frozen=True)
 class MethodStyle:
     """The look of one method or control in all plots, and what it does in words."""
@@ -107,16 +98,15 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
     parts = {name: (name.partition("/")[0], name.partition("/")[2]) for name in names if "/" in name}
     lines = _assign({norm: LINES.get(norm) for norm, _ in parts.values()}, SPARE_LINES)
     colours = mean_colours([mean for _, mean in parts.values()])
-    controls = [name for name in names if name not in parts]
-    control_lines = _assign({name: CONTROLS.get(name, (name, None))[1] for name in controls}, SPARE_CONTROL_LINES)
+    controls = {name: CONTROLS.get(name, ("", None)) for name in names if name not in parts}
+    control_lines = _assign({name: line for name, (_, line) in controls.items()}, SPARE_CONTROL_LINES)
     styles = {}
     for name in names:
         if name in parts:
             norm, mean = parts[name]
             styles[name] = MethodStyle(name, _description(norm, mean), colours[mean], *lines[norm], control=False)
         else:
-            description = CONTROLS.get(name, ("", None))[0]
-            styles[name] = MethodStyle(name, description, GREY, control_lines[name], "D", control=True)
+            styles[name] = MethodStyle(name, controls[name][0], GREY, control_lines[name], "D", control=True)
     for name in sorted(gaussian):
         own = styles[name.removeprefix(GAUSS)]
         description = f"{own.name} of Gaussian latents in place of inverted ones, by the same draws"
@@ -144,26 +134,21 @@ def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
 
 def _description(norm: str, mean: str) -> str:
     """Return the labels of a norm and a mean, or the names of those that have none or are not installed."""
-    norm_label = mean_label = ""
     with suppress(KeyError, UserError):
-        norm_label = NORMS[norm].label
+        norm = NORMS[norm].label or norm
     with suppress(KeyError, UserError):
-        mean_label = find_mean(mean).label
-    return f"{norm_label or norm}; {mean_label or mean}"
-
-
-# Metrics
+        mean = find_mean(mean).label or mean
+    return f"{norm}; {mean}"
 
 
 @dataclass(frozen=True)
 class MetricLabel:
     """What a column of the tables is called. `better` is "lower", "higher", or "" if neither; `direction` is a text."""
 
-    column: str
     title: str
-    network: str  # in words; empty if the title implies it
-    better: str
-    plotted: bool
+    network: str = ""  # in words; empty if the title implies it
+    better: str = ""
+    plotted: bool = True
     note: str = ""
     direction: str = ""
     down_to_real: bool = False
@@ -184,44 +169,29 @@ def metric_label(column: str) -> MetricLabel:
     titles = _titles()
     known = [name for name in titles if column == name or column.startswith(f"{name}_")]
     if not known:
-        return MetricLabel(column, column, "", "", plotted=True)
+        return MetricLabel(column)
     name = max(known, key=len)
-    metric = titles[name]
-    network = column[len(name) + 1 :]
-    in_words = NETWORKS.get(network, network)
+    metric, network = titles[name], column[len(name) + 1 :]
+    words = NETWORKS.get(network, network)
     if metric.network == "clip" and network in WORLDS:
-        in_words = "embedded CLIP"
-    elif metric.network == "clip" and "CLIP" not in metric.label:
-        in_words = f"CLIP {in_words}"
+        words = "embedded CLIP"
+    elif network and metric.network == "clip" and "CLIP" not in metric.label:
+        words = f"CLIP {words}"
     better = "" if metric.better == "nearer" else metric.better
-    return MetricLabel(
-        column,
-        metric.label,
-        in_words if network else "",
-        better,
-        metric.plotted,
-        metric.note,
-        metric.direction,
-        metric.down_to_real,
-    )
+    said = metric.plotted, metric.note, metric.direction, metric.down_to_real
+    return MetricLabel(metric.label, words, better, *said)
 
 
 def _titles() -> dict[str, Metric]:
     """Return each metric by the names that its columns begin with. Skip plugins that can't be loaded."""
     found = {}
     for name in METRICS:
-        try:
-            metric = METRICS[name]
-        except UserError:
-            continue
-        found[name] = metric
-        if metric.elsewhere:
-            prefix, label = metric.elsewhere
-            found[prefix] = replace(metric, label=label)
+        with suppress(UserError):
+            found[name] = metric = METRICS[name]
+            if metric.elsewhere:
+                prefix, label = metric.elsewhere
+                found[prefix] = replace(metric, label=label)
     return found
-
-
-# Drawing
 
 
 @contextmanager

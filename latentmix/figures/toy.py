@@ -14,14 +14,8 @@ from latentmix.mixing import mix
 
 ENDS = torch.tensor([[1.8, 0.1], [-0.7, 0.9]])  # one longer, one shorter than √L, at more than a right angle
 PANELS = (("lin", "fix", "nin", "slerp (eq. 3)"), ("lin", "slerp", "lol", "nao"))  # the paper's, and others
-COLOURS = {  # of norms; in other figures the colour tells the mean
-    "lin": "#999999",
-    "fix": "#D55E00",
-    "nin": "#0072B2",
-    "slerp": "#CC79A7",
-    "lol": "#009E73",
-    "nao": "#E69F00",
-}
+# Of norms; in other figures the colour tells the mean.
+COLOURS = {"lin": "#999999", "fix": "#D55E00", "nin": "#0072B2", "slerp": "#CC79A7", "lol": "#009E73", "nao": "#E69F00"}
 
 
 def draw_paths(stem: Path) -> list[Path]:
@@ -34,7 +28,13 @@ def draw_paths(stem: Path) -> list[Path]:
 
 
 def _panel(axes: Axes, names: Sequence[str]) -> None:
-    _plane(axes)
+    turn = torch.linspace(0, 2 * math.pi, 200)
+    circle = math.sqrt(2) * torch.stack([turn.cos(), turn.sin()])
+    axes.plot(*circle.tolist(), color="0.8", linewidth=3, zorder=0, label="norm √L")
+    axes.set(aspect="equal", xlim=(-1.6, 2.2), ylim=(-1.5, 1.6), xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.plot(0, 0, "+", color="0.5")
     for name in names:
         x, y = path(name).T.tolist()
         norm = name.split()[0]
@@ -58,13 +58,3 @@ def shoemake(w: Tensor) -> Tensor:
     p, q = ENDS
     theta = torch.arccos(p @ q / (p.norm() * q.norm()))
     return (torch.outer(torch.sin((1 - w) * theta), p) + torch.outer(torch.sin(w * theta), q)) / torch.sin(theta)
-
-
-def _plane(axes: Axes) -> None:
-    turn = torch.linspace(0, 2 * math.pi, 200)
-    circle = math.sqrt(2) * torch.stack([turn.cos(), turn.sin()])
-    axes.plot(*circle.tolist(), color="0.8", linewidth=3, zorder=0, label="norm √L")
-    axes.set(aspect="equal", xlim=(-1.6, 2.2), ylim=(-1.5, 1.6), xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.plot(0, 0, "+", color="0.5")

@@ -1,6 +1,5 @@
 """Frames -> a file: mp4, gif, webp, or numbered PNGs, by the ending of its name."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from latentmix.cache import write_atomic
 from latentmix.errors import UserError, optional_imports
-from latentmix.images import to_pil
+from latentmix.images import encoded, to_pil
 
 SLOWEST = 0.01  # frames per second
 RATES = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": math.inf}  # the most frames per second; files have no others
@@ -46,29 +45,23 @@ def write_frames(path: Path, images: Tensor, fps: float, loop: bool = False) -> 
         digits = max(4, len(str(len(frames))))
         paths = [path.with_name(f"{path.stem}-{index:0{digits}}.png") for index in range(len(frames))]
         for file, frame in zip(paths, frames, strict=True):
-            _save(file, [frame], "PNG")
+            write_atomic(file, encoded(frame, "PNG"))
         return paths
     WRITERS[path.suffix.lower()](path, frames, fps, loop)
     return [path]
-
-
-def _save(path: Path, frames: Frames, kind: str, **options: object) -> None:
-    buffer = io.BytesIO()
-    frames[0].save(buffer, kind, **options)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
 
 
 def _gif(path: Path, frames: Frames, fps: float, loop: bool) -> None:
     """Write a GIF; its times are in hundredths of a second, and 256 colours are chosen for each frame."""
     indexed = [frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
     times = [round(100 * (i + 1) / fps) - round(100 * i / fps) for i in range(len(frames))]
-    repeat = {"loop": 0} if loop else {}
-    _save(path, indexed, "GIF", save_all=True, append_images=indexed[1:], duration=[10 * t for t in times], **repeat)
+    options = {"save_all": True, "append_images": indexed[1:], "duration": [10 * t for t in times]}
+    write_atomic(path, encoded(indexed[0], "GIF", **options, **({"loop": 0} if loop else {})))
 
 
 def _webp(path: Path, frames: Frames, fps: float, loop: bool) -> None:
-    rest = {"append_images": frames[1:], "duration": round(1000 / fps), "loop": 0 if loop else 1}
-    _save(path, frames, "WEBP", save_all=True, quality=90, method=4, **rest)
+    options = {"append_images": frames[1:], "duration": round(1000 / fps), "loop": 0 if loop else 1}
+    write_atomic(path, encoded(frames[0], "WEBP", save_all=True, quality=90, method=4, **options))
 
 
 def _mp4(path: Path, frames: Frames, fps: float, loop: bool) -> None:

@@ -2,10 +2,9 @@
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from latentmix.cache import write_atomic
 from latentmix.errors import UserError
-from latentmix.images import to_pil
+from latentmix.images import encoded, to_pil
 
 GAP = 0.04  # between cells, of a cell's width
 CORNERS = {3: ("top", "bottom left", "bottom right"), 4: ("top left", "top right", "bottom left", "bottom right")}
@@ -58,11 +57,11 @@ def sheet(images: Tensor, cells: Sequence[Place]) -> Image.Image:
 def write_grid(path: Path, images: Tensor, cells: Sequence[Place], names: Sequence[str]) -> list[Path]:
     """Write the sheet as `path`, a .png, and the page beside it; return both files."""
     whole = sheet(images, cells)
-    write_atomic(path, _encoded(whole, "PNG"))
+    write_atomic(path, encoded(whole, "PNG"))
     page = path.with_suffix(".html")
     data = {
         "pictures": [_uri(picture) for picture in to_pil(images)],
-        "cells": [{"x": cell.x, "y": cell.y, "weights": cell.weights} for cell in cells],
+        "cells": [asdict(cell) for cell in cells],
         "names": list(names),
         "corners": CORNERS[len(names)],
         "cell": [images.shape[3], images.shape[2]],
@@ -77,10 +76,4 @@ def write_grid(path: Path, images: Tensor, cells: Sequence[Place], names: Sequen
 
 
 def _uri(picture: Image.Image) -> str:
-    return "data:image/webp;base64," + base64.b64encode(_encoded(picture, "WEBP", quality=88)).decode()
-
-
-def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return "data:image/webp;base64," + base64.b64encode(encoded(picture, "WEBP", quality=88)).decode()

@@ -1,10 +1,8 @@
 """What a page shows: read from the files of a run and from the cache beside it."""
 
 import base64
-import io
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import Any
 
 from PIL import Image
 
-from latentmix.compose import compose, validate
 from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import Result
 from latentmix.experiment.tables import read_rows
+from latentmix.images import encoded
 from latentmix.runner.records import read_records
 
 LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
@@ -44,24 +41,16 @@ class Contents:
     """All that a page shows of one run."""
 
     run: Run
-    config: Config
-    about: Mapping[str, Any]  # done.json
     titles: Mapping[str, str]  # of the classes in `results`
     images: Images
-    diagnosis: Mapping[str, Any]  # by class, of diagnosis.json
     pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
     records: Sequence[Mapping[str, Any]] = ()  # what its workers did
     files: Mapping[str, str] = field(default_factory=dict)  # tables to download
 
     @property
-    def results(self) -> Sequence[Result]:
-        """Return the rows of metrics.csv."""
-        return self.run.results
-
-    @property
     def arguments(self) -> list[str]:
         """Return the command line that started the run, without settings that change no result, such as outputs."""
-        arguments = self.about.get("arguments")
+        arguments = self.run.about.get("arguments")
         if not isinstance(arguments, list):
             return []
         return [text for text in map(str, arguments) if not _of_a_machine(text)]
@@ -74,36 +63,16 @@ def _of_a_machine(argument: str) -> bool:
 
 def read_contents(run: Run) -> Contents:
     """Read all that a page shows of a run; raise UserError if its files are damaged."""
-    folder, about = run.folder, _read_json(run.folder / "done.json")
-    try:
-        defaults, found = compose([]).as_dict(), about["config"]  # an older run lacks settings that came later
-        speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
-        config = validate(defaults | found | {"speed": speed})
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the run in {folder} can't be read: {error}") from error
-    experiment = find_experiment(config, folder, about.get("model", {}))
-    pairs = folder / "pairs.csv"
+    folder, pairs = run.folder, run.folder / "pairs.csv"
+    experiment = find_experiment(run.settings, folder, run.about.get("model", {}))
     return Contents(
         run=run,
-        config=config,
-        about=about,
         titles=_titles(experiment, dict.fromkeys(result.class_id for result in run.results)),
         images=_images(experiment),
-        diagnosis=run.diagnosis,
         pairs=read_rows(pairs) if pairs.exists() else [],
         records=read_records(folder / "work"),
         files={path.name: path.read_text() for path in (folder / "metrics.csv", pairs) if path.exists()},
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        return content
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
 
 
 def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -> Experiment:
@@ -135,13 +104,15 @@ def _images(experiment: Experiment) -> Images:
     """
     uris: dict[ImageKey, str] = {}
     inputs: dict[tuple[str, int], list[str]] = {}
-    note, size, keep = "", 0, experiment.config.keep
+    note, size, config = "", 0, experiment.config
     shown = cache(partial(_input, experiment))  # draws share images
-    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, keep)})
+    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, config.keep)})
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
-            mixed = _inputs(experiment, class_id, draw, shown) if any(n for _, n, _, _ in images) else []
+            # The images that a draw mixes; the first N are those of its mixture of N.
+            order = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
+            mixed = [shown(class_id, index) for index in order] if any(n for _, n, _, _ in images) else []
             size += sum(map(len, (*images.values(), *mixed)))
             if uris and size > MAX_BYTES:
                 note = f"{len(uris)} images fit in this page; the others are in the cache"
@@ -153,13 +124,6 @@ def _images(experiment: Experiment) -> Images:
     if not uris and not note:
         note = "no images of this run are in the cache; latentmix sweep with keep=1 makes them"
     return Images(uris, note, inputs)
-
-
-def _inputs(experiment: Experiment, class_id: str, draw: int, shown: Callable[[str, int], str]) -> list[str]:
-    """Return the images that a draw mixes. The first N are those of its mixture of N."""
-    config = experiment.config
-    indices = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
-    return [shown(class_id, index) for index in indices]
 
 
 def _input(experiment: Experiment, class_id: str, index: int) -> str:
@@ -179,9 +143,8 @@ def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[Im
 
 def _data_uri(opened: Image.Image, size: int = REDUCED_SIZE, lossless: bool = True) -> str:
     """Return an image as WebP: without loss if it is small and that is wanted, otherwise reduced."""
-    buffer = io.BytesIO()
     with opened as image:
         lossless = lossless and max(image.size) <= LOSSLESS_SIZE
         image.thumbnail((size, size))
-        image.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        content = encoded(image.convert("RGB"), "WEBP", lossless=lossless, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

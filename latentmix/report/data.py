@@ -16,20 +16,20 @@ from latentmix.report.contents import Contents
 SAFE = ("fix/0", "fix/chm", "fix/pool")  # methods whose largest safe N a diagnosis has
 DASHES = {"-": "", "--": "7 4", "-.": "7 3 1.5 3", ":": "1.5 3"}  # SVG's for matplotlib's line styles
 WIDTH = 1.6  # of a page's lines, as a multiple of a figure's
-
-TableCell = float | str | Sequence[float | None] | None  # [value, low, high] is a value with its interval
+NUMBERS = ("n", "difference", "low", "high", "won", "count")  # columns of pairs.csv
 
 
 def to_json(runs: Sequence[Contents]) -> str:
     """Return the page's data as JSON that is safe inside a script element. NaN becomes null."""
-    data = {"runs": [page_data(run) for run in runs], "compared": _compared(runs), "hues": _hues()}
+    hues = [{"colour": _visible(hue), "marker": shape} for hue, shape in zip(HUES, SHAPES, strict=True)]
+    data = {"runs": [page_data(run) for run in runs], "compared": _compared(runs), "hues": hues}
     text = json.dumps(without_nan(data), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
     """Return what the script draws and tabulates of one run."""
-    results, answers = contents.results, wording.answers(contents)
+    results, answers = contents.run.results, wording.answers(contents)
     average_first = sorted(dict.fromkeys(r.class_id for r in results), key=lambda class_id: class_id != AVERAGE)
     metrics = dict.fromkeys([answer.metric for answer in answers] + [r.metric for r in results])
     by_metric = {answer.metric: answer for answer in answers}
@@ -49,7 +49,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "inputs": [{"class": c, "draw": draw, "src": uris} for (c, draw), uris in contents.images.inputs.items()],
         "strip": {"best": answers[0].best, "worst": answers[0].worst} if answers else None,
         "diagnosis": _diagnosis(contents),
-        "pairs": _pairs(contents.pairs),
+        "pairs": [{k: _number(text) if k in NUMBERS else text for k, text in row.items()} for row in contents.pairs],
     }
 
 
@@ -69,11 +69,6 @@ def _metric(contents: Contents, column: str, answer: wording.Answer | None) -> d
     }
 
 
-def _hues() -> list[dict[str, str]]:
-    """Return the looks of runs beside each other."""
-    return [{"colour": _visible(hue), "marker": shape} for hue, shape in zip(HUES, SHAPES, strict=True)]
-
-
 def _compared(runs: Sequence[Contents]) -> list[dict[str, Any]]:
     """Return the differences of later runs from the first one on the same draws, averaged over classes."""
     found = [d for run in runs[1:] for d in differences(run.run, runs[0].run) if d.key[0] == AVERAGE]
@@ -85,17 +80,11 @@ def _compared(runs: Sequence[Contents]) -> list[dict[str, Any]]:
 
 def methods(contents: Contents) -> list[dict[str, Any]]:
     """Return the methods of the run, in its order, and then the controls, each with its style."""
-    names = [result.method for result in contents.results] + [method for _, _, method, _ in contents.images.uris]
+    names = [result.method for result in contents.run.results] + [method for _, _, method, _ in contents.images.uris]
     styles = method_styles(names).values()
+    shown = ("name", "description", "marker", "control")
     return [
-        {
-            "name": style.name,
-            "description": style.description,
-            "colour": _visible(style.colour),
-            "dash": _dash(style.line),
-            "marker": style.marker,
-            "control": style.control,
-        }
+        {name: getattr(style, name) for name in shown} | {"colour": _visible(style.colour), "dash": _dash(style.line)}
         for style in sorted(styles, key=lambda style: style.control)
     ]
 
@@ -110,15 +99,12 @@ def _dash(line: Line) -> str:
     return DASHES[line] if isinstance(line, str) else " ".join(f"{WIDTH * length:g}" for length in line[1])
 
 
-# The diagnosis
-
-
 def _diagnosis(contents: Contents) -> dict[str, Any] | None:
     """Return a table, verdicts, and the growth of the two channels with the largest means."""
-    if not contents.diagnosis:
+    if not (diagnosis := contents.run.diagnosis):
         return None
-    order = [*contents.titles, *contents.diagnosis]  # that of the results, then any others
-    classes = dict(sorted(contents.diagnosis.items(), key=lambda item: order.index(item[0])))
+    order = [*contents.titles, *diagnosis]  # that of the results, then any others
+    classes = dict(sorted(diagnosis.items(), key=lambda item: order.index(item[0])))
     titled = [(_title(contents, class_id), found) for class_id, found in classes.items()]
     channels = _largest_channels(list(classes.values()))
     return {
@@ -144,7 +130,8 @@ def _largest_channels(diagnoses: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted(sorted(channels, key=lambda channel: -size[channel])[:2])
 
 
-def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[TableCell]:
+def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[object]:
+    """Return a row of the table. A list [value, low, high] is a value with its interval."""
     means = [[found["means"][channel][part] for part in ("value", "low", "high")] for channel in channels]
     bias, limits = found["bias"], found.get("safe", {})  # which an older run lacks
     return [
@@ -173,15 +160,6 @@ def _growth(titled: Sequence[tuple[str, Mapping[str, Any]]], channel: int) -> di
         for index, (title, found) in enumerate(titled)
     ]
     return {"title": f"Channel {channel}", "band": [-band, band], "series": series}
-
-
-# Comparisons of methods
-
-
-def _pairs(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return the rows of pairs.csv, with numbers as numbers."""
-    numbers = ("n", "difference", "low", "high", "won", "count")
-    return [{name: _number(text) if name in numbers else text for name, text in row.items()} for row in rows]
 
 
 def _number(text: str | None) -> float | None:

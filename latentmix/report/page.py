@@ -1,10 +1,10 @@
 """The HTML of a page. Texts are escaped and written here; numbers and images go to the script as JSON."""
 
 import base64
-import html
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from importlib import resources
 
 from latentmix.config import flat_settings
@@ -15,16 +15,15 @@ from latentmix.report.contents import Contents
 
 def render(*runs: Contents) -> str:
     """Return the page of one or several runs."""
-    names = ", ".join(run.run.label for run in runs)
     parts = {
         "style": _file("page.css"),
         "script": _file("page.js"),
         "data": data.to_json(runs),
-        "name": _escape(names),
-        "question": _escape(wording.QUESTION),
+        "name": escape(", ".join(run.run.label for run in runs)),
+        "question": escape(wording.QUESTION),
         "compared": _compared(runs) if len(runs) > 1 else "",
         "answers": _of_each(runs, _answer),
-        "notes": _of_each(runs, _note),
+        "notes": _of_each(runs, lambda run: f'<p class="note">{escape(run.images.note)}</p>' * bool(run.images.note)),
         "methods": _of_each(
             runs, lambda run: f"<dl>{_list([(m['name'], m['description']) for m in data.methods(run)])}</dl>"
         ),
@@ -39,19 +38,16 @@ def _of_each(runs: Sequence[Contents], part: Callable[[Contents], str]) -> str:
 
 
 def _answer(run: Contents) -> str:
-    subtitle = f'<p class="subtitle">{_escape(wording.subtitle(run))}</p>'
-    found = wording.answers(run)
-    return subtitle + (f'<p class="answer">{_marked(found[0])}</p>' if found else "")
+    config, found = run.run.settings, wording.answers(run)
+    subtitle = f"{config.model.name}, {config.data.name}, inverted by {config.inversion.name}"
+    answer = f'<p class="answer">{_marked(found[0])}</p>' if found else ""
+    return f'<p class="subtitle">{escape(subtitle)}</p>{answer}'
 
 
 def _marked(answer: wording.Answer) -> str:
     """Return a sentence with its methods in bold."""
-    pattern = "|".join(re.escape(_escape(name)) for name in sorted({answer.best, answer.worst}, key=len, reverse=True))
-    return re.sub(rf"(?<![\w/])({pattern})(?![\w/])", r"<b>\1</b>", _escape(answer.sentence))
-
-
-def _note(run: Contents) -> str:
-    return f'<p class="note">{_escape(run.images.note)}</p>' if run.images.note else ""
+    pattern = "|".join(re.escape(escape(name)) for name in sorted({answer.best, answer.worst}, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/])({pattern})(?![\w/])", r"<b>\1</b>", escape(answer.sentence))
 
 
 def _what(run: Contents) -> str:
@@ -65,7 +61,7 @@ def _command(arguments: Sequence[str]) -> str:
     settings = "All settings are in <code>config.yaml</code> in the run’s folder."
     if not arguments:
         return f"<p>{settings}</p>"
-    command = _escape(shlex.join(["latentmix", *arguments]))
+    command = escape(shlex.join(["latentmix", *arguments]))
     return (
         "<p>The command as it was typed, without settings that change no result, such as the device. "
         f"{settings}</p><pre><code>{command}</code></pre>"
@@ -83,15 +79,15 @@ def _downloads(files: Mapping[str, str]) -> str:
 
 def _compared(runs: Sequence[Contents]) -> str:
     """Return a table with a column for each run: what it answers, and the settings that differ."""
-    flat = [flat_settings(run.config.as_dict()) for run in runs]
+    flat = [flat_settings(run.run.settings.as_dict()) for run in runs]
     answers = ["".join(_marked(answer) for answer in wording.answers(run)[:1]) for run in runs]
     cells = {
-        key: [_escape(_plain(settings.get(key))) for settings in flat]
+        key: [escape(_plain(settings.get(key))) for settings in flat]
         for key in settings_to_show([run.run for run in runs])
     }
-    head = "".join(f'<th scope="col">{_escape(run.run.label)}</th>' for run in runs)
+    head = "".join(f'<th scope="col">{escape(run.run.label)}</th>' for run in runs)
     rows = "".join(
-        f'<tr><th scope="row">{_escape(key)}</th>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'
+        f'<tr><th scope="row">{escape(key)}</th>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>'
         for key, row in ({"answer": answers} | cells).items()
     )
     return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -104,11 +100,7 @@ def _plain(value: object) -> str:
 
 
 def _list(entries: Sequence[tuple[str, str]]) -> str:
-    return "".join(f"<div><dt>{_escape(term)}</dt><dd>{_escape(text)}</dd></div>" for term, text in entries)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
+    return "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in entries)
 
 
 def _file(name: str) -> str:

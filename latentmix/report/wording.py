@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from latentmix.experiment.results import AVERAGE, Result, average_comparison
 from latentmix.figures.style import method_styles, metric_label
@@ -27,8 +27,8 @@ class Answer:
 
 def answers(contents: Contents) -> list[Answer]:
     """Return an answer by each metric that has a better end, those of Fig. 7 first."""
-    styles = method_styles([result.method for result in contents.results])
-    results = [r for r in contents.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
+    styles = method_styles([result.method for result in contents.run.results])
+    results = [r for r in contents.run.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
     results = [r for r in results if not math.isnan(r.estimate.value)]
     largest = max((r.n for r in results), default=0)
     found = []
@@ -36,22 +36,13 @@ def answers(contents: Contents) -> list[Answer]:
         compared = [r for r in results if (r.n, r.metric) == (largest, metric)]
         if metric_label(metric).better and len(compared) > 1:
             compared.sort(key=lambda r: r.estimate.value, reverse=metric_label(metric).better == "higher")
-            found.append(_with_limit(contents, compared[0], _answer(contents, compared)))
+            found.append(_answer(contents, compared))
     return found
-
-
-def _with_limit(contents: Contents, best: Result, answer: Answer) -> Answer:
-    """Return the answer, which says where the best method is beyond real images by a metric that ends there."""
-    real = _average(contents, best.metric).get("real")
-    if not metric_label(best.metric).down_to_real or real is None or best.estimate.value >= real.value:
-        return answer
-    limit = f" Real images have {say(real.value)}, and below that smaller is not better."
-    return replace(answer, sentence=answer.sentence + limit)  # the short one stands beside `notes`, which say so
 
 
 def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
     """Return the averages over classes by one metric, by method; at the largest N that a method has."""
-    rows = [r for r in contents.results if (r.class_id, r.metric) == (AVERAGE, metric)]
+    rows = [r for r in contents.run.results if (r.class_id, r.metric) == (AVERAGE, metric)]
     return {r.method: r.estimate for r in rows}
 
 
@@ -60,21 +51,27 @@ def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
     best, worst, n, label = order[0], order[-1], order[0].n, metric_label(order[0].metric).text
     values = f"{say(best.estimate.value)} against {say(worst.estimate.value)}"
     ends = f"{best.method} {say(best.estimate.value)}, {worst.method} {say(worst.estimate.value)}"
-    if best.estimate.value == worst.estimate.value:
-        same = f"all methods have {say(best.estimate.value)}"
-        return Answer(best.metric, best.method, worst.method, f"At N = {n}, {same} by {label}.", f"N = {n}: {same}.")
     above = (best, worst) if metric_label(best.metric).better == "higher" else (worst, best)
     difference = contrast(contents, *above)
-    if difference is None or math.isnan(difference.low):
+    if best.estimate.value == worst.estimate.value:
+        same = f"all methods have {say(best.estimate.value)}"
+        sentence, short = f"At N = {n}, {same} by {label}.", f"N = {n}: {same}."
+    elif difference is None or math.isnan(difference.low):
         gap = f"a difference of {say(abs(worst.estimate.value - best.estimate.value))}, whose interval is not known"
         sentence = f"At N = {n} it is undecided which method is best. By {label}, {ends}: {gap}."
-        return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, undecided: {ends}; {gap}.")
-    gap = f"a difference of {say(difference.value)} [{say(difference.low)}, {say(difference.high)}]"
-    if difference.low <= 0 <= difference.high:
-        sentence = f"At N = {n} it is undecided which method is best. The ends by {label} are {ends}: {gap}."
-        return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, undecided: {ends}; {gap}.")
-    sentence = f"At N = {n}, {best.method} is best and {worst.method} worst: {label} {values}, {gap}."
-    return Answer(best.metric, best.method, worst.method, sentence, f"N = {n}, best and worst: {ends}; {gap}.")
+        short = f"N = {n}, undecided: {ends}; {gap}."
+    else:
+        gap = f"a difference of {say(difference.value)} [{say(difference.low)}, {say(difference.high)}]"
+        undecided = difference.low <= 0 <= difference.high
+        sentence = f"At N = {n}, {best.method} is best and {worst.method} worst: {label} {values}, {gap}."
+        if undecided:
+            sentence = f"At N = {n} it is undecided which method is best. The ends by {label} are {ends}: {gap}."
+        short = f"N = {n}, {'undecided' if undecided else 'best and worst'}: {ends}; {gap}."
+    real = _average(contents, best.metric).get("real")
+    if metric_label(best.metric).down_to_real and real is not None and best.estimate.value < real.value:
+        # The short answer stands beside `notes`, which say so.
+        sentence += f" Real images have {say(real.value)}, and below that smaller is not better."
+    return Answer(best.metric, best.method, worst.method, sentence, short)
 
 
 def contrast(contents: Contents, a: Result, b: Result) -> Estimate | None:
@@ -115,15 +112,10 @@ def notes(contents: Contents, metric: str) -> str:
     return f"Real images have {say(real.value)}, which is not the best value. {label.note}"
 
 
-def subtitle(contents: Contents) -> str:
-    """Return the model, the data set and the inversion."""
-    config = contents.config
-    return f"{config.model.name}, {config.data.name}, inverted by {config.inversion.name}"
-
-
 def settings(contents: Contents) -> list[tuple[str, str]]:
     """Return what was run, as terms and their descriptions."""
-    config, model, data = contents.config, contents.config.model, contents.config.data
+    config = contents.run.settings
+    model, data = config.model, config.data
     height, width = height_width(model.size)
     titles = [title for class_id, title in contents.titles.items() if class_id != AVERAGE]
     reference = "all" if data.reference is None else data.reference
@@ -162,7 +154,7 @@ def _guidance(scale: float) -> str:
 
 def circumstances(contents: Contents) -> list[tuple[str, str]]:
     """Return when, for how long, where and how fast a run was computed, as far as its workers noted it."""
-    about, records = contents.about, contents.records
+    about, records = contents.run.about, contents.records
     rows = []
     if records:
         spent = sum(record["seconds"] for record in records)

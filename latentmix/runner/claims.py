@@ -25,14 +25,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from latentmix.cache import explain_write_error, file_system_time, key, read_json, write_json
 from latentmix.errors import UserError
+from latentmix.runner.tasks import Task
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
 LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago
@@ -64,16 +65,6 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-class Numbered(Protocol):
-    """A task, numbered among all tasks of its stage, finished ones included."""
-
-    @property
-    def number(self) -> int: ...
-
-
-Piece = TypeVar("Piece", bound=Numbered)
-
-
 class DoneLists:
     """The names of finished tasks: each worker appends to a list of its own.
 
@@ -101,7 +92,7 @@ class DoneLists:
         return complete.decode(errors="replace").split()
 
 
-class Claims:
+class Claims(AbstractContextManager["Claims"]):
     """One worker among those that share `folder`. It writes nothing before its first claim or record."""
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
@@ -116,9 +107,6 @@ class Claims:
         self._seen: dict[str, tuple[str | None, float]] = {}  # worker -> its heartbeat, and when that was first seen
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, daemon=True)
-
-    def __enter__(self) -> "Claims":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
@@ -140,7 +128,7 @@ class Claims:
         self._beat()
         self._thread.start()
 
-    def claim_each(self, remaining: MutableMapping[str, Piece]) -> Iterator[str | None]:
+    def claim_each(self, remaining: MutableMapping[str, Task]) -> Iterator[str | None]:
         """Yield the names of tasks that this worker has claimed, one at a time, until none remain.
 
         The shard's own tasks come first, then those of other shards that nobody has begun. Tasks that other workers
@@ -161,7 +149,7 @@ class Claims:
                 time.sleep(pause)
                 pause = min(1.3 * pause, LONGEST_POLL)
 
-    def order(self, tasks: Mapping[str, Piece]) -> list[str]:
+    def order(self, tasks: Mapping[str, Task]) -> list[str]:
         """Return the names in order: the shard's own tasks from first to last, then all others from last to first."""
         index, count = self.shard.index, self.shard.count
         foreign = {name: task.number % count != index for name, task in tasks.items()}
@@ -183,7 +171,7 @@ class Claims:
             self.release(name)
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """Wait until no other worker of the run is in this context by the same name, and keep others out meanwhile."""
         if self.shard.count > 1:
             self.wait_for(name)
@@ -264,6 +252,48 @@ class Claims:
         """Write what `latentmix status` shows of a stage, with how far the done lists had been read by then."""
         self._begin()
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.done.read})
+
+
+class StaticClaims(Claims):
+    """A worker that does every N-th task, and writes nothing but results: no claims, no heartbeat, no lists.
+
+    Nobody does the tasks of a worker that died. It must be started again, as most schedulers do.
+    """
+
+    _pause = POLL  # seconds before the next look at what others have done
+
+    def claim_each(self, remaining: MutableMapping[str, Task]) -> Iterator[str | None]:
+        """Yield the names of the shard's own tasks. Wait before returning if those of others remain: the caller then
+        looks again at what is there."""
+        own = [name for name in self.order(remaining) if self._is_own(remaining[name])]
+        yield from own
+        if any(not self._is_own(task) for task in remaining.values()):
+            yield None
+            self._pause = min(2 * self._pause, LONGEST_POLL) if not own else POLL
+            time.sleep(self._pause)
+
+    def _is_own(self, task: Task) -> bool:
+        return task.number % self.shard.count == self.shard.index
+
+    def claim(self, name: str) -> bool:
+        """Return whether this is the shard that does what only one may do, such as writing the results."""
+        return self.shard.index == 0
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Keep nobody out: what several workers do at the same time has the same result."""
+        yield
+
+    def release(self, name: str) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def holding(self, name: str, doing: str) -> Iterator[None]:
+        """Do a task in this context."""
+        yield
+
+    def record_stage(self, stage: str, about: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
 
 def kind_of(doing: str) -> str:

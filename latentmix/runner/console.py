@@ -1,6 +1,6 @@
 """What a run shows on the console: progress bars, the plan of a dry run, and where the time went."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.text import Text
 from latentmix.profiling import Profile
 from latentmix.runner.tasks import Stage
 
+Show = Callable[[str, int], None]  # shows what is being done and how many items remain
+
 
 class Rate(ProgressColumn):
     """The rate of a bar in images per second."""
@@ -22,19 +24,6 @@ class Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
 
 
-class StageBar:
-    """The progress bar of one stage."""
-
-    def __init__(self, progress: Progress, stage: Stage) -> None:
-        self.total = stage.items + stage.finished
-        self._progress = progress
-        self._bar = progress.add_task(stage.name, total=self.total, completed=stage.finished, label="")
-
-    def show(self, label: str, remaining: int) -> None:
-        """Show what is being done and how many items remain."""
-        self._progress.update(self._bar, label=label, completed=self.total - remaining)
-
-
 def bars(*more: ProgressColumn) -> Progress:
     """Return progress bars on standard error, with further columns."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
@@ -42,11 +31,13 @@ def bars(*more: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def stage_bar(stage: Stage) -> Iterator[StageBar]:
-    """Show a progress bar in this context."""
-    label = TextColumn("{task.fields[label]}", markup=False)  # a class may have any name
-    with bars(Rate(), label) as progress:
-        yield StageBar(progress, stage)
+def stage_bar(stage: Stage) -> Iterator[Show]:
+    """Show a progress bar of a stage in this context. Yield the function that moves it."""
+    total = stage.items + stage.finished
+    labels = TextColumn("{task.fields[label]}", markup=False)  # a class may have any name
+    with bars(Rate(), labels) as progress:
+        bar = progress.add_task(stage.name, total=total, completed=stage.finished, label="")
+        yield lambda label, remaining: progress.update(bar, label=label, completed=total - remaining)
 
 
 def say(text: str) -> None:

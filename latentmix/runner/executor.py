@@ -11,7 +11,7 @@ from latentmix.gpu import is_out_of_memory
 from latentmix.profiling import timed
 from latentmix.runner.batch_agreement import BatchSize
 from latentmix.runner.claims import Claims
-from latentmix.runner.console import StageBar, say, stage_bar
+from latentmix.runner.console import Show, say, stage_bar
 from latentmix.runner.prefetch import Prefetcher
 from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage, Task
@@ -37,9 +37,9 @@ class Executor:
         if self.claims.shard.index == 0:
             for position, stage in enumerate(stages):
                 self._record(stage, position)  # so that `latentmix status` knows of all stages from the start
-        for position, (plan, planned) in enumerate(zip(plans, stages, strict=True)):
-            alone = self.claims.shard.count == 1 and not self.spent  # so nothing has changed since it was planned
-            stage = planned if alone else self._plan(plan)
+        for position, (plan, stage) in enumerate(zip(plans, stages, strict=True)):
+            if self.claims.shard.count > 1 or self.spent:  # something may have changed since it was planned
+                stage = self._plan(plan)
             self._record(stage, position)
             if not stage.tasks and stage.finished:
                 say(f"{stage.name}: all {stage.finished} images are there already")
@@ -92,14 +92,14 @@ class Executor:
         remaining, own, work, images, seconds = self._tasks(stage), 0, 0, 0, 0.0
         self._check_time(remaining)
         try:
-            with stage_bar(stage) as bar, Prefetcher() as prefetcher:
+            with stage_bar(stage) as show, Prefetcher() as prefetcher:
                 # The batches are different ones once another worker has run out of memory.
                 stop = self.batch_size.refresh
-                for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, bar, stop):
+                for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, show, stop):
                     own, work, seconds = own + 1, work + (task.nfe or task.items), seconds + duration
                     images += task.items
                     self._check_time(remaining)
-                bar.show("", _items(remaining))
+                show("", _items(remaining))
         except KeyboardInterrupt as stop:
             raise Interrupted(STOPPED, stop) from None
         if own:
@@ -118,7 +118,7 @@ def run_claimed(
     claims: Claims,
     remaining: dict[str, Task],
     prefetcher: Prefetcher,
-    bar: StageBar,
+    show: Show,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, float]]:
     """Run the tasks that this worker claims, until other workers have finished the rest too, or `stop` returns True.
@@ -133,10 +133,10 @@ def run_claimed(
                 claims.release(name)
             return
         if name is None:
-            bar.show(f"waiting for {len(remaining)} batches of other workers", _items(remaining))
+            show(f"waiting for {len(remaining)} batches of other workers", _items(remaining))
             continue
         task, start = remaining[name], time.monotonic()
-        bar.show(task.label, _items(remaining))
+        show(task.label, _items(remaining))
         with claims.holding(name, f"{stage}: {task.label}"):
             inputs = prefetcher.read(task)
             following = next((other for other in order if other in remaining and other != name), None)

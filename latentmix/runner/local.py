@@ -103,8 +103,7 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
 def _end(processes: Sequence[Process]) -> None:
     """Terminate the processes that still run, and kill those that do not end within 30 seconds."""
     for process in processes:
-        if process.popen.poll() is None:
-            process.popen.terminate()
+        process.popen.terminate()  # nothing happens to those that have ended
     for process in processes:
         try:
             process.popen.wait(30)

@@ -6,22 +6,20 @@ content is already safe on disk are written behind (images, whose pixels are kep
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 from latentmix.profiling import timed
 from latentmix.runner.tasks import Task
 
 
-class Prefetcher:
+class Prefetcher(AbstractContextManager["Prefetcher"]):
     """One thread that reads and one that writes. Leaving the context waits for the writer."""
 
     def __init__(self) -> None:
         self._reader, self._writer = (ThreadPoolExecutor(1, name) for name in ("reader", "writer"))
         self._prefetched: tuple[Task, Future[Any]] | None = None
         self._writing: Future[None] | None = None
-
-    def __enter__(self) -> "Prefetcher":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish what is being written, in every case. Raise its errors unless another one is on its way."""

@@ -106,10 +106,7 @@ def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
     parameters = {
         "job_name": f"latentmix-{name}",
         "time": launch.timeout_min,
-        "partition": launch.partition,
-        "account": launch.account,
-        "qos": launch.qos,
-        "constraint": launch.constraint,
+        **{name: getattr(launch, name) for name in ("partition", "account", "qos", "constraint")},
         "cpus_per_task": launch.cpus,
         "gpus_per_node": None if names_gpus else launch.gpus or None,
         "mem": f"{launch.mem_gb}GB" if launch.mem_gb else None,

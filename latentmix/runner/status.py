@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from latentmix.cache import read_json
 from latentmix.runner.claims import LOST_AFTER, DoneLists, is_stuck, read_text
@@ -54,15 +53,13 @@ def progress(work: Path) -> list[Progress]:
     alive = {worker.name for worker in workers(work) if not worker.lost}
     claimed = {path.name for path in work.glob("claims/*") if read_text(path) in alive}
     records.sort(key=lambda record: (record.get("place", 0), record["stage"]))
-    return [_progress(work, record, claimed) for record in records if "left" in record]
-
-
-def _progress(work: Path, record: dict[str, Any], claimed: set[str]) -> Progress:
-    finished_since = DoneLists(work / "workers", record["read"]).read_new()
-    remaining = {name: images for name, images in record["left"].items() if name not in finished_since}
-    running = sum(images for name, images in remaining.items() if name in claimed)
-    todo = sum(remaining.values())
-    return Progress(record["stage"], record["images"] - todo, running, todo - running)
+    stages = []
+    for record in (record for record in records if "left" in record):
+        finished_since = DoneLists(work / "workers", record["read"]).read_new()
+        remaining = {name: images for name, images in record["left"].items() if name not in finished_since}
+        running, todo = sum(remaining[name] for name in remaining.keys() & claimed), sum(remaining.values())
+        stages.append(Progress(record["stage"], record["images"] - todo, running, todo - running))
+    return stages
 
 
 def workers(work: Path) -> list[Worker]:

@@ -1,0 +1,112 @@
+"""The diagnosis of inverted latents: the growth of their common bias with N (Fig. 4), and the bias by octave."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from latentmix.diagnosis import Diagnosis
+from latentmix.figures.style import HUES, SHAPES, save, styled
+from latentmix.octaves import Octave
+
+Classes = Sequence[tuple[str, Diagnosis]]  # the title and the diagnosis of each class
+NOTE = {"fontsize": 7, "color": "0.3", "va": "bottom", "ha": "right"}
+
+
+def draw_growth(models: Mapping[str, Classes], stem: Path) -> list[Path]:
+    """Draw the mean of each of the first two channels of `fix/0` centroids against N, which is spaced by √N.
+
+    There is a line for each of the first eight classes. The panels of several models, by name, are beside each other.
+    """
+    with styled():
+        return save(growth(models), stem)
+
+
+def growth(models: Mapping[str, Classes]) -> Figure:
+    """Return the panels: channels below each other for several models, beside each other for one."""
+    several = len(models) > 1
+    panels = [(name, channel) for channel in (0, 1) for name in models]
+    shape = (2, len(models)) if several else (1, 2)
+    figure = Figure(figsize=(3.4 * shape[1], 2.6 * shape[0] + 0.5), layout="constrained")
+    grid = figure.subplots(*shape, sharey=not several, squeeze=False).flat
+    for axes, (name, channel) in zip(grid, panels, strict=True):
+        _panel(axes, models[name][: len(HUES)], channel)
+        axes.set_title(f"{name}, channel {channel}" if several else f"channel {channel}", fontsize=8)
+    for axes in figure.axes[:: shape[1]]:
+        axes.set_ylabel("mean of the centroid's channel")
+    for axes in figure.axes[-shape[1] :]:
+        axes.set_xlabel("number of latents mixed, N")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = len(labels) if len(labels) < 6 else math.ceil(len(labels) / 2)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2)
+    return figure
+
+
+def _panel(axes: Axes, classes: Classes, channel: int) -> None:
+    for index, (title, diagnosis) in enumerate(classes):
+        roots = [math.sqrt(n) for n in diagnosis.growth.sizes]
+        means = [row[channel] for row in diagnosis.growth.means]
+        axes.plot(roots, means, label=title, color=HUES[index], marker=SHAPES[index], markersize=3, linewidth=1.1)
+        predicted = [0, roots[-1] * diagnosis.means[channel].value]
+        axes.plot([0, roots[-1]], predicted, color=HUES[index], linewidth=0.7, linestyle="--")
+    axes.plot([], [], color="0.3", linewidth=0.7, linestyle="--", label="√N·d (eq. 9)")
+    first = classes[0][1]
+    axes.axhspan(-first.band, first.band, color="0.9", zorder=0, label="95 % of random centroids")
+    _mark_squares(axes, first.growth.sizes[-1])
+
+
+def _mark_squares(axes: Axes, largest: int) -> None:
+    """Label an axis of √N by N, at squares."""
+    stride = math.ceil(math.sqrt(largest) / 7)
+    roots = range(stride, math.isqrt(largest) + 1, stride)
+    axes.set_xticks(list(roots), labels=[str(root**2) for root in roots])
+    axes.set_xlim(0, 1.03 * math.sqrt(largest))
+
+
+def draw_octaves(classes: Classes, stem: Path) -> list[Path]:
+    """Draw bias and variance of the first eight classes, and their ratio, against frequency. Return the files."""
+    with styled():
+        return save(octaves(classes[: len(HUES)]), stem)
+
+
+def octaves(classes: Classes) -> Figure:
+    """Return two panels: d² and v (dotted); and the N at which √N·d is one standard deviation.
+
+    A hollow marker stands where no bias was found: its N is the least that two standard errors allow.
+    """
+    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+    powers, limits = figure.subplots(1, 2)
+    for index, (title, diagnosis) in enumerate(classes):
+        look = {"color": HUES[index], "marker": SHAPES[index], "markersize": 3, "linewidth": 1}
+        found = diagnosis.octaves
+        powers.plot([o.bias if o.limit else math.nan for o in found], label=title, **look)
+        powers.plot([o.variance for o in found], color=HUES[index], linestyle=":", linewidth=1)
+        limits.plot([_least(o) for o in found], **look)
+        unknown = [index for index, o in enumerate(found) if o.limit is None]
+        limits.plot(unknown, [_least(found[i]) for i in unknown], **look | {"linewidth": 0, "markerfacecolor": "white"})
+    first = classes[0][1]
+    limits.axhline(first.safe["fix/pool"], color="0.3", linewidth=0.7, linestyle="--")
+    limits.text(1, first.safe["fix/pool"] or 0, "half of the pool", transform=limits.get_yaxis_transform(), **NOTE)
+    powers.set_ylabel("bias d²; dotted: variance v")
+    limits.set_ylabel("N of one standard deviation, v/d²")
+    for axes in (powers, limits):
+        _label_octaves(axes, first.octaves)
+    handles, labels = powers.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), handlelength=2)
+    return figure
+
+
+def _least(octave: Octave) -> float:
+    """Return N where the bias was found, and otherwise the least N that it may have."""
+    return octave.limit or octave.variance / (max(octave.bias, 0) + 2 * octave.error)
+
+
+def _label_octaves(axes: Axes, found: Sequence[Octave]) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(range(len(found)), labels=[f"{o.low}–{o.high}" if o.high else "0" for o in found])
+    axes.set_xlabel("frequency, cycles per frame")
