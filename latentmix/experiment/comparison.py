@@ -11,7 +11,7 @@ from latentmix.cache import read_json
 from latentmix.compose import find_run
 from latentmix.config import flat_settings
 from latentmix.errors import UserError
-from latentmix.experiment.parts import Key, read_samples
+from latentmix.experiment.parts import Key, read_draws, read_samples
 from latentmix.experiment.results import (
     AVERAGE,
     DIFFERENCE,
@@ -40,6 +40,11 @@ class Run:
     def samples(self) -> dict[Key, tuple[str, Sample]]:
         """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
         return dict(read_samples(self.folder))
+
+    @cached_property
+    def draws(self) -> dict[tuple[str, int, str], list[int]]:
+        """Return the numbers of the draws that the samples of a class, N and method are of."""
+        return read_draws(self.folder)
 
     @cached_property
     def diagnosis(self) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def settings_to_show(runs: Sequence[Run]) -> list[str]:
 
 
 def share_draws(a: Run, b: Run) -> bool:
-    """Return whether two runs mix the same images in each draw, so that they can be compared draw by draw."""
+    """Return whether two runs mix the same images in draws of the same number, so that these can be compared."""
     data = a.config["data"]["kind"]
     made = ("model", "guidance", "steps", "spacing") if data == "synthetic" else ()  # what synthetic images depend on
     for key in settings_that_differ([a, b]):
@@ -132,9 +137,15 @@ def differences(run: Run, reference: Run) -> list[Difference]:
 
 
 def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
+    """Yield the differences where both runs have draws of the same numbers.
+
+    Draws of random weights have others than those of uniform weights, which leave out subsets that were drawn before.
+    """
     for key, (name, sample) in run.samples.items():
         _, other = reference.samples.get(key, (name, None))
-        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
+        if other is None or run.draws.get(key[:3]) != reference.draws.get(key[:3]):
+            continue
+        if (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
             yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
 
 
