@@ -331,6 +331,15 @@ def test_what_real_images_say_of_a_metric_follows_from_their_value() -> None:
         assert ("below that smaller is not better" in answer.sentence) == beyond
 
 
+def test_real_images_are_compared_with_the_largest_n_in_whatever_order_a_run_has_them() -> None:
+    """At N = 2 the best value by this metric is 1.6, and at N = 16 it is 4.2."""
+    for order in (1, -1):
+        contents = with_results(invented(), with_value(3.0, "real").results[::order])
+        assert "not the best" not in notes(contents, "fd_embedded")
+        (answer,) = (a for a in answers(contents) if a.metric == "fd_embedded")
+        assert (answer.best, answer.worst) == METHODS and "At N = 16" in answer.sentence
+
+
 def test_images_are_found_where_a_gpu_made_them() -> None:
     cell = Cell("star", 2, Method("fix", "0"))
     config = compose([*BASE, "device=cuda:7"])
