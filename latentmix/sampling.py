@@ -132,18 +132,20 @@ def flow_schedule(sigmas: Sequence[float], train_steps: int = 1000) -> Schedule:
     return tuple(Interval(clean, noisy, noisy.sigma * train_steps) for clean, noisy in pairwise(levels))
 
 
-def flow_sigmas(steps: int, spacing: str, shift: float, train_steps: int = 1000) -> tuple[float, ...]:
+def flow_sigmas(
+    steps: int, spacing: str, shift: float, train_steps: int = 1000, lowest: float | None = None
+) -> tuple[float, ...]:
     """Return `steps` noise levels of a rectified flow, increasing to 1, shifted towards noise (Esser et al., eq. 23).
 
     `linspace` is what diffusers' scheduler and the reference implementation do: evenly from 1 down to the lowest level
-    of training, which is itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
+    of training, which is by default itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
     if spacing not in FLOW_SPACINGS:
         raise ValueError(f"spacing must be {' or '.join(FLOW_SPACINGS)} for a rectified flow, not {spacing!r}")
-    lowest = 1 / steps if spacing == "trailing" else shifted(1 / train_steps, shift)
-    stride = (1 - lowest) / max(1, steps - 1)
+    last = shifted(1 / train_steps, shift) if lowest is None else lowest
+    stride = (1 - (1 / steps if spacing == "trailing" else last)) / max(1, steps - 1)
     return tuple(shifted(1 - i * stride, shift) for i in reversed(range(steps)))
 
 
