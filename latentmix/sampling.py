@@ -164,6 +164,9 @@ def _level(alpha_bar: float) -> Level:
 def timesteps(steps: int, spacing: str, train_steps: int = 1000, offset: int = 0) -> tuple[int, ...]:
     """Return `steps` timesteps, increasing, spaced as diffusers' schedulers space them.
 
+    A few numbers of steps, such as 48, put some timesteps halfway between two whole numbers. There, rounding decides,
+    and diffusers may have the neighbour. For some numbers above 60 its `trailing` has one timestep too many, −1.
+
     `trailing` ends at the last step of training (999), `leading` before it (981 for 50 steps and an offset of 1), and
     `linspace` spans all (Lin et al., "Common diffusion noise schedules and sample steps are flawed", Table 2).
     """

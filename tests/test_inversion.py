@@ -391,6 +391,16 @@ def test_null_text_stops_at_an_error_that_grows_with_the_steps() -> None:
     assert first != second
 
 
+def test_null_text_of_more_than_100_steps_stands_still_at_last() -> None:
+    """The learning rate falls by a hundredth of its start in each step; below 0 it would lead away."""
+    model: Any = TwoPeaks()
+    cond, config = Conditioning(text(0.3), text(0.1), guidance=7.5), settings("null_text", guidance=7.5, iterations=1)
+    nulls = INVERSIONS["null_text"].invert(model, clean_latents(1), analytic.schedule(104), cond, config)["nulls"]
+    moves = nulls.diff(dim=1).abs().amax((0, 2, 3))
+    for index in (1, 50, 99, 100, 103):
+        assert moves[index - 1].item() == pytest.approx(max(0.01 * (1 - index / 100), 1e-8), rel=0.05), index
+
+
 def test_null_text_generates_each_step_with_its_own_embedding() -> None:
     model: Any = TwoPeaks()
     inversion, intervals = INVERSIONS["null_text"], analytic.schedule(8)
