@@ -118,6 +118,24 @@ def test_fixed_point_iterates_noise(iterations: int) -> None:
     assert distance(found, z) < 1e-12
 
 
+def test_fixed_point_stops_at_the_root_mean_square_of_a_change() -> None:
+    schedule, z0, model, cond = analytic.schedule(12), clean_latents(1), TwoPeaks(), conditioning(3)
+    z, counts, tolerance = z0, [], 1e-3
+    for interval in schedule:
+        clean = z
+        z = step(predictor(model, cond), z, interval.clean, interval.noisy, interval.timestep)  # type: ignore[arg-type]
+        for count in range(1, 61):
+            eps = model.predict(z, interval.noisy, interval.timestep, cond)[1]
+            x0 = (clean - interval.clean.sigma * eps) / interval.clean.alpha
+            before, z = z, interval.noisy.alpha * x0 + interval.noisy.sigma * eps
+            if math.sqrt((z - before).square().mean()) <= tolerance:
+                break
+        counts.append(count)
+    assert len(set(counts)) > 2 and max(counts) < 60, counts
+    found = invert("fixed_point", schedule, 3, z0, iterations=60, tolerance=tolerance)["latents"]
+    assert distance(found, z) < 1e-12
+
+
 @pytest.mark.parametrize("module", [fixed_point, renoise], ids=["fixed_point", "renoise"])
 def test_iterating_noise_needs_fewer_calls_under_guidance(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms have the same fixed point. 8 iterations of ε come nearer to it than 20 of the velocity do."""
