@@ -154,6 +154,17 @@ def test_the_midpoint_rule_tells_the_network_the_time_at_which_z_is(family: str)
     assert all(timestep == (1000 * s if family == "flow" else own[s]) for s, timestep in oracle.timesteps)
 
 
+def test_a_clean_end_of_diffusion_is_no_flow() -> None:
+    """α + σ is 1 there, too, and for both ends of a single step from no noise to no signal."""
+    alphas = torch.linspace(0.9, 0, 8, dtype=torch.float64)
+    for steps in ((1, 3, 5, 7), (4, 7)):
+        schedule, oracle = discrete_schedule(alphas, steps, first=1.0), Oracle()
+        there_and_back(oracle, "midpoint", schedule)
+        own = {interval.noisy.s: interval.timestep for interval in schedule} | {0.0: 0}
+        assert len(oracle.timesteps) == 2 * len(steps)
+        assert all(timestep == own[s] for s, timestep in oracle.timesteps)
+
+
 # Solving a step for its noisy end.
 
 
