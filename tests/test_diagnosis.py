@@ -13,10 +13,14 @@ from driver import invoke
 from scipy import stats
 from torch import Tensor
 
-from latentmix.commands.diagnose import verdict
+from latentmix.commands.diagnose import _row, verdict
 from latentmix.compose import compose
 from latentmix.diagnosis import (
+    Autocorrelation,
+    Bias,
     Diagnosis,
+    Fit,
+    Norms,
     autocorrelation,
     band,
     channel_stds,
@@ -344,6 +348,24 @@ def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
     assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")
     unbiased = diagnosis(latents(40, 0.0, seed=28))
     assert verdict(unbiased, 10) == "40 images show no bias at any frequency; for N = 10 take nin/0"
+
+
+def test_a_row_of_the_table_has_the_numbers_that_its_legend_names() -> None:
+    plain = diagnosis(latents(40, per_channel(0.1, -0.4, 0, 0), seed=29))
+    found = replace(
+        plain,
+        norms=Norms(1.0234, 0.1, 0.9, 1.2),
+        autocorrelation=(Autocorrelation(1, (0.1, 0.2, 0.3, 0.2), 0.01), Autocorrelation(2, (0.9,) * 4, 0.01)),
+        bias=Bias(0.0123, 0.0045),
+        terminal=replace(plain.terminal, share=0.256),
+        growth=replace(plain.growth, root=Fit((1.0,) * 4, (0.1, 0.98765, 0.3, 0.4)), exact=Fit((2.0,) * 4, (0.5,) * 4)),
+        safe={"fix/0": 9, "fix/chm": None, "fix/pool": 20},
+    )
+    mean = f"{found.means[1].value:+.3f} (1)"
+    assert mean == f"{found.means[1].value:.3f} (1)" and mean.startswith("-0.")
+    assert _row(found) == ("1.023", mean, "+0.200", "12.3 + 4.5", "26%", "0.988", "9; any")
+    little = replace(found, terminal=replace(found.terminal, share=math.nan), safe=found.safe | {"fix/chm": 1})
+    assert _row(little)[4:] == ("–", "0.988", "9; none")
 
 
 @pytest.mark.parametrize("pool", [2, 3, 16, 128, 1000])

@@ -136,12 +136,12 @@ def test_fixed_point_stops_at_the_root_mean_square_of_a_change() -> None:
     for interval in schedule:
         clean = z
         z = step(predictor(model, cond), z, interval.clean, interval.noisy, interval.timestep)  # type: ignore[arg-type]
-        for count in range(1, 61):
+        count, change = 0, math.inf
+        while change > tolerance:
             eps = model.predict(z, interval.noisy, interval.timestep, cond)[1]
             x0 = (clean - interval.clean.sigma * eps) / interval.clean.alpha
             before, z = z, interval.noisy.alpha * x0 + interval.noisy.sigma * eps
-            if math.sqrt((z - before).square().mean()) <= tolerance:
-                break
+            count, change = count + 1, math.sqrt((z - before).square().mean())
         counts.append(count)
     assert len(set(counts)) > 2 and max(counts) < 60, counts
     found = invert("fixed_point", schedule, 3, z0, iterations=60, tolerance=tolerance)["latents"]

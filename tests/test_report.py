@@ -150,6 +150,14 @@ def test_a_diagnosis_and_pairs_are_shown_if_they_exist(run: Path) -> None:
     page = shown(reported(run))
     found = json.loads((run / "diagnosis.json").read_text())["classes"]["star"]
     assert page["diagnosis"]["verdicts"] == [{"title": "star", "verdict": found["verdict"]}]
+    row = dict(zip(page["diagnosis"]["columns"], page["diagnosis"]["rows"][0], strict=True))
+    expected = {"norm / √L": found["norms"]["mean"], "explained by z0": found["terminal"]["share"]}
+    expected |= {f"bias² in {part} · 1000": 1000 * found["bias"][part] for part in ("channels", "space")}
+    expected |= {f"largest N, {m}": "any" if limit is None else limit for m, limit in found["safe"].items()}
+    assert {name: row[name] for name in expected} == expected and row["class"] == "star"
+    for name in (name for name in row if name.startswith("mean of channel")):
+        mean = found["means"][int(name.rpartition(" ")[2])]
+        assert row[name] == [mean["value"], mean["low"], mean["high"]]
     (growth, *_) = page["diagnosis"]["growth"]
     means = [row[int(growth["title"].removeprefix("Channel "))] for row in found["growth"]["means"]]
     assert growth["series"][0]["points"] == [list(point) for point in zip(found["growth"]["sizes"], means, strict=True)]
