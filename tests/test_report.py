@@ -28,7 +28,7 @@ from latentmix.metrics import Estimate, mean
 from latentmix.mixing import Method
 from latentmix.report.contents import Contents, Images, find_experiment
 from latentmix.report.page import render
-from latentmix.report.wording import answers, notes
+from latentmix.report.wording import answers, notes, say
 
 NASTY = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'">'&amp;{{script}}"""
 NS, METHODS = (2, 4, 16), ("fix/0", "fix/chm")
@@ -337,6 +337,10 @@ def test_what_real_images_say_of_a_metric_follows_from_their_value() -> None:
     for value, beyond in ((99.0, True), (-99.0, False)):
         (answer,) = (a for a in answers(with_value(value, "real")) if a.metric == "clip_distance_embedded")
         assert ("below that smaller is not better" in answer.sentence) == beyond
+
+
+def test_numbers_of_sentences_have_three_digits_and_a_true_minus() -> None:
+    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 250.4)] == ["12.3", "−0.00457", "0", "250"]
 
 
 def test_real_images_are_compared_with_the_largest_n_in_whatever_order_a_run_has_them() -> None:
