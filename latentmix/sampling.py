@@ -132,18 +132,20 @@ def flow_schedule(sigmas: Sequence[float], train_steps: int = 1000) -> Schedule:
     return tuple(Interval(clean, noisy, noisy.sigma * train_steps) for clean, noisy in pairwise(levels))
 
 
-def flow_sigmas(steps: int, spacing: str, shift: float, train_steps: int = 1000) -> tuple[float, ...]:
+def flow_sigmas(
+    steps: int, spacing: str, shift: float, train_steps: int = 1000, lowest: float | None = None
+) -> tuple[float, ...]:
     """Return `steps` noise levels of a rectified flow, increasing to 1, shifted towards noise (Esser et al., eq. 23).
 
     `linspace` is what diffusers' scheduler and the reference implementation do: evenly from 1 down to the lowest level
-    of training, which is itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
+    of training, which is by default itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
     if spacing not in FLOW_SPACINGS:
         raise ValueError(f"spacing must be {' or '.join(FLOW_SPACINGS)} for a rectified flow, not {spacing!r}")
-    lowest = 1 / steps if spacing == "trailing" else shifted(1 / train_steps, shift)
-    stride = (1 - lowest) / max(1, steps - 1)
+    last = shifted(1 / train_steps, shift) if lowest is None else lowest
+    stride = (1 - (1 / steps if spacing == "trailing" else last)) / max(1, steps - 1)
     return tuple(shifted(1 - i * stride, shift) for i in reversed(range(steps)))
 
 
@@ -161,6 +163,9 @@ def _level(alpha_bar: float) -> Level:
 
 def timesteps(steps: int, spacing: str, train_steps: int = 1000, offset: int = 0) -> tuple[int, ...]:
     """Return `steps` timesteps, increasing, spaced as diffusers' schedulers space them.
+
+    A few numbers of steps, such as 48, put some timesteps halfway between two whole numbers. There, rounding decides,
+    and diffusers may have the neighbour. For some numbers above 60 its `trailing` has one timestep too many, −1.
 
     `trailing` ends at the last step of training (999), `leading` before it (981 for 50 steps and an offset of 1), and
     `linspace` spans all (Lin et al., "Common diffusion noise schedules and sample steps are flawed", Table 2).

@@ -13,10 +13,14 @@ from driver import invoke
 from scipy import stats
 from torch import Tensor
 
-from latentmix.commands.diagnose import verdict
+from latentmix.commands.diagnose import _row, verdict
 from latentmix.compose import compose
 from latentmix.diagnosis import (
+    Autocorrelation,
+    Bias,
     Diagnosis,
+    Fit,
+    Norms,
     autocorrelation,
     band,
     channel_stds,
@@ -92,6 +96,15 @@ def test_channel_stds_are_about_the_mean_of_all_and_intervals_hold_the_truth() -
     assert np.mean(hits) == pytest.approx(0.95, abs=0.03)
 
 
+def test_an_interval_of_a_std_reaches_to_0_and_not_below() -> None:
+    """The mean square of two latents is 5 ± 12.7 · 3, whose lower end has no root."""
+    found = channel_stds(
+        torch.tensor([2.0, 8.0]).sqrt().view(2, 1, 1, 1) * torch.tensor([[1.0, -1.0]]).view(1, 1, 1, 2)
+    )
+    half = stats.t.ppf(0.975, 1) * 3
+    assert (found[0].value, found[0].low, found[0].high) == pytest.approx((math.sqrt(5), 0, math.sqrt(5 + half)))
+
+
 # Correlation in space.
 
 
@@ -115,6 +128,21 @@ def test_autocorrelation_of_smoothed_noise(width: int, expected: dict[int, float
     for lag, value in expected.items():
         assert autocorrelation(both, lag).channels == pytest.approx((value,) * C, abs=0.03)
         assert autocorrelation(rows[..., :8, :], lag).channels == pytest.approx((value / 2,) * C, abs=0.03)
+
+
+@pytest.mark.parametrize(("lag", "h", "w"), [(1, 3, 7), (2, 7, 3), (2, 4, 4)])
+def test_autocorrelation_pair_by_pair(lag: int, h: int, w: int) -> None:
+    """Every pair of two positions in a frame, and its error from how many there are."""
+    z = normal(5, 2, h, w, seed=30)
+    e, places = z - z.mean(0), [(i, j) for i in range(h) for j in range(w)]
+    pairs = [(a, (a[0] + di, a[1] + dj)) for a in places for di, dj in ((0, lag), (lag, 0))]
+    pairs = [(a, b) for a, b in pairs if b in places]
+    found = autocorrelation(z, lag)
+    for channel, value in enumerate(found.channels):
+        x = e[:, channel]
+        products = torch.stack([x[:, *a] * x[:, *b] for a, b in pairs])
+        assert value == pytest.approx((products.mean() / x.square().mean()).item(), abs=1e-12)
+    assert found.null_error == pytest.approx(1 / math.sqrt((5 - 1) * len(pairs)))
 
 
 def test_a_common_bias_is_no_autocorrelation() -> None:
@@ -151,6 +179,17 @@ def test_no_bias_is_found_where_there_is_none() -> None:
 def test_noise_passes_for_bias_in_one_pool_of_twenty() -> None:
     found = [any(resolved(normal(10, C, seed=i))) for i in range(1500)]
     assert np.mean(found) == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("images", [2, 3, 12])
+def test_a_channel_is_resolved_from_the_bound_of_students_test_on(images: int) -> None:
+    """At 5 % for four channels together, by scipy; means a little below and above the bound."""
+    means, level = normal(images, C, seed=31), 1 - 0.95 ** (1 / C)
+    means = (means - means.mean(0)) / means.std(0)
+    bound = stats.t.isf(level / 2, images - 1) / math.sqrt(images)
+    shifts = torch.tensor([0.999, 1.001, -0.999, -1.001], dtype=torch.float64) * bound
+    assert stats.ttest_1samp((means + shifts).numpy(), 0).pvalue == pytest.approx([level] * 4, rel=0.02)
+    assert resolved(means + shifts) == (False, True, False, True)
 
 
 def test_only_channels_with_a_bias_are_resolved() -> None:
@@ -309,6 +348,24 @@ def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
     assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")
     unbiased = diagnosis(latents(40, 0.0, seed=28))
     assert verdict(unbiased, 10) == "40 images show no bias at any frequency; for N = 10 take nin/0"
+
+
+def test_a_row_of_the_table_has_the_numbers_that_its_legend_names() -> None:
+    plain = diagnosis(latents(40, per_channel(0.1, -0.4, 0, 0), seed=29))
+    found = replace(
+        plain,
+        norms=Norms(1.0234, 0.1, 0.9, 1.2),
+        autocorrelation=(Autocorrelation(1, (0.1, 0.2, 0.3, 0.2), 0.01), Autocorrelation(2, (0.9,) * 4, 0.01)),
+        bias=Bias(0.0123, 0.0045),
+        terminal=replace(plain.terminal, share=0.256),
+        growth=replace(plain.growth, root=Fit((1.0,) * 4, (0.1, 0.98765, 0.3, 0.4)), exact=Fit((2.0,) * 4, (0.5,) * 4)),
+        safe={"fix/0": 9, "fix/chm": None, "fix/pool": 20},
+    )
+    mean = f"{found.means[1].value:+.3f} (1)"
+    assert mean == f"{found.means[1].value:.3f} (1)" and mean.startswith("-0.")
+    assert _row(found) == ("1.023", mean, "+0.200", "12.3 + 4.5", "26%", "0.988", "9; any")
+    little = replace(found, terminal=replace(found.terminal, share=math.nan), safe=found.safe | {"fix/chm": 1})
+    assert _row(little)[4:] == ("–", "0.988", "9; none")
 
 
 @pytest.mark.parametrize("pool", [2, 3, 16, 128, 1000])

@@ -186,6 +186,16 @@ def test_dirichlet_weights_are_of_the_same_images_and_nested(alpha: float) -> No
     assert not torch.equal(dirichlet_weights(1, "star", [7], 2, POOL, alpha)[0], few[7])
 
 
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3, 1e-6])
+def test_weights_of_a_tiny_concentration_are_those_of_one_image(alpha: float) -> None:
+    """Its shares are below the least float64, most of them or all."""
+    for n in (1, 4):
+        weights = dirichlet_weights(0, "star", range(400), n, POOL, alpha)
+        torch.testing.assert_close(weights.sum(1), torch.ones(400))
+        assert ((weights > 0) <= (uniform_weights(0, "star", range(400), n, POOL) > 0)).all()
+        assert weights.amax(1).mean() > 0.97
+
+
 def test_another_class_or_seed_draws_other_images() -> None:
     weights = uniform_weights(0, "star", range(6), 4, POOL)
     assert not torch.equal(uniform_weights(0, "heart", range(6), 4, POOL), weights)

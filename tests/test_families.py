@@ -7,10 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pipelines
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, DiffusionPipeline, FluxPipeline
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from driver import invoke
 from torch import Tensor
 
@@ -221,6 +229,26 @@ def test_packing_is_that_of_diffusers() -> None:
     assert torch.equal(pack(z), FluxPipeline._pack_latents(z, 2, 3, 6, 4))
     assert torch.equal(unpack(pack(z), 3, 2), z)
     assert torch.equal(positions(3, 2, CPU), FluxPipeline._prepare_latent_image_ids(2, 3, 2, CPU, torch.float32))
+
+
+@only("flux-dev")
+@pytest.mark.parametrize("steps", [1, 2, 28])
+@pytest.mark.parametrize("size", [16, "16x24", 64])
+def test_levels_are_those_of_diffusers_scheduler(pair: Pair, size: Any, steps: int) -> None:
+    """`trailing` as FLUX's pipeline sets them, `linspace` as the scheduler does by itself."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(pair.folder, subfolder="scheduler")
+    model, config = load(pair.folder, **pair.settings, size=size), scheduler.config
+    _, h, w = model.latent_shape(size)
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = calculate_shift(h * w // 4, *(config[name] for name in names)) if config.use_dynamic_shifting else None
+    own: dict[str, dict[str, Any]] = {
+        "trailing": {"sigmas": np.linspace(1, 1 / steps, steps)},
+        "linspace": {"num_inference_steps": steps},
+    }
+    for spacing, levels in own.items():
+        scheduler.set_timesteps(**levels, mu=mu)
+        ours = [interval.noisy.sigma for interval in model.schedule(steps, spacing)]
+        assert ours == pytest.approx(scheduler.sigmas[:-1].flip(0).tolist(), abs=1e-6), spacing
 
 
 @only("flux-dev")

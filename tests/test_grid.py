@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import driver
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -177,6 +178,18 @@ def test_runs_are_paired_where_their_draws_are_the_same(runs: Path) -> None:
     assert {d.key for d in found} == {key for key in values if key[2] != "real"}
     for d in found:
         assert d.comparison.difference.value == pytest.approx(values[d.key] - expected[d.key], abs=1e-12)
+
+
+def test_draws_of_other_numbers_are_not_paired(runs: Path, tmp_path: Path) -> None:
+    """As those of random weights, which may have the same images twice, beside those of uniform weights."""
+    copy, reference = shutil.copytree(runs / NAMES[2], tmp_path / "copy"), runs / NAMES[0]
+    table = pq.read_table(copy / "images.parquet").to_pylist()
+    moved = [row | {"draw": row["draw"] + ((row["class"], row["method"]) == ("star", "fix/0"))} for row in table]
+    pq.write_table(pa.Table.from_pylist(moved), copy / "images.parquet")
+    usual, changed = (
+        {d.key for d in differences(*read_runs([str(run), str(reference)]))} for run in (runs / NAMES[2], copy)
+    )
+    assert {key[:3] for key in usual - changed} == {("star", 2, "fix/0")} and changed < usual
 
 
 def parts(run: Run, name: str) -> torch.Tensor:

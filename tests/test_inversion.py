@@ -154,6 +154,17 @@ def test_the_midpoint_rule_tells_the_network_the_time_at_which_z_is(family: str)
     assert all(timestep == (1000 * s if family == "flow" else own[s]) for s, timestep in oracle.timesteps)
 
 
+def test_a_clean_end_of_diffusion_is_no_flow() -> None:
+    """α + σ is 1 there, too, and for both ends of a single step from no noise to no signal."""
+    alphas = torch.linspace(0.9, 0, 8, dtype=torch.float64)
+    for steps in ((1, 3, 5, 7), (4, 7)):
+        schedule, oracle = discrete_schedule(alphas, steps, first=1.0), Oracle()
+        there_and_back(oracle, "midpoint", schedule)
+        own = {interval.noisy.s: interval.timestep for interval in schedule} | {0.0: 0}
+        assert len(oracle.timesteps) == 2 * len(steps)
+        assert all(timestep == own[s] for s, timestep in oracle.timesteps)
+
+
 # Solving a step for its noisy end.
 
 
@@ -389,6 +400,16 @@ def test_null_text_stops_at_an_error_that_grows_with_the_steps() -> None:
         moved.append(counts)
     first, second = moved  # each image stops by itself, so neither the first nor the last to stop decides for both
     assert first != second
+
+
+def test_null_text_of_more_than_100_steps_stands_still_at_last() -> None:
+    """The learning rate falls by a hundredth of its start in each step; below 0 it would lead away."""
+    model: Any = TwoPeaks()
+    cond, config = Conditioning(text(0.3), text(0.1), guidance=7.5), settings("null_text", guidance=7.5, iterations=1)
+    nulls = INVERSIONS["null_text"].invert(model, clean_latents(1), analytic.schedule(104), cond, config)["nulls"]
+    moves = nulls.diff(dim=1).abs().amax((0, 2, 3))
+    for index in (1, 50, 99, 100, 103):
+        assert moves[index - 1].item() == pytest.approx(max(0.01 * (1 - index / 100), 1e-8), rel=0.05), index
 
 
 def test_null_text_generates_each_step_with_its_own_embedding() -> None:

@@ -51,6 +51,18 @@ def test_moving_by_the_noise_predicted_at_z_is_a_step(schedule: Schedule) -> Non
             assert distance(move_by_noise(z, here, there, x0, eps), expected) < 1e-12
 
 
+@pytest.mark.parametrize("alpha", [0.068, 1e-3, 2e-4])
+def test_moving_by_the_noise_needs_no_x0_as_long_as_there_is_some_signal(alpha: float) -> None:
+    """Down to a level of no signal but rounding, from which a division by α would lead anywhere."""
+    z, eps, levels = clean_latents(2), clean_latents(2).flip(0), (Level(0.9, 0.1), Level(alpha, 1 - alpha))
+    for here, there in (levels, levels[::-1]):
+        expected = there.alpha * (z - here.sigma * eps) / here.alpha + there.sigma * eps
+        assert distance(move_by_noise(z, here, there, torch.full_like(z, math.nan), eps), expected) < 1e-12
+    silent = Level(1e-17, 1.0)
+    for here, there in ((levels[0], silent), (silent, levels[0])):
+        assert torch.equal(move_by_noise(z, here, there, z, eps), move(z, here, there, z, eps))
+
+
 # EDICT (Wallace et al.).
 
 
@@ -115,6 +127,24 @@ def test_fixed_point_iterates_noise(iterations: int) -> None:
                 z = interval.noisy.alpha * x0 + interval.noisy.sigma * eps
             level = interval.noisy
     found = invert("fixed_point", schedule, 3, z0, iterations=iterations, tolerance=0.0)["latents"]
+    assert distance(found, z) < 1e-12
+
+
+def test_fixed_point_stops_at_the_root_mean_square_of_a_change() -> None:
+    schedule, z0, model, cond = analytic.schedule(12), clean_latents(1), TwoPeaks(), conditioning(3)
+    z, counts, tolerance = z0, [], 1e-3
+    for interval in schedule:
+        clean = z
+        z = step(predictor(model, cond), z, interval.clean, interval.noisy, interval.timestep)  # type: ignore[arg-type]
+        count, change = 0, math.inf
+        while change > tolerance:
+            eps = model.predict(z, interval.noisy, interval.timestep, cond)[1]
+            x0 = (clean - interval.clean.sigma * eps) / interval.clean.alpha
+            before, z = z, interval.noisy.alpha * x0 + interval.noisy.sigma * eps
+            count, change = count + 1, math.sqrt((z - before).square().mean())
+        counts.append(count)
+    assert len(set(counts)) > 2 and max(counts) < 60, counts
+    found = invert("fixed_point", schedule, 3, z0, iterations=60, tolerance=tolerance)["latents"]
     assert distance(found, z) < 1e-12
 
 

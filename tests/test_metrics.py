@@ -36,6 +36,7 @@ from latentmix.metrics import (
     precision,
     recall,
 )
+from latentmix.metrics.bounded import bounded_interval
 from latentmix.metrics.distances import extrapolated
 
 quick = settings(max_examples=15, deadline=None, derandomize=True)
@@ -589,6 +590,21 @@ def test_features_may_be_arrays(changed: Callable[[Any], Any]) -> None:
     assert str(jackknifed(mean_of, x)) == str(jackknifed(mean_of, same[0]))
     layers = changed(normal(2, 3, 4, 5, seed=0).numpy())
     assert activation_distances([layers], [layers]).tolist() == [0, 0]
+
+
+def test_metrics_have_the_settings_that_the_documentation_names() -> None:
+    """3 neighbours for precision and recall, 5 for density and coverage, 10 sizes; a score's interval allows for 0."""
+    x, y = features(40, 3, 1), features(60, 3, 5)
+    values = {name: METRICS[name].sample(x, y).value for name in ("precision", "recall", "density", "coverage")}
+    assert values["precision"] == precision(x, y, k=3).mean() != precision(x, y, k=2).mean()
+    assert values["recall"] == recall(x, y, k=3).value != recall(x, y, k=2).value
+    assert values["density"] == density(x, y, k=5).mean() != density(x, y, k=4).mean()
+    assert values["coverage"] == coverage(x, y, k=5).value != coverage(x, y, k=4).value
+    assert METRICS["fid_infinity"].sample(x, y).value == frechet_infinity(x, y, 10) != frechet_infinity(x, y, 5)
+    score, scores = METRICS["clip_score"].sample(x, y[:1]), clip_scores(x, y[:1])
+    assert (score.low, score.high) == bounded_interval(scores, 0.0, None)
+    positive = METRICS["clip_score"].sample(y[:1] + 0.1 * x, y[:1])
+    assert positive.low < positive.parts.min()
 
 
 def test_better_images_are_better_by_every_metric() -> None:

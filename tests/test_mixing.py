@@ -285,6 +285,30 @@ def test_slerp_of_two_is_shoemakes(theta: float, t: float) -> None:
     assert angle == pytest.approx(t * theta, abs=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", ["slerp", "adain"])
+def test_between_opposite_latents_slerp_takes_the_heavier_one(norm: str, dtype: torch.dtype) -> None:
+    """There the angle over its sine is infinite, and rounding would decide the direction."""
+    z = noise(1, 4, 32, 32, seed=3, dtype=dtype)
+    opposite = torch.cat([z - z.mean((2, 3), keepdim=True), z.mean((2, 3), keepdim=True) - z]).requires_grad_()
+    for w in ([0.3, 0.7], [0.9, 0.1], [1.0, 0.0], [0.0, 1.0]):
+        mixed, heavier = mix(opposite, w, f"{norm}/0"), opposite[w.index(max(w))]
+        assert away(mixed, heavier) < 1e-2 if norm == "slerp" else cosine(mixed, heavier) > 0.99
+        assert torch.autograd.grad(mixed.square().sum(), opposite)[0].isfinite().all()
+    assert away(mix(opposite, [1.0, 0.0], f"{norm}/0"), opposite[0]) < 1e-6
+    three = torch.cat([opposite, noise(1, 4, 32, 32, seed=4, dtype=dtype)])
+    assert away(mix(three, [1.0, 0.0, 0.0], f"{norm}/0"), three[0]) < 1e-6
+
+
+def test_slerp_of_nearly_opposite_latents_is_still_shoemakes() -> None:
+    a, b = torch.linalg.qr(noise(4096, 2)).Q.unbind(1)
+    for gap in (0.1, 1e-3, 1e-6):
+        other = -math.cos(gap) * a + math.sin(gap) * b
+        mixed = mix(torch.stack([a, other]).view(2, 4, 32, 32), [0.3, 0.7], "slerp/0").flatten()
+        angle = 0.7 * (math.pi - gap)
+        assert away(mixed, math.cos(angle) * a + math.sin(angle) * b) < 1e-15 / gap + 1e-8
+
+
 @quick
 @given(bundle=bundles(least=3, most=12))
 def test_slerp_of_more_is_the_mean_on_the_sphere(bundle: Bundle) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentmix.commands.diagnose import overlap
 from latentmix.experiment.draws import subset
 from latentmix.mixing import mix
-from latentmix.octaves import octaves, recommended, safe, shared_images
+from latentmix.octaves import Octave, octaves, recommended, safe, shared_images
 
 C, SIZE = 4, 16
 
@@ -79,6 +79,18 @@ def test_what_a_mean_splits_off_does_not_limit_it() -> None:
     assert (limits["fix/chm"], limits["fix/pool"]) == (None, 50)
     assert [recommended(limits, n) for n in (2, 50, 51)] == ["nin/0", "nin/pool", "nin/chm"]
     assert recommended(dict.fromkeys(limits), 1000) == "nin/0"
+
+
+@pytest.mark.parametrize(("limit", "n"), [(2.5, 2), (3.99, 3), (7.0, 7), (0.4, 0)])
+def test_as_many_are_safe_as_stay_below_one_standard_deviation(limit: float, n: int) -> None:
+    """Whole latents: with one more, the bias would be larger. The least of all octaves decides."""
+    large, small = Octave(1, 2, 1 / 30, 0.0, 1.0, 30.0), Octave(2, 4, 1 / limit, 0.0, 1.0, limit)
+    nothing = Octave(4, 8, 0.0, 0.1, 1.0, None)
+    first = Octave(0, 0, 1 / 50, 0.0, 1.0, 50.0)
+    assert safe([first, large, small, nothing], 9) == {"fix/0": n, "fix/chm": n, "fix/pool": 4}
+    assert safe([small, large, nothing], 8) == {"fix/0": n, "fix/chm": 30, "fix/pool": 4}
+    assert recommended({"fix/0": n, "fix/chm": 30, "fix/pool": 4}, n) == "nin/0"
+    assert recommended({"fix/0": n, "fix/chm": 30, "fix/pool": 9}, n + 1) == "nin/pool"
 
 
 def test_a_frame_need_not_be_square_or_even() -> None:

@@ -17,9 +17,10 @@ from latentmix.diagnosis import diagnose
 from latentmix.experiment.results import AVERAGE, Result
 from latentmix.figures import style
 from latentmix.figures.curves import curves
-from latentmix.figures.diagnosis import growth
+from latentmix.figures.diagnosis import growth, octaves
 from latentmix.metrics import METRICS, Estimate, Metric, mean
 from latentmix.mixing import MEANS, NORMS, Mean, Norm
+from latentmix.octaves import Octave
 
 # Fig. 7: the lines and intervals that are drawn, against the table
 
@@ -180,6 +181,29 @@ def test_growth_is_that_of_the_diagnosis() -> None:
         low, high = (grey.get_window_extent().y0, grey.get_window_extent().y1)
         ends = axes.transData.inverted().transform([(0, low), (0, high)])[:, 1]
         assert ends == pytest.approx([-found.band, found.band])
+
+
+# The octaves
+
+
+def test_octaves_are_those_of_the_diagnosis() -> None:
+    """A hollow marker stands at the least N that two standard errors of a bias that was not found allow."""
+    found = (
+        Octave(0, 0, 0.05, 0.01, 0.8, 16.0),
+        Octave(1, 2, 0.002, 0.004, 0.5, None),
+        Octave(2, 4, -0.001, 0.004, 0.4, None),
+    )
+    z = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = diagnose(z, z, 0.1, [1, 4, 20], torch.arange(20)[None])
+    powers, limits = octaves([("star", replace(plain, octaves=found))]).axes
+    bias, variance = powers.lines
+    assert y(bias) == pytest.approx([0.05, math.nan, math.nan], nan_ok=True) and y(variance) == [0.8, 0.5, 0.4]
+    line, hollow, half = limits.lines
+    assert y(line) == pytest.approx([16, 0.5 / (0.002 + 0.008), 0.4 / 0.008])
+    assert (x(hollow), y(hollow)) == ([1, 2], pytest.approx([50, 50])) and hollow.get_markerfacecolor() == "white"
+    assert set(y(half)) == {10}
+    for axes in (powers, limits):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1–2", "2–4"]
 
 
 # The table of labels and styles

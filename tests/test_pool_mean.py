@@ -167,6 +167,21 @@ def test_half_a_pool_is_mixed_without_a_warning() -> None:
         mix(noise(4, 2, 8, 8), method="fix/chm")
 
 
+def test_one_latent_more_than_half_a_pool_in_any_mixture_is_warned_of() -> None:
+    w = torch.zeros(3, 96)
+    for row, n in zip(w, (2, 49, 30), strict=True):
+        row[:n] = 1 / n
+    with pytest.warns(UserWarning, match="fix/pool mixes 49 of a pool of 96"):
+        mix(noise(96, 2, 8, 8, dtype=torch.float32), w, "fix/pool")
+
+
+def test_the_whole_pool_in_any_mixture_is_refused() -> None:
+    w = torch.zeros(2, 6)
+    w[0, :3], w[1] = 1 / 3, 1 / 6
+    with pytest.raises(ValueError, match="mix all 6"):
+        mixtures(noise(6, 1, 2, 2), w, ["fix/pool"])
+
+
 @pytest.mark.parametrize("mean", MEANS)
 def test_adain_has_no_mean_of_a_pool(mean: str) -> None:
     with pytest.raises(ValueError, match="write adain/0"):

@@ -28,7 +28,7 @@ from latentmix.metrics import Estimate, mean
 from latentmix.mixing import Method
 from latentmix.report.contents import Contents, Images, find_experiment
 from latentmix.report.page import render
-from latentmix.report.wording import answers, notes
+from latentmix.report.wording import answers, notes, say
 
 NASTY = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'">'&amp;{{script}}"""
 NS, METHODS = (2, 4, 16), ("fix/0", "fix/chm")
@@ -150,6 +150,14 @@ def test_a_diagnosis_and_pairs_are_shown_if_they_exist(run: Path) -> None:
     page = shown(reported(run))
     found = json.loads((run / "diagnosis.json").read_text())["classes"]["star"]
     assert page["diagnosis"]["verdicts"] == [{"title": "star", "verdict": found["verdict"]}]
+    row = dict(zip(page["diagnosis"]["columns"], page["diagnosis"]["rows"][0], strict=True))
+    expected = {"norm / √L": found["norms"]["mean"], "explained by z0": found["terminal"]["share"]}
+    expected |= {f"bias² in {part} · 1000": 1000 * found["bias"][part] for part in ("channels", "space")}
+    expected |= {f"largest N, {m}": "any" if limit is None else limit for m, limit in found["safe"].items()}
+    assert {name: row[name] for name in expected} == expected and row["class"] == "star"
+    for name in (name for name in row if name.startswith("mean of channel")):
+        mean = found["means"][int(name.rpartition(" ")[2])]
+        assert row[name] == [mean["value"], mean["low"], mean["high"]]
     (growth, *_) = page["diagnosis"]["growth"]
     means = [row[int(growth["title"].removeprefix("Channel "))] for row in found["growth"]["means"]]
     assert growth["series"][0]["points"] == [list(point) for point in zip(found["growth"]["sizes"], means, strict=True)]
@@ -334,6 +342,19 @@ def test_what_real_images_say_of_a_metric_follows_from_their_value() -> None:
     for value, beyond in ((99.0, True), (-99.0, False)):
         (answer,) = (a for a in answers(with_value(value, "real")) if a.metric == "clip_distance_embedded")
         assert ("below that smaller is not better" in answer.sentence) == beyond
+
+
+def test_numbers_of_sentences_have_three_digits_and_a_true_minus() -> None:
+    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 250.4)] == ["12.3", "−0.00457", "0", "250"]
+
+
+def test_real_images_are_compared_with_the_largest_n_in_whatever_order_a_run_has_them() -> None:
+    """At N = 2 the best value by this metric is 1.6, and at N = 16 it is 4.2."""
+    for order in (1, -1):
+        contents = with_results(invented(), with_value(3.0, "real").run.results[::order])
+        assert "not the best" not in notes(contents, "fd_embedded")
+        (answer,) = (a for a in answers(contents) if a.metric == "fd_embedded")
+        assert (answer.best, answer.worst) == METHODS and "At N = 16" in answer.sentence
 
 
 def test_images_are_found_where_a_gpu_made_them() -> None:

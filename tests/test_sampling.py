@@ -1,6 +1,7 @@
 """The ladder against diffusers' schedulers, and against a data distribution whose solution is known in closed form."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -87,6 +88,22 @@ def test_timesteps_are_those_of_diffusers(spacing: Spacing, offset: int) -> None
     for steps in (1, 2, 3, 7, 10, 20, 30, 50, 64, 99, 100, 250, 333, 500, 999, 1000):
         scheduler.set_timesteps(steps)
         assert timesteps(steps, spacing, offset=offset) == tuple(reversed(scheduler.timesteps.tolist())), steps
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_timesteps_of_any_number_are_those_of_diffusers_up_to_ties(spacing: Spacing) -> None:
+    """Where a step falls halfway between two numbers, rounding in float64 decides."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(timestep_spacing=spacing)
+    for steps in range(1, 1001, 3):
+        scheduler.set_timesteps(steps)
+        theirs = scheduler.timesteps.tolist()[:steps][::-1]
+        stride = Fraction(1000, steps) if spacing == "trailing" else Fraction(999, max(1, steps - 1))
+        for i, (a, b) in enumerate(zip(timesteps(steps, spacing), theirs, strict=True)):
+            steps_away = steps - 1 - i if spacing == "trailing" else i
+            is_tie = spacing != "leading" and (steps_away * stride).denominator == 2
+            assert a == b or (is_tie and abs(a - b) == 1), (steps, i)
 
 
 def test_where_timesteps_begin_and_end() -> None:

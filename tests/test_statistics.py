@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import bdtr
+from scipy.special import bdtr, expit, stdtrit
 from torch import Generator
 
 from latentmix.experiment.results import LEAST_CLASSES, over_classes
-from latentmix.metrics import Estimate, average, mean, paired
+from latentmix.metrics import Estimate, Sample, average, mean, paired
 from latentmix.metrics.bounded import bounded_interval
+from latentmix.metrics.intervals import share
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmarks" / "simulate_coverage.py"
 SPEC = spec_from_file_location("simulate_coverage", SCRIPT)
@@ -65,6 +66,34 @@ def test_draws_that_agree_are_not_certain() -> None:
     compared = paired(every, none).difference
     assert compared.low < 0.9 and compared.high == 1
     assert paired(every, every).difference.low < 0 < paired(every, every).difference.high
+
+
+@pytest.mark.parametrize("value", [0.04, 0.3, 0.9])
+def test_a_share_holds_students_interval_of_its_logit(value: float) -> None:
+    """And the one of its pseudo-values, about the share itself, where that is wider. Logits allow for a quarter %."""
+    n, scatter = 12, torch.tensor([-2.0, -1, -1, 0, 0, 0, 0, 0, 0, 1, 1, 5], dtype=torch.float64)
+    without = value - 0.1 * scatter * value * (1 - value) - 0.001
+    logits = ((without + 0.0025) / (1 - without + 0.0025)).log().numpy()
+    half = stdtrit(n - 1, 0.975) * (n - 1) * logits.std(ddof=1) / math.sqrt(n)
+    ends = expit(math.log((value + 0.0025) / (1 - value + 0.0025)) + np.array([-half, half])) * 1.005 - 0.0025
+    pseudo = n * value - (n - 1) * without
+    low, high = bounded_interval(pseudo - pseudo.mean() + value, 0.0, 1.0)
+    found = share(value, without)
+    assert (found.low, found.high) == pytest.approx((max(min(low, ends[0]), 0), min(max(high, ends[1]), 1)), abs=1e-9)
+    assert found.parts.tolist() == pytest.approx(pseudo.tolist())
+    assert (ends[0] < low - 1e-3) == (value < 0.5) and (high + 1e-3 < ends[1]) == (value == 0.3)
+
+
+@pytest.mark.parametrize(("rare", "correlation"), [(True, 0.8), (False, 1.0)])
+def test_parts_that_agree_in_ten_draws_may_differ_in_the_next_one(rare: bool, correlation: float) -> None:
+    """MOVER by hand: each end of the difference from one end of both intervals, which are not symmetrical."""
+    parts = torch.arange(10, dtype=torch.float64) / 9
+    a = Sample(0.5, parts, 10, 0.3, 0.8, by_row=True, rare=rare)
+    b = Sample(0.4, 2 * parts - 0.6, 10, 0.25, 0.6, by_row=True, rare=rare)
+    below = math.sqrt(0.2**2 + 0.2**2 - 2 * correlation * 0.2 * 0.2)
+    above = math.sqrt(0.3**2 + 0.15**2 - 2 * correlation * 0.3 * 0.15)
+    found = paired(a, b).difference
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1 - below, 0.1 + above), abs=1e-7)
 
 
 def test_averages_of_few_classes_are_over_draws() -> None:

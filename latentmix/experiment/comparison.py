@@ -1,7 +1,7 @@
 """Several finished runs side by side: their joined tables, and differences on the same draws."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from latentmix.cache import read_json
 from latentmix.compose import compose, find_run, validate
 from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
-from latentmix.experiment.parts import Key, read_samples
+from latentmix.experiment.parts import Key, read_draws, read_samples
 from latentmix.experiment.results import AVERAGE, DIFFERENCE, Result, average_comparison, difference_row, read_table
 from latentmix.experiment.tables import grouped, read_rows, write_table
 from latentmix.metrics import METRICS, Comparison, Sample, paired
@@ -56,6 +56,11 @@ class Run:
     def samples(self) -> dict[Key, tuple[str, Sample]]:
         """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
         return dict(read_samples(self.folder))
+
+    @cached_property
+    def draws(self) -> dict[tuple[str, int, str], list[int]]:
+        """Return the numbers of the draws that the samples of a class, N and method are of."""
+        return read_draws(self.folder)
 
     @cached_property
     def diagnosis(self) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def settings_to_show(runs: Sequence[Run]) -> list[str]:
 
 
 def share_draws(a: Run, b: Run) -> bool:
-    """Return whether two runs mix the same images in each draw, so that they can be compared draw by draw."""
+    """Return whether two runs mix the same images in draws of the same number, so that these can be compared."""
     data = a.config["data"]["kind"]
     made = ("model", "guidance", "steps", "spacing") if data == "synthetic" else ()  # what synthetic images depend on
     for key in settings_that_differ([a, b]):
@@ -137,11 +142,7 @@ def differences(run: Run, reference: Run) -> list[Difference]:
     the two are not the same."""
     if not share_draws(run, reference):
         return []
-    found = list[Difference]()
-    for key, (name, sample) in run.samples.items():
-        _, other = reference.samples.get(key, (name, None))
-        if other is not None and (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
-            found.append(Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower)))
+    found = list(_by_class(run, reference))
     limits = {metric: METRICS[name].limits for (*_, metric), (name, _) in run.samples.items()}
     groups = grouped((difference.key[1:], difference.comparison) for difference in found)
     averages = [
@@ -149,6 +150,19 @@ def differences(run: Run, reference: Run) -> list[Difference]:
         for group, comparisons in groups.items()
     ]
     return found + averages
+
+
+def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
+    """Yield the differences where both runs have draws of the same numbers.
+
+    Draws of random weights have others than those of uniform weights, which leave out subsets that were drawn before.
+    """
+    for key, (name, sample) in run.samples.items():
+        _, other = reference.samples.get(key, (name, None))
+        if other is None or run.draws.get(key[:3]) != reference.draws.get(key[:3]):
+            continue
+        if (other.count, len(other.parts)) == (sample.count, len(sample.parts)):
+            yield Difference(run.label, reference.label, key, paired(sample, other, METRICS[name].lower))
 
 
 def write_comparison(folder: Path, runs: Sequence[Run]) -> list[Path]:

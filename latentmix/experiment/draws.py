@@ -90,10 +90,14 @@ def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool
 
 def dirichlet_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int, alpha: float) -> Tensor:
     """Return weights [K, pool] of K draws: of the n images of a draw, from a Dirichlet distribution of concentration
-    `alpha`. The ratios of the weights of two images are the same for every n."""
+    `alpha`. The ratios of the weights of two images are the same for every n.
+
+    Where `alpha` is so small that all shares are 0 in float64, the draw's first image has the whole weight.
+    """
     weights = torch.zeros(len(draws), pool)
     for row, draw in zip(weights, draws, strict=True):
         shares = generator(seed, f"weights {class_id}", draw).gamma(alpha, size=pool)[:n]
+        shares[0] += not shares.any()
         row[torch.from_numpy(subset(seed, class_id, draw, pool)[:n])] = torch.from_numpy(shares / shares.sum()).float()
     return weights
 

@@ -50,12 +50,19 @@ def read_samples(folder: Path) -> Iterator[tuple[Key, tuple[str, Sample]]]:
         yield (*cell, row["metric"]), (row["name"], sample)
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def read_draws(folder: Path) -> dict[tuple[str, int, str], list[int]]:
+    """Return the numbers of the draws of each cell, by class, N and method, in the order of its parts."""
+    rows = _read_parquet(folder / "images.parquet", ["class", "n", "method", "draw"])
+    return grouped(((row["class"], row["n"], row["method"]), row["draw"]) for row in rows)
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a file, with some of its columns or all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path).to_pylist()
+        return pq.read_table(path, columns=columns).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} is missing or damaged; {AGAIN}") from error
 

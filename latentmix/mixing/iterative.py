@@ -18,7 +18,8 @@ def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
     """Return the weighted mean on the sphere (Buss & Fillmore, algorithm A1), at the weighted mean of the norms.
 
     For N = 2 it is Shoemake's slerp of the normalised inputs (eq. 3). For more inputs there is no closed form; the
-    iteration stops when the step in the tangent plane vanishes.
+    iteration stops when the step in the tangent plane vanishes. Between two opposite inputs no path is the shortest;
+    the result then has the direction of the one with the larger weight.
 
     DiffMorpher (Zhang et al.) interpolates the raw latents instead. For two inverted latents that differs by about 2 %.
     """
@@ -37,11 +38,15 @@ def slerp(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
 
 
 def _angle_over_sine(cos: Tensor) -> Tensor:
-    """Return θ / sin θ, near θ = 0 by its series, as the formula can't be differentiated there."""
-    near = cos > 1 - 1e-4
-    safe = torch.where(near, torch.zeros_like(cos), cos)
+    """Return θ / sin θ, near θ = 0 by its series, as the formula can't be differentiated there.
+
+    At θ = π, up to rounding, it is 0: no direction leads to the opposite point, which then pulls nowhere.
+    """
+    near, opposite = cos > 1 - 1e-4, cos < -1 + 64 * torch.finfo(cos.dtype).eps
+    safe = torch.where(near | opposite, torch.zeros_like(cos), cos)
     series = 1 + (1 - cos) / 3 + 2 * (1 - cos).square() / 15
-    return torch.where(near, series, safe.arccos() / (1 - safe.square()).sqrt())
+    ratio = torch.where(near, series, safe.arccos() / (1 - safe.square()).sqrt())
+    return torch.where(opposite, torch.zeros_like(cos), ratio)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ class FlowModel(PipelineModel):
     def schedule(self, steps: int, spacing: str) -> Schedule:
         train_steps = self.scheduler["num_train_timesteps"]
         try:
-            return sampling.flow_schedule(sampling.flow_sigmas(steps, spacing, self.shift, train_steps), train_steps)
+            sigmas = sampling.flow_sigmas(steps, spacing, self.shift, train_steps, self._lowest)
+            return sampling.flow_schedule(sigmas, train_steps)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -115,6 +116,12 @@ class FlowModel(PipelineModel):
     def shift(self) -> float:
         """Return the shift of the levels towards noise."""
         return float(self.scheduler["shift"])
+
+    @property
+    def _lowest(self) -> float:
+        """Return the lowest level of training. A constant shift moves it; one by the image's size comes later."""
+        first = 1 / self.scheduler["num_train_timesteps"]
+        return first if self.scheduler["use_dynamic_shifting"] else sampling.shifted(first, self.shift)
 
     @cached_property
     def scheduler(self) -> Mapping[str, Any]:

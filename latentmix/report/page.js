@@ -385,7 +385,7 @@ function diagnosis() {
   if (!found) return section.remove();
   section.append(
     make("p", {}, "A bias that all latents share grows by about √N if the norm of their mean is restored. The plots show the mean of a channel of ",
-      make("code", {}, "fix/0"), " mixtures; the grey band holds 95 % of what random latents would give."),
+      make("code", {}, "fix/0"), " mixtures, averaged over draws. In 95 % of single mixtures of random latents, all channels are within the grey band."),
     make("ul", {}, ...found.verdicts.map((one) => make("li", {}, `${one.title}: ${one.verdict}`))));
   const holder = make("div", { class: "plots" });
   section.append(holder, make("div", { class: "key" }, ...found.growth[0].series.map((one) => make("span", {}, swatch(one), one.name))));

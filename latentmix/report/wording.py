@@ -43,7 +43,7 @@ def answers(contents: Contents) -> list[Answer]:
 def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
     """Return the averages over classes by one metric, by method; at the largest N that a method has."""
     rows = [r for r in contents.run.results if (r.class_id, r.metric) == (AVERAGE, metric)]
-    return {r.method: r.estimate for r in rows}
+    return {r.method: r.estimate for r in sorted(rows, key=lambda r: r.n)}
 
 
 def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
