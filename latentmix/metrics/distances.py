@@ -85,7 +85,7 @@ def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int =
     values = [
         sum(statistic(x[start::part][:size]) for start in range(part)) / part for part, size in enumerate(sizes, 1)
     ]
-    inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
+    inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64, device="cpu")
     line = torch.linalg.lstsq(torch.stack([torch.ones_like(inverse), inverse], 1), inverse.new_tensor(values)[:, None])
     return line.solution[0].item()
 
@@ -154,7 +154,7 @@ def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) ->
         unseen.append((k_x[:, furthest].clone(), across[furthest].mean(), k_x[furthest, furthest].clone()))
     else:
         unseen.append((k_x[0, 0] + unlike - across.mean(1), across.new_tensor(unlike), k_x[0, 0].clone()))
-    weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64)
+    weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64, device="cpu")
     weights = weights.exponential_(generator=torch.Generator().manual_seed(0)).to(x.device)
     weights /= weights.sum(1, keepdim=True)
     drawn, new = weights[:, :-1], weights[:, -1]
