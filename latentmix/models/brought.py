@@ -36,6 +36,9 @@ class _Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
+    def __reduce__(self) -> Any:
+        raise UserError("a pipeline of modules that were loaded can't be copied or pickled; call from_diffusers again")
+
     def to(self, *_: Any, **__: Any) -> Any:
         """Return the network."""
         return self.network
@@ -50,13 +53,13 @@ class _HeldVAE(_Held):
     def encode(self, pixels: Tensor) -> Any:
         """Return what `AutoencoderKL.encode` does, in float32."""
         with self._usable() as network:
-            mean = network.encode(pixels.to(network.dtype)).latent_dist.mean
+            mean = _usual(network.encode(pixels.to(network.dtype)).latent_dist.mean, network)
         return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean.float()))
 
     def decode(self, latents: Tensor) -> Any:
         """Return what `AutoencoderKL.decode` does."""
         with self._usable() as network:
-            return network.decode(latents.to(network.dtype))
+            return SimpleNamespace(sample=_usual(network.decode(latents.to(network.dtype)).sample, network))
 
     @contextmanager
     def _usable(self) -> Iterator[Any]:
@@ -70,14 +73,24 @@ class _HeldVAE(_Held):
                 self.network.to(torch.float16)
 
 
+def _usual(x: Tensor, vae: Any) -> Tensor:
+    """Return what a VAE has computed. Raises: UserError for NaN, which would become black."""
+    if x.isnan().any():
+        name = str(vae.dtype).removeprefix("torch.")
+        raise UserError(f"NaN came up in the pipeline's VAE in {name}; cast it: pipe.vae.to(torch.float32)")
+    return x
+
+
 def family_of(pipe: Any) -> Family:
     """Return the family of a pipeline. Raises: UserError where latentmix knows none."""
     names = [cls.__name__ for cls in type(pipe).__mro__]
     known = next((name for name in names if name in FAMILIES), None)
     if known is None:
+        found = f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; take "
+        if not hasattr(pipe, "components"):
+            raise UserError(f"{found}one that diffusers has loaded; from_pretrained loads models by their name")
         raise UserError(
-            f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; take the text-to-image pipeline of its modules: "
-            "diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
+            f"{found}the text-to-image pipeline of its modules: diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
         )
     return FAMILIES[known]
 
@@ -92,7 +105,9 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
     family, folder = family_of(pipe), Path(mkdtemp(prefix="latentmix-"))
     try:
         _register(pipe, family, folder)
-        model = family.build(folder, config, _precision(getattr(pipe, family.denoiser)), device_of(pipe), AS_IT_IS)
+        precision = _precision(getattr(pipe, family.denoiser), family.denoiser)
+        with in_its_words(folder):
+            model = family.build(folder, config, precision, device_of(pipe), AS_IT_IS)
     except BaseException:
         _forget(folder)
         raise
@@ -101,15 +116,34 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
     return model
 
 
+@contextmanager
+def in_its_words(folder: Path) -> Iterator[None]:
+    """Let errors in this context name a pipeline in place of the folder that stands for it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(f"{folder}/", "the pipeline's ")) from error
+
+
+def parts_of(pipe: Any) -> list[Any]:
+    """Return what changes where a pipeline gets another module, scheduler, precision or device."""
+    parts = [getattr(pipe, part, None) for part in family_of(pipe).parts]
+    modules = [(id(part), str(getattr(part, "dtype", ""))) for part in parts]
+    return [device_of(pipe), modules, dict(getattr(pipe.scheduler, "config", {}))]
+
+
 def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configs of a pipeline's denoiser and VAE.
 
     Raises: UserError for a pipeline, or one of its networks, that is of no known class.
     """
     family = family_of(pipe)
-    for part in family.networks:
-        if (network := getattr(pipe, part, None)) is not None:
-            _check_class(network, part, family)
+    for part in family.parts:
+        own = getattr(pipe, part, None)
+        if own is None and part not in family.optional:
+            raise UserError(f"the pipeline has no {part}; load it with one")
+        if own is not None and part in family.networks:
+            _check_class(own, part, family)
     return dict(getattr(pipe, family.denoiser).config), dict(pipe.vae.config)
 
 
@@ -120,8 +154,6 @@ def _register(pipe: Any, family: Family, folder: Path) -> None:
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": family.pipeline}))
     for part in family.parts:
         own, place = getattr(pipe, part, None), folder / part
-        if own is None and part not in family.optional:
-            raise UserError(f"the pipeline has no {part}; load it with one")
         if own is None:
             continue
         if part == "scheduler":
@@ -141,8 +173,10 @@ def _check_class(network: Any, part: str, family: Family) -> None:
         raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
 
 
-def _precision(denoiser: Any) -> str:
+def _precision(denoiser: Any, part: str) -> str:
     """Return the name of a denoiser's dtype; that of its computations where its weights are quantised."""
+    if denoiser.dtype == torch.float64:
+        raise UserError(f"the pipeline's {part} is in float64; cast it: pipe.to(torch.float32)")
     dtype = denoiser.dtype if denoiser.dtype in DTYPES.values() else torch.float16
     return next(name for name, known in DTYPES.items() if known == dtype)
 
