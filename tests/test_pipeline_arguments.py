@@ -209,7 +209,7 @@ class Named:
 
 
 def test_images_may_be_bytes_open_files_and_columns(pipe: lm.Pipeline, tmp_path: Path) -> None:
-    import pandas
+    pandas = pytest.importorskip("pandas")
 
     (picture,) = pictures(1)
     content, expected = encoded(picture), pipe.invert(picture).tensor
@@ -259,7 +259,7 @@ def test_images_that_cannot_be_used_are_refused_in_one_line(pipe: lm.Pipeline, i
 
 
 def test_tables_are_refused_with_what_to_give(pipe: lm.Pipeline) -> None:
-    import pandas
+    pandas = pytest.importorskip("pandas")
 
     table = pandas.DataFrame({"image": ["a.png"]})
     with pytest.raises(lm.UserError, match=r"a DataFrame is no list of images; give its column, such as x\['image'\]"):
@@ -312,7 +312,7 @@ def test_keywords_that_are_easily_mistaken(pipe: lm.Pipeline) -> None:
 
 
 def test_latents_may_be_a_column_a_generator_or_single_ones_of_diffusers(pipe: lm.Pipeline) -> None:
-    import pandas
+    pandas = pytest.importorskip("pandas")
 
     z = pipe.noise(2)
     expected = pipe.generate(z, output="tensor")

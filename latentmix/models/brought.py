@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentmix.errors import UserError
 from latentmix.models.family import Family
@@ -65,19 +65,20 @@ class _HeldVAE(_Held):
     def _usable(self) -> Iterator[Any]:
         upcast = self.network.dtype == torch.float16 and self.network.config.get("force_upcast")
         if upcast:
-            self.network.to(torch.float32)
+            nn.Module.to(self.network, torch.float32)  # diffusers' own `to` warns of it
         try:
             yield self.network
         finally:
             if upcast:
-                self.network.to(torch.float16)
+                nn.Module.to(self.network, torch.float16)
 
 
 def _usual(x: Tensor, vae: Any) -> Tensor:
     """Return what a VAE has computed. Raises: UserError for NaN, which would become black."""
     if x.isnan().any():
-        name = str(vae.dtype).removeprefix("torch.")
-        raise UserError(f"NaN came up in the pipeline's VAE in {name}; cast it: pipe.vae.to(torch.float32)")
+        name, wide = str(vae.dtype).removeprefix("torch."), vae.dtype == torch.float32
+        advice = "check its weights" if wide else "cast it: pipe.vae.to(torch.float32)"
+        raise UserError(f"NaN came up in the pipeline's VAE in {name}; {advice}")
     return x
 
 
