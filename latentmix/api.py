@@ -78,9 +78,9 @@ def sweep(*overrides: str | Sequence[str]) -> list[dict[str, Any]]:
         rows = lm.sweep("experiment=demo", "draws=8")
         table = pandas.DataFrame(rows)
 
-    Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high
-    and count. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm` jobs
-    are submitted, and the rows are those that are there already.
+    Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high,
+    count and over. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm`
+    jobs are submitted, and the rows are those that are there already.
     Raises: UserError for settings that can't be used, and for whatever else the command refuses.
     """
     from latentmix.commands import sweep as command

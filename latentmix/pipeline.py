@@ -147,9 +147,9 @@ class Pipeline:
     ) -> Latents:
         """Invert images to latents at t = T.
 
-        `images` is an image or a list of them: PIL images, paths, uint8 tensors [3, H, W] or arrays [H, W, 3], or a
-        batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and resized. `prompts`
-        is one for all images or a list of one for each; the empty prompt is the default.
+        `images` is an image or a list of them: PIL images, paths, bytes of files, uint8 tensors [3, H, W] or arrays
+        [H, W, 3], or a batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and
+        resized. `prompts` is one for all images or a list of one for each; the empty prompt is the default.
 
         `inversion` is a preset of configs/inversion ("ddim", "null_text", "exact", ...) or an `Inversion` of your own;
         by default it is that of the pipeline's settings, "ddim" if they name none.

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latentmix.arrays import as_tensor
-from latentmix.metrics.distances import Features, Others
+from latentmix.metrics.distances import Features, Others, read
 from latentmix.metrics.intervals import Sample, share
 
 
@@ -66,7 +65,8 @@ def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:
 
 
 def _distances(x: Features, y: Others) -> Float[Tensor, "n m"]:
-    return torch.cdist(as_tensor(x).double(), as_tensor(y).double())
+    first, second = read(x, y)
+    return torch.cdist(first, second)
 
 
 def _radii(within: Float[Tensor, "n n"], k: int) -> Float[Tensor, " n"]:
