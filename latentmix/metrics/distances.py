@@ -29,7 +29,8 @@ def read(*features: Any) -> list[Tensor]:
     """
     found = [as_tensor(one).double() for one in features]
     if any(one.ndim != 2 for one in found) or len({one.shape[1] for one in found}) != 1:
-        raise ValueError(f"features must be [n, D] and [m, D], not {', '.join(str(list(one.shape)) for one in found)}")
+        shapes = ", ".join(str(list(one.shape)) for one in found)
+        raise ValueError(f"features must be [n, D] and [m, D] of one width D, not {shapes}")
     if not all(bool(one.isfinite().all()) for one in found):
         raise ValueError("features hold NaN or infinity; leave out the images that they are of")
     return found
