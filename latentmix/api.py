@@ -10,11 +10,14 @@ import torch
 from latentmix.data.pictures import read_pictures
 from latentmix.experiment.tables import number, read_rows
 from latentmix.feature_networks import Network, load
+from latentmix.gpu import find_device
+from latentmix.isolation import isolated
 from latentmix.settings import expand_home
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"n": int, "count": int, "value": number, "low": number, "high": number}
 
 
+@isolated()
 def features(name: str | Path = "inception", device: str | torch.device | None = None) -> Network:
     """Return a feature network: images -> features, float32 [B, D].
 
@@ -28,10 +31,11 @@ def features(name: str | Path = "inception", device: str | torch.device | None =
 
     Raises: UserError where there is no such network.
     """
-    network = load(str(name), device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return replace(network, extract=lambda images: network.extract(read_pictures(images, None)[0]))
+    network = load(str(name), find_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu"))))
+    return replace(network, extract=isolated()(lambda images: network.extract(read_pictures(images, None)[0])))
 
 
+@isolated()
 def augment(
     folder: str | Path,
     out: str | Path,
@@ -67,15 +71,16 @@ def augment(
     return target
 
 
+@isolated()
 def sweep(*overrides: str | Sequence[str]) -> list[dict[str, Any]]:
     """Run what `latentmix sweep` runs with the same settings; return the rows of metrics.csv.
 
         rows = lm.sweep("experiment=demo", "draws=8")
         table = pandas.DataFrame(rows)
 
-    Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high
-    and count. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm` jobs
-    are submitted, and the rows are those that are there already.
+    Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high,
+    count and over. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm`
+    jobs are submitted, and the rows are those that are there already.
     Raises: UserError for settings that can't be used, and for whatever else the command refuses.
     """
     from latentmix.commands import sweep as command

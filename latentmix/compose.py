@@ -19,6 +19,7 @@ from latentmix.cache import read_json, user_cache, write_json
 from latentmix.config import SBATCH, Config
 from latentmix.embedded import DRAWN
 from latentmix.errors import UserError, nearest
+from latentmix.isolation import LOCK
 from latentmix.overrides import for_hydra, mapping, takes_fractions
 from latentmix.settings import expand_home
 
@@ -205,7 +206,7 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     mappings = {override: found for override in overrides if (found := mapping(override))}
     typed = [f"{mappings[o][0]}={{}}" if o in mappings else for_hydra(o) for o in overrides]
     try:
-        with _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with LOCK, _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
             if world := _drawn_world(composed, overrides, presets):
                 typed = [f"data={world}", *typed]

@@ -1,8 +1,9 @@
 """Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentmix.data.image_files import digest, image_files
-from latentmix.data.pictures import read_pictures
+from latentmix.data.pictures import is_one, list_of, read_pictures
 from latentmix.data.protocol import first_few
 from latentmix.errors import UserError, no_such, warn_once
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
+from latentmix.gpu import find_device
+from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
 from latentmix.settings import expand_home
@@ -25,6 +28,7 @@ PAIRS = 50  # of images, whose perceptual distance is the diversity
 DEFAULT = ("fid", "kid", "precision", "recall")
 
 
+@isolated()
 def evaluate(
     images: Any,
     reference: Any,
@@ -48,12 +52,12 @@ def evaluate(
 
     Raises: UserError for an unknown metric or network, and for anything that is no image.
     """
-    names = metrics.split(",") if isinstance(metrics, str) else metrics
+    names = metrics.split(",") if isinstance(metrics, str) else _names(metrics)
     wanted = {name.strip(): _metric(name.strip()) for name in names if name.strip()}
     if not wanted:
         raise UserError(f"name at least one metric, such as {DEFAULT[0]}")
     kinds = {metric.network for metric in wanted.values()}
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = find_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     networks = dict[str, Network]()
     if "frechet" in kinds:
         networks["frechet"] = frechet_network(str(features), place)
@@ -73,6 +77,14 @@ def evaluate(
     }
 
 
+def _names(metrics: Any) -> list[str]:
+    """Return the names of metrics as a list. Raises: UserError for anything else."""
+    names = list(metrics) if isinstance(metrics, Iterable) else [metrics]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"a metric is given by its name, such as {DEFAULT[0]!r}, not {wrong[0]!r}")
+    return names
+
+
 def _metric(name: str) -> Metric:
     known = [known for known in METRICS if not METRICS[known].of_prompt]
     if name in known:
@@ -87,10 +99,10 @@ Item = tuple[str, Any]  # what errors call an image, and the image
 
 def _items(images: Any, side: str) -> list[Item]:
     """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
-    if not isinstance(images, str | Path):
-        found, what = list(images) if hasattr(images, "__iter__") else [images], "one side"
+    if not isinstance(images, str | PathLike):
+        found, what = [images] if is_one(images) else list_of(images), "one side"
     else:
-        folder, what = Path(expand_home(images)), str(images)
+        folder, what = Path(expand_home(fspath(images))), str(images)
         found = list(image_files(folder, "give a folder of images"))
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")

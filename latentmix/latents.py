@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -10,26 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmix.arrays import entries
 from latentmix.errors import UserError
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.mixing import Method, mix
 from latentmix.mixing.inputs import checked_weights
 
+SHOWN = 4  # prompts in the text of latents
 Prompt = str | Mapping[str, float]  # one, or several whose embeddings are mixed by these weights
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Latents:
     """N inverted latents or mixtures of them, or a single one. `Pipeline.invert` makes them; `lm.mix` mixes them.
 
     `z.tensor` is [N, C, h, w], or [C, h, w] for a single one. `z[0]` is a single one, `z[[0, 2]]` two of them.
     """
 
-    state: State = field(repr=False)  # `latents` [N, C, h, w] and the inversion's extras, a row for each
+    state: State  # `latents` [N, C, h, w] and the inversion's extras, a row for each
     prompts: tuple[Prompt, ...]  # one for each row
-    inversion: Inversion = field(repr=False)
-    settings: InversionSettings = field(repr=False)  # of the inversion
+    inversion: Inversion
+    settings: InversionSettings  # of the inversion
     guidance: float = 1.0  # of generation, unless `generate` is told otherwise
     single: bool = False
 
@@ -52,6 +54,11 @@ class Latents:
         """The latents [N, C, h, w], or [C, h, w] if they are a single one."""
         return self.rows[0] if self.single else self.rows
 
+    def __repr__(self) -> str:
+        shown = [str(prompt) for prompt in self.prompts[:SHOWN]] + ["..."] * (len(self) > SHOWN)
+        about = f"{self.settings.name}, {self.settings.steps} steps"
+        return f"<Latents {list(self.tensor.shape)} of {about}; prompts: {', '.join(shown)}>"
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -68,7 +75,10 @@ class Latents:
 
     def __add__(self, other: "Latents") -> "Latents":
         """Return the rows of both, which must be of one inversion."""
-        if self.settings != other.settings or self.rows.shape[1:] != other.rows.shape[1:]:
+        if not isinstance(other, Latents):
+            raise UserError(f"a {type(other).__name__} can't be joined to latents with prompts; join z.tensor to it")
+        mine, others = ((z.inversion, z.settings, z.rows.shape[1:], z.state.keys()) for z in (self, other))
+        if mine != others:
             raise UserError("latents of different inversions, settings or sizes can't be joined")
         state = {name: torch.cat([x, other.state[name].to(x)]) for name, x in self.state.items()}
         return replace(self, state=state, prompts=self.prompts + other.prompts, single=False)
@@ -93,8 +103,9 @@ class Latents:
 
 
 def joined(latents: Any) -> Any:
-    """Return a list of inverted latents as one; anything else as it is. Raises: UserError, as `+` does."""
-    if isinstance(latents, list | tuple) and latents and all(isinstance(one, Latents) for one in latents):
+    """Return inverted latents in a list or the like as one; the entries of any other list. Raises: UserError."""
+    latents = latents if isinstance(latents, Latents) else entries(latents)
+    if isinstance(latents, list) and latents and all(isinstance(one, Latents) for one in latents):
         return replace(reduce(add, latents), single=False)
     return latents
 

@@ -16,12 +16,17 @@ from latentmix.models.pipeline import check_index
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
+_LOADED = "; for a pipeline of diffusers that is loaded, call from_diffusers"
+
 
 def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
     """Return the settings by which the command line has the model of a name; a `Path` is none of the hub.
 
     `settings` are those given beside it. Raises: UserError where there is no such model.
     """
+    if not isinstance(name, str | Path) or not str(name).strip():
+        what = repr(name) if isinstance(name, str | int | None) else f"a {type(name).__name__}"
+        raise UserError(f"a model is named by a preset, a folder, a file or OWNER/NAME, not {what}{_LOADED}")
     presets, is_path, name = Presets(), isinstance(name, Path), str(name)
     path = Path(expand_home(name))
     if name in presets.options("model") and not (is_path and path.exists()):

@@ -1,7 +1,7 @@
 """`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, reduce
 from operator import add
@@ -14,8 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.arguments import check_pairs, count_of, for_each, for_morph, guidance_of
-from latentmix.arrays import as_tensor
+from latentmix.arguments import (
+    check_brought,
+    check_pairs,
+    count_of,
+    for_each,
+    for_morph,
+    guidance_of,
+    plain_latents,
+    seed_of,
+    size_of,
+)
 from latentmix.compose import Presets, compose, in_one_list
 from latentmix.config import Config
 from latentmix.data.pictures import read_pictures
@@ -28,14 +37,16 @@ from latentmix.gpu import is_out_of_memory, tf32
 from latentmix.images import to_pil
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion, InversionSettings, State, image_names
+from latentmix.isolation import alone
 from latentmix.latents import Latents, Prompt, joined, weighted
 from latentmix.mixing import Method
 from latentmix.model_names import native_size, nearest_preset, overrides_for
-from latentmix.models import check_size, load_model
-from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of
+from latentmix.models import check_size, load_model, of_latents
+from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of, in_its_words, parts_of
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.progress import CountedSteps
+from latentmix.sampling import Schedule
 from latentmix.settings import height_width
 
 Result = TypeVar("Result")
@@ -59,8 +70,10 @@ class Pipeline:
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
         self._brought: Any = None  # diffusers' pipeline, if the caller brought one
+        self._parts: list[Any] = []  # of it
 
     @classmethod
+    @alone()
     def from_pretrained(
         cls, name: str | Path, *settings: str, device: str | torch.device | None = None, size: int | str | None = None
     ) -> "Pipeline":
@@ -79,11 +92,12 @@ class Pipeline:
         if device is not None:
             overrides.append(f"device={device}")
         if size is not None:
-            overrides.append(f"model.size={size}")
+            overrides.append(size_of(size))
         experiment = Experiment(compose(overrides))
         return cls(experiment.model, experiment.config, overrides, experiment.device)
 
     @classmethod
+    @alone()
     def from_diffusers(cls, pipe: Any, *settings: str, size: int | str | None = None) -> "Pipeline":
         """Return the pipeline of modules that are loaded already: adapted, quantised, offloaded, compiled, as they are.
 
@@ -94,17 +108,20 @@ class Pipeline:
         denoiser, vae = denoiser_and_vae(pipe)
         device, native = device_of(pipe), native_size(denoiser, vae)
         overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", f"device={device}"]
-        given = in_one_list(settings)
-        if moved := [setting for setting in given if setting.lstrip("+").startswith("device=")]:
-            raise UserError(f"leave out {moved[0]}; the modules of a pipeline stay where they are")
+        check_brought(given := in_one_list(settings))
         overrides += [f"model.size={native}"] * (native is not None) + given
-        overrides += [f"model.size={size}"] * (size is not None)
+        overrides += [] if size is None else [size_of(size)]
         config = compose(overrides)
         made = cls(brought_model(pipe, config.model), config, overrides, device)
-        made._brought = pipe
+        made._brought, made._parts = pipe, parts_of(pipe)
         check_size(made.model, config.model.size)
         return made
 
+    def __repr__(self) -> str:
+        name, size = self.config.model.name, self.config.model.size
+        return f"<Pipeline {name}, {size} px, {self.config.steps} steps, on {self.device}>"
+
+    @alone()
     def invert(
         self,
         images: Any,
@@ -117,9 +134,9 @@ class Pipeline:
     ) -> Latents:
         """Invert images to latents at t = T.
 
-        `images` is an image or a list of them: PIL images, paths, uint8 tensors [3, H, W] or arrays [H, W, 3], or a
-        batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and resized. `prompts`
-        is one for all images or a list of one for each; the empty prompt is the default.
+        `images` is an image or a list of them: PIL images, paths, bytes of files, uint8 tensors [3, H, W] or arrays
+        [H, W, 3], or a batch of these as one tensor or array. Each is cut to the pipeline's shape in its centre, and
+        resized. `prompts` is one for all images or a list of one for each; the empty prompt is the default.
 
         `inversion` is a preset of configs/inversion ("ddim", "null_text", "exact", ...) or an `Inversion` of your own;
         by default it is that of the pipeline's settings, "ddim" if they name none.
@@ -130,8 +147,8 @@ class Pipeline:
         kind, own, scale = self._recipe(inversion, steps, guidance, settings)
         pixels, single = read_pictures(images, self.config.model.size)
         texts = for_each(prompts, len(pixels))
-        schedule = self.model.schedule(own.steps * kind.intervals_per_step, own.spacing)
         self._use_precision(own.float32)
+        schedule = self._schedule(kind, own)
         with self._shown("inverting", len(pixels), len(schedule)) as model:
 
             def compute(rows: slice) -> State:
@@ -145,6 +162,7 @@ class Pipeline:
         state = {name: torch.cat([part[name] for part in states]) for name in states[0]}
         return Latents(state, tuple(texts), kind, own, scale, single)
 
+    @alone()
     def generate(
         self,
         latents: Any,
@@ -175,8 +193,8 @@ class Pipeline:
         scale = z.guidance if guidance is None else guidance_of(guidance)
         check_pairs(z, own, scale)
         texts = list(z.prompts) if prompt is None else for_each(prompt, len(z))
-        schedule = self.model.schedule(own.steps * z.inversion.intervals_per_step, own.spacing)
         self._use_precision(own.float32 if own.float32_in == "both" else ())
+        schedule = self._schedule(z.inversion, own, z.rows.shape[1:])
         with self._shown("generating", len(z), len(schedule)) as model:
 
             def compute(rows: slice) -> Tensor:
@@ -189,13 +207,15 @@ class Pipeline:
         found = to_pil(images) if output == "pil" else images
         return found[0] if z.single else found
 
+    @alone()
     def noise(self, count: int | None = None, seed: int = 0) -> Latents:
         """Return standard Gaussian latents, to generate from: a single one, or `count` of them."""
         shape = self.model.latent_shape(self.config.model.size)
         rows = range(1 if count is None else count_of("count", count))
-        z = random_latents(seed, "noise", rows, shape)
+        z = random_latents(seed_of(seed), "noise", rows, shape)
         return self._plain(z[0] if count is None else z)
 
+    @alone()
     def morph(
         self,
         images: Any,
@@ -221,7 +241,7 @@ class Pipeline:
         """
         way, given, number = for_morph(method), joined(images), count_of("frames", frames)
         if not isinstance(given, Latents):
-            z, steps = self.invert(images, prompts, inversion, steps=steps, **settings), None
+            z, steps = self.invert(given, prompts, inversion, steps=steps, **settings), None
         elif inversion is not None or settings:
             raise UserError("what is given is inverted already; leave out the inversion and its settings")
         else:
@@ -245,6 +265,10 @@ class Pipeline:
     ) -> tuple[Inversion, InversionSettings, float]:
         """Return an inversion, its settings, and the guidance of generation that goes with it."""
         steps = None if steps is None else count_of("steps", steps)
+        if "prompt" in settings:
+            raise UserError("write prompts=..., also for one prompt")
+        if not isinstance(inversion, str | Inversion | None):
+            raise UserError(f"inversion={inversion!r} must be a name, such as 'ddim', or an Inversion")
         if isinstance(inversion, str) and inversion in INVERSIONS and inversion not in Presets().options("inversion"):
             inversion = INVERSIONS[inversion]  # of another package, without a preset
         if isinstance(inversion, Inversion):
@@ -288,15 +312,7 @@ class Pipeline:
 
     def _plain(self, latents: Any) -> Latents:
         """Return latents of unknown origin as those of the plain sampler."""
-        shape = self.model.latent_shape(self.config.model.size)
-        expected = f"latents must be [{shape[0]}, h, w] or [N, {shape[0]}, h, w], or what `invert` or `lm.mix` returned"
-        try:
-            z = torch.stack(list(map(as_tensor, latents))) if isinstance(latents, list | tuple) else as_tensor(latents)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{expected}, not {type(latents).__name__}") from error
-        if z.ndim not in (3, 4) or z.shape[-3] != shape[0]:
-            raise UserError(f"{expected}, not {list(z.shape)}")
-        z = z.float().to(self.device)
+        z = plain_latents(latents, self.model.latent_shape(self.config.model.size)[0]).to(self.device)
         kind, own, guidance = self._recipe("ddim", None, None, {})
         rows = z if z.ndim == 4 else z[None]
         return Latents({"latents": rows}, ("",) * len(rows), kind, own, guidance, single=z.ndim == 3)
@@ -328,12 +344,22 @@ class Pipeline:
         """Load the model again where `float32`, the networks that an inversion keeps out of 16 bits, needs it."""
         if self._brought is not None:
             self._texts = {}  # the caller may have set other adapters
+            if (parts := parts_of(self._brought)) != self._parts:  # or moved or cast it, or set another module
+                denoiser_and_vae(self._brought)
+                self.model, self.device = brought_model(self._brought, self.config.model), device_of(self._brought)
+                self._parts = parts
         if self._brought is not None or self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
         precisions = [getattr(model, "precision", model.dtype) for model in (needed, self.model)]  # TF32 is no dtype
         if precisions[0] != precisions[1]:
             self.model, self._texts = needed, {}
+
+    def _schedule(self, kind: Inversion, own: InversionSettings, latent: Sequence[int] = ()) -> Schedule:
+        """Return the schedule of latents [C, h, w]; by default, of the pipeline's size."""
+        model = of_latents(self.model, self.config.model, latent) if latent else self.model
+        with in_its_words(getattr(model, "folder", Path())) if self._brought is not None else nullcontext():
+            return model.schedule(own.steps * kind.intervals_per_step, own.spacing)
 
     def _slices(self, count: int) -> list[slice]:
         height, width = height_width(self.config.model.size)

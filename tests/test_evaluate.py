@@ -5,6 +5,7 @@ import inspect
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,3 +214,26 @@ def test_paths_that_options_take_have_their_tilde_expanded(
     said = evaluate(*folders, "--metrics", "kid,", "--out=~/table.csv")
     assert said.code == 0, said.err
     assert (tmp_path / "table.csv").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [(None, "a metric is given by its name, such as 'fid', not None"), ([3], "not 3"), (3, "not 3")],
+)
+def test_metrics_are_given_by_name(metrics: Any, message: str) -> None:
+    with pytest.raises(lm.UserError, match=message):
+        lm.evaluate([], [], metrics, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
+    for call in (lambda: lm.evaluate([], [], "fid", device="nowhere"), lambda: lm.features("embedded", "nowhere")):
+        with pytest.raises(lm.UserError, match="device=nowhere can't be used here"):
+            call()
+
+
+def test_a_single_image_is_one_and_a_table_none() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(lm.UserError, match="one side has 1 image; metrics compare at least 2"):
+        lm.evaluate(image, [image, image], "fid", features="embedded", device="cpu")
+    with pytest.raises(lm.UserError, match="a dict is no list of images"):
+        lm.evaluate({"a": image}, [image, image], "fid", features="embedded", device="cpu")

@@ -14,7 +14,7 @@ PACKAGE = "latentmix"
 # Every file's floor, from the ground up. `models` is models/__init__.py, `models.*` the other files of models.
 FLOORS = (
     "errors embedded",
-    "arrays gpu rng settings profiling cache threads",
+    "arrays gpu isolation rng settings profiling cache threads",
     "octaves plugins weight_files images runner.tasks runner.claims runner.rates runner.records runner.progress",
     "mixing.* metrics.*",
     "morphing morphing.*",

@@ -105,3 +105,25 @@ def test_an_inversion_of_ones_own_is_pickled_by_its_functions() -> None:
     loaded = pickle.loads(pickle.dumps(own))
     assert loaded.inversion == own.inversion and torch.equal(loaded.rows, own.rows)
     assert pickle.loads(pickle.dumps(Z)).inversion is Z.inversion
+
+
+def test_latents_of_two_inversions_of_ones_own_are_not_joined() -> None:
+    """Their settings may be the same."""
+    first, second = (replace(Z, inversion=inversion) for inversion in (Inversion(inverted), Inversion(lambda *_: {})))
+    assert len(first + replace(first, prompts=("d", "e", "f"))) == 6
+    for call in (lambda: first + second, lambda: lm.mix([first, second])):
+        with pytest.raises(lm.UserError, match="can't be joined"):
+            call()
+    with pytest.raises(lm.UserError, match=r"a Tensor can't be joined to latents with prompts; join z.tensor to it"):
+        _ = Z + Z.tensor  # type: ignore[operator]
+
+
+def test_latents_may_come_one_by_one() -> None:
+    assert torch.equal(lm.mix(iter(Z)).tensor, lm.mix(Z).tensor)
+    assert lm.mix(iter(Z)).prompts == lm.mix(Z).prompts
+
+
+def test_latents_say_what_they_are() -> None:
+    assert repr(Z) == "<Latents [3, 4, 2, 2] of ddim, 2 steps; prompts: a, b, c>"
+    assert repr(Z[0]) == "<Latents [4, 2, 2] of ddim, 2 steps; prompts: a>"
+    assert len(repr(latents(*"abcdefgh"))) < 100

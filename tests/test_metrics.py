@@ -27,6 +27,7 @@ from latentmix.metrics import (
     cosine_distances,
     coverage,
     density,
+    distances,
     frechet_distance,
     frechet_infinity,
     jackknifed,
@@ -160,7 +161,7 @@ def test_single_precision_features_are_taken_in_double() -> None:
 
 @pytest.mark.parametrize(("x", "y"), [((1, 3), (5, 3)), ((5, 3), (1, 3)), ((0, 3), (5, 3)), ((5, 3), (5, 4))])
 def test_features_that_do_not_fit_are_refused(x: tuple[int, int], y: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="features must be"):
         frechet_distance(torch.ones(x), torch.ones(y))
 
 
@@ -789,3 +790,14 @@ def test_what_is_not_of_the_same_draws_is_not_paired() -> None:
             paired(mean(values), other)
     nothing = Sample(1.0, values[:0], 3)
     assert math.isnan(paired(nothing, nothing).difference.low)
+
+
+@pytest.mark.parametrize("metric", [frechet_distance, precision, coverage, distances.kid])
+def test_features_that_are_not_finite_or_of_other_shapes_are_refused(metric: Any) -> None:
+    """A row of NaN would be far from everything without a word."""
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    broken = x.clone()
+    broken[2, 1] = torch.nan
+    for pair in ((broken, x), (x, broken)):
+        with pytest.raises(ValueError, match="features hold NaN or infinity"):
+            metric(*pair)

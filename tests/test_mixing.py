@@ -771,3 +771,65 @@ def test_whatever_is_no_batch_of_latents_is_refused(latents: Any, message: str) 
 def test_a_low_pass_filter_needs_a_plane() -> None:
     with pytest.raises(ValueError, match="low-pass filter needs"):
         mix(noise(3, 16, 4), W, "fix/lp0.5")
+
+
+# What callers hand in
+
+
+def test_weights_and_latents_may_be_columns_of_tables() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    z = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    expected = mix(z, [0.2, 0.3, 0.5])
+    index = [7, 0, 3]  # as of a table that was filtered or sorted; places count, and not the index
+    weights = pandas.Series([0.2, 0.3, 0.5], index=index)
+    for latents in (z, pandas.Series(list(z), index=index), iter(z), np.array([*z, None], dtype=object)[:3]):
+        found = mix(latents, weights)
+        assert isinstance(found, np.ndarray) and np.array_equal(found, expected)
+    table = pandas.DataFrame(z.reshape(3, -1), index=index)
+    assert np.array_equal(mix(table, weights, "nin/m"), mix(z.reshape(3, -1), [0.2, 0.3, 0.5], "nin/m"))
+    both = pandas.DataFrame([[0.2, 0.3, 0.5], [1, 0, 0]], index=[4, 2])
+    assert np.array_equal(mix(z, both)[0], expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_read_only_or_of_long_numbers() -> None:
+    z = np.arange(32.0, dtype=np.float32).reshape(2, 4, 2, 2)
+    expected = mix(z, [0.5, 0.5])
+    z.setflags(write=False)
+    assert np.array_equal(mix(z, [0.5, 0.5]), expected)
+    np.testing.assert_allclose(mix(z.astype(np.longdouble), [0.5, 0.5]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(2, 4, 2, 2, dtype=torch.complex64), "latents of complex64 can't be mixed"),
+        (torch.zeros(2, 4, 2, 2).to(torch.float8_e4m3fn), "latents of float8_e4m3fn can't be mixed"),
+        (torch.zeros(2, 4, 2, 2, device="meta"), "latents on the device meta hold no numbers"),
+        (torch.ones(2, 4, 2, 2).to_sparse(), "latents must be a dense tensor"),
+        ([torch.zeros(4, 2, 2), torch.zeros(4, 2, 2, device="meta")], "latents are on cpu and meta; move them to one"),
+        (np.ma.masked_array(np.zeros((2, 4)), np.eye(2, 4, dtype=bool)), "a masked array has entries without a value"),
+        (np.array([["a"], ["b"]]), "latents can't be read as numbers"),
+        ({"a": torch.zeros(4)}, "not dict"),
+    ],
+)
+def test_latents_that_hold_no_real_numbers_are_refused(latents: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        mix(latents, [0.5, 0.5])
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_hold_no_real_numbers_are_refused() -> None:
+    z = torch.zeros(2, 4, 2, 2)
+    for weights in (torch.full((2,), 0.5 + 0j), torch.full((2,), 0.5, device="meta")):
+        with pytest.raises(ValueError, match="weights "):
+            mix(z, weights)
+    with pytest.raises(ValueError, match="off by 1; divide them by their sum"):
+        mix(z, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("method", [Method("nix", "chm"), Method("adain", "chm"), "slerp"])
+def test_a_method_that_is_none_is_refused(method: Any) -> None:
+    with pytest.raises(ValueError, match="there is no method"):
+        mix(torch.zeros(2, 4, 2, 2), [0.5, 0.5], method)

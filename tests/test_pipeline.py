@@ -1,8 +1,10 @@
 """`lm.Pipeline` and its neighbours: the same numbers as the command line and diffusers, and what users hand to it."""
 
+import copy
 import gc
 import json
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -381,6 +383,79 @@ def test_what_was_registered_of_a_pipeline_is_forgotten_with_it() -> None:
     del pipe
     gc.collect()
     assert len(NETWORKS) == count and not folder.exists()
+
+
+@pytest.mark.parametrize("change", ["cast", "scheduler", "vae", "unet"])
+def test_a_change_of_the_pipeline_counts_from_then_on(change: str) -> None:
+    theirs = diffusers_pipeline("sd")
+    pipe = brought(theirs)
+    before = pipe.invert(pictures(2), "a cat").tensor
+    if change == "cast":
+        theirs.to(torch.bfloat16)
+    elif change == "scheduler":
+        theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, prediction_type="v_prediction")
+    else:
+        other = diffusers_pipeline("sd").components[change]
+        other.load_state_dict({name: 0.5 * x for name, x in other.state_dict().items()})
+        setattr(theirs, change, other)
+    after = pipe.invert(pictures(2), "a cat").tensor
+    assert torch.equal(after, brought(theirs).invert(pictures(2), "a cat").tensor)
+    assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_a_pipeline_that_loses_a_part_is_refused_from_then_on() -> None:
+    theirs = diffusers_pipeline("sd")
+    pipe = brought(theirs)
+    theirs.text_encoder = None
+    with pytest.raises(lm.UserError, match="the pipeline has no text_encoder; load it with one"):
+        pipe.invert(pictures(1))
+    for part in ("unet", "vae", "scheduler", "tokenizer"):
+        incomplete = diffusers_pipeline("sd")
+        setattr(incomplete, part, None)
+        with pytest.raises(lm.UserError, match=f"the pipeline has no {part}; load it with one"):
+            brought(incomplete)
+
+
+def test_nan_of_a_vae_in_16_bits_is_no_black_image() -> None:
+    theirs = diffusers_pipeline("sd")
+    theirs.vae.to(torch.float16).decoder.conv_in.weight.data.fill_(torch.nan)
+    theirs.vae.register_to_config(force_upcast=False)
+    pipe = brought(theirs)
+    with pytest.raises(lm.UserError, match=r"NaN came up in the pipeline's VAE in float16; cast it: pipe.vae.to"):
+        pipe.generate(pipe.noise(1))
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.path=/x", "model.precision=float16", "model.quantize=int8", "model.lora=x", "speed.compile=true"]
+)
+def test_settings_of_loading_are_refused_beside_what_is_loaded(setting: str) -> None:
+    with pytest.raises(lm.UserError, match=f"leave out {setting}; the modules of a pipeline stay as they are"):
+        brought(diffusers_pipeline("sd"), setting)
+
+
+def test_errors_name_the_pipeline_and_no_temporary_folder() -> None:
+    from diffusers import LCMScheduler
+
+    theirs = diffusers_pipeline("sd")
+    theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
+    with pytest.raises(lm.UserError, match=r"^the pipeline's scheduler is of LCMScheduler"):
+        brought(theirs)
+    with pytest.raises(lm.UserError, match=r"unet is in float64; cast it: pipe.to\(torch.float32\)"):
+        brought(diffusers_pipeline("sd").to(torch.float64))
+    with pytest.raises(lm.UserError, match=r"a str can't be used.*from_pretrained loads models by their name"):
+        lm.Pipeline.from_diffusers("sd15")
+
+
+def test_a_pipeline_of_loaded_modules_can_not_be_copied() -> None:
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(lm.UserError, match="can't be copied or pickled; call from_diffusers again"):
+            pipe = brought(diffusers_pipeline("sd"))
+            pipe.generate(pipe.noise(1))
+            copied(pipe)
+
+
+def test_a_pipeline_says_what_it_is(pipe: lm.Pipeline) -> None:
+    assert repr(pipe) == f"<Pipeline sd, {SIZE} px, {STEPS} steps, on cpu>"
 
 
 def test_other_pipelines_and_modules_are_refused() -> None:

@@ -3,13 +3,15 @@
 import io
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pipelines import FOLDER, SD
+from PIL import Image
+from pipelines import FOLDER, SD, SIZE
 from test_pipeline import PROMPTS, diffusers_pipeline, pictures, pipeline, same
 
 import latentmix as lm
@@ -185,3 +187,159 @@ def test_inverted_latents_can_be_kept_in_a_file(pipe: lm.Pipeline, inversion: An
         loaded = torch.load(file, weights_only=False)
     assert loaded.inversion is z.inversion and (loaded.prompts, loaded.settings) == (z.prompts, z.settings)
     assert torch.equal(pipe.generate(loaded, output="tensor"), pipe.generate(z, output="tensor"))
+
+
+# Images
+
+
+def encoded(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+class Named:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_images_may_be_bytes_open_files_and_columns(pipe: lm.Pipeline, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    (picture,) = pictures(1)
+    content, expected = encoded(picture), pipe.invert(picture).tensor
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        for image in (content, bytearray(content), io.BytesIO(content), file, Named(path)):
+            z = pipe.invert(image)
+            assert z.single and torch.equal(z.tensor, expected)
+    pixels = np.asarray(picture)
+    for column in (pandas.Series([picture], index=[7]), pandas.Series([pixels], index=[7]), iter([content])):
+        z = pipe.invert(column)
+        assert not z.single and torch.equal(z.tensor[0], expected)
+
+
+WHOLE = np.zeros((16, 16, 3), np.uint8)
+TENSOR = torch.zeros(3, 16, 16, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (WHOLE[:0], r"uint8 \[0, 16, 3\] is no image"),
+        (WHOLE[:, :0], r"uint8 \[16, 0, 3\] is no image"),
+        (TENSOR[..., :0], r"uint8 \[3, 16, 0\] is no image"),
+        (WHOLE / 255, r"float64 .* give \(255 \* x\).round\(\).astype\('uint8'\)$"),
+        (TENSOR / 255, r"float32 .* give \(255 \* x\).round\(\).to\(torch.uint8\)$"),
+        ((TENSOR / 255).bfloat16(), "bfloat16 .* is no image"),
+        ((TENSOR / 255).requires_grad_(), "float32 .* is no image"),
+        (TENSOR.to("meta"), "the image is on the device meta"),
+        (WHOLE.transpose(2, 0, 1), r"give x.transpose\(1, 2, 0\)"),
+        (TENSOR.permute(1, 2, 0), r"give x.permute\(2, 0, 1\)"),
+        (WHOLE[..., 0], r"the image: uint8 \[16, 16\] is no image; give PIL.Image.fromarray\(x\)"),
+        (b"no image", "the image can't be read as an image: it is not an image"),
+        (io.BytesIO(b""), "the image can't be read as an image: it is empty"),
+        ("https://example.org/a.png", "the image: https://example.org/a.png is a URL; fetch it first"),
+        ({"a": WHOLE}, r"a dict is no list of images; give list\(x.values\(\)\)"),
+        ({"a.png", "b.png"}, "a set is no list of images; give a list, which has an order"),
+        (7, "the image: int is no image"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused_in_one_line(pipe: lm.Pipeline, images: Any, message: str) -> None:
+    for call in (pipe.invert, lm.features("embedded", "cpu")):
+        with pytest.raises(lm.UserError, match=message) as caught:
+            call(images)
+        assert "\n" not in str(caught.value)
+
+
+def test_tables_are_refused_with_what_to_give(pipe: lm.Pipeline) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    table = pandas.DataFrame({"image": ["a.png"]})
+    with pytest.raises(lm.UserError, match=r"a DataFrame is no list of images; give its column, such as x\['image'\]"):
+        pipe.invert(table)
+
+
+def test_advice_for_arrays_works(pipe: lm.Pipeline) -> None:
+    floats, expected = WHOLE / 255, pipe.invert(WHOLE).tensor
+    given: list[Any] = [(255 * floats).round().astype("uint8"), WHOLE.transpose(2, 0, 1).transpose(1, 2, 0)]
+    given += [(255 * (TENSOR / 255)).round().to(torch.uint8), Image.fromarray(WHOLE[..., 0])]
+    for image in given:
+        assert torch.equal(pipe.invert(image).tensor, expected)
+
+
+# Prompts, seeds, sizes
+
+
+@pytest.mark.parametrize(
+    "prompt", [{}, {"a": 1, "b": 1}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}, {"a": None}, {1: 1.0}, {"a", "b"}]
+)
+def test_prompts_whose_weights_make_no_sense_are_refused(pipe: lm.Pipeline, prompt: Any) -> None:
+    for call in (lambda: pipe.invert(pictures(2), prompt), lambda: pipe.generate(pipe.noise(2), prompt)):
+        with pytest.raises(lm.UserError, match="prompt"):
+            call()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", None])
+def test_a_seed_that_is_none_is_refused(pipe: lm.Pipeline, seed: Any) -> None:
+    with pytest.raises(lm.UserError, match="must be a whole number of at least 0"):
+        pipe.noise(2, seed)
+
+
+@pytest.mark.parametrize("name", ["", " ", None, 7, Path, [NAME]])
+def test_what_names_no_model_is_refused_in_one_line(name: Any) -> None:
+    with pytest.raises(lm.UserError, match=r"a model is named by a preset.*call from_diffusers") as caught:
+        lm.Pipeline.from_pretrained(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_keywords_that_are_easily_mistaken(pipe: lm.Pipeline) -> None:
+    with pytest.raises(lm.UserError, match="write prompts="):
+        pipe.invert(pictures(1), prompt="a")
+    with pytest.raises(lm.UserError, match="inversion=3 must be a name"):
+        pipe.invert(pictures(1), inversion=3)  # type: ignore[arg-type]
+    with pytest.raises(lm.UserError, match=r"size=\(16, 16\) must be pixels"):
+        lm.Pipeline.from_pretrained(NAME, *OWN, size=(16, 16))  # type: ignore[arg-type]
+
+
+# Latents from elsewhere
+
+
+def test_latents_may_be_a_column_a_generator_or_single_ones_of_diffusers(pipe: lm.Pipeline) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    z = pipe.noise(2)
+    expected = pipe.generate(z, output="tensor")
+    plain: list[Any] = [z.tensor[:1], z.tensor[1:]]
+    for given in (plain, iter(z), pandas.Series(list(z.tensor.numpy()), index=[3, 1])):
+        assert same(pipe.generate(given, output="tensor"), expected)
+    assert len(pipe.morph(iter(pictures(2)), 2, even=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(1, 4, 0, 4), r"not \[1, 4, 0, 4\]"),
+        (torch.zeros(1, 4, 4, 4, dtype=torch.complex64), "latents of complex64"),
+        (torch.zeros(1, 4, 4, 4, device="meta"), "latents on the device meta hold no numbers"),
+    ],
+)
+def test_latents_without_numbers_are_refused(pipe: lm.Pipeline, latents: Any, message: str) -> None:
+    with pytest.raises(lm.UserError, match=message):
+        pipe.generate(latents)
+
+
+def test_latents_of_another_size_have_the_schedule_of_that_size() -> None:
+    small, large = pipeline("flux"), pipeline("flux", "model.size=32")
+    z = large.noise(1, seed=3)
+    assert small.model.schedule(3, "trailing") != large.model.schedule(3, "trailing")
+    assert same(small.generate(z, "a", output="tensor"), large.generate(z, "a", output="tensor"))
+    assert small.generate(small.noise(), "a").size == (SIZE, SIZE)
+    with pytest.raises(lm.UserError, match="these latents have 16 channels, and those of this model 4"):
+        pipeline("sd").generate(replace(z, state={"latents": z.rows.repeat(1, 4, 1, 1)}))

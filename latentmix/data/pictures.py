@@ -1,6 +1,9 @@
 """Images as callers of the Python functions have them: paths, PIL images, tensors, arrays, or lists of these."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence, Set
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from latentmix.images import fitted
 from latentmix.settings import expand_home
 
 KINDS = "paths, PIL images, uint8 tensors [3, H, W] or uint8 arrays [H, W, 3]"
+FILES = str | PathLike | bytes | bytearray
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+_URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 
 
 def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = ()) -> tuple[Tensor, bool]:
@@ -27,8 +33,8 @@ def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = (
     one size. `labels` are what errors call them, by default "images[0]" and so on.
     Raises: UserError for anything that is no image.
     """
-    single = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) == 3
-    given = [images] if single else list(images) if hasattr(images, "__iter__") else [images]
+    single = is_one(images)
+    given = [images] if single else list_of(images)
     if not given:
         raise UserError(f"there are no images; give {KINDS}")
     labels = labels or (["the image"] if single else [f"images[{index}]" for index in range(len(given))])
@@ -40,10 +46,32 @@ def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = (
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), single
 
 
+def list_of(images: Any) -> list[Any]:
+    """Return what an ordered collection of images holds. Raises: UserError for a table, a dict or a set."""
+    instead = {Mapping: "list(x.values())", Set: "a list, which has an order"}
+    if hasattr(images, "column_names") or hasattr(images, "columns"):  # of datasets, of pandas
+        raise UserError(f"a {type(images).__name__} is no list of images; give its column, such as x['image']")
+    for kind, what in instead.items():
+        if isinstance(images, kind):
+            raise UserError(f"a {type(images).__name__} is no list of images; give {what}")
+    return list(images)
+
+
+def is_one(images: Any) -> bool:
+    """Return whether this is one image, or nothing that could hold several."""
+    if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OSU"):
+        return images.ndim < 4
+    return isinstance(images, FILES | Image.Image) or hasattr(images, "read") or not hasattr(images, "__iter__")
+
+
 def _picture(image: Any, label: str) -> Image.Image:
     """Return an upright RGB picture."""
-    if isinstance(image, str | Path):
-        return _read(Path(expand_home(image)))[1]
+    if isinstance(image, str) and _URL.match(image):
+        raise UserError(f"{label}: {image} is a URL; fetch it first, and give the file or its bytes")
+    if isinstance(image, str | PathLike):
+        return _read(Path(expand_home(os.fspath(image))))[1]
+    if isinstance(image, bytes | bytearray) or hasattr(image, "read"):
+        return _of_bytes(image, label)
     if isinstance(image, Image.Image):
         try:
             return in_srgb(ImageOps.exif_transpose(image))[0]
@@ -51,11 +79,36 @@ def _picture(image: Any, label: str) -> Image.Image:
             raise UserError(f"{label} can't be read, a picture of mode {image.mode}: {one_line(error)}") from error
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{label}: {type(image).__name__} is no image; give {KINDS}")
-    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        kind = str(image.dtype).removeprefix("torch.")
-        raise UserError(f"{label}: {kind} {list(image.shape)} is no image; give {KINDS}, with values from 0 to 255")
-    return Image.fromarray(np.ascontiguousarray(array))
+    is_tensor = isinstance(image, Tensor)
+    kind, shape = str(image.dtype).removeprefix("torch."), list(image.shape)
+    if len(shape) != 3 or shape[0 if is_tensor else 2] != 3 or kind != "uint8" or 0 in shape:
+        raise UserError(f"{label}: {kind} {shape} is no image; {_advice(kind, shape, is_tensor)}")
+    if isinstance(image, Tensor):
+        if image.is_meta:
+            raise UserError(f"{label} is on the device meta, and has no pixels")
+        image = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _advice(kind: str, shape: list[int], is_tensor: bool) -> str:
+    """Return what to do with an array that is no image."""
+    if kind in FLOATS and 3 in shape:
+        whole = ".round().to(torch.uint8)" if is_tensor else ".round().astype('uint8')"
+        return f"if its values are from 0 to 1, give (255 * x){whole}"
+    if kind == "uint8" and len(shape) == 3 and shape[2 if is_tensor else 0] == 3:
+        return "give x.permute(2, 0, 1)" if is_tensor else "give x.transpose(1, 2, 0)"
+    if kind == "uint8" and not is_tensor and len(shape) in (2, 3) and shape[2:] in ([], [4]):
+        return "give PIL.Image.fromarray(x)"
+    return f"give {KINDS}, with values from 0 to 255"
+
+
+def _of_bytes(image: Any, label: str) -> Image.Image:
+    """Return the picture in the bytes of a file, or in an open one."""
+    try:
+        content = image.read() if hasattr(image, "read") else bytes(image)
+        return decode(content, MAX_MEGAPIXELS)[0]
+    except Exception as error:  # Pillow raises nearly anything for damaged files
+        raise UserError(f"{label} can't be read as an image: {one_line(error)}") from error
 
 
 def picture_source(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Source:

@@ -97,10 +97,8 @@ class Experiment:
     def networks(self) -> dict[str, Network]:
         """Return the feature networks: `frechet` for Fréchet distances and the like, `clip` for CLIP distances."""
         model, texts = self.config.model, any(METRICS[name].of_prompt for name in self.config.metrics)
-        return {
-            "frechet": frechet_network(model.features, self.device),
-            "clip": clip_network(model.clip, self.device, texts),
-        }
+        frechet = frechet_network(model.features, self.device)
+        return {"frechet": frechet, "clip": clip_network(model.clip, self.device, texts)}
 
     @cached_property
     def perceptual(self) -> Perceptual:
@@ -250,9 +248,8 @@ class Experiment:
         draws, pool, every = self.config.draws, self.config.pool, self.config.weights == "uniform"
         counts = {n: math.comb(pool, n) for n in self.config.n if every or n == 1}  # other draws never repeat
         few = ", ".join(f"{count} of n={n}" for n, count in counts.items() if count < draws)
-        return (
-            f"draws={draws} is more than the subsets that pool={pool} images have: {few}; each of these is drawn once"
-        )
+        more = f"draws={draws} is more than the subsets that pool={pool} images have"
+        return f"{more}: {few}; each of these is drawn once"
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         """Return the weights [K, pool] of the images of the pool in K draws of a cell."""

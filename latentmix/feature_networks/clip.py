@@ -13,6 +13,7 @@ from torch.nn import functional
 from latentmix.embedded import WORLDS, embedded_folder
 from latentmix.errors import UserError, optional_imports
 from latentmix.feature_networks.base import Encoder, Network, fetching, identity
+from latentmix.isolation import without_root_handlers
 from latentmix.profiling import timed
 from latentmix.weight_files import digest
 
@@ -30,8 +31,9 @@ def clip_network(name: str, device: torch.device, texts: bool = True) -> Network
     @cache
     @timed("loading weights")
     def encoders() -> tuple[Encoder, Encoder | None]:
-        model = _load(name).to(device).eval().requires_grad_(False)
-        return _image_encoder(model, device), _text_encoder(name, model, device) if texts else None
+        with without_root_handlers():
+            model = _load(name).to(device).eval().requires_grad_(False)
+            return _image_encoder(model, device), _text_encoder(name, model, device) if texts else None
 
     def embed_text(text: str) -> Tensor:
         return encoders()[1](text)  # type: ignore[misc]

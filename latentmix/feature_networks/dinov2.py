@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from latentmix.errors import UserError
 from latentmix.feature_networks.base import Encoder, Network, fetching, identity, lazy
+from latentmix.isolation import quiet
 from latentmix.weight_files import digest, read_config, weight_files
 
 VERSION = 1
@@ -68,8 +69,8 @@ def _encoder(source: str | Path, device: torch.device) -> Callable[[Tensor], Ten
     from transformers import Dinov2Model
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model, info = Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    with quiet(logging):
+        model, info = Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     if info["missing_keys"]:  # which transformers fills with random numbers
         raise UserError(f"{source} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}; copy it again")
     embeddings = model.embeddings

@@ -77,7 +77,7 @@ def _frechet(x: Features, y: Others) -> Sample:
 
 def _frechet_infinity(x: Features, y: Others) -> Sample:
     """Return FID∞ without an interval: a jackknife would take hours. The average over classes has its own interval."""
-    return Sample(frechet_infinity(x, y), torch.empty(0, dtype=torch.float64), len(x))
+    return Sample(frechet_infinity(x, y), torch.empty(0, dtype=torch.float64, device="cpu"), len(x))
 
 
 def _cosine(x: Features, y: Others, unit: bool = True) -> Sample:

@@ -19,6 +19,20 @@ Values = Float[Tensor, " n"]
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
+def read(*features: Any) -> list[Tensor]:
+    """Return features [n, D], [m, D] as tensors of float64.
+
+    Raises: ValueError for other shapes, and for NaN or infinity, which would count as far from everything.
+    """
+    found = [as_tensor(one).double() for one in features]
+    if any(one.ndim != 2 for one in found) or len({one.shape[1] for one in found}) != 1:
+        shapes = ", ".join(str(list(one.shape)) for one in found)
+        raise ValueError(f"features must be [n, D] and [m, D] of one width D, not {shapes}")
+    if not all(bool(one.isfinite().all()) for one in found):
+        raise ValueError("features hold NaN or infinity; leave out the images that they are of")
+    return found
+
+
 def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     """Return ‖μx − μy‖² + Tr(Σx + Σy − 2(Σx Σy)^½), the Fréchet distance (Heusel et al.) of fitted Gaussians.
 
@@ -26,7 +40,8 @@ def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     needs no square root of a matrix, and stays exact if fewer images than dimensions make Σ singular.
     Raises ValueError for fewer than two rows or different widths.
     """
-    if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
+    x, y = read(x, y)
+    if min(len(x), len(y)) < 2:
         raise ValueError(f"features must be [n, D] and [m, D], n, m at least 2, not {list(x.shape)}, {list(y.shape)}")
     mean_x, root_x = _mean_and_root(x)
     mean_y, root_y = _mean_and_root(y)
@@ -77,14 +92,13 @@ def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int =
     values = [
         sum(statistic(x[start::part][:size]) for start in range(part)) / part for part, size in enumerate(sizes, 1)
     ]
-    inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64)
+    inverse = torch.tensor([1 / size for size in sizes], dtype=torch.float64, device="cpu")
     line = torch.linalg.lstsq(torch.stack([torch.ones_like(inverse), inverse], 1), inverse.new_tensor(values)[:, None])
     return line.solution[0].item()
 
 
-def _mean_and_root(x: Features) -> tuple[Tensor, Tensor]:
+def _mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean [D], and a root R [min(n, D), D] of the unbiased covariance: RᵀR = Σ."""
-    x = as_tensor(x).double()
     mean = x.mean(0)
     root = (x - mean) / math.sqrt(len(x) - 1)
     return mean, torch.linalg.qr(root, mode="r").R if len(x) > x.shape[1] else root
@@ -96,7 +110,8 @@ def kid(x: Features, y: Others) -> Sample:
     It is unbiased, so it may be negative. All rows are used at once, where the original averages over random subsets.
     Its interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
     """
-    return _mmd(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, as_tensor(x).double(), as_tensor(y).double())
+    x, y = read(x, y)
+    return _mmd(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, x, y)
 
 
 def cmmd(x: Features, y: Others) -> Sample:
@@ -106,7 +121,7 @@ def cmmd(x: Features, y: Others) -> Sample:
     1000 ((1 − k̄x)/n + (1 − k̄y)/m), where k̄ is the mean of k between different rows. Its interval allows for draws at
     right angles to all others, which resemble no real image.
     """
-    x, y = (functional.normalize(as_tensor(f).double(), dim=1) for f in (x, y))
+    x, y = (functional.normalize(f, dim=1) for f in read(x, y))
     return _mmd(_gaussian, x, y, unlike=1000 * math.exp(-1 / SIGMA**2))
 
 
@@ -139,7 +154,7 @@ def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) ->
         unseen.append((k_x[:, furthest].clone(), across[furthest].mean(), k_x[furthest, furthest].clone()))
     else:
         unseen.append((k_x[0, 0] + unlike - across.mean(1), across.new_tensor(unlike), k_x[0, 0].clone()))
-    weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64)
+    weights = torch.empty(WEIGHTS, len(x) + 1, dtype=torch.float64, device="cpu")
     weights = weights.exponential_(generator=torch.Generator().manual_seed(0)).to(x.device)
     weights /= weights.sum(1, keepdim=True)
     drawn, new = weights[:, :-1], weights[:, -1]
@@ -162,14 +177,14 @@ def _to_others(k: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor, " n"]:
     """Return 1 − cos between each row of x and the mean of the rows of y, first normalised to length 1 if `unit`."""
-    x, y = as_tensor(x).double(), as_tensor(y).double()
+    x, y = read(x, y)
     centre = (functional.normalize(y, dim=1) if unit else y).mean(0)
     return 1 - functional.normalize(x, dim=1) @ functional.normalize(centre, dim=0)
 
 
 def clip_scores(x: Features, text: Float[Any, "1 D"]) -> Float[Tensor, " n"]:
     """Return max(100 cos, 0) of each image and a text: CLIPScore (Hessel et al.), with a factor of 100 for its 2.5."""
-    x, text = as_tensor(x).double(), as_tensor(text).double()
+    x, text = read(x, text)
     return 100 * (functional.normalize(x, dim=1) @ functional.normalize(text[0], dim=0)).clamp(min=0)
 
 

@@ -94,7 +94,7 @@ def share(value: float, without: Values) -> Sample:
         return Sample(value, parts, n, rare=True)
     low, high = bounded_interval(parts + (value - parts.mean()), 0.0, 1.0)
     edge = 0.0025  # keeps logits finite
-    logits = [((x + edge) / (1 - x + edge)).log() for x in (torch.tensor(value, dtype=torch.float64), without)]
+    logits = [((x + edge) / (1 - x + edge)).log() for x in (without.new_tensor(value), without)]
     half = _student(n - 1) * (n - 1) / math.sqrt(n) * logits[1].std().item()
     ends = torch.sigmoid(torch.stack([logits[0] - half, logits[0] + half])) * (1 + 2 * edge) - edge
     low, high = min(max(low, 0.0), max(ends[0].item(), 0.0)), max(min(high, 1.0), min(ends[1].item(), 1.0))
@@ -110,9 +110,9 @@ def jackknifed(statistic: Callable[[Tensor], float], x: Rows, groups: int = 20) 
     n, value = len(x), statistic(x)
     groups = min(groups, n // 2)  # at least two rows are left
     if groups < 2:
-        return Sample(value, torch.empty(0, dtype=torch.float64), n)
-    group = torch.arange(n) % groups
-    left_out = torch.tensor([statistic(x[group != g]) for g in range(groups)], dtype=torch.float64)
+        return Sample(value, torch.empty(0, dtype=torch.float64, device="cpu"), n)
+    group = torch.arange(n, device="cpu") % groups
+    left_out = torch.tensor([statistic(x[group != g]) for g in range(groups)], dtype=torch.float64, device="cpu")
     parts = groups * value - (groups - 1) * left_out
     return Sample(value, parts, n, *_students(value, parts))
 

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latentmix.arrays import as_tensor
-from latentmix.metrics.distances import Features, Others
+from latentmix.metrics.distances import Features, Others, read
 from latentmix.metrics.intervals import Sample, share
 
 
@@ -62,4 +61,5 @@ def _inside(x: Features, y: Others, k: int) -> Bool[Tensor, "n m"]:
 
 
 def _distances(x: Features, y: Others) -> Float[Tensor, "n m"]:
-    return torch.cdist(as_tensor(x).double(), as_tensor(y).double())
+    x, y = read(x, y)
+    return torch.cdist(x, y)

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from latentmix.arrays import entries
 from latentmix.errors import nearest
 from latentmix.mixing.inputs import checked_weights, read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
@@ -51,11 +52,12 @@ class Method:
     mean: str
 
     @classmethod
-    def parse(cls, text: str) -> "Method":
-        """Return the method that is written so, such as "nin/chm".
+    def parse(cls, text: "str | Method") -> "Method":
+        """Return the method that is written so, such as "nin/chm". A method itself is checked.
 
         Raises: ValueError, which names the nearest method or why there is none; UserError for a broken plugin.
         """
+        text = str(text)
         norm, _, mean = text.partition("/")
         try:
             _ = NORMS[norm], find_mean(mean)
@@ -87,9 +89,9 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
     """Mix N latents with weights that sum to 1; by default their centroid.
 
     `latents` is [N, C, H, W] or a list of N latents, torch tensors or numpy arrays. `weights` is [N] or, for K mixtures
-    at once, [K, N], as a tensor, an array or numbers. The result has the layout and the type of one latent, or of K of
-    them: an array if arrays are given, otherwise a tensor on the device of `latents`, differentiable in both (except
-    `nao`). It is in float32 at least.
+    at once, [K, N], as a tensor, an array, a column of a table or numbers. The result has the layout and the type of
+    one latent, or of K of them: an array if arrays are given, otherwise a tensor on the device of `latents`,
+    differentiable in both (except `nao`). It is in float32 at least.
 
     Latents can also be vectors [N, D] or tokens [N, S, C]. The mean `chm` is always one number for each channel:
 
@@ -107,11 +109,13 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
     Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
     negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
-    if isinstance(latents, list | tuple) and latents and all(hasattr(one, "mixed") for one in latents):
+    if not hasattr(latents, "mixed"):
+        latents = entries(latents)
+    if isinstance(latents, list) and latents and all(hasattr(one, "mixed") for one in latents):
         latents = reduce(add, latents)
     if hasattr(latents, "mixed"):  # what `Pipeline.invert` returns
         return latents.mixed(weights, method)
-    parsed = method if isinstance(method, Method) else Method.parse(method)
+    parsed = Method.parse(method)
     z, given_back = read(latents, spatial=parsed.mean.startswith("lp"))
     w = checked_weights(z, weights)
     if parsed.of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
@@ -128,7 +132,7 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
 
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """
-    parsed = [method if isinstance(method, Method) else Method.parse(method) for method in methods]
+    parsed = [Method.parse(method) for method in methods]
     z = latents.to(torch.promote_types(latents.dtype, torch.float32))
     w = weights.to(z)
     with _full_precision(z.device):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.arrays import as_tensor
+from latentmix.arrays import as_tensor, entries
 
 EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
 
@@ -27,7 +27,8 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
     `spatial` says that only latents with an H and a W will do.
     Raises: ValueError for another layout, and for NaN or infinity, with the number of the latent that has it.
     """
-    listed = isinstance(latents, list | tuple)
+    latents = entries(latents)
+    listed = isinstance(latents, list)
     first = latents[0] if listed and len(latents) else latents
     z = _stacked(latents) if listed else _tensor(latents)
     one_by_one = listed and first.ndim == 4 and len(first) == 1
@@ -37,6 +38,7 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
         raise ValueError(f"a list of {list(first.shape)} may mean one channel, or tokens; pass torch.cat of it instead")
     if spatial and z.ndim < 4:
         raise ValueError(f"a low-pass filter needs latents [N, C, H, W], not {list(z.shape)}")
+    refuse_not_real(z, "latents")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     _refuse_not_finite(z)
     inside, outside = LAYOUTS[z.ndim]
@@ -57,7 +59,8 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     """
     if weights is None:
         return z.new_full((len(z),), 1 / len(z))
-    w = _numbers(weights)
+    w = _numbers(entries(weights))
+    refuse_not_real(w, "weights")
     if w.ndim not in (1, 2) or w.shape[-1] != len(z) or not len(w):
         raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}")
     rounding = torch.finfo(w.dtype).eps if w.dtype in (torch.float16, torch.bfloat16) else 0.0
@@ -67,16 +70,18 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     sums = w.sum(-1, keepdim=True)
     worst = (sums - 1).abs().max().item()
     if worst > max(1e-4, rounding):
-        raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}")
+        raise ValueError(f"weights must sum to 1; they are off by {worst:.3g}; divide them by their sum")
     return (w / sums if rounding else w).to(z.dtype)
 
 
 def _numbers(weights: Any) -> Tensor:
     """Return weights as a tensor of their own type; numbers have float64. Raises: ValueError."""
     try:
-        if isinstance(weights, list | tuple) and weights and all(hasattr(row, "dtype") for row in weights):
+        if isinstance(weights, list) and weights and all(hasattr(row, "dtype") for row in weights):
             return torch.stack([as_tensor(row) for row in weights])
-        return as_tensor(weights) if hasattr(weights, "dtype") else torch.as_tensor(weights, dtype=torch.float64)
+        if hasattr(weights, "__array__"):
+            return as_tensor(weights)
+        return torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"weights must be numbers, a list, a tensor or an array of them: {error}") from error
 
@@ -85,14 +90,30 @@ def _tensor(x: Any) -> Tensor:
     """Return a tensor or an array as a tensor. Raises: ValueError for anything else."""
     if not hasattr(x, "ndim"):
         raise ValueError(f"{EXPECTED}, not {type(x).__name__}")
-    return as_tensor(x)
+    try:
+        return as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"latents can't be read as numbers: {error}") from error
 
 
 def _stacked(latents: Any) -> Tensor:
     tensors = [_tensor(x) for x in latents]
     if len({x.shape for x in tensors}) != 1:
         raise ValueError(f"{EXPECTED}, not {', '.join(str(list(x.shape)) for x in tensors) or 'an empty list'}")
+    if len({x.device for x in tensors}) != 1:
+        raise ValueError(f"latents are on {' and '.join(sorted({str(x.device) for x in tensors}))}; move them to one")
     return torch.stack(tensors)
+
+
+def refuse_not_real(x: Tensor, what: str) -> None:
+    """Raise ValueError for a tensor without numbers, or with numbers that can't be mixed."""
+    if x.is_meta:
+        raise ValueError(f"{what} on the device meta hold no numbers")
+    if x.is_nested or x.layout != torch.strided:
+        raise ValueError(f"{what} must be a dense tensor, such as x.to_dense()")
+    if x.is_complex() or (x.is_floating_point() and x.itemsize == 1):
+        kind = str(x.dtype).removeprefix("torch.")
+        raise ValueError(f"{what} of {kind} can't be mixed; convert them to float32")
 
 
 def _refuse_not_finite(z: Tensor) -> None:

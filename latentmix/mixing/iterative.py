@@ -104,7 +104,7 @@ def _nao(points: Float[Tensor, "N L"], w: Float[Tensor, " N"]) -> Float[Tensor, 
     if len(points) == 1:
         return points[0]
     start, root = w @ points, math.sqrt(points.shape[1])
-    along = torch.linspace(0, 1, NAO_POINTS + 2).to(points)[1:-1, None, None]
+    along = torch.linspace(0, 1, NAO_POINTS + 2, dtype=torch.float32, device="cpu").to(points)[1:-1, None, None]
     lines = torch.lerp(start, points, along)  # [P, N, L]
     centroid, paths = ((x / x.norm(dim=-1, keepdim=True) * root).requires_grad_() for x in (start, lines))
     optimiser = torch.optim.Adam([centroid, paths], lr=NAO_RATE)

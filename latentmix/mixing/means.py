@@ -36,7 +36,8 @@ def low_pass(z: Latents, cutoff: float) -> Latents:
     result is the channel's mean; towards infinity it is the latent itself.
     """
     height, width = z.shape[2:]
-    rows, columns = (torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width))
+    rows = torch.fft.fftfreq(height, 1 / height, dtype=torch.float32, device="cpu")
+    columns = torch.fft.rfftfreq(width, 1 / width, dtype=torch.float32, device="cpu")
     square = (rows[:, None].square() + columns.square()).to(z)  # of the frequency, [H, W / 2 + 1]
     gain = torch.exp(-square / (2 * cutoff**2)) if cutoff else (square == 0).to(z)
     return torch.fft.irfft2(torch.fft.rfft2(z) * gain, s=(height, width))

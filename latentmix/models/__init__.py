@@ -1,12 +1,15 @@
 """Diffusion models: `load_model` returns the `Model` that settings name."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import replace
 
 import torch
 
 from latentmix.errors import UserError
 from latentmix.models.protocol import Model
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
+from latentmix.settings import height_width
 
 
 def load_model(
@@ -32,6 +35,25 @@ def load_model(
     model = family.build(folder, config, precision, device, speed)
     check_size(model, config.size)
     return model
+
+
+def of_latents(model: Model, config: ModelConfig, latent: Sequence[int]) -> Model:
+    """Return a model with the schedule that it has for latents [C, h, w], whatever the size of its config.
+
+    Raises: UserError for latents that it can't have.
+    """
+    own = model.latent_shape(config.size)
+    if latent[0] != own[0]:
+        raise UserError(f"these latents have {latent[0]} channels, and those of this model {own[0]}")
+    if tuple(latent) == own:
+        return model
+    reduction = height_width(config.size)[0] // own[1]
+    height, width = (side * reduction for side in latent[1:])
+    size = height if height == width else f"{width}x{height}"
+    check_size(model, size)
+    sized = copy(model)
+    vars(sized)["config"] = replace(config, size=size)
+    return sized
 
 
 def check_size(model: Model, size: int | str) -> None:

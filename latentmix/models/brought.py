@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentmix.errors import UserError
 from latentmix.models.family import Family
@@ -36,6 +36,9 @@ class _Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
+    def __reduce__(self) -> Any:
+        raise UserError("a pipeline of modules that were loaded can't be copied or pickled; call from_diffusers again")
+
     def to(self, *_: Any, **__: Any) -> Any:
         """Return the network."""
         return self.network
@@ -50,24 +53,33 @@ class _HeldVAE(_Held):
     def encode(self, pixels: Tensor) -> Any:
         """Return what `AutoencoderKL.encode` does, in float32."""
         with self._usable() as network:
-            mean = network.encode(pixels.to(network.dtype)).latent_dist.mean
+            mean = _usual(network.encode(pixels.to(network.dtype)).latent_dist.mean, network)
         return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean.float()))
 
     def decode(self, latents: Tensor) -> Any:
         """Return what `AutoencoderKL.decode` does."""
         with self._usable() as network:
-            return network.decode(latents.to(network.dtype))
+            return SimpleNamespace(sample=_usual(network.decode(latents.to(network.dtype)).sample, network))
 
     @contextmanager
     def _usable(self) -> Iterator[Any]:
         upcast = self.network.dtype == torch.float16 and self.network.config.get("force_upcast")
         if upcast:
-            self.network.to(torch.float32)
+            nn.Module.to(self.network, torch.float32)  # diffusers' own `to` warns of it
         try:
             yield self.network
         finally:
             if upcast:
-                self.network.to(torch.float16)
+                nn.Module.to(self.network, torch.float16)
+
+
+def _usual(x: Tensor, vae: Any) -> Tensor:
+    """Return what a VAE has computed. Raises: UserError for NaN, which would become black."""
+    if x.isnan().any():
+        name, wide = str(vae.dtype).removeprefix("torch."), vae.dtype == torch.float32
+        advice = "check its weights" if wide else "cast it: pipe.vae.to(torch.float32)"
+        raise UserError(f"NaN came up in the pipeline's VAE in {name}; {advice}")
+    return x
 
 
 def family_of(pipe: Any) -> Family:
@@ -75,8 +87,11 @@ def family_of(pipe: Any) -> Family:
     names = [cls.__name__ for cls in type(pipe).__mro__]
     known = next((name for name in names if name in FAMILIES), None)
     if known is None:
-        instead = "take the text-to-image pipeline of its modules: diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
-        raise UserError(f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; {instead}")
+        found = f"a {names[0]} can't be used, only {', '.join(FAMILIES)}; take "
+        if not hasattr(pipe, "components"):
+            raise UserError(f"{found}one that diffusers has loaded; from_pretrained loads models by their name")
+        instead = "the text-to-image pipeline of its modules: diffusers.AutoPipelineForText2Image.from_pipe(pipe)"
+        raise UserError(f"{found}{instead}")
     return FAMILIES[known]
 
 
@@ -90,7 +105,9 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
     family, folder = family_of(pipe), Path(mkdtemp(prefix="latentmix-"))
     try:
         _register(pipe, family, folder)
-        model = family.build(folder, config, _precision(getattr(pipe, family.denoiser)), device_of(pipe), AS_IT_IS)
+        precision = _precision(getattr(pipe, family.denoiser), family.denoiser)
+        with in_its_words(folder):
+            model = family.build(folder, config, precision, device_of(pipe), AS_IT_IS)
     except BaseException:
         _forget(folder)
         raise
@@ -99,14 +116,34 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
     return model
 
 
+@contextmanager
+def in_its_words(folder: Path) -> Iterator[None]:
+    """Let errors in this context name a pipeline in place of the folder that stands for it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(f"{folder}/", "the pipeline's ")) from error
+
+
+def parts_of(pipe: Any) -> list[Any]:
+    """Return what changes where a pipeline gets another module, scheduler, precision or device."""
+    parts = [getattr(pipe, part, None) for part in family_of(pipe).parts]
+    modules = [(id(part), str(getattr(part, "dtype", ""))) for part in parts]
+    return [device_of(pipe), modules, dict(getattr(pipe.scheduler, "config", {}))]
+
+
 def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configs of a pipeline's denoiser and VAE. Raises: UserError where a network's class is not known."""
     family = family_of(pipe)
-    for part, class_name in family.networks.items():
-        network, expected = getattr(pipe, part, None), class_name.rpartition(".")[2]
-        plain = getattr(network, "_orig_mod", network)  # of a network that torch compiled
-        if network is not None and expected not in [cls.__name__ for cls in type(plain).__mro__]:
-            raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
+    for part in family.parts:
+        own = getattr(pipe, part, None)
+        if own is None and part not in family.optional:
+            raise UserError(f"the pipeline has no {part}; load it with one")
+        if own is not None and part in family.networks:
+            expected = family.networks[part].rpartition(".")[2]
+            plain = getattr(own, "_orig_mod", own)  # of a network that torch compiled
+            if expected not in [cls.__name__ for cls in type(plain).__mro__]:
+                raise UserError(f"the pipeline's {part} is a {type(plain).__name__}; only a {expected} can be used")
     return dict(getattr(pipe, family.denoiser).config), dict(pipe.vae.config)
 
 
@@ -117,8 +154,6 @@ def _register(pipe: Any, family: Family, folder: Path) -> None:
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": family.pipeline}))
     for part in family.parts:
         own, place = getattr(pipe, part, None), folder / part
-        if own is None and part not in family.optional:
-            raise UserError(f"the pipeline has no {part}; load it with one")
         if own is None:
             continue
         if part == "scheduler":
@@ -131,8 +166,10 @@ def _register(pipe: Any, family: Family, folder: Path) -> None:
             TOKENIZERS[place] = own
 
 
-def _precision(denoiser: Any) -> str:
+def _precision(denoiser: Any, part: str) -> str:
     """Return the name of a denoiser's dtype; that of its computations where its weights are quantised."""
+    if denoiser.dtype == torch.float64:
+        raise UserError(f"the pipeline's {part} is in float64; cast it: pipe.to(torch.float32)")
     dtype = denoiser.dtype if denoiser.dtype in DTYPES.values() else torch.float16
     return next(name for name, known in DTYPES.items() if known == dtype)
 

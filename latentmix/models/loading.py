@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from latentmix.errors import UserError, warn_once
+from latentmix.isolation import quiet
 from latentmix.models import lora, single_file
 from latentmix.models.family import Family
 from latentmix.models.linear import by_onednn
@@ -78,10 +79,9 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
-    for each in (logging, diffusers_logging):
-        each.disable_progress_bar()  # small files load at once
     try:
-        return load(folder, local_files_only=True, **options)
+        with quiet(logging, diffusers_logging):  # small files load at once
+            return load(folder, local_files_only=True, **options)
     except UserError:
         raise
     except Exception as error:
