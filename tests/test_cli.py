@@ -806,6 +806,15 @@ def test_nan_in_a_generation_is_refused_and_not_kept(copy: Run, monkeypatch: pyt
     assert {name for name in before if after[name] != before[name]} <= {"cache.json"}  # the folders that a run uses
 
 
+@pytest.mark.parametrize("command", ["reconstruct", "diagnose"])
+def test_latents_of_other_settings_are_not_described_beside_a_runs_results(copy: Run, command: str) -> None:
+    """The report and `compare` show a run's diagnosis and round trip as those of its latents."""
+    said = refusal(command, *copy.arguments, "inversion.steps=3")
+    assert "holds results of other settings (inversion.steps=4 there, 3 here); choose another name" in said
+    done(command, *copy.arguments, "inversion.steps=3", "name=another")
+    done(command, *copy.arguments, "guidance=1", "data.classes=[star]")  # the same latents
+
+
 # Folders of images
 
 

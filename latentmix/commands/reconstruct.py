@@ -23,6 +23,7 @@ STAGES = (SYNTHESIZE, INVERT, RECONSTRUCT)
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Write `reconstruction.csv` and a picture, and show the averages. Return what was written."""
+    session.refuse_to_overwrite(experiment.config, only=session.OF_LATENTS)  # the report shows both as one run's
     if not session.run_stages(experiment, STAGES, "reconstruct", dry_run):
         return []
     estimates = {}

@@ -134,10 +134,15 @@ def rates(experiment: Experiment) -> Rates:
     return Rates(config.cache / "rates.json", context)
 
 
-def refuse_to_overwrite(config: Config, folder: str = "") -> None:
+# How the settings begin that inverted latents depend on; a part of a run's classes is as good as all.
+OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in ("kind", "path", "hub", "light")))
+
+
+def refuse_to_overwrite(config: Config, folder: str = "", only: tuple[str, ...] = ("",)) -> None:
     """Raise UserError if the run's folder holds results of other settings, unless `overwrite=true`.
 
-    `folder` is a part of the run's folder that has results and a config of its own.
+    `folder` is a part of the run's folder that has results and a config of its own; `only` is how the settings begin
+    that matter.
     """
     results = config.folder / folder
     existing = read_checked_json(results / "done.json").get("config")
@@ -145,7 +150,7 @@ def refuse_to_overwrite(config: Config, folder: str = "") -> None:
         return
     if config.budget or config.until:
         existing = existing | {"draws": config.draws}  # those of another round, which this one never replaces by fewer
-    if different := differences(existing, config.as_dict()):
+    if different := [each for each in differences(existing, config.as_dict()) if each.startswith(only)]:
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(
             f"{results} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
