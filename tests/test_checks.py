@@ -80,7 +80,7 @@ def test_a_device_is_named_with_its_free_memory_or_refused(monkeypatch: pytest.M
     on_gpu.device = torch.device("cuda")
     assert finding(on_gpu, "device", invert.STAGES).text == "NVIDIA X, 20 GiB of memory"
     found = finding(experiment("device=gpu"), "device")
-    assert found.state == "missing" and "device=gpu can't be used" in found.text
+    assert found.state == "missing" and "device=cuda can't be used here; give device=auto or cpu" in found.text
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("xpu"))
     assert experiment().device == torch.device("xpu")
 

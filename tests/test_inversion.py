@@ -513,7 +513,7 @@ def refused(*overrides: str) -> str:
         (["inversion=ddim", "inversion.kind=dim"], "there is no kind 'dim'; did you mean 'ddim'?"),
         (["inversion=renoise", "inversion.iterations=2"], "averaged=3 is more than iterations=2"),
         (["inversion=exact", "inversion.coupling=0.2"], "inversion.coupling"),
-        (["inversion=ddimm"], "there is no inversion=ddimm; there are ddim, ddim500"),
+        (["inversion=ddimm"], "there is no inversion=ddimm; did you mean ddim? there are ddim, ddim500"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(overrides: list[str], message: str) -> None:

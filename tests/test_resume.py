@@ -88,7 +88,8 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(name: str, work: Callable[..., WriteBack | None]) -> Callable[..., WriteBack | None]:
         def count(*arguments: Any) -> WriteBack | None:
-            begun.append(f"{name} {arguments[1] if name != '_measure_real' else ''}")
+            what = arguments[1] if name == "_invert" else arguments[3][0][0].class_id if name == "_generate" else ""
+            begun.append(f"{name} {what}")
             return work(*arguments)
 
         return count
