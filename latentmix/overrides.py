@@ -84,6 +84,8 @@ def for_hydra(override: str) -> str:
     entries = [value] if whole else [entry for entry in ENTRY.findall(inner[1] if inner else value) if entry]
     if is_text:
         entries = [_quoted(entry) for entry in entries]
+    elif any(re.fullmatch(r"0\d+", entry) for entry in entries):  # one number, or two of which one begins with 0?
+        raise UserError(f"{override}: write {''.join(entries)} for one number, or each number without a 0 before it")
     return f"{key}=[{','.join(entries)}]"
 
 

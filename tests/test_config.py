@@ -622,6 +622,7 @@ ADVICE = [  # what was given, the advice, the same with its placeholders filled 
     ("data.titles={star: true}", "put it in quotes", "data.titles={star: 'true'}"),
     ("data.classes=[null]", "put it in quotes", "data.classes=['null']"),
     ("draws=1,000", "draws=1,000: write 1000, without commas", "draws=1000"),
+    ("n=2,048", "n=2,048: write 2048 for one number, or each number without a 0 before it", "n=2,48"),
     ("model=SD15", "did you mean sd15?", "model=sd15"),
     ("inversion=null-text", "did you mean null_text?", "inversion=null_text"),
     ("guidance=7,5", "write 7.5, with a point", "guidance=7.5"),
