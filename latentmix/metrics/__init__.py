@@ -105,7 +105,7 @@ TYPICAL = (
     "A distance to the mean of real images rewards typical ones: real images are further from it than mixtures. "
     "Below the value of real images, smaller is not better."
 )
-COUNTS = "A Fréchet distance depends on the numbers of images. Its interval is one of the expected value at these."
+COUNTS = "A Fréchet distance depends on how many images there are. Its interval is for the expected value of as many."
 LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)

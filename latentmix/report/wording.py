@@ -65,7 +65,7 @@ def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
         undecided = difference.low <= 0 <= difference.high
         sentence = f"At N = {n}, {best.method} is best and {worst.method} worst: {label} {values}, {gap}."
         if undecided:
-            sentence = f"At N = {n} it is undecided which method is best. The ends by {label} are {ends}: {gap}."
+            sentence = f"At N = {n} it is undecided which method is best. By {label}, best and worst are {ends}: {gap}."
         short = f"N = {n}, {'undecided' if undecided else 'best and worst'}: {ends}; {gap}."
     real = _average(contents, best.metric).get("real")
     if metric_label(best.metric).down_to_real and real is not None and best.estimate.value < real.value:
