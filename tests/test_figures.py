@@ -177,6 +177,13 @@ def test_captions_say_what_was_run(outputs: Path, name: str, more: list[str], ex
     assert expected in paper.caption(name, runs)
 
 
+def test_captions_name_the_classes_of_each_model_where_they_differ() -> None:
+    runs = [Experiment(config) for config in paper.configs("fig10", [])]
+    assert "of N latents of fish (tiny-128) and triangle (tiny-sd3), by ddim500" in paper.caption("fig10", runs)
+    runs = [Experiment(config) for config in paper.configs("fig10", ["model=tiny"])]
+    assert "of N latents of triangle, by ddim500" in paper.caption("fig10", runs)
+
+
 @pytest.fixture
 def drawn(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Return what `draw_grid` is given, instead of drawing it."""

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from latentmix.diagnosis import diagnose
@@ -181,6 +182,20 @@ def test_growth_is_that_of_the_diagnosis() -> None:
         low, high = (grey.get_window_extent().y0, grey.get_window_extent().y1)
         ends = axes.transData.inverted().transform([(0, low), (0, high)])[:, 1]
         assert ends == pytest.approx([-found.band, found.band])
+
+
+def test_models_with_other_classes_have_legends_of_their_own() -> None:
+    z = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = diagnose(z, z, 0.1, [1, 4, 20], torch.rand(3, 20).argsort(1))
+
+    def named(legend: Legend | None) -> list[str]:
+        return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+    common = ["√N·d (eq. 9)", "95 % of random centroids"]
+    for other, whole, own in (("star", ["star", *common], [[], []]), ("cup", common, [["star"], ["cup"]])):
+        figure = growth({"a": [("star", found)], "b": [(other, found)]})
+        assert named(figure.legends[0]) == whole
+        assert [named(axes.get_legend()) for axes in figure.axes] == [*own, [], []]
 
 
 # The octaves

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
 from latentmix.config import Config, differences, result_settings
+from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
@@ -135,7 +137,8 @@ def rates(experiment: Experiment) -> Rates:
 
 
 # How the settings begin that inverted latents depend on; a part of a run's classes is as good as all.
-OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in ("kind", "path", "hub", "light")))
+OF_IMAGES = [f.name for f in fields(DataConfig) if f.name not in ("name", "reference", "classes", "limit", "titles")]
+OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in OF_IMAGES))
 
 
 def refuse_to_overwrite(config: Config, folder: str = "", only: tuple[str, ...] = ("",)) -> None:

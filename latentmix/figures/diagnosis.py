@@ -13,6 +13,7 @@ from latentmix.figures.style import HUES, SHAPES, save, styled
 from latentmix.octaves import Octave
 
 Classes = Sequence[tuple[str, Diagnosis]]  # the title and the diagnosis of each class
+COMMON = 2  # the last entries of a legend of growth, which are the same for all models
 NOTE = {"fontsize": 7, "color": "0.3", "va": "bottom", "ha": "right"}
 
 
@@ -39,10 +40,20 @@ def growth(models: Mapping[str, Classes]) -> Figure:
         axes.set_ylabel("mean of the centroid's channel")
     for axes in figure.axes[-shape[1] :]:
         axes.set_xlabel("number of latents mixed, N")
+    _add_legends(figure, list(models.values()))
+    return figure
+
+
+def _add_legends(figure: Figure, models: Sequence[Classes]) -> None:
+    """Name the lines once for all panels, or above each model's panels if the models have other classes."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len({tuple(title for title, _ in classes) for classes in models}) > 1:
+        for axes in figure.axes[: len(models)]:
+            own = [found[:-COMMON] for found in axes.get_legend_handles_labels()]
+            axes.legend(*own, loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=4, columnspacing=1, handlelength=1.5)
+        handles, labels = handles[-COMMON:], labels[-COMMON:]
     columns = len(labels) if len(labels) < 6 else math.ceil(len(labels) / 2)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2)
-    return figure
 
 
 def _panel(axes: Axes, classes: Classes, channel: int) -> None:

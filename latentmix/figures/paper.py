@@ -169,8 +169,12 @@ def caption(name: str, experiments: Sequence[Experiment]) -> str:
     """Return what a figure shows and what was run, a sentence for each model."""
     figure, fields = FIGURES[name], dict[str, str]()
     if experiments:
-        config, titles = experiments[0].config, [experiments[0].title(c) for c in experiments[0].classes]
-        fields = {"classes": ", ".join(titles), "first": titles[0], "n": ", ".join(map(str, config.n))}
+        first, config = experiments[0], experiments[0].config
+        classes = {e.config.model.name: ", ".join(map(e.title, e.classes)) for e in experiments}
+        if len(set(classes.values())) > 1:
+            classes = {model: f"{titles} ({model})" for model, titles in classes.items()}
+        fields = {"classes": " and ".join(dict.fromkeys(classes.values())), "first": first.title(first.classes[0])}
+        fields["n"] = ", ".join(map(str, config.n))
         fields |= {"inversion": config.inversion.name, "steps": str(config.inversion.steps)}
         fields["controls"] = "; ".join(CONTROLS[control][0] for control in config.controls) or "none"
     runs = [settings(figure.settings, experiment.config) for experiment in experiments]
