@@ -57,7 +57,7 @@ def look(run: Run, folder: Path) -> dict[str, Any]:
 def ideal(variances: Tensor, steps: int, flow: bool) -> tuple[float, float]:
     """Return norm over √L and round trip, RMSE per std, of an ideal model of Gaussian latents with these variances.
 
-    The gates of norms and round trips can't be expected to come out better, however long a network is trained.
+    A trained network can hardly be expected to do better, although latents are not Gaussian.
     """
     variances = variances.double().clamp(min=1e-6)
     inverted, back = package.return_of_gaussian_latents(variances, steps, flow)
@@ -77,11 +77,11 @@ def psnr(run: Run, encoder: Any) -> float:
 
 
 def variances_by_frequency(latents: Tensor) -> Tensor:
-    """Return the principal variances of the channels of [N, C, h, w] at each spatial frequency: [h, w / 2 + 1, C].
+    """Return the principal variances of the channels of [N, C, h, w] at each spatial frequency: [h, w, C].
 
     They are the principal variances of all latents if these are alike everywhere in the plane, and need fewer images.
     """
-    spectrum = torch.fft.rfft2(latents - latents.mean(0), norm="ortho")
+    spectrum = torch.fft.fft2(latents - latents.mean(0), norm="ortho")
     return torch.linalg.eigvalsh(torch.einsum("bchw,bdhw->hwcd", spectrum, spectrum.conj()) / len(latents))
 
 
