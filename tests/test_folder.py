@@ -1,5 +1,6 @@
 """Folders of images: what is listed, how often it is decoded, what becomes of each kind of file, what is refused."""
 
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from driver import invoke
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
 from latentmix.commands import augment
 from latentmix.compose import compose
 from latentmix.data import choose, decoded_images
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules, digest, image_id
+from latentmix.data.pictures import picture_source
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment.experiment import Experiment
 
@@ -378,6 +380,47 @@ def test_sixteen_bit_tiffs_are_scaled_and_more_bits_are_refused(hats: Path) -> N
         assert "more than 16 bits; save it with 8 or 16" in refusal(lambda: pixels(hats))
 
 
+def packed_tiff(values: np.ndarray) -> bytes:
+    """A TIFF of 12 bits a pixel, packed as its specification says: two pixels in three bytes."""
+    first, second = values.reshape(-1, 2).astype(int).T
+    body = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+    (height, width), end = values.shape, 8 + len(body)
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(body)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, end) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_twelve_bits_in_sixteen_are_scaled_where_the_file_says_so(hats: Path) -> None:
+    values = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
+    for name, tags in (("a.tif", {281: 4095}), ("b.tif", {281: 65535}), ("c.tif", {})):
+        Image.fromarray(values).save(hats / name, tiffinfo=tags)
+    (hats / "d.tif").write_bytes(packed_tiff(values))
+    with pytest.warns(UserWarning, match=r"nearly black.*: \S*b.tif and 1 more$"):
+        found = Folder(hats.parent).images("hat")
+    for source, white in zip(found, (4095, 65535, 65535, 4095), strict=True):
+        assert np.array_equal(source.pixels(20)[..., 0], np.rint(values / (white / 255)))
+    contents = [(hats / name).read_bytes() for name in ("a.tif", "c.tif")]
+    assert [image_id(content) == digest(content) for content in contents] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.webp", "a.png"])
+def test_files_with_several_pictures_give_the_first_with_one_note(name: str, hats: Path) -> None:
+    for letter, size in (("b", (8, 8)), ("a", (9, 9)), ("c", (10, 10))):  # the same bytes are decoded once
+        pages: dict[str, Any] = {"save_all": True, "append_images": [plain(BLUE, size)]}
+        plain(RED, size).save(hats / f"{letter}{name[1:]}", lossless=True, **pages)
+    plain().save(hats / "d.tif")
+    preview = TiffImagePlugin.AppendingTiffWriter(str(hats / "d.tif"))
+    plain(RED).save(preview, "TIFF", tiffinfo={254: 1})
+    preview.close()
+    with pytest.warns(UserWarning) as warned:
+        found = Folder(hats.parent).images("hat")
+    assert [tuple(source.pixels(8)[0, 0]) for source in found] == [RED, RED, RED, BLUE]
+    (text,) = (str(warning.message) for warning in warned)
+    assert "several pages or frames" in text and text.endswith(f"{hats / name} and 2 more")
+    with pytest.warns(UserWarning, match="several pages or frames"):
+        picture_source(hats / name)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_colour_profiles_are_applied(hats: Path, name: str, mode: str) -> None:
@@ -403,7 +446,7 @@ def test_colour_profiles_are_applied(hats: Path, name: str, mode: str) -> None:
     for unfit in (b"no profile at all", linear if mode == "L" and name != "a.webp" else b""):
         if unfit:
             warn_once.cache_clear()
-            with pytest.warns(UserWarning, match="colour profile of"):
+            with pytest.warns(UserWarning, match="a colour profile that can't be read"):
                 assert away(unfit, list(colour)) <= 3
 
 

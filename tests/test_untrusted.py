@@ -92,13 +92,15 @@ def test_an_odd_image_becomes_a_square_of_rgb_whatever_its_suffix(tmp_path: Path
     ("content", "unreadable"),
     [
         (encoded("WEBP", lossless=True, exif=b"nothing that Tiff knows"), "Exif"),
-        (with_chunk(b"zTXt", b"remark\0\0" + zlib.compress(bytes(20 << 20))), "text or colour profile"),
-        (with_chunk(b"tEXt", b"a\0b").replace(b"tEXta\0b", b"tEXta\0c"), "text or colour profile"),
+        (with_chunk(b"zTXt", b"remark\0\0" + zlib.compress(bytes(20 << 20))), "text or a colour profile"),
+        (with_chunk(b"tEXt", b"a\0b").replace(b"tEXta\0b", b"tEXta\0c"), "text or a colour profile"),
     ],
     ids=["Exif", "text that becomes 20 MiB", "a checksum"],
 )
 def test_unreadable_metadata_are_left_out_with_a_note(content: bytes, unreadable: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=f"used without: {unreadable} of .*a.png"):
+    with pytest.warns(
+        UserWarning, match=f"images with {unreadable} that can't be read, which are used without: .*a.png"
+    ):
         (source,) = Folder(lone(tmp_path, content)).images("class")
     (expected,) = Folder(lone(tmp_path / "plain", encoded("PNG"))).images("class")
     assert (source.pixels(16) == expected.pixels(16)).all() and source.id != expected.id

@@ -6,7 +6,9 @@ belongs to the whole process; here `data.max_megapixels` decides.
 
 import io
 import zlib
+from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps
@@ -33,6 +35,16 @@ OTHERS = {  # how files begin that are often in the place of images -> what they
 }
 PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # what begins a colour profile in JPEG, PNG and WebP
 SRGB_LEVELS = 24  # of 255, by which a grey may differ in a profile that is called sRGB
+BITS, LARGEST_VALUE, KIND_OF_PAGE = 258, 281, 254  # tags of TIFF
+PREVIEW_OR_MASK = 1 | 4  # in the kind of a page
+WHITE = 65535
+DEPTHS = {(1 << bits) - 1 for bits in range(9, 16)}  # the value of white in fewer bits, which TIFFs keep in 16
+DIM = 32  # of 256: where all values of 16 bits are lower, they may be of 12
+SEVERAL = "several pages or frames, of which only the first is read"
+NEARLY_BLACK = (
+    "16 bits and values below 1/8 of white alone, which come out nearly black; where white is 4095 (12 bits), save "
+    "them in 8 bits, or as TIFF with the tag MaxSampleValue=4095"
+)
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
 
@@ -77,8 +89,16 @@ def _is_srgb(profile: bytes) -> bool:
     return bool(np.abs(converted - np.asarray(greys)).max() <= SRGB_LEVELS)
 
 
-def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
-    """Return the whole picture in RGB, upright, on white where it is transparent; and what metadata was unreadable.
+def has_fewer_bits(content: bytes) -> bool:
+    """Return whether a file is a grey TIFF in 16 bits that says that it uses fewer."""
+    if suffix(content) == ".tif":
+        with suppress(Exception), TiffImageFile(io.BytesIO(content)) as opened:
+            return opened.mode.startswith("I") and _white(opened) != WHITE
+    return False
+
+
+def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the whole picture in RGB, upright, on white where it is transparent; and remarks: images with what it is.
 
     Metadata decide nothing but the orientation, so a picture is used without those that cannot be read. Raises OSError
     for another format, a truncated file or too many pixels, and whatever Pillow raises for a damaged one.
@@ -92,12 +112,13 @@ def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | No
         if bare is None:
             raise
         try:
-            return _decode(bare, max_megapixels)[0], "text or colour profile"
+            picture, remarks = _decode(bare, max_megapixels)
+            return picture, (*remarks, _unreadable("text or a colour profile"))
         except Exception:
             raise error from None
 
 
-def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
+def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, tuple[str, ...]]:
     start = suffix(content)
     if start is None:
         beginning, plain = content[:512].lstrip().lower(), "not an image in JPEG, PNG, WebP, TIFF or BMP format"
@@ -107,14 +128,36 @@ def _decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | N
         megapixels = opened.width * opened.height / 1e6
         if megapixels > max_megapixels:
             raise OSError(f"it has {megapixels:.4g} megapixels, more than data.max_megapixels={max_megapixels:g}")
+        remarks, is_deep = [], ";16" in str(opened.tile)
         opened.load()
-        unreadable = None
         try:
             ImageOps.exif_transpose(opened, in_place=True)
         except Exception:  # for bytes that are no Exif, Pillow raises SyntaxError, struct.error, OSError, TypeError...
-            unreadable = "Exif"
+            remarks.append(_unreadable("Exif"))
         picture, profile_is_usable = in_srgb(opened)
-        return picture, unreadable if profile_is_usable else "colour profile"
+        if not profile_is_usable:
+            remarks.append(_unreadable("a colour profile"))
+        if is_deep and np.max(picture.getextrema()) < DIM:
+            remarks.append(NEARLY_BLACK)
+        if _has_several(opened):
+            remarks.append(SEVERAL)
+        return picture, tuple(remarks)
+
+
+def _unreadable(what: str) -> str:
+    return f"{what} that can't be read, which are used without"
+
+
+def _has_several(opened: ImageFile.ImageFile) -> bool:
+    """Return whether a file holds further pictures; in a TIFF, previews and masks of the first one don't count."""
+    if not isinstance(opened, TiffImageFile):
+        return getattr(opened, "n_frames", 1) > 1
+    with suppress(Exception):  # at the end, or where further pages are damaged
+        for page in count(1):
+            opened.seek(page)
+            if not opened.tag_v2.get(KIND_OF_PAGE, 0) & PREVIEW_OR_MASK:
+                return True
+    return False
 
 
 def in_srgb(picture: Image.Image) -> tuple[Image.Image, bool]:
@@ -136,7 +179,7 @@ def rgb(picture: Image.Image) -> Image.Image:
         raise OSError("its pixels have more than 16 bits; save it with 8 or 16")
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255; or 8 bits, stored as integers
         grey = np.asarray(picture)
-        scale = 1 if picture.mode == "I" and grey.max() <= 255 else 257
+        scale = 1 if picture.mode == "I" and grey.max() <= 255 else _white(picture) / 255
         picture = Image.fromarray(np.rint(grey / scale).clip(0, 255).astype(np.uint8))
     if picture.mode == "La":  # which Pillow converts to LA alone
         picture = picture.convert("LA")
@@ -147,6 +190,13 @@ def rgb(picture: Image.Image) -> Image.Image:
             picture.putalpha(255)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
+
+
+def _white(picture: Image.Image) -> int:
+    """Return the value of white in a grey picture of 16 bits: a lower one where a TIFF says that it uses fewer bits."""
+    tags = getattr(picture, "tag_v2", {})
+    stated = (*tags.get(LARGEST_VALUE, ()), *((1 << bits) - 1 for bits in tags.get(BITS, ())))
+    return next((value for value in stated if value in DEPTHS), WHITE)
 
 
 def _without_metadata(content: bytes) -> bytes | None:

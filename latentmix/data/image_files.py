@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.decode import decode, misnamed_profile, names_a_profile
+from latentmix.data.decode import decode, has_fewer_bits, misnamed_profile, names_a_profile
 from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
@@ -127,16 +127,16 @@ def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) 
     """
     blobs = list(blobs)
     found: list[Source] = []
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []  # remarks, and the image that each is of
     remaining = iter(blobs)
     first = f"{blobs[0].file.absolute()} {blobs[0].offset}" if blobs else "none"
     with checked_ids(f"{first} {rules.max_megapixels:g}") as checked_id:
         check = partial(_source, rules=rules, checked_id=checked_id, notes=notes)
         while block := list(islice(remaining, BLOCK if count is None else min(BLOCK, count - len(found)))):
             found += filter(None, on_all_threads(check, block))
-    if notes:
-        listed = first_few(sorted(notes))
-        warn_once(f"{where}: some metadata can't be read, and the images are used without: {listed}")
+    for remark in sorted({remark for remark, _ in notes}):
+        first, *others = sorted(image for each, image in notes if each == remark)
+        warn_once(f"{where}: images with {remark}: {first}" + (f" and {len(others)} more" if others else ""))
     if len(found) >= (1 if count is None else count):
         return found
     if not found:
@@ -146,7 +146,7 @@ def sources(blobs: Iterable[Blob], count: int | None, rules: Rules, where: str) 
     raise UserError(f"{where} has {len(found)} of the {count} images asked for; {advice}")
 
 
-def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -> Source | None:
+def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[tuple[str, str]]) -> Source | None:
     """Return the image, or None if it cannot be used and is to be skipped."""
     try:
         id_ = checked_id(blob.file, blob.offset, partial(_check, blob, rules.max_megapixels, notes))
@@ -159,17 +159,16 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
         return None
 
 
-def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
+def _check(blob: Blob, max_megapixels: float, notes: list[tuple[str, str]]) -> str:
     """Return the digest of an image that can be decoded; raise anything for one that cannot."""
     content = blob.read()
     id_ = image_id(content)
     if blob.digest not in ("", digest(content)):
         raise ValueError("its bytes are not those that were fetched")
     if (id_, max_megapixels) not in DECODED:
-        picture, unreadable = decode(content, max_megapixels)
+        picture, remarks = decode(content, max_megapixels)
         DECODED.add((id_, max_megapixels), picture)
-        if unreadable:
-            notes.append(f"{unreadable} of {blob}")
+        notes += ((remark, str(blob)) for remark in remarks)
     return id_
 
 
@@ -181,7 +180,8 @@ def digest(content: bytes) -> str:
 def image_id(content: bytes) -> str:
     """Return 16 hex digits that name an image as it is read; `in sRGB` since colour profiles are applied."""
     applied = b"in sRGB" if names_a_profile(content) else b""
-    return digest(content + applied + (b"by its curves" if misnamed_profile(content) else b""))
+    applied += b"by its curves" if misnamed_profile(content) else b""
+    return digest(content + applied + (b"in its own bits" if has_fewer_bits(content) else b""))
 
 
 def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:

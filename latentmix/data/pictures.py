@@ -16,7 +16,7 @@ from latentmix.data.decode import decode, in_srgb
 from latentmix.data.image_files import image_id
 from latentmix.data.protocol import Source, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
 from latentmix.settings import expand_home
 
@@ -106,7 +106,7 @@ def _of_bytes(image: Any, label: str) -> Image.Image:
     """Return the picture in the bytes of a file, or in an open one."""
     try:
         content = image.read() if hasattr(image, "read") else bytes(image)
-        return decode(content, MAX_MEGAPIXELS)[0]
+        return _decoded(content, label, MAX_MEGAPIXELS)
     except Exception as error:  # Pillow raises nearly anything for damaged files
         raise UserError(f"{label} can't be read as an image: {one_line(error)}") from error
 
@@ -121,7 +121,15 @@ def _read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[bytes, Im
     """Return the bytes of a file, and the picture in it, upright and in RGB. Raises: UserError if there is none."""
     try:
         content = path.read_bytes()
-        return content, decode(content, max_megapixels)[0]
+        return content, _decoded(content, str(path), max_megapixels)
     except Exception as error:  # Pillow raises nearly anything for damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} can't be read as an image: {reason}") from error
+
+
+def _decoded(content: bytes, label: str, max_megapixels: float) -> Image.Image:
+    """Return the picture in the bytes of a file; warn of what is peculiar. Raises whatever Pillow raises."""
+    picture, remarks = decode(content, max_megapixels)
+    for remark in remarks:
+        warn_once(f"{label} is an image with {remark}")
+    return picture
