@@ -177,6 +177,14 @@ def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: P
     assert doubts(experiment(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any model
 
 
+def test_a_prompt_without_a_name_is_warned_of(tmp_path: Path, snapshot: Path) -> None:
+    folder = (*imagenet(tmp_path / "images", "n01443537"), "model.world=imagenet", "data.classes=[n01443537]")
+    nameless = ("data=folder", *folder[1:])
+    (doubt,) = doubts(sd15(*nameless))
+    assert doubt.startswith("a prompt is 'a photo of a n01443537'") and "take data=imagenet" in doubt
+    assert doubts(sd15(*folder)) == doubts(sd15(*nameless, "data.titles={n01443537: goldfish}")) == []
+
+
 def test_classes_that_share_a_name_are_warned_of_and_the_advice_parts_them(tmp_path: Path, snapshot: Path) -> None:
     cranes = ("n02012849", "n03126707")
     settings = (*imagenet(tmp_path / "images", *cranes, "n01443537"), "model.world=imagenet")

@@ -24,8 +24,9 @@ from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules
 from latentmix.data.imagenet import ImageNet
 from latentmix.data.imagenet_names import names, resolve, synsets, title
+from latentmix.data.prompts import Prompts
 from latentmix.data.shapes import SHAPES, Shapes
-from latentmix.errors import UserError
+from latentmix.errors import UserError, warn_once
 from latentmix.experiment.experiment import Experiment
 
 FROG, BIRD, MACHINE, TENCH = "n01644373", "n02012849", "n03126707", "n01440764"
@@ -99,6 +100,18 @@ def test_every_layout_has_the_same_images_in_the_same_order(tmp_path: Path, layo
         assert [source.id for source in data.images(class_id)] == [source.id for source in plain]
         assert greys(data.images(class_id)) == list(CLASSES[class_id])
         assert greys(data.images(class_id, 2)) == list(CLASSES[class_id][:2])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prompts_name_images_in_tars_as_in_folders(tmp_path: Path, layout: str) -> None:
+    sources = ImageNet(build(tmp_path / "one", layout)).images(TENCH)
+    assert Path(sources[0].label).name == f"{TENCH}_10.JPEG"
+    for name in (f"{TENCH}_20.JPEG", f"{TENCH}/{TENCH}_20.JPEG", "/".join(Path(sources[1].label).parts[-2:])):
+        (tmp_path / "p.csv").write_text(f"file_name,prompt\n{name},a fish\n{FROG}/{TENCH}_10.JPEG,no fish\n")
+        with pytest.warns(UserWarning, match="no prompt for 2 images"):
+            prompted = Prompts(tmp_path / "p.csv").given_to(sources, "class")
+        assert [source.prompt for source in prompted] == [None, "a fish", None]
+        warn_once.cache_clear()
 
 
 def test_the_train_folder_itself_will_do(tmp_path: Path) -> None:
@@ -237,6 +250,11 @@ def test_all_labels_go_by_their_order_however_they_are_spelt() -> None:
         synsets(sorted(spelt, key=str.casefold))
 
 
+def test_labels_that_are_numbers_go_by_themselves() -> None:
+    assert synsets(["0", "134", "30"]) == (TENCH, BIRD, list(names())[30])
+    assert synsets(sorted(map(str, range(1000)))) == tuple(list(names())[i] for i in sorted(range(1000), key=str))
+
+
 def test_fewer_labels_go_by_their_ids_or_names() -> None:
     assert synsets([MACHINE, "tench", "tree frog, tree-frog", "maillot"]) == (MACHINE, TENCH, FROG, "n03710637")
     with pytest.raises(UserError, match="2 classes of ImageNet are called 'crane'"):
@@ -274,6 +292,14 @@ def test_random_classes_never_change_since_experiments_name_them_by_a_seed() -> 
     assert "data.classes=random:11 asks for more than the 10 classes" in refusal(
         lambda: choose(Shapes(), ["random:11"], 0)
     )
+
+
+def test_a_class_that_is_called_like_a_draw_is_itself(tmp_path: Path) -> None:
+    for name in ("random:1", "random:2", "star"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    assert choose(Folder(tmp_path), ["random:1"], 0) == ("random:1",)
+    assert len(choose(Folder(tmp_path), ["random:3"], 0)) == 3
 
 
 def test_random_classes_come_from_any_data_set(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checks of the images and classes that a run reads."""
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from latentmix.embedded import DRAWN
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import Read
+
+NO_NAME = re.compile(r"n\d{8}|\d+")  # a WordNet id, or a number
 
 
 def check_data(experiment: Experiment, needed: Collection[Read]) -> Finding:
@@ -52,6 +55,11 @@ def doubts(experiment: Experiment) -> list[Finding]:
         images = f"data={data.world}" if data.world in DRAWN else "other images"
         other = DRAWN.get(data.world, "sd15")
         texts.append(f"{model.name} knows nothing but data={model.world}; take model={other} for {images}")
+    nameless = [class_id for class_id in experiment.classes if NO_NAME.fullmatch(experiment.title(class_id))]
+    if nameless:
+        imagenet = "for ImageNet's classes take data=imagenet, or with data=hub data.synsets=true"
+        setting = f"'data.titles={{{nameless[0]}: NAME}}'"
+        texts.append(f"a prompt is {experiment.prompt(nameless[0])!r}; name the class with {setting}; {imagenet}")
     titles: dict[str, list[str]] = {}
     for class_id in data.classes():
         titles.setdefault(experiment.title(class_id).casefold(), []).append(class_id)

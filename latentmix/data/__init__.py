@@ -34,13 +34,13 @@ def load_dataset(config: DataConfig) -> Dataset:
 def choose(data: Dataset, wanted: Sequence[str] | None, seed: int, reserved: Collection[str] = ()) -> tuple[str, ...]:
     """Return the identifiers of the classes that `data.classes` asks for: all (None), those named, or `random:K`.
 
-    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError if a class does not exist,
-    or has a name that tables use for something else, one of `reserved`.
+    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. A class called `random:K` is itself. Raises
+    UserError if a class does not exist, or has a name that tables use for something else, one of `reserved`.
     """
     if wanted is None:
         chosen = data.classes()
-    elif drawn := RANDOM.fullmatch(wanted[0]):
-        classes, count = data.classes(), int(drawn[1])
+    elif (drawn := RANDOM.fullmatch(wanted[0])) and wanted[0] not in (classes := data.classes()):
+        count = int(drawn[1])
         if count > len(classes):
             raise UserError(f"data.classes={wanted[0]} asks for more than the {len(classes)} classes that there are")
         ranked = sorted(classes, key=lambda name: sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest())

@@ -69,7 +69,7 @@ class Blob:
         return Path(self.member).name or self.file.name
 
     def __str__(self) -> str:
-        return f"{self.member} in {self.file}" if self.member else str(self.file)
+        return f"{self.file}/{self.member}" if self.member else str(self.file)
 
 
 def is_image(name: str) -> bool:

@@ -91,7 +91,8 @@ def _members(archive: Blob) -> list[Blob]:
                     if member.size < 0:  # it would lead back to an earlier one for ever
                         raise tarfile.TarError(f"{member.name!r} has a negative size")
                     if member.isfile():  # its offset counts from the start of the outermost tar
-                        files.append(Blob(archive.file, member.offset_data, member.size, member.name))
+                        name = f"{archive.member}/{member.name}" if archive.member else member.name
+                        files.append(Blob(archive.file, member.offset_data, member.size, name))
     except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
         raise UserError(f"{archive} is no tar or a damaged one ({error}); get it again") from error
     return sorted(files, key=lambda blob: blob.name)

@@ -40,9 +40,11 @@ def resolve(name: str) -> str:
 def synsets(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the WordNet id of each label of a data set.
 
-    1000 labels are taken in ImageNet's order, fewer each by its id or names. Raises UserError if the order is another,
-    or a label is ambiguous.
+    1000 labels are taken in ImageNet's order, fewer each by its id or names, and numbers by themselves. Raises
+    UserError if the order is another, or a label is ambiguous.
     """
+    if all(label.isdecimal() and int(label) < len(names()) for label in labels):  # as shards of WebDataset have them
+        return tuple(list(names())[int(label)] for label in labels)
     if len(labels) != len(names()):
         return tuple(map(_synset, labels))
     agree = [

@@ -43,8 +43,9 @@ class Prompts:
         return prompted
 
     def _prompted(self, source: Source) -> Source:
-        parts = unicodedata.normalize("NFC", Path(source.label).absolute().as_posix()).split("/")
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
+        whole = unicodedata.normalize("NFC", Path(source.label).absolute().as_posix())
+        paths = [path.split("/") for path in (whole, whole.replace(".tar/", "/"))]  # in a tar, or where it is unpacked
+        ends = ("/".join(parts[start:]) for parts in paths for start in range(len(parts)))  # the longest first
         if (name := next((end for end in ends if end in self.texts), None)) is None:
             return source
         if (other := self._given.setdefault(name, source)).id != source.id:

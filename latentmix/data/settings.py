@@ -45,7 +45,8 @@ class DataConfig:
             raise ValueError("data.classes is empty; null takes all classes")
         for entry in self.classes or ():
             if entry.startswith("random:") and (not RANDOM.fullmatch(entry) or self.classes != (entry,)):
-                raise ValueError("data.classes=random:K draws K classes, where K is at least 1; it stands alone")
+                alone = "it stands alone (rename a class of such a name)"
+                raise ValueError(f"data.classes=random:K draws K classes, where K is at least 1; {alone}")
         for field, readers in READERS.items():
             if self.kind in BUILT_IN.difference(readers) and getattr(self, field) != getattr(DataConfig, field):
                 taken = " or ".join(f"data={reader}" for reader in readers)
