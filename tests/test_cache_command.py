@@ -75,6 +75,17 @@ def test_what_is_kept_is_listed_with_its_runs(outputs: Path) -> None:
     assert "give the folder of your runs as --outputs DIR" in refused(outputs / "one")  # which has no cache
 
 
+def test_images_of_hub_data_sets_are_counted(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "own"))
+    assert "data=hub" not in clean(outputs)
+    for name in ("pets-1", "pets-2"):
+        (tmp_path / "own" / "hub" / name / "00000").mkdir(parents=True)
+        (tmp_path / "own" / "hub" / name / "00000" / "1.png").write_bytes(bytes(1 << 20))
+    assert f"besides: 2.0 MiB of images of data=hub, for the runs of all outputs, in 2 folders of {tmp_path}" in clean(
+        outputs
+    )
+
+
 def test_what_no_run_uses_is_removed(outputs: Path) -> None:
     assert "nothing was removed" in clean(outputs, "--unused", "--yes", "--dry-run")
     assert there(outputs) == set(FOLDERS)

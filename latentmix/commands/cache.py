@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from latentmix.cache import key, read_json, write_json
+from latentmix.cache import key, read_json, user_cache, write_json
 from latentmix.checks.finding import readable_size
 from latentmix.errors import UserError
 from latentmix.runner.claims import is_at_work
@@ -86,6 +86,7 @@ def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool,
     """
     if not (older_than or of_run or unused):
         _show(list_entries(outputs))
+        _show_data_sets(user_cache() / "hub")
         return
     chosen, notes = select(outputs, older_than, of_run, unused)
     if chosen:
@@ -216,6 +217,16 @@ def _show(entries: Sequence[Entry]) -> None:
     for kind, total in sizes.most_common():
         typer.echo(f"{kind}: {readable_size(total)}")
     typer.echo(f"in all: {_total(entries)}")
+
+
+def _show_data_sets(folder: Path) -> None:
+    """Print how much `data=hub` keeps for the runs of all outputs, in the user's cache, if anything."""
+    sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.glob("*")]
+    if sizes:
+        typer.echo(
+            f"besides: {readable_size(sum(sizes))} of images of data=hub, for the runs of all outputs, in {len(sizes)} "
+            f"folders of {folder}, one for each state of a local data set; what you delete there is fetched again"
+        )
 
 
 def _total(entries: Sequence[Entry]) -> str:
