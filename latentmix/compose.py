@@ -21,7 +21,7 @@ from latentmix.embedded import DRAWN
 from latentmix.errors import UserError, nearest
 from latentmix.isolation import LOCK
 from latentmix.overrides import for_hydra, mapping, takes_fractions
-from latentmix.settings import expand_home
+from latentmix.settings import expand_home, refusal_of_url
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
 # Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
@@ -135,6 +135,8 @@ class Presets:
 
     def instead(self, group: str, option: str) -> str:
         """Say what to give where a group has no such preset."""
+        if reason := refusal_of_url(option):
+            return f"it {reason}"
         if group in SOURCES and (Path(expand_home(option)).exists() or option.startswith((".", "/", "~"))):
             return SOURCES[group].format(option)
         if group == "model" and option.count("/") == 1:

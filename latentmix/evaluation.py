@@ -20,7 +20,7 @@ from latentmix.gpu import find_device
 from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
 from latentmix.runner.tasks import split
-from latentmix.settings import expand_home
+from latentmix.settings import expand_home, refusal_of_url
 from latentmix.threads import on_all_threads
 
 BATCH = 32  # images
@@ -103,6 +103,8 @@ def _items(images: Any, side: str) -> list[Item]:
         found, what = [images] if is_one(images) else list_of(images), "one side"
     else:
         folder, what = Path(expand_home(fspath(images))), str(images)
+        if reason := refusal_of_url(folder):
+            raise UserError(f"{what} {reason}")
         found = list(image_files(folder, "give a folder of images"))
     if len(found) < 2:
         raise UserError(f"{what} has {len(found)} image{'s' * (not found)}; metrics compare at least 2 with at least 2")

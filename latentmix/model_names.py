@@ -13,7 +13,7 @@ from latentmix.models.architectures import ARCHITECTURES
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.pipeline import check_index
-from latentmix.settings import expand_home
+from latentmix.settings import expand_home, refusal_of_url
 from latentmix.weight_files import read_config
 
 _LOADED = "; for a pipeline of diffusers that is loaded, call from_diffusers"
@@ -39,7 +39,8 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
         return [f"model={kind if kind in alike else alike[0]}", f"model.path={_quoted(path)}"]
     if is_path or path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
         options = ", ".join(presets.options("model"))
-        raise UserError(f"there is no model {name!r}: no preset ({options}), and no folder or file")
+        no_path = refusal_of_url(name) or f"is no preset ({options}), and no folder or file"
+        raise UserError(f"there is no model {name!r}: it {no_path}")
     return [*_like(_indices(name)), f"model.hub={name}", "model.revision=null"]
 
 

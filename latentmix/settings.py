@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, LiteralString, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # also where a Path took one of its slashes; C:/ is none
 
 
 def expand_home(path: str | Path) -> str:
@@ -26,8 +28,18 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError("these are no numbers; write them with commas between, such as 0.5,0.3,0.2") from None
 
 
+def refusal_of_url(text: str | Path) -> LiteralString | None:
+    """Return why a URL in the place of a path can't be used; None for anything else."""
+    if not URL.match(str(text)):
+        return None
+    named = " (from the Hugging Face hub, by OWNER/NAME as model.hub or data.hub)" if "hugg" in str(text) else ""
+    return f"is a URL, and only files of this machine are read and written: download it, and give its path here{named}"
+
+
 def _local_path(path: str) -> str:
-    """Return a path with its ~ expanded. Raises ValueError for an empty one, which would mean the current folder."""
+    """Return a path with its ~ expanded. Raises ValueError for a URL, and for an empty one: the current folder."""
+    if reason := refusal_of_url(path):
+        raise PydanticCustomError("url", reason)
     if not path.strip():
         raise PydanticCustomError("empty_path", "is empty; is there a variable that is not set?")
     return expand_home(path)

@@ -741,6 +741,32 @@ def test_what_is_no_option_of_a_command_is_told_as_what_it_is(arguments: tuple[s
     assert reason in refusal(*arguments)
 
 
+URL = "https://example.org/a.png?b=1"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mix", URL, URL),
+        ("morph", URL, URL),
+        ("augment", "gs://a/b", "-o", "c"),
+        ("evaluate", "--images", "s3://a", "--reference", "s3://b"),
+        ("status", "s3://a/b"),
+        ("sweep", "data=s3://a/b"),
+        ("sweep", "data=folder", "data.path=s3://a/b"),
+        ("sweep", f"model.vae={URL}", "model=sd15"),
+        ("sweep", "outputs=s3://a/b"),
+    ],
+)
+def test_urls_in_the_place_of_paths_are_refused(arguments: tuple[str, ...]) -> None:
+    assert "is a URL, and only files of this machine are read and written: download it" in refusal(*arguments)
+
+
+def test_a_url_of_the_hub_is_answered_with_what_to_write() -> None:
+    for setting in ("data=hub data.hub=https://huggingface.co/datasets/a/b", "model.hub=https://huggingface.co/a/b"):
+        assert "by OWNER/NAME as model.hub or data.hub" in refusal("sweep", *setting.split())
+
+
 @pytest.mark.parametrize("name", ["7", "Fig7", "fig. 7", "figure 7", "fig7"])
 def test_a_figure_may_be_named_as_people_do(name: str) -> None:
     assert figure_name(name) == "fig7"

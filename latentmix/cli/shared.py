@@ -87,8 +87,12 @@ def command(*examples: str, name: str | None = None) -> "Callable[[Callable[...,
     def declared(function: "Callable[..., None]") -> "Callable[..., None]":
         @wraps(function)
         def expanded(**given: Any) -> None:
-            from latentmix.settings import expand_home
+            from latentmix.settings import expand_home, refusal_of_url
 
+            for value in given.values():
+                for text in value if isinstance(value, list) else [value] if isinstance(value, Path) else []:
+                    if reason := refusal_of_url(text):
+                        raise UserError(f"{text} {reason}")
             paths = {key: Path(expand_home(value)) for key, value in given.items() if isinstance(value, Path)}
             settings = {key: list(map(_unwrapped, given[key])) for key in ("overrides", "pictures") if given.get(key)}
             function(**(given | paths | settings))

@@ -1,7 +1,6 @@
 """Images as callers of the Python functions have them: paths, PIL images, tensors, arrays, or lists of these."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
@@ -18,12 +17,11 @@ from latentmix.data.protocol import Source, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
 from latentmix.images import fitted
-from latentmix.settings import expand_home
+from latentmix.settings import URL, expand_home
 
 KINDS = "paths, PIL images, uint8 tensors [3, H, W] or uint8 arrays [H, W, 3]"
 FILES = str | PathLike | bytes | bytearray
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-_URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 
 
 def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = ()) -> tuple[Tensor, bool]:
@@ -66,7 +64,7 @@ def is_one(images: Any) -> bool:
 
 def _picture(image: Any, label: str) -> Image.Image:
     """Return an upright RGB picture."""
-    if isinstance(image, str) and _URL.match(image):
+    if isinstance(image, str) and URL.match(image):
         raise UserError(f"{label}: {image} is a URL; fetch it first, and give the file or its bytes")
     if isinstance(image, str | PathLike):
         return _read(Path(expand_home(os.fspath(image))))[1]

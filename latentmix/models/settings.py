@@ -23,7 +23,7 @@ class ModelConfig:
     perceptual: str = "alex"  # "embedded", "things", or the network that LPIPS is taken in
     counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights
-    hub: str | None = None
+    hub: LocalPath | None = None  # OWNER/NAME of a pipeline on the Hugging Face hub
     revision: str | None = None
     # the published one that a dry run plans with while the files are not here, or a folder for what a single file lacks
     architecture: LocalPath | None = None
