@@ -837,8 +837,25 @@ def test_latents_of_other_settings_are_not_described_beside_a_runs_results(copy:
     """The report and `compare` show a run's diagnosis and round trip as those of its latents."""
     said = refusal(command, *copy.arguments, "inversion.steps=3")
     assert "holds results of other settings (inversion.steps=4 there, 3 here); choose another name" in said
+    done(command, *copy.arguments, "inversion.steps=3", "--dry-run")
     done(command, *copy.arguments, "inversion.steps=3", "name=another")
     done(command, *copy.arguments, "guidance=1", "data.classes=[star]")  # the same latents
+
+
+def test_a_run_is_not_written_beside_analyses_of_other_latents(tmp_path: Path) -> None:
+    run = (*BASE, f"outputs={tmp_path}", "name=run")
+    analyses = [tmp_path / "run" / name for name in ("diagnosis.json", "reconstruction.csv")]
+    for command in ("diagnose", "reconstruct"):
+        done(command, *run, "inversion.steps=3")
+    assert "other settings (inversion.steps=3 there, 4 here); choose another name" in refusal("sweep", *run)
+    done("sweep", *run, "--dry-run")
+    assert all(path.exists() for path in analyses)
+    done("sweep", *run, "overwrite=true")
+    assert not any(path.exists() for path in analyses)
+    for command in ("reconstruct", "diagnose"):
+        done(command, *run)
+    done("sweep", *run, "n=[2,3]", "overwrite=true")
+    assert all(path.exists() for path in analyses)
 
 
 # Folders of images

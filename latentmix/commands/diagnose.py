@@ -30,9 +30,11 @@ LEGEND = (
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Diagnose every class. Show a table, and return the files written: `diagnosis.json`, Fig. 4 and the octaves."""
-    session.refuse_to_overwrite(experiment.config, only=session.OF_LATENTS)  # the report shows both as one run's
+    if not dry_run:
+        session.refuse_to_overwrite(experiment.config, analysis=True)
     if not session.run_stages(experiment, STAGES, "diagnose", dry_run):
         return []
+    session.note_analysis(experiment.config, "diagnose")
     diagnoses = {class_id: diagnose_class(experiment, class_id) for class_id in experiment.classes}
     _show(experiment, diagnoses)
     lines = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]

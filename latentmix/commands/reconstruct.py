@@ -23,9 +23,11 @@ STAGES = (SYNTHESIZE, INVERT, RECONSTRUCT)
 
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Write `reconstruction.csv` and a picture, and show the averages. Return what was written."""
-    session.refuse_to_overwrite(experiment.config, only=session.OF_LATENTS)  # the report shows both as one run's
+    if not dry_run:
+        session.refuse_to_overwrite(experiment.config, analysis=True)
     if not session.run_stages(experiment, STAGES, "reconstruct", dry_run):
         return []
+    session.note_analysis(experiment.config, "reconstruct")
     estimates = {}
     for class_id in experiment.classes:
         cached, ids = experiment.layout.reconstructions(class_id), experiment.layout.pool_ids(class_id)

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from latentmix import checks
-from latentmix.cache import key, read_checked_json, remove_partial_files, write_atomic
+from latentmix.cache import key, read_checked_json, remove_partial_files, write_atomic, write_checked_json
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.compose import remember_outputs
@@ -141,24 +141,51 @@ OF_IMAGES = [f.name for f in fields(DataConfig) if f.name not in ("name", "refer
 OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in OF_IMAGES))
 
 
-def refuse_to_overwrite(config: Config, folder: str = "", only: tuple[str, ...] = ("",)) -> None:
+# Commands that describe a run's latents -> what they write in its folder. Their settings are noted in its work folder.
+ANALYSES = {"diagnose": ("diagnosis.json", "fig4.*", "octaves.*"), "reconstruct": ("reconstruction.*",)}
+
+
+def refuse_to_overwrite(config: Config, folder: str = "", analysis: bool = False) -> None:
     """Raise UserError if the run's folder holds results of other settings, unless `overwrite=true`.
 
-    `folder` is a part of the run's folder that has results and a config of its own; `only` is how the settings begin
-    that matter.
+    `folder` is a part of the run's folder that has results and a config of its own. Results of a run and analyses must
+    be of the same latents, as the report shows both as one run's; an `analysis` may replace another one.
     """
-    results = config.folder / folder
-    existing = read_checked_json(results / "done.json").get("config")
-    if config.overwrite or not isinstance(existing, dict):
+    if config.overwrite:
         return
-    if config.budget or config.until:
-        existing = existing | {"draws": config.draws}  # those of another round, which this one never replaces by fewer
-    if different := [each for each in differences(existing, config.as_dict()) if each.startswith(only)]:
+    results = config.folder / folder
+    notes = {results / "done.json": OF_LATENTS if analysis else ("",)}
+    if not analysis and not folder:
+        notes |= {config.work / f"{command}.json": OF_LATENTS for command in ANALYSES}
+    if different := next(filter(None, (_different(config, note, only) for note, only in notes.items())), None):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(
             f"{results} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
             "or replace them with overwrite=true"
         )
+
+
+def _different(config: Config, note: Path, only: tuple[str, ...]) -> list[str]:
+    """Return the differences of a config from that in a note which begin with one of `only`; none without a note."""
+    existing = read_checked_json(note).get("config")
+    if not isinstance(existing, dict):
+        return []
+    if config.budget or config.until:
+        existing = existing | {"draws": config.draws}  # those of another round, which this one never replaces by fewer
+    return [each for each in differences(existing, config.as_dict()) if each.startswith(only)]
+
+
+def note_analysis(config: Config, command: str) -> None:
+    """Note the settings of an analysis, before it is written."""
+    write_checked_json(config.work / f"{command}.json", {"config": config.as_dict()})
+
+
+def remove_other_analyses(config: Config) -> None:
+    """Remove analyses of other latents from the folder of a run that is written with `overwrite=true`."""
+    for command, patterns in ANALYSES.items():
+        if _different(config, note := config.work / f"{command}.json", OF_LATENTS):
+            for path in (note, *(path for pattern in patterns for path in config.folder.glob(pattern))):
+                path.unlink(missing_ok=True)
 
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
