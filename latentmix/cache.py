@@ -28,6 +28,7 @@ from latentmix.settings import expand_home
 
 PART = ".part"  # suffix of the hidden name under which a file is written; this takes seconds at most
 ABANDONED = 3600  # seconds after which nobody is writing such a file any more
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 LONGEST = 100  # bytes of a class's name in a file name; file systems allow 255 in all
 
 
@@ -80,10 +81,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def explain_write_error(path: Path, error: OSError) -> UserError:
     """Return an error that says why a file can't be written, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "Free some space, or choose another place with outputs=, and give the same command again"
-        return DiskFull(f"the disk is full: {path} could not be written. {advice}; what is finished is kept")
-    return UserError(f"{path} could not be written: {error.strerror}; choose another place with outputs=")
+    place = f"with {'LATENTMIX_CACHE=' if path.is_relative_to(user_cache()) else 'outputs= or -o'}"
+    if error.errno in FULL:
+        advice = f"Free some space, or choose another place {place}, and give the same command again"
+        return DiskFull(f"{FULL[error.errno]}: {path} could not be written. {advice}; what is finished is kept")
+    return UserError(f"{path} could not be written: {error.strerror}; choose another place {place}")
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from driver import refusal
 from safetensors.torch import save
 from torch import Tensor
 
-from latentmix import cache
+from latentmix import cache, cli
 from latentmix.cache import DiskFull, TensorCache, key, load_tensors, read_about, save_tensors, write_atomic
 from latentmix.errors import RETRIES, RowsLost, UserError, retry_lost_rows
 
@@ -94,13 +95,25 @@ def test_a_failed_write_leaves_what_was_there_and_names_the_file(
     assert names(tmp_path) == ["old"] and (tmp_path / "old").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "what"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the quota of disk space is used up")]
+)
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, what: str) -> None:
     monkeypatch.setattr(os, "fsync", failing(OSError(code, "full")))
-    said = f"^the disk is full: {tmp_path}/a .*outputs=.*; what is finished is kept$"
+    said = f"^{what}: {tmp_path}/a .*outputs= or -o.*; what is finished is kept$"
     with pytest.raises(DiskFull, match=said) as caught:
         save_tensors(tmp_path / "a", {"x": torch.ones(2)}, {})
     assert caught.value.exit_code == 1 and names(tmp_path) == []
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path))
+    with pytest.raises(DiskFull, match="choose another place with LATENTMIX_CACHE="):
+        write_atomic(tmp_path / "a", b"x")
+
+
+def test_what_a_library_could_not_write_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the temporary file of a video, on a disk that is full."""
+    for number, name, code in ((errno.ENOSPC, "/tmp/x", 1), (errno.ENOSPC, None, 1), (errno.EROFS, "/tmp/x", 2)):
+        monkeypatch.setattr(cli, "retry_lost_rows", failing(OSError(number, os.strerror(number), name)))
+        assert f"{name or 'a temporary file (see TMPDIR)'} could not be written" in refusal("doctor", code=code)
 
 
 def test_old_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

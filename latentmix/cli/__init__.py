@@ -4,9 +4,11 @@ A command is declared in a file of this folder and implemented in `latentmix.com
 top of these files: torch, Hydra and the rest are imported inside commands, so that `--help` answers at once.
 """
 
+import errno
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,6 +32,14 @@ def main() -> None:
     except UserError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        from latentmix.cache import explain_write_error  # which imports torch
+
+        explained = explain_write_error(Path(str(error.filename or "a temporary file (see TMPDIR)")), error)
+        _complain(f"error: {explained}")
+        sys.exit(explained.exit_code)
 
 
 def _terminate(*_: object) -> None:

@@ -219,4 +219,4 @@ def _time_spent(folder: Path) -> float:
     began = read_json(note).get("began")
     if began is None:
         write_json(note, {"began": (began := time.time())})
-    return time.time() - began
+    return max(0.0, time.time() - began)  # clocks may be set back
