@@ -154,11 +154,15 @@ def test_what_can_not_be_pushed_is_refused_before_the_run(tmp_path: Path, monkey
     assert constants.HF_TOKEN_PATH.startswith(str(tmp_path))
     for more, part in (
         (["mixtures"], "is not OWNER/NAME"),
+        (["me/mixtures.git"], "can't be a repository: Repo_id cannot end by '.git'"),
         (["me/mixtures"], "run hf auth login"),
         (["me/mixtures", "-m", "seed=0,1"], "run hf auth login"),
     ):
         said = sweep(tmp_path, "--push-to-hub", *more)
         assert said.code == 2 and part in said.err and not (tmp_path / "small").exists()
     monkeypatch.setenv("HF_TOKEN", "hf_test")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "is_offline_mode", lambda: True)
+        assert "HF_HUB_OFFLINE is set; unset it" in sweep(tmp_path, "--push-to-hub", "me/mixtures").err
     said = sweep(tmp_path, "--push-to-hub", "me/mixtures", "-m", "seed=0,1")
     assert said.code == 2 and "latentmix report RUN --push-to-hub" in said.err

@@ -8,7 +8,6 @@ import errno
 import signal
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -35,11 +34,10 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        from latentmix.cache import explain_write_error  # which imports torch
-
-        explained = explain_write_error(Path(str(error.filename or "a temporary file (see TMPDIR)")), error)
-        _complain(f"error: {explained}")
-        sys.exit(explained.exit_code)
+        place = error.filename or "a temporary file"  # of a library; latentmix's own files are explained above
+        advice = "free some space, or set TMPDIR to another folder, and give the same command again"
+        _complain(f"error: {place} could not be written: {error.strerror}; {advice}")
+        sys.exit(1)
 
 
 def _terminate(*_: object) -> None:

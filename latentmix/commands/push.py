@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from latentmix.data.hub_errors import is_of_network
+from latentmix.data.protocol import one_line
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run, read_runs
 from latentmix.experiment.results import AVERAGE
@@ -14,11 +16,18 @@ METRICS_SHOWN = 2  # the first of a run's
 
 
 def require(repository: str) -> None:
-    """Raise UserError unless `repository` can be a repository's name and somebody is logged in."""
-    from huggingface_hub import get_token
+    """Raise UserError unless `repository` can be a repository's name, and the hub may be asked by somebody."""
+    from huggingface_hub import constants, get_token, hf_hub_url
+    from huggingface_hub.errors import HFValidationError
 
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
+    if not re.fullmatch(r"[^/]+/[^/]+", repository):
         raise UserError(f"--push-to-hub={repository} is not OWNER/NAME")
+    try:
+        hf_hub_url(repository, "README.md")  # which looks at the name alone
+    except HFValidationError as error:
+        raise UserError(f"--push-to-hub={repository} can't be a repository: {one_line(error)}") from error
+    if constants.is_offline_mode():
+        raise UserError("--push-to-hub needs the network, and HF_HUB_OFFLINE is set; unset it")
     if get_token() is None:
         raise UserError("--push-to-hub needs a login: run hf auth login, or set HF_TOKEN")
 
@@ -29,7 +38,6 @@ def push(folder: Path, repository: str) -> str:
     Raises: UserError if the run is not finished, or the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     require(repository)
     (run,) = read_runs([str(folder)])
@@ -40,9 +48,10 @@ def push(folder: Path, repository: str) -> str:
     try:
         address = api.create_repo(repository, repo_type="dataset", exist_ok=True)
         api.create_commit(repository, operations, commit_message=f"Results of {run.label}", repo_type="dataset")
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{repository} could not be written: {reason}; the results are in {folder}") from error
+    except Exception as error:  # of httpx, of the hub's library, of the system
+        reason = "the hub can't be reached" if is_of_network(error) else one_line(error)
+        again = f"push again by latentmix report {folder} --push-to-hub {repository}"
+        raise UserError(f"{repository} could not be written: {reason}; the results are in {folder}; {again}") from error
     return str(address)
 
 
