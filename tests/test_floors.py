@@ -1,6 +1,7 @@
 """A file imports only from its own floor and lower ones, and what should start quickly imports nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -167,6 +168,14 @@ def test_the_mathematics_knows_only_itself_and_torch(module: str) -> None:
     imported = imports_of(module)
     assert {entry(name) for name in imported if ours(name) and name != PACKAGE} <= MATHEMATICS | {"errors", "plugins"}
     assert {name.split(".")[0] for name in imported if not ours(name)} <= FOR_MATHEMATICS
+
+
+def test_what_one_reads_to_trust_figure_7_is_short() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## What to read to trust Figure 7\n")[2].partition("\n## ")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section.partition("|---|---|")[2])
+    assert len(files) > 20
+    assert sum(len((ROOT / PACKAGE / file).read_text().splitlines()) for file in files) < 3000
 
 
 def loaded_by(statement: str, suspects: set[str]) -> set[str]:
