@@ -62,6 +62,10 @@ class Latents:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Raise TypeError: numpy would otherwise look for entries of entries without end."""
+        raise TypeError("latents with prompts are no array; take z.tensor, or z.tensor.cpu().numpy()")
+
     def __getitem__(self, index: Any) -> "Latents":
         """Return a single one by a number, or several by a slice, a list of numbers, or a mask of True and False."""
         index = index.tolist() if hasattr(index, "tolist") else index  # of a tensor or an array

@@ -96,7 +96,7 @@ def _advice(kind: str, shape: list[int], is_tensor: bool) -> str:
         whole = ".round().to(torch.uint8)" if is_tensor else ".round().astype('uint8')"
         return f"if its values are from 0 to 1, give (255 * x){whole}"
     if kind == "uint8" and len(shape) == 3 and shape[2 if is_tensor else 0] == 3:
-        return "give x.permute(2, 0, 1)" if is_tensor else "give x.transpose(1, 2, 0)"
+        return "give x.movedim(-1, -3)" if is_tensor else "give numpy.moveaxis(x, -3, -1)"
     if kind == "uint8" and not is_tensor and len(shape) in (2, 3) and shape[2:] in ([], [4]):
         return "give PIL.Image.fromarray(x)"
     return f"give {KINDS}, with values from 0 to 255"
@@ -123,5 +123,7 @@ def _read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[bytes, Im
         content = path.read_bytes()
         return content, decode(content, max_megapixels)[0]
     except Exception as error:  # Pillow raises nearly anything for damaged files
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give its files: sorted(Path({str(path)!r}).iterdir())") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} can't be read as an image: {reason}") from error

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latentmix.arrays import entries
 from latentmix.errors import nearest
-from latentmix.mixing.inputs import checked_weights, read
+from latentmix.mixing.inputs import IN_A_LIST, checked_weights, read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
 from latentmix.mixing.means import MEANS, Mean, Means, find_mean
 from latentmix.mixing.norms import NORMS, Lengths, Norm
@@ -86,12 +86,32 @@ class Method:
 
 
 def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> Any:
-    """Mix N latents with weights that sum to 1; by default their centroid.
+    """Mix N latents with weights that sum to 1; by default their centroid (Landolsi & Kahl, eqs. 1 to 4, Section 5).
 
     `latents` is [N, C, H, W] or a list of N latents, torch tensors or numpy arrays. `weights` is [N] or, for K mixtures
     at once, [K, N], as a tensor, an array, a column of a table or numbers. The result has the layout and the type of
     one latent, or of K of them: an array if arrays are given, otherwise a tensor on the device of `latents`,
     differentiable in both (except `nao`). It is in float32 at least.
+
+    `method` is written NORM/MEAN. The mean of each latent is split off and mixed linearly. The weighted mean of
+    the rest is too short, and its norm is restored:
+
+        lin    not at all
+        fix    to √L, that of Gaussian noise with the L numbers of a latent
+        nin    to the weighted mean of the inputs' norms
+        slerp  as nin, with the mean on the sphere (Shoemake; Buss & Fillmore for N > 2)
+        lol    by a division by √Σw² (Bodin et al., "Linear combinations of latents")
+        adain  as slerp; then each channel gets the mixed mean and standard deviation (DiffMorpher)
+        nao    by norm-aware optimisation, which is slow (Samuel et al.)
+
+    The mean is one of
+
+        0      none                  lp     the low frequencies; lp0.5 to half a cycle per frame
+        m      one number            pool   the mean latent of all, those of weight 0 included
+        chm    one for each channel  pchm   that of each channel, and the pattern in space of `pool`
+
+    `fix` and `lol` are for latents at t = T, which are nearly noise. For others, such as those of a VAE, prompts or
+    CLIP embeddings, take `nin` or `slerp`.
 
     Latents can also be vectors [N, D] or tokens [N, S, C]. The mean `chm` is always one number for each channel:
 
@@ -100,15 +120,20 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
         [N, D]        the mean over D, as D numbers are one channel; so `chm` equals `m`
 
     Tokens that pack squares of latents, as FLUX's do, have several entries for a channel. `lp` needs [N, C, H, W].
+    Latents of videos [N, C, T, H, W] are mixed as `z.flatten(3)`, with a mean over all frames.
 
     What `Pipeline.invert` returns can be mixed too, and a list of it; its extras and prompts are mixed along.
 
     The means `pool` and `pchm` are taken over all latents, those of weight 0 included. So pass a whole pool, and
     weights of 0 for those that are not mixed. A warning is given where more than half of the pool is mixed.
 
+    Values are checked, so it can't be traced by `torch.vmap` (`mixtures` can) or `torch.compile(fullgraph=True)`.
+
     Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
     negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
+    if hasattr(weights, "mixed"):
+        raise ValueError(f"weights must be numbers; {IN_A_LIST}")
     if not hasattr(latents, "mixed"):
         latents = entries(latents)
     if isinstance(latents, list) and latents and all(hasattr(one, "mixed") for one in latents):
@@ -128,7 +153,8 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
     """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d.
 
     `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. Return a tensor
-    [K, C, H, W] for each method, float32 at least.
+    [K, C, H, W] for each method, float32 at least. `torch.vmap` can be applied to it, except for `slerp`, `adain`,
+    `nao` and the means of a pool.
 
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """
@@ -180,20 +206,12 @@ def _mix(z: Latents, w: Weights, m: Mixtures, split: _Split, outs: Mapping[str, 
     for name, out in outs.items():
         norm = NORMS[name]
         if norm.scale is not None:
-            _scale(m, norm.scale(lengths).view(-1, 1, 1, 1), out)
+            out.copy_(norm.scale(lengths).view(-1, 1, 1, 1) * m)
         elif norm.path is not None:
             mixed = norm.path(z - split.d, w, m)
             if mixed.shape != m.shape:  # which `copy_` would repeat
                 raise ValueError(f"the norm {name!r} returns {list(mixed.shape)} instead of {list(m.shape)}")
             out.copy_(mixed)
-
-
-def _scale(m: Tensor, s: Tensor, out: Tensor) -> None:
-    """Write s·m into `out`, without a copy where no gradient is needed."""
-    if torch.is_grad_enabled() and (s.requires_grad or m.requires_grad):
-        out.copy_(s * m)
-    else:
-        torch.mul(s, m, out=out)
 
 
 def _chunks(x: Tensor) -> list[slice]:
