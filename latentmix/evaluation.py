@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentmix.data.image_files import digest, image_files
 from latentmix.data.pictures import is_one, list_of, read_pictures
@@ -19,6 +18,7 @@ from latentmix.feature_networks import Network, clip_network, frechet_network, p
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
+from latentmix.runner.progress import Progress, bar, shown
 from latentmix.runner.tasks import split
 from latentmix.settings import expand_home
 from latentmix.threads import on_all_threads
@@ -38,6 +38,7 @@ def evaluate(
     clip: str = "ViT-L-14/openai",
     perceptual: str = "alex",
     device: str | torch.device | None = None,
+    progress: Progress = True,
 ) -> dict[str, Estimate]:
     """Return each metric of `images` against `reference`, with its 95 % interval.
 
@@ -46,7 +47,8 @@ def evaluate(
     several, with commas between. A metric is named after the network that it is taken in, such as `fid`, `fd_embedded`
     or `cmmd_vit-l-14-openai`: `features` is that of Fréchet distances and the like, `clip` that of CLIP distances and
     `perceptual` that of `diversity`. Images are measured at their own size; CLIP sees their central square. Intervals
-    are over `images` alone.
+    are over `images` alone. `progress=False` hides the bars; a function is called in place of them, as
+    `progress("images", done, total)`.
 
         lm.evaluate("generated", "photos", ["fid", "clip_distance"])["fid"].value
 
@@ -66,7 +68,8 @@ def evaluate(
     labels = {kind: network.name for kind, network in networks.items()}
     items, others = _items(images, "images"), _items(reference, "reference")
     _warn_of_shared_files(items, others)
-    x, y = _features(items, networks), _features(others, networks)
+    with shown(progress):
+        x, y = (_features(side, networks) for side in (items, others))
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
         labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
@@ -137,11 +140,13 @@ def _read(item: Item) -> Tensor:
 def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[str, Tensor]:
     """Return the features [N, D] of images by each network."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
-    for batch in tqdm(split(items, BATCH) if networks else [], desc="images", unit="batch", disable=None, leave=False):
-        for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
-            pixels = torch.stack(list(group))
-            for kind, network in networks.items():
-                found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+    with bar("images", len(items), disable=None, leave=False) as moved:
+        for batch in split(items, BATCH) if networks else []:
+            for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
+                pixels = torch.stack(list(group))
+                for kind, network in networks.items():
+                    found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+            moved.update(len(batch))
     return {kind: torch.cat(rows) for kind, rows in found.items()}
 
 

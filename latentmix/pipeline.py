@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentmix.arguments import (
     check_brought,
@@ -45,7 +44,7 @@ from latentmix.models import check_size, load_model, of_latents
 from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of, in_its_words, parts_of
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
-from latentmix.runner.progress import CountedSteps
+from latentmix.runner.progress import CountedSteps, Progress, bar, shown
 from latentmix.sampling import Schedule
 from latentmix.settings import height_width
 
@@ -57,16 +56,17 @@ class Pipeline:
     """A diffusion model with the functions that a notebook needs. Make one by `from_pretrained` or `from_diffusers`.
 
     `steps`, `guidance` and `size` are the defaults of the methods below. `model` is the model itself (see
-    latentmix/models/protocol.py), `config` all settings.
+    latentmix/models/protocol.py), `config` all settings. `progress` can be set to False, which hides the bars, or to a
+    function, which is called in place of them, as `progress("inverting 2", done, total)` in steps. `batch` is how many
+    images a network processes at once; by default as many as usually fit.
     """
 
     def __init__(self, model: Model, config: Config, overrides: Sequence[str], device: torch.device) -> None:
         self.model = model
         self.config = config
         self.device = device
-        self.progress = True  # whether to show progress bars
-        # Images that a network processes at once; None or "auto": as many as usually fit.
-        self.batch: int | str | None = config.batch
+        self.progress: Progress = True
+        self.batch: int | str | None = config.batch  # None or "auto": as many as usually fit
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
         self._brought: Any = None  # diffusers' pipeline, if the caller brought one
@@ -332,11 +332,10 @@ class Pipeline:
     @contextmanager
     def _shown(self, what: str, count: int, steps: int) -> Iterator[Any]:
         """Show a progress bar in this context; yield the model that moves it."""
-        total = steps * len(self._slices(count))
-        bar = tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress)
-        with torch.no_grad(), tf32(allowed=False), bar:
-            yield CountedSteps(self.model, bar, steps)
-            bar.update(bar.total - bar.n)
+        what, total = f"{what} {count}", steps * len(self._slices(count))
+        with torch.no_grad(), tf32(allowed=False), shown(self.progress), bar(what, total, unit="step") as moved:
+            yield CountedSteps(self.model, moved, steps)
+            moved.update(moved.total - moved.n)
         if self._brought is not None:
             self._brought.maybe_free_model_hooks()  # as diffusers does after each call
 

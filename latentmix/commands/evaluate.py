@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,7 @@ def run(experiment: Experiment, arguments: Sequence[str], dry_run: bool) -> None
 
 
 def run_folders(
-    images: Path, reference: Path, metrics: str, networks: Mapping[str, str], out: Path | None
+    images: Path, reference: Path, metrics: str, networks: Mapping[str, Any], out: Path | None
 ) -> list[Path]:
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
     if out is not None:

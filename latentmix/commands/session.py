@@ -27,6 +27,7 @@ from latentmix.runner.claims import Claims, Shard, StaticClaims
 from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
+from latentmix.runner.progress import is_shown
 from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage
 
@@ -166,4 +167,7 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
-say = typer.echo  # prints a line of a command's answer
+def say(text: str) -> None:
+    """Print a line of a command's answer."""
+    if is_shown():
+        typer.echo(text)

@@ -32,6 +32,7 @@ from latentmix.profiling import profiled, timed
 from latentmix.runner import local, scheduler, slurm
 from latentmix.runner.claims import Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
+from latentmix.runner.progress import is_shown
 from latentmix.runner.records import write_record
 
 RESULTS = "results"  # prefix of the task that writes them
@@ -176,7 +177,7 @@ def _commit() -> str | None:
 
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
     """Print the averages of the first metrics, and where everything is."""
-    folder, console = experiment.config.folder, Console()
+    folder, console = experiment.config.folder, Console(quiet=not is_shown())
     ns = experiment.config.n
     for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
         rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]

@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.data import imagenet_names
 from latentmix.data.decode import suffix
@@ -24,6 +22,7 @@ from latentmix.data.image_files import Blob, Rules, digest, is_image, listing, s
 from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
+from latentmix.runner.progress import bar
 
 IMAGENET = "ILSVRC/imagenet-1k"
 IMAGENETTE = "frgfm/imagenette"
@@ -156,14 +155,14 @@ class Hub(Dataset):
         if hasattr(rows.features[column], "names"):
             return list(rows.features[column].names), True
         values = set[str]()
-        with tqdm(desc=f"labels of {self._name}", disable=None) as bar:
+        with bar(f"labels of {self._name}", disable=None) as shown:
             for row, example in enumerate(rows.select_columns([column]), 1):
                 values |= {str(example[column])} - {"None", ""}
                 if len(values) > MOST_CLASSES:
                     many = f"{self._name} has more than {MOST_CLASSES} values of {column!r}, so they are no classes"
                     raise UserError(f"{many}; set data.label to another column")
                 if row % STRIDE == 0:
-                    _show(bar, len(values), row)
+                    _show(shown, len(values), row)
         if not values:
             raise UserError(f"{self._name} has only empty values of {column!r}; data.label=null takes one class")
         return sorted(values), False
@@ -215,7 +214,7 @@ class Hub(Dataset):
         numbers = None if self._about.get("numbered", True) else {str(n): i for i, n in enumerate(self._about["names"])}
         total = None if limit is None else limit * len(labels)
         note, wanted = self._folder / "progress.json", {"labels": sorted(labels), "limit": limit}
-        with tqdm(total=total, desc=f"images of {self._name}", disable=None) as bar:
+        with bar(f"images of {self._name}", total, disable=None) as shown:
             kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
                 value = 0 if column is None else example[column]
@@ -229,7 +228,7 @@ class Hub(Dataset):
                 if (row + 1) % STRIDE == 0:
                     progress = {"wanted": wanted, "state": rows.state_dict(), "kept": kept, "row": row + 1}
                     write_checked_json(note, progress)
-                    _show(bar, kept.total(), row + 1)
+                    _show(shown, kept.total(), row + 1)
             else:
                 limit = None  # there are no more
             for label in labels:
@@ -329,6 +328,6 @@ def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int]
     return Counter({int(label): count for label, count in progress["kept"].items()}), progress["row"]
 
 
-def _show(bar: tqdm, found: int, rows: int) -> None:
-    bar.n = found
-    bar.set_postfix_str(f"{rows:,} rows seen")
+def _show(shown: Any, found: int, rows: int) -> None:
+    shown.n = found
+    shown.set_postfix_str(f"{rows:,} rows seen")

@@ -136,8 +136,8 @@ def run_claimed(
             show(f"waiting for {len(remaining)} batches of other workers", _items(remaining))
             continue
         task, start = remaining[name], time.monotonic()
-        show(task.label, _items(remaining))
         with claims.holding(name, f"{stage}: {task.label}"):
+            show(task.label, _items(remaining))
             inputs = prefetcher.read(task)
             following = next((other for other in order if other in remaining and other != name), None)
             prefetcher.prefetch(None if following is None else remaining[following])

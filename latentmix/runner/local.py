@@ -14,6 +14,7 @@ from rich.progress import TaskID
 from latentmix.errors import STOPPED, Interrupted, UserError
 from latentmix.runner import status
 from latentmix.runner.console import bars
+from latentmix.runner.progress import report
 
 if TYPE_CHECKING:
     from latentmix.config import LaunchConfig
@@ -87,6 +88,7 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
                 if stage.stage not in shown:
                     shown[stage.stage] = progress.add_task(stage.stage, total=stage.total)
                 progress.update(shown[stage.stage], total=stage.total, completed=stage.finished)
+                report(stage.stage, stage.finished, stage.total)
             stuck = {member.process for member in status.workers(work) if member.stuck}
             for process in processes:
                 if str(process.popen.pid) in stuck and process.popen.poll() is None:
