@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 
+from latentmix import diagnosis
 from latentmix.data.pictures import read_pictures
+from latentmix.diagnosis import Diagnosis
+from latentmix.errors import optional_imports, retry_lost_rows
 from latentmix.experiment.tables import number, read_rows
 from latentmix.feature_networks import Network, load
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
+from latentmix.latents import Latents, joined
+from latentmix.mixing.inputs import read
 from latentmix.runner.progress import Progress, shown
 from latentmix.settings import expand_home
 
@@ -34,6 +39,28 @@ def features(name: str | Path = "inception", device: str | torch.device | None =
     """
     network = load(str(name), find_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu"))))
     return replace(network, extract=isolated()(lambda images: network.extract(read_pictures(images, None)[0])))
+
+
+@isolated()
+def diagnose(latents: Any) -> Diagnosis:
+    """Return what latents at t = T have in common, by frequency, and up to which N they can be mixed by which method.
+
+    `latents` is what `Pipeline.invert` returned, or a tensor, an array or a list [N, C, h, w], of one model and one
+    kind of images, as for `lm.mix`. A bias d, which all of them share, is amplified by √N where a norm is restored
+    (Landolsi & Kahl, Sections 4.2, 4.3). White noise has no bias, and variance 1 in each octave. With 100 latents,
+    a bias is found whose square is a hundredth of the variance; with few, only a larger one.
+
+        found = lm.diagnose(pipe.invert(images))  # its text is a table of octaves, and the method to take for each N
+        lm.mix(z, weights, found.recommended(8))  # for mixtures of 8; not of more latents than were diagnosed
+        found.safe, found.octaves, found.autocorrelation
+
+    `terminal`, the share of the bias that the images themselves explain, is NaN here; `latentmix diagnose` has it.
+    Raises: ValueError for fewer than two latents, for another shape, and for NaN or infinity.
+    """
+    given = joined(latents)
+    z, _ = read(given.rows if isinstance(given, Latents) else given, spatial=True)
+    with optional_imports():
+        return diagnosis.diagnose(z.detach().cpu())
 
 
 @isolated()
@@ -63,7 +90,6 @@ def augment(
     """
     from latentmix.commands import augment as command
     from latentmix.compose import in_one_list
-    from latentmix.errors import optional_imports, retry_lost_rows
     from latentmix.experiment.training_set import Options
 
     source, target = (Path(expand_home(str(path))) for path in (folder, out))
@@ -96,7 +122,6 @@ def sweep(*overrides: str | Sequence[str], progress: Progress = True) -> list[di
     """
     from latentmix.commands import sweep as command
     from latentmix.compose import compose, in_one_list
-    from latentmix.errors import optional_imports, retry_lost_rows
 
     settings = in_one_list(overrides)
     config = compose(settings)

@@ -110,8 +110,8 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
         m      one number            pool   the mean latent of all, those of weight 0 included
         chm    one for each channel  pchm   that of each channel, and the pattern in space of `pool`
 
-    `fix` and `lol` are for latents at t = T, which are nearly noise. For others, such as those of a VAE, prompts or
-    CLIP embeddings, take `nin` or `slerp`.
+    `fix` and `lol` are for latents at t = T, which are nearly noise. For others, such as those of a VAE or
+    CLIP embeddings, take `lin`, `nin` or `slerp`.
 
     Latents can also be vectors [N, D] or tokens [N, S, C]. The mean `chm` is always one number for each channel:
 
