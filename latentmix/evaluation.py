@@ -140,7 +140,7 @@ def _read(item: Item) -> Tensor:
 def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[str, Tensor]:
     """Return the features [N, D] of images by each network."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
-    with bar("images", len(items), disable=None, leave=False) as moved:
+    with bar("images", len(items), unit="image", disable=None, leave=False) as moved:
         for batch in split(items, BATCH) if networks else []:
             for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
                 pixels = torch.stack(list(group))
