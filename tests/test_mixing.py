@@ -745,6 +745,17 @@ def test_arrays_that_torch_refuses_are_mixed(changed: Callable[[Any], Any]) -> N
         assert np.allclose(mix(arrays, changed(w)), mix(plain, list(changed(w))), rtol=1e-12)
 
 
+def test_integers_half_floats_and_other_strides_are_mixed_as_their_values_are() -> None:
+    z = (10 * noise(3, 4, 5, 6)).round().float()
+    expected = mix(z, W, "nin/chm")
+    for latents in (z.short(), z.half(), z.to(memory_format=torch.channels_last), z.repeat(1, 1, 1, 2)[..., :6]):
+        torch.testing.assert_close(mix(latents, W, "nin/chm"), expected)
+    for array in (z.numpy().astype(np.float16), z.numpy().astype(np.int64)):
+        np.testing.assert_allclose(mix(array, W, "nin/chm"), expected, rtol=1e-5)
+    torch.testing.assert_close(mix(z[:1], method="nin/chm"), z[0])
+    torch.testing.assert_close(mix(z[:1].expand(3, -1, -1, -1), W, "nin/chm"), z[0])
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_tokens_have_the_channel_last_and_vectors_have_one_channel(norm: str) -> None:
     z = noise(3, 4, 5, 6) + torch.arange(4.0)[:, None, None]
