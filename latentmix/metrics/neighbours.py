@@ -32,8 +32,8 @@ def density(x: Features, y: Others, k: int = 5) -> Float[Tensor, " n"]:
 def recall(x: Features, y: Others, k: int = 3) -> Sample:
     """Return improved recall, the share of real images within the ball of any generated one.
 
-    Its parts are those of a jackknife that leaves out one row of x at a time. Where this row was among the k nearest of
-    a centre, the ball then reaches to the next one.
+    Its parts are those of a jackknife that leaves out one row of x at a time. Where this row was among the k nearest
+    neighbours of another, that one's ball then reaches to its next neighbour.
     """
     n, within_x, to_y = len(x), _distances(x, x), _distances(x, y)
     radii, order = within_x.sort(1)

@@ -1,6 +1,6 @@
 """Norms: how latents without their means, e, are mixed, and at which norm. One line each in `NORMS`.
 
-The paper's norms scale the weighted mean m = Σ w e. Others are a formula of their own, here called a path.
+Most norms scale the weighted mean m = Σ w e. The others are functions of all of e, here called paths.
 Shapes: K mixtures of N latents of L = C·H·W numbers.
 """
 
