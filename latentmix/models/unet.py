@@ -26,7 +26,7 @@ PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v
 class UNetModel(PipelineModel):
     """A `Model` from the folder of a Stable Diffusion pipeline."""
 
-    addition: str | None = None  # what its U-Net reads beside time and text: `addition_embed_type` of its config
+    addition: str | None = None  # the U-Net's `addition_embed_type`: what it reads besides time and text
 
     def check(self) -> None:
         fitness.check_discrete(self.folder, PREDICTIONS)
@@ -75,7 +75,7 @@ class UNetModel(PipelineModel):
         return self._prefix.on_one_half(conditioning.guidance != 1)
 
     def _added(self, z: Tensor, text: Text) -> dict[str, Any]:
-        """Return further arguments of the U-Net, for the families that have some."""
+        """Return further arguments of the U-Net."""
         return {}
 
     @cached_property
@@ -84,7 +84,7 @@ class UNetModel(PipelineModel):
 
     @cached_property
     def _scheduler(self) -> Any:
-        """Its settings and ᾱ; `sampling` does the steps. Configs of other discrete schedulers are read alike."""
+        """Return a DDIM scheduler, whatever discrete one the pipeline has: only its settings and ᾱ are used."""
         from diffusers import DDIMScheduler
 
         return load_scheduler(DDIMScheduler, self.folder)
