@@ -10,12 +10,12 @@ from latentmix.errors import UserError
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
 
-DRAWS = 100  # a run's first, whether it has so many or not
+DRAWS = 100  # the first draws of the seed, however many the run itself has
 SIZES = 12  # values of N, evenly spaced in √N
 
 
 def diagnose_class(experiment: Experiment, class_id: str) -> Diagnosis:
-    """Return what the inverted latents of a class have in common; raise UserError if some or nearly all are missing."""
+    """Return what the inverted latents of a class have in common; raise UserError for a missing latent or pool=1."""
     pool, seed = experiment.config.pool, experiment.config.seed
     if pool < 2:
         raise UserError(f"pool={pool} is too small to see what latents share; use at least 2 images, better 100")
