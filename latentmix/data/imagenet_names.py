@@ -40,8 +40,8 @@ def resolve(name: str) -> str:
 def synsets(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the WordNet id of each label of a data set.
 
-    1000 labels are taken in ImageNet's order, fewer each by its id or names. Raises UserError if the order is another,
-    or a label is ambiguous.
+    1000 labels must be in ImageNet's order; fewer are looked up one by one, by id or name. Raises UserError for another
+    order or an ambiguous label.
     """
     if len(labels) != len(names()):
         return tuple(map(_synset, labels))
@@ -56,7 +56,7 @@ def synsets(labels: Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def _table() -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """WordNet id -> names, and WordNet id -> definition."""
+    """Return the names and the definition of each class, by WordNet id."""
     lines = [line.split("\t") for line in TABLE.read_text("utf-8").splitlines() if not line.startswith("#")]
     return {line[0]: tuple(line[1].split(", ")) for line in lines}, {line[0]: line[2] for line in lines}
 
