@@ -1,4 +1,4 @@
-"""Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
+"""`lm.evaluate`: metrics of any images against any others. No run is needed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -43,10 +43,10 @@ def evaluate(
 
     Each of the two is a folder (all image files in it and below it), uint8 arrays [N, H, W, 3] or tensors
     [N, 3, H, W], or a list of paths and PIL images. Metrics are those of runs, except `clip_score`; one text may name
-    several, with commas between. A metric is named after the network that it is taken in, such as `fid`, `fd_embedded`
-    or `cmmd_vit-l-14-openai`: `features` is that of Fréchet distances and the like, `clip` that of CLIP distances and
-    `perceptual` that of `diversity`. Images are measured at their own size; CLIP sees their central square. Intervals
-    are over `images` alone.
+    several, with commas between. The names of the result contain the network, such as `fid`, `fd_embedded` or
+    `cmmd_vit-l-14-openai`: `features` is that of Fréchet and kernel distances, precision, recall, density and coverage,
+    `clip` that of CLIP distances and CMMD, `perceptual` that of `diversity`. Images are measured at their own size;
+    CLIP sees their central square. Intervals are over `images` alone.
 
         lm.evaluate("generated", "photos", ["fid", "clip_distance"])["fid"].value
 
@@ -70,7 +70,7 @@ def evaluate(
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
         labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
-        y["pairs"] = x["pairs"]  # which no metric looks at
+        y["pairs"] = x["pairs"]  # diversity does not use it
     return {
         metric.column(name, labels[metric.network]): metric.sample(x[metric.network], y[metric.network]).interval()
         for name, metric in wanted.items()
@@ -94,11 +94,11 @@ def _metric(name: str) -> Metric:
     raise UserError(no_such("metric", name, known))
 
 
-Item = tuple[str, Any]  # what errors call an image, and the image
+Item = tuple[str, Any]  # the name of an image in errors, and the image
 
 
 def _items(images: Any, side: str) -> list[Item]:
-    """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
+    """Return the images of one side, "images" or "reference". Raises: UserError for fewer than two."""
     if not isinstance(images, str | PathLike):
         found, what = [images] if is_one(images) else list_of(images), "one side"
     else:
@@ -110,7 +110,7 @@ def _items(images: Any, side: str) -> list[Item]:
 
 
 def _warn_of_shared_files(items: Sequence[Item], others: Sequence[Item]) -> None:
-    """Warn of files on both sides, as of originals among generated images: they make distances too small."""
+    """Warn of files on both sides, such as originals among generated images: they make distances too small."""
     sides = [
         [Path(expand_home(image)) for _, image in side if isinstance(image, str | Path)] for side in (items, others)
     ]
