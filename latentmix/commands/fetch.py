@@ -12,7 +12,7 @@ from latentmix.experiment.stages import StageType, reads
 
 
 def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
-    """Download everything that stages need and that is not here. Yield a line for each part, once it is."""
+    """Download everything that stages need and that is not here. Yield a line for each part when it is here."""
     config, needed = experiment.config, reads(stages)
     for part in ("model", *checks.measuring_parts(stages, experiment)):
         files = FILES[part](config.model)
