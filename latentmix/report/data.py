@@ -1,4 +1,4 @@
-"""The JSON in a page, from which its script draws curves and tables."""
+"""The JSON in a page, from which the page's script draws curves and tables."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def to_json(runs: Sequence[Contents]) -> str:
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
-    """Return what the script draws and tabulates of one run."""
+    """Return the data of one run for the script."""
     results, answers = contents.run.results, wording.answers(contents)
     average_first = sorted(dict.fromkeys(r.class_id for r in results), key=lambda class_id: class_id != AVERAGE)
     metrics = dict.fromkeys([answer.metric for answer in answers] + [r.metric for r in results])
@@ -133,7 +133,7 @@ def _largest_channels(diagnoses: Sequence[Mapping[str, Any]]) -> list[int]:
 def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[object]:
     """Return a row of the table. A list [value, low, high] is a value with its interval."""
     means = [[found["means"][channel][part] for part in ("value", "low", "high")] for channel in channels]
-    bias, limits = found["bias"], found.get("safe", {})  # which an older run lacks
+    bias, limits = found["bias"], found.get("safe", {})  # older runs lack "safe"
     return [
         title,
         found["norms"]["mean"],
