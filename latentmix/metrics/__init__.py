@@ -65,7 +65,7 @@ class Metric:
         return "prompt" if self.of_prompt else self.network
 
     def column(self, name: str, network: str) -> str:
-        """Return the metric's name in tables, which names the network: `fid` (Inception), `fd_clip`, `cmmd_clip`..."""
+        """Return the metric's name in tables, which contains the network: `fid` (Inception), else as `fd_embedded`."""
         if self.elsewhere is None:
             return f"{name}_{network}"
         return name if network == "inception" else f"{self.elsewhere[0]}_{network}"

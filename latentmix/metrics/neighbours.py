@@ -38,8 +38,9 @@ def recall(x: Features, y: Others, k: int = 3) -> Sample:
     n, within_x, to_y = len(x), _distances(x, x), _distances(x, y)
     radii, order = within_x.sort(1)
     k = min(k, n - 1)
-    inside = to_y <= radii[:, k, None]
-    gained = ((to_y <= radii[:, min(k + 1, n - 1), None]) & ~inside).int()
+    inside = to_y <= radii[:, k, None]  # [n, m]: whether the ball around a row of x contains a row of y
+    gained = ((to_y <= radii[:, min(k + 1, n - 1), None]) & ~inside).int()  # the same once it is larger by a neighbour
+    # [n, m]: how many balls contain a row of y without a row of x: minus its own ball, plus what its neighbours' gain.
     without = (inside.sum(0, dtype=torch.int32) - inside.int()).index_add(
         0, order[:, 1 : k + 1].flatten(), gained.repeat_interleave(k, 0)
     )

@@ -42,7 +42,7 @@ def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
             scaled_dot_product_attention(trial, trial, trial)
     except RuntimeError as error:
         kind = str(dtype).removeprefix("torch.")
-        lacking = f"speed.attention={kernel} can't be had for {kind} on {device.type}"
+        lacking = f"speed.attention={kernel} is not available for {kind} on {device.type}"
         raise UserError(f"{lacking}; use auto or math") from error
 
 

@@ -83,14 +83,18 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
         raise UserError(f"{place} has addition_embed_type={config.get('addition_embed_type')}, not {addition}")
     dim = config.get("cross_attention_dim", 1280)
     if width not in (dim if isinstance(dim, list) else [dim]):
-        raise UserError(f"{place} reads prompts of width {dim}, and its text encoder's have {width}; one is another's")
+        raise UserError(
+            f"{place} reads prompts of width {dim}, and its text encoder's have {width}; one is another model's"
+        )
 
 
 def check_transformer(folder: Path, config: Mapping[str, Any], channels: int, width: int | None) -> None:
     """Raise UserError for a transformer that does not fit its VAE's channels, or the width of its T5's states."""
     place, inputs = folder / "transformer", config["in_channels"]
     if inputs != channels:
-        raise UserError(f"{place} takes {inputs} channels, and the VAE's latents have {channels}; one is another's")
+        raise UserError(
+            f"{place} takes {inputs} channels, and the VAE's latents have {channels}; one is another model's"
+        )
     if width not in (None, config["joint_attention_dim"]):
         asked = config["joint_attention_dim"]
         raise UserError(f"{place} reads prompts of width {asked}, and T5's have {width}; one is another model's")
