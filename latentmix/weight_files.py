@@ -91,7 +91,9 @@ def variants(files: Iterable[Path], stem: str, suffix: str) -> dict[str, list[Pa
             shards.setdefault((name, count), {})[int(found["number"] or 0)] = file
     whole: dict[str, list[Path]] = {}
     for (name, count), numbered in sorted(shards.items()):
-        if len(numbered) == max(1, count) and not (count and suffix == "bin"):  # an index needs their shapes
+        if len(numbered) == max(1, count) and not (
+            count and suffix == "bin"
+        ):  # no index can be made for pickled shards
             whole.setdefault(name, [*numbered.values()])
     return whole
 

@@ -45,7 +45,7 @@ COMPILED = "diffusers, compiled"
 
 @dataclass(frozen=True)
 class Batch:
-    """What latentmix and diffusers generate from, and how."""
+    """The inputs and settings with which latentmix and diffusers generate a batch."""
 
     config: Config
     folder: Path

@@ -24,7 +24,7 @@ def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
     before = check_data(experiment, needed)
     if before.state == "missing":
         raise UserError(before.text)
-    classes = experiment.classes  # whose names may be elsewhere too
+    classes = experiment.classes  # may fetch their names
     if "pool" not in needed:
         return
     read = [experiment.pool, *([experiment.references] if "references" in needed else [])]

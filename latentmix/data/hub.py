@@ -239,9 +239,9 @@ class Hub(Dataset):
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
         """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
         content = self._content(image)
-        ending = suffix(content) or ".jpg"  # what is no image is found out where it is used
+        ending = suffix(content) or ".jpg"  # bytes that are no image are refused when they are used
         file = self._class_folder(label) / f"{row:09d}-{digest(content)}{ending}"
-        if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
+        if not file.exists():  # an existing file is complete, and from an earlier fetch
             write_atomic(file, content)
 
     def _content(self, image: dict[str, Any]) -> bytes:
@@ -264,7 +264,7 @@ class Hub(Dataset):
         except DiskFull as error:
             advice = "free some space, or set LATENTMIX_CACHE to a folder with more, and give the same command again"
             raise DiskFull(f"the disk is full: {self._folder} can't be written; {advice}") from error
-        except (UserError, ModuleNotFoundError):  # such as `datasets` itself, whose extra is named elsewhere
+        except (UserError, ModuleNotFoundError):  # of `datasets` itself: `optional_imports` names the extra to install
             raise
         except Exception as error:
             instead = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""

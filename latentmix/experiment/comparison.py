@@ -84,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a run's value differs from that of another run on the same draws."""
+    """The difference of a run's value from another run's, on the same draws."""
 
     run: str
     reference: str

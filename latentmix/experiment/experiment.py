@@ -52,7 +52,7 @@ class Experiment:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # held by one worker
+        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers, by name
 
     def renewed(self) -> "Experiment":
         """Return the same experiment with nothing loaded."""
@@ -95,7 +95,7 @@ class Experiment:
     @cached_property
     @timed("loading weights")
     def networks(self) -> dict[str, Network]:
-        """Return the feature networks: `frechet` for Fréchet distances, precision and so on, `clip` for the rest."""
+        """Return the feature networks: `frechet` for Fréchet distances and precision, `clip` for CLIP metrics."""
         model, texts = self.config.model, any(METRICS[name].of_prompt for name in self.config.metrics)
         frechet = frechet_network(model.features, self.device)
         return {"frechet": frechet, "clip": clip_network(model.clip, self.device, texts)}

@@ -32,7 +32,7 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Options:
-    """Which mixtures are used, and whether the images that were mixed are copied beside them.
+    """Which mixtures are dropped, and whether the input images are copied, too.
 
     An image is a near copy if it differs from an image of its class by less than `copy_threshold` levels of 255, root
     mean square at 32 × 32 pixels. It is unlike its class if the cosine of its CLIP embedding and the mean embedding of
@@ -46,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images of a class there were, and what became of its mixtures."""
+    """The numbers of a class's input images, of its mixtures that were written or dropped, and of copied inputs."""
 
     inputs: int
     written: int

@@ -18,7 +18,7 @@ from latentmix.plugins import Table
 
 @dataclass(frozen=True)
 class Lengths:
-    """What the scale of a norm is computed from."""
+    """The inputs of a norm's `scale`."""
 
     w: Weights
     squares: Float[Tensor, " K"]  # the variance of m in units of that of e: Σw² for independent e

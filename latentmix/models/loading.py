@@ -21,7 +21,7 @@ DTYPES["tf32"] = torch.float32  # see gpu.py
 SHOWN = 60  # characters of a prompt that a warning shows
 NETWORKS: dict[Path, Any] = {}  # networks and tokenizers of callers' own pipelines (brought.py), by folder
 TOKENIZERS: dict[Path, Any] = {}
-TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
+TOKENIZER_FILES = (  # the files that transformers may read in a tokenizer's folder
     *("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json"),
 )

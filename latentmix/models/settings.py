@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath, Several
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}  # what others call them
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}  # other names
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,10 +34,10 @@ class ModelConfig:
     ] = "auto"
     quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers
     offload: bool = False  # whether the diffusion network stays in main memory; changes no result
-    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
+    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # of T5, in tokens
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
-    variant: str | None = None  # of the weights, such as fp16; None takes full precision if it is there, else another
+    variant: str | None = None  # of the weights, such as fp16; None prefers full precision
     lora: Several[LocalPath] = ()  # FILE or FILE:FACTOR, added to the weights
     vae: LocalPath | None = None  # a folder or a file, in place of the pipeline's own
     t5: bool = True  # false leaves T5 out, where a pipeline can do without

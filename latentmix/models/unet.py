@@ -55,7 +55,7 @@ class UNetModel(PipelineModel):
     @property
     def text_shape(self) -> tuple[int, int]:
         encoders = [part for part in self.family.networks if part.startswith("text_encoder")]
-        configs = [read_config(self.folder / part) for part in encoders]  # whose states are put side by side
+        configs = [read_config(self.folder / part) for part in encoders]  # their states are concatenated
         return configs[0]["max_position_embeddings"], sum(config["hidden_size"] for config in configs)
 
     @timed("text encoders")

@@ -103,7 +103,7 @@ def _diagnosis(contents: Contents) -> dict[str, Any] | None:
     """Return a table, verdicts, and the growth of the two channels with the largest means."""
     if not (diagnosis := contents.run.diagnosis):
         return None
-    order = [*contents.titles, *diagnosis]  # that of the results, then any others
+    order = [*contents.titles, *diagnosis]  # classes of the results first
     classes = dict(sorted(diagnosis.items(), key=lambda item: order.index(item[0])))
     titled = [(_title(contents, class_id), found) for class_id, found in classes.items()]
     channels = _largest_channels(list(classes.values()))

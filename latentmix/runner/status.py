@@ -69,7 +69,7 @@ def workers(work: Path) -> list[Worker]:
         about = read_json(path)
         try:
             silent = time.time() - path.stat().st_mtime
-        except OSError:  # left meanwhile
+        except OSError:  # it has exited meanwhile
             continue
         shard, doing = about.get("shard", "?"), about.get("doing", "")
         found.append(Worker(path.stem, shard, doing, max(0.0, silent), is_stuck(about, work)))
