@@ -134,7 +134,7 @@ class Presets:
         return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
     def instead(self, group: str, option: str) -> str:
-        """Return advice for a preset that a group does not have."""
+        """Say what to give where a group has no such preset."""
         if group in SOURCES and (Path(expand_home(option)).exists() or option.startswith((".", "/", "~"))):
             return SOURCES[group].format(option)
         if group == "model" and option.count("/") == 1:

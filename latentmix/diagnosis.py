@@ -59,8 +59,8 @@ class Terminal:
     """How much of the bias is explained by α_T·z0, the signal that is left at the last level of the schedule.
 
     `channels` are the channels' means of this signal. `share` is the part of the mean square of the bias's channel
-    means that vanishes if the signal's are subtracted: 1 is all of it, 0 nothing, and a negative share means that the
-    bias has another direction. NaN means that there is no bias.
+    means that vanishes if they are subtracted: 1 is all, 0 is nothing, negative means that they point elsewhere, and
+    NaN means that there is no bias.
     """
 
     alpha: float
@@ -94,7 +94,8 @@ class Growth:
 class Diagnosis:
     """The diagnosis of a pool. `means` and `stds` are those of the channels, with intervals over images.
 
-    `resolved`, `band`, and of octaves.py `octaves` and `safe`, are the results of the functions of these names.
+    `resolved` says which means differ from 0. `band`, `octaves` and `safe` are the results of the functions of these
+    names.
     """
 
     images: int

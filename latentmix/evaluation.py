@@ -43,10 +43,10 @@ def evaluate(
 
     Each of the two is a folder (all image files in it and below it), uint8 arrays [N, H, W, 3] or tensors
     [N, 3, H, W], or a list of paths and PIL images. Metrics are those of runs, except `clip_score`; one text may name
-    several, with commas between. The names of the result contain the network, such as `fid`, `fd_embedded` or
-    `cmmd_vit-l-14-openai`: `features` is that of Fréchet and kernel distances, precision, recall, density and coverage,
-    `clip` that of CLIP distances and CMMD, `perceptual` that of `diversity`. Images are measured at their own size;
-    CLIP sees their central square. Intervals are over `images` alone.
+    several, with commas between. A metric is named after the network that it is taken in, such as `fid`, `fd_embedded`
+    or `cmmd_vit-l-14-openai`: `features` is that of Fréchet distances and the like, `clip` that of CLIP distances and
+    `perceptual` that of `diversity`. Images are measured at their own size; CLIP sees their central square. Intervals
+    are over `images` alone.
 
         lm.evaluate("generated", "photos", ["fid", "clip_distance"])["fid"].value
 

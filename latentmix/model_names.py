@@ -32,7 +32,7 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
     if name in presets.options("model") and not (is_path and path.exists()):
         return [f"model={name}"]
     if path.is_dir():
-        return [*_nearest_with_size(path), f"model.path={_quoted(path)}"]
+        return [*_like(path), f"model.path={_quoted(path)}"]
     if path.is_file():
         kind = single_file.architecture(path, single_file.headers(path, _pickled(settings)))
         alike = [o for o in presets.options("model") if presets.read("model", o).get("architecture") == kind]
@@ -40,7 +40,7 @@ def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
     if is_path or path.exists() or name.count("/") != 1 or name.startswith((".", "~")):
         options = ", ".join(presets.options("model"))
         raise UserError(f"there is no model {name!r}: no preset ({options}), and no folder or file")
-    return [*_nearest_with_size(_config_files(name)), f"model.hub={name}", "model.revision=null"]
+    return [*_like(_indices(name)), f"model.hub={name}", "model.revision=null"]
 
 
 def nearest_preset(pipeline: str, config: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def _pickled(settings: Sequence[str]) -> bool:
     return bool(own) and compose(own).model.pickled
 
 
-def _nearest_with_size(folder: Path) -> list[str]:
+def _like(folder: Path) -> list[str]:
     """Return overrides for the preset that is nearest to the model in a folder, and for the model's own size."""
     pipeline = check_index(folder)
     denoiser, vae = (read_config(folder / part) for part in (FAMILIES[pipeline].denoiser, "vae"))
@@ -76,7 +76,7 @@ def _nearest_with_size(folder: Path) -> list[str]:
     return [f"model={nearest_preset(pipeline, denoiser)}", *([f"model.size={size}"] if size else [])]
 
 
-def _config_files(hub: str) -> Path:
+def _indices(hub: str) -> Path:
     """Return the folder of a repository's configs, fetched if they are not here."""
     from huggingface_hub import snapshot_download
 

@@ -145,5 +145,5 @@ def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool
             use_placeholders(planned)
         work = [stage.plan(planned, determine(planned, measure=False)) for stage in stages]
         return [check_disk(planned.config.outputs, work), *check_speed(planned, work)]
-    except UserError:  # the run itself will report why the stages can't be planned
+    except UserError:  # the stages can't be planned, and their own plan will say why
         return [check_disk(planned.config.outputs, [])]

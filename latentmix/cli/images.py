@@ -18,7 +18,7 @@ def augment(
     out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new or empty.")],
     overrides: Overrides = None,
     per_class: Annotated[int, Option(help="Mixtures of each class.", min=2)] = 500,
-    of: Annotated[str, Option(help="Number of images in a mixture: K, or K-K to draw it at random.")] = "2-4",
+    of: Annotated[str, Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
     alpha: Annotated[
         float, Option(help="Concentration of the weights' Dirichlet distribution: small for one large, inf for equal.")
     ] = 1,

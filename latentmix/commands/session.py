@@ -144,15 +144,15 @@ OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for na
 def refuse_to_overwrite(config: Config, folder: str = "", only: tuple[str, ...] = ("",)) -> None:
     """Raise UserError if the run's folder holds results of other settings, unless `overwrite=true`.
 
-    `folder` is a part of the run's folder that has results and a config of its own. `only` are the beginnings of the
-    settings that are compared.
+    `folder` is a part of the run's folder that has results and a config of its own; `only` is how the settings begin
+    that matter.
     """
     results = config.folder / folder
     existing = read_checked_json(results / "done.json").get("config")
     if config.overwrite or not isinstance(existing, dict):
         return
     if config.budget or config.until:
-        existing = existing | {"draws": config.draws}  # another round; results of fewer draws never replace it
+        existing = existing | {"draws": config.draws}  # those of another round, which this one never replaces by fewer
     if different := [each for each in differences(existing, config.as_dict()) if each.startswith(only)]:
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(

@@ -34,8 +34,8 @@ def load_dataset(config: DataConfig) -> Dataset:
 def choose(data: Dataset, wanted: Sequence[str] | None, seed: int, reserved: Collection[str] = ()) -> tuple[str, ...]:
     """Return the identifiers of the classes that `data.classes` asks for: all (None), those named, or `random:K`.
 
-    The result for random:K is sorted, and is a subset of that for random:K+1 with the same seed. Raises UserError if a
-    class does not exist, or has a name in `reserved`, which tables use for averages.
+    The K drawn by a seed are among the K + 1 drawn by it, and come sorted. Raises UserError if a class does not exist,
+    or has a name that tables use for something else, one of `reserved`.
     """
     if wanted is None:
         chosen = data.classes()

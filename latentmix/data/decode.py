@@ -31,8 +31,8 @@ OTHERS = {  # beginnings of files that are often found in place of images -> wha
     b"<!doctype html": "an HTML page, as servers send in place of a file",
     b"<html": "an HTML page, as servers send in place of a file",
 }
-PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # the mark of a colour profile in JPEG, PNG and WebP
-SRGB_LEVELS = 24  # levels of 255 by which a profile that is called sRGB may change a grey
+PROFILES = (b"ICC_PROFILE\0", b"iCCP", b"ICCP")  # what begins a colour profile in JPEG, PNG and WebP
+SRGB_LEVELS = 24  # of 255, by which a grey may differ in a profile that is called sRGB
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide a PNG's pixels
 
 
@@ -78,10 +78,10 @@ def _is_srgb(profile: bytes) -> bool:
 
 
 def decode(content: bytes, max_megapixels: float) -> tuple[Image.Image, str | None]:
-    """Return a picture in RGB, upright, on white where it is transparent; and the name of unreadable metadata, if any.
+    """Return the whole picture in RGB, upright, on white where it is transparent; and what metadata was unreadable.
 
-    A picture whose Exif, text or colour profile can't be read is used without it. Raises OSError for another format, a
-    truncated file or too many pixels, and whatever Pillow raises for a damaged file.
+    Metadata decide nothing but the orientation, so a picture is used without those that cannot be read. Raises OSError
+    for another format, a truncated file or too many pixels, and whatever Pillow raises for a damaged one.
     """
     try:
         return _decode(content, max_megapixels)

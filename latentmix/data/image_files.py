@@ -160,7 +160,7 @@ def _source(blob: Blob, rules: Rules, checked_id: CheckedId, notes: list[str]) -
 
 
 def _check(blob: Blob, max_megapixels: float, notes: list[str]) -> str:
-    """Return the id of an image that can be decoded; raise an error of any type for one that cannot."""
+    """Return the digest of an image that can be decoded; raise anything for one that cannot."""
     content = blob.read()
     id_ = image_id(content)
     if blob.digest not in ("", digest(content)):

@@ -40,8 +40,8 @@ def resolve(name: str) -> str:
 def synsets(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the WordNet id of each label of a data set.
 
-    1000 labels must be in ImageNet's order; fewer are looked up one by one, by id or name. Raises UserError for another
-    order or an ambiguous label.
+    1000 labels are taken in ImageNet's order, fewer each by its id or names. Raises UserError if the order is another,
+    or a label is ambiguous.
     """
     if len(labels) != len(names()):
         return tuple(map(_synset, labels))

@@ -10,7 +10,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
 
-DRAWS = 100  # the first draws of the seed, however many the run itself has
+DRAWS = 100  # a run's first, whether it has so many or not
 SIZES = 12  # values of N, evenly spaced in √N
 
 

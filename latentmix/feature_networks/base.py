@@ -45,7 +45,7 @@ def lazy(load: Callable[[], Encoder]) -> Encoder:
 
 @contextmanager
 def fetching(what: str, instead: str) -> Iterator[None]:
-    """Raise UserError if this context fails to load `what`; `instead` says what else to measure with."""
+    """Raise UserError where `what` can't be loaded within; `instead` says what else to measure with."""
     try:
         yield
     except (OSError, RuntimeError) as error:

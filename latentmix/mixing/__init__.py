@@ -99,7 +99,7 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
         [N, S, C]     the mean over the S tokens, for each of the C last entries
         [N, D]        the mean over D, as D numbers are one channel; so `chm` equals `m`
 
-    FLUX's packed tokens have 4 entries for each channel, so `chm` takes 4 means of it. `lp` needs [N, C, H, W].
+    Tokens that pack squares of latents, as FLUX's do, have several entries for a channel. `lp` needs [N, C, H, W].
 
     `latents` can also be what `Pipeline.invert` returns, or a list of such. Its extras and prompts are mixed as well.
 
@@ -125,10 +125,10 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
 
 
 def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]) -> list[Mixtures]:
-    """Return a tensor [K, C, H, W] for each method, as `mix` does, float32 at least.
+    """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d.
 
-    `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. All methods
-    share one matrix product, Σ w z; then m = Σ w z − Σ w d.
+    `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. Return a tensor
+    [K, C, H, W] for each method, float32 at least.
 
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """

@@ -10,11 +10,12 @@ from latentmix.arrays import as_tensor, entries
 
 EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
 
+
 Change = Callable[[Tensor], Tensor]
 # Number of dimensions of N latents -> the function to [N, C, H, W], and the one from mixtures [K, C, H, W] back.
 LAYOUTS: dict[int, tuple[Change, Change]] = {
-    2: (lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # vectors: D numbers are one channel
-    3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # tokens: each of the C last entries is a channel
+    2: (lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
+    3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # each of the C last is a channel of S tokens
     4: (lambda z: z, lambda z: z),
     5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a stacked list of [1, C, H, W], a single latent of diffusers
 }
