@@ -1,4 +1,4 @@
-"""Functions of `import latentmix as lm` that stand for commands and tables."""
+"""`lm.features`, and `lm.augment` and `lm.sweep`, which run the commands of these names."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

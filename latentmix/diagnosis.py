@@ -1,8 +1,8 @@
 """What inverted latents have in common, and how it grows if N of them are mixed (Landolsi & Kahl, Sections 4.2, 4.3).
 
-The model of a pool of P latents is z = d + e. The bias d [C, h, w] is the same for all. The noise e is each latent's
-own; v is its variance, averaged over the latent. The pool's mean estimates d with noise of variance v/P, which is
-subtracted from every mean square of it.
+A pool of P latents is modelled as z = d + e. The bias d [C, h, w] is common to all latents, and the noise e is
+independent; v is the variance of e, averaged over the latent. The pool's mean estimates d with an error of variance
+v/P, which is subtracted from its mean squares.
 """
 
 import math
@@ -48,9 +48,9 @@ class Autocorrelation:
 
 @dataclass(frozen=True)
 class Bias:
-    """The mean square of d: that of its channels' means, and that of its variation in space.
+    """The mean square of d in two parts: of its channels' means, and of its variation in space.
 
-    Subtracting a channel's mean leaves the latter. Both are unbiased, so the estimate of a bias of 0 may be negative.
+    Subtracting channel means leaves `space`. Both estimates are unbiased, so they may be negative if the bias is 0.
     """
 
     channels: float
@@ -59,7 +59,7 @@ class Bias:
 
 @dataclass(frozen=True)
 class Terminal:
-    """How much of the bias α_T·z0 explains, the signal that is left at the last level of the schedule.
+    """How much of the bias is explained by α_T·z0, the signal that is left at the last level of the schedule.
 
     `channels` are the channels' means of this signal. `share` is the part of the mean square of the bias's channel
     means that vanishes if they are subtracted: 1 is all, 0 is nothing, negative means that they point elsewhere, and
@@ -83,8 +83,8 @@ class Fit:
 class Growth:
     """The channels' means of `fix/0` centroids, averaged over draws: a row for each N in `sizes`.
 
-    By eq. 9 they are √N·d for small d, so the slopes of `root`, against √N, should be d. The slopes of `exact`, against
-    the amplification from `gains`, should be d of any size.
+    By eq. 9 they are √N·d for small d, so the slopes of `root`, fitted against √N, should be d. The slopes of `exact`,
+    fitted against the amplification from `gains`, should be d whatever its size.
     """
 
     sizes: tuple[int, ...]
@@ -203,9 +203,9 @@ def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:
 def autocorrelation(z: Latents, lag: int) -> Autocorrelation:
     """Return the mean product of pairs `lag` apart in a row or a column, divided by the variance.
 
-    The mean over latents is subtracted at each position. So the bias does not count as correlation, and covariances are
-    unbiased; subtracting each latent's own mean would bias them. Products of distinct pairs of white noise are
-    uncorrelated, so the standard error is 1/√((P − 1)·pairs).
+    The mean over latents is subtracted at each position, so the bias does not count as correlation. Subtracting each
+    latent's own mean would bias the covariances. For white noise, products of different pairs are uncorrelated, so the
+    standard error is 1/√((P − 1)·pairs).
     """
     e, (h, w) = z - z.mean(0), z.shape[2:]
     products = [e[..., lag:] * e[..., :-lag], e[..., lag:, :] * e[..., :-lag, :]]
@@ -260,7 +260,7 @@ def sizes_of(pool: int) -> list[int]:
 
 
 def band(channels: int, h: int, w: int) -> float:
-    """Return the bound on the absolute values of all channels' means that 95 % of random centroids keep.
+    """Return the bound within which all channels' means of 95 % of random centroids lie, in absolute value.
 
     The centroid of Gaussian latents is uniform on the sphere of radius √L for every N, so each of its channels' means
     is distributed as N(0, C/L).

@@ -1,4 +1,4 @@
-"""Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
+"""`lm.evaluate`: metrics of any images against any others. No run is needed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -73,7 +73,7 @@ def evaluate(
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
         labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
-        y["pairs"] = x["pairs"]  # which no metric looks at
+        y["pairs"] = x["pairs"]  # diversity does not use it
     return {
         metric.column(name, labels[metric.network]): metric.sample(x[metric.network], y[metric.network]).interval()
         for name, metric in wanted.items()
@@ -97,11 +97,11 @@ def _metric(name: str) -> Metric:
     raise UserError(no_such("metric", name, known))
 
 
-Item = tuple[str, Any]  # what errors call an image, and the image
+Item = tuple[str, Any]  # the name of an image in errors, and the image
 
 
 def _items(images: Any, side: str) -> list[Item]:
-    """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
+    """Return the images of one side, "images" or "reference". Raises: UserError for fewer than two."""
     if not isinstance(images, str | PathLike):
         found, what = [images] if is_one(images) else list_of(images), "one side"
     else:
@@ -113,7 +113,7 @@ def _items(images: Any, side: str) -> list[Item]:
 
 
 def _warn_of_shared_files(items: Sequence[Item], others: Sequence[Item]) -> None:
-    """Warn of files on both sides, as of originals among generated images: they make distances too small."""
+    """Warn of files on both sides, such as originals among generated images: they make distances too small."""
     sides = [
         [Path(expand_home(image)) for _, image in side if isinstance(image, str | Path)] for side in (items, others)
     ]

@@ -1,4 +1,4 @@
-"""`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line."""
+"""`Pipeline`: invert, mix and generate in a few lines of Python, with the same functions as the command line."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -69,8 +69,8 @@ class Pipeline:
         self.batch: int | str | None = config.batch  # None or "auto": as many as usually fit
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
-        self._brought: Any = None  # diffusers' pipeline, if the caller brought one
-        self._parts: list[Any] = []  # of it
+        self._brought: Any = None  # the caller's own diffusers pipeline; see `from_diffusers`
+        self._parts: list[Any] = []  # its `parts_of` when `model` was made
 
     @classmethod
     @alone()
@@ -175,10 +175,10 @@ class Pipeline:
         """Generate from latents at t = T: an image from a single one, a list of images from several.
 
         `latents` is what `invert`, `lm.mix` or `noise` returned, or a list of it; or a tensor or array [C, h, w] or
-        [N, C, h, w], or a list of N, which is taken by the plain sampler. `prompt` is one for all, a list of one for
-        each, or texts with weights by which their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By default it is
-        the prompt of the inversion, mixed as the latents were. `steps` are by default those of the inversion,
-        `guidance` that of the model.
+        [N, C, h, w], or a list of N, from which the DDIM or Euler sampler generates. `prompt` is one for all, a list of
+        one for each, or texts with weights by which their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By
+        default it is the prompt of the inversion, mixed as the latents were. `steps` are by default those of the
+        inversion, `guidance` that of the model.
 
         `output` is "pil" for PIL images, or "tensor" for uint8 [3, H, W] or [N, 3, H, W].
         Raises: UserError for settings or latents that can't be used.
@@ -233,9 +233,9 @@ class Pipeline:
         """Return the frames of a morph from image to image: `frames` in all, each image among them.
 
         `images`, `prompts`, `inversion`, `steps` and `settings` are as for `invert`, `guidance` is that of generation.
-        What `invert` returned can be given in place of images, and has its own prompts unless `prompts` are given.
+        Instead of images, `images` can be what `invert` returned, which has its own prompts unless `prompts` are given.
         Prompts' embeddings are mixed with the latents. With `even`, frames are evenly spaced in perceptual distance,
-        measured in the network that `model.perceptual` names; otherwise the weights change evenly. With `loop`, the
+        measured with the network that `model.perceptual` names; otherwise the weights change evenly. With `loop`, the
         last frame leads back to the first image.
         Raises: UserError, as `invert` does, for fewer frames than images, and for a method that needs a pool.
         """
@@ -311,7 +311,7 @@ class Pipeline:
         return inversion, own, scale if paired else self.config.guidance
 
     def _plain(self, latents: Any) -> Latents:
-        """Return latents of unknown origin as those of the plain sampler."""
+        """Return latents of unknown origin as `Latents` of the inversion "ddim" with empty prompts."""
         z = plain_latents(latents, self.model.latent_shape(self.config.model.size)[0]).to(self.device)
         kind, own, guidance = self._recipe("ddim", None, None, {})
         rows = z if z.ndim == 4 else z[None]
@@ -340,7 +340,7 @@ class Pipeline:
             self._brought.maybe_free_model_hooks()  # as diffusers does after each call
 
     def _use_precision(self, float32: Collection[str]) -> None:
-        """Load the model again where `float32`, the networks that an inversion keeps out of 16 bits, needs it."""
+        """Replace the model if `float32`, the networks to keep in 32 bits, or a changed `_brought` needs it."""
         if self._brought is not None:
             self._texts = {}  # the caller may have set other adapters
             if (parts := parts_of(self._brought)) != self._parts:  # or moved or cast it, or set another module
@@ -367,7 +367,7 @@ class Pipeline:
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def _in_batches(self, count: int, compute: Callable[[slice], Result]) -> list[Result]:
-        """Return what `compute` makes of all rows, in batches of half the size where memory runs out."""
+        """Return `compute(rows)` for all batches; if memory runs out, start again with batches of half the size."""
         while True:
             try:
                 return [compute(rows) for rows in self._slices(count)]

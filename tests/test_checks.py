@@ -319,7 +319,7 @@ def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(
     assert counts == {"real images": [3900, 0, 0], "invert": [12, 0, 12 * 5], "generate": [12, 0, 12 * 3 * 2]}
     assert [line.split()[:2] for line in lines[1:]] == [["fetch", part] for part in PARTS[1:5]]
     assert f"sd15 ({SD15}), 2.0 MiB, is not here yet" in lines[1]
-    assert "all of about 150 GB streams by, as all images of a class are taken (data.limit=N ends it" in lines[2]
+    assert "all of about 150 GB, as all images of a class are wanted (data.limit=N stops" in lines[2]
     assert planned("sweep", *NOTHING_HERE, "data.limit=200", *EMBEDDED)[0]["real images"] == [600, 0, 0]
     assert not (empty_caches / "outputs").exists() and not (empty_caches / "latentmix").exists()
 

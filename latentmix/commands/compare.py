@@ -14,7 +14,7 @@ from latentmix.experiment.results import AVERAGE
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
 
-METRICS_SHOWN = 2  # the first that all runs have; the file has all
+METRICS_SHOWN = 2  # of the metrics that all runs have, the first; the file has all
 
 
 def run(names: Sequence[str], out: Path | None) -> list[Path]:
@@ -45,7 +45,7 @@ def run(names: Sequence[str], out: Path | None) -> list[Path]:
 
 
 def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n: int) -> Table:
-    """Return a table with a row for each method and run: the value and, on the same draws, how it differs."""
+    """Return a table with a row for each method and run: the value, and the difference on the same draws."""
     titles = ("method", Column("run", no_wrap=True), "value")
     title = f"{metric} at N = {n}, average over classes"
     table = Table(*titles, *([f"difference from {runs[0].label}"] if paired else []), title=title)

@@ -1,4 +1,4 @@
-"""`latentmix evaluate`: images -> features -> metrics, for images that a run generated, or for any folder."""
+"""`latentmix evaluate`: measure images that a run generated, or those of any folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

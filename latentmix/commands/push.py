@@ -14,7 +14,7 @@ METRICS_SHOWN = 2  # the first of a run's
 
 
 def require(repository: str) -> None:
-    """Raise UserError unless `repository` can be a repository's name and somebody is logged in."""
+    """Raise UserError unless `repository` is OWNER/NAME and the user is logged in."""
     from huggingface_hub import get_token
 
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):

@@ -26,7 +26,7 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
 PNG_START = b"\x89PNG\r\n\x1a\n"
 STARTS = {b"\xff\xd8\xff": ".jpg", PNG_START: ".png", b"BM": ".bmp"}
 STARTS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")  # the latter two are BigTIFF
-OTHERS = {  # how files begin that are often in the place of images -> what they are
+OTHERS = {  # beginnings of files that are often found in place of images -> what such a file is
     b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
     b"<!doctype html": "an HTML page, as servers send in place of a file",
     b"<html": "an HTML page, as servers send in place of a file",
@@ -56,7 +56,7 @@ def misnamed_profile(content: bytes) -> bool:
         with FORMATS[suffix(content) or ""](io.BytesIO(content)) as opened:
             profile = opened.info.get("icc_profile")
         return bool(profile) and _is_called_srgb(profile) and not _is_srgb(profile)
-    except Exception:  # nearly anything, for what is damaged or no image; decoding says what is wrong
+    except Exception:  # of any type for a damaged file; `decode` reports it
         return False
 
 
@@ -67,7 +67,7 @@ def _is_called_srgb(profile: bytes) -> bool:
 
 @lru_cache(maxsize=64)
 def _is_srgb(profile: bytes) -> bool:
-    """Return whether a profile leaves greys about as they are. Those of sRGB differ a little from each other."""
+    """Return whether a profile leaves greys nearly unchanged. Different sRGB profiles differ by a few levels."""
     greys = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
     own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
     try:
@@ -138,7 +138,7 @@ def rgb(picture: Image.Image) -> Image.Image:
         grey = np.asarray(picture)
         scale = 1 if picture.mode == "I" and grey.max() <= 255 else 257
         picture = Image.fromarray(np.rint(grey / scale).clip(0, 255).astype(np.uint8))
-    if picture.mode == "La":  # which Pillow converts to LA alone
+    if picture.mode == "La":  # Pillow converts it only to LA
         picture = picture.convert("LA")
     if picture.has_transparency_data:
         bitmap = isinstance(picture, BmpImageFile)

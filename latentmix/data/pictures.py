@@ -1,4 +1,4 @@
-"""Images as callers of the Python functions have them: paths, PIL images, tensors, arrays, or lists of these."""
+"""Images that callers of the Python functions pass: paths, PIL images, tensors, arrays, or lists of these."""
 
 import os
 import re
@@ -29,8 +29,8 @@ _URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = ()) -> tuple[Tensor, bool]:
     """Return images as uint8 [B, 3, H, W], and whether a single one was given.
 
-    Each is cut in its centre to the shape of `size`, and resized. None leaves images as they are, which must then be of
-    one size. `labels` are what errors call them, by default "images[0]" and so on.
+    Each is cropped in its centre to the aspect ratio of `size`, and resized. None leaves images as they are; all must
+    then have one size. `labels` name the images in errors, by default "images[0]" and so on.
     Raises: UserError for anything that is no image.
     """
     single = is_one(images)
@@ -47,7 +47,7 @@ def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = (
 
 
 def list_of(images: Any) -> list[Any]:
-    """Return what an ordered collection of images holds. Raises: UserError for a table, a dict or a set."""
+    """Return the entries of an ordered collection of images. Raises: UserError for a table, a dict or a set."""
     instead = {Mapping: "list(x.values())", Set: "a list, which has an order"}
     if hasattr(images, "column_names") or hasattr(images, "columns"):  # of datasets, of pandas
         raise UserError(f"a {type(images).__name__} is no list of images; give its column, such as x['image']")
@@ -58,7 +58,7 @@ def list_of(images: Any) -> list[Any]:
 
 
 def is_one(images: Any) -> bool:
-    """Return whether this is one image, or nothing that could hold several."""
+    """Return whether this is one image, or no collection at all."""
     if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OSU"):
         return images.ndim < 4
     return isinstance(images, FILES | Image.Image) or hasattr(images, "read") or not hasattr(images, "__iter__")
@@ -75,7 +75,7 @@ def _picture(image: Any, label: str) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return in_srgb(ImageOps.exif_transpose(image))[0]
-        except Exception as error:  # nearly anything, where a picture is truncated, closed or of a rare mode
+        except Exception as error:  # of any type for a truncated or closed picture, or a rare mode
             raise UserError(f"{label} can't be read, a picture of mode {image.mode}: {one_line(error)}") from error
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{label}: {type(image).__name__} is no image; give {KINDS}")
@@ -91,7 +91,7 @@ def _picture(image: Any, label: str) -> Image.Image:
 
 
 def _advice(kind: str, shape: list[int], is_tensor: bool) -> str:
-    """Return what to do with an array that is no image."""
+    """Return advice for an array that is no image."""
     if kind in FLOATS and 3 in shape:
         whole = ".round().to(torch.uint8)" if is_tensor else ".round().astype('uint8')"
         return f"if its values are from 0 to 1, give (255 * x){whole}"
@@ -112,7 +112,7 @@ def _of_bytes(image: Any, label: str) -> Image.Image:
 
 
 def picture_source(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Source:
-    """Return the picture in a file as data sets have their images. Raises: UserError if there is none."""
+    """Return the picture in a file as a `Source`. Raises: UserError if there is none."""
     content, picture = _read(path, max_megapixels)
     return Source(image_id(content), lambda size: fitted(picture, size))
 

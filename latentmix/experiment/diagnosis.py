@@ -10,7 +10,7 @@ from latentmix.experiment.experiment import Experiment
 
 
 def diagnose_class(experiment: Experiment, class_id: str) -> Diagnosis:
-    """Return what the inverted latents of a class have in common; raise UserError if some or nearly all are missing."""
+    """Return what the inverted latents of a class have in common; raise UserError for a missing latent or pool=1."""
     pool, seed = experiment.config.pool, experiment.config.seed
     if pool < 2:
         raise UserError(f"pool={pool} is too small to see what latents share; use at least 2 images, better 100")

@@ -11,7 +11,7 @@ LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # torch
 
 
 def perceptual(name: str, device: torch.device) -> Perceptual:
-    """Return LPIPS in one of its networks. torchmetrics has LPIPS' own weights, torchvision those of the network."""
+    """Return LPIPS with the network `name`; torchmetrics has LPIPS' own weights, torchvision the network's."""
 
     def load() -> Encoder:
         with optional_imports():

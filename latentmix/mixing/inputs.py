@@ -13,20 +13,20 @@ IN_A_LIST = "latents go in a list: lm.mix([a, b], [0.5, 0.5])"
 VIDEO = "for videos z [N, C, T, H, W], mix z.flatten(3), and give the mixture its shape by unflatten(-1, (H, W))"
 
 Change = Callable[[Tensor], Tensor]
-# By the number of dimensions of N latents: how they become [N, C, H, W], and how mixtures [K, C, H, W] become alike.
+# Number of dimensions of N latents -> the function to [N, C, H, W], and the one from mixtures [K, C, H, W] back.
 LAYOUTS: dict[int, tuple[Change, Change]] = {
     2: (lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
     3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT.contiguous()),  # each of the C last is a channel of S tokens
     4: (lambda z: z, lambda z: z),
-    5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a list of [1, C, H, W], as diffusers has single latents
+    5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a stacked list of [1, C, H, W], a single latent of diffusers
 }
 
 
 def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Return latents as [N, C, H, W] in float32 at least, and the function that gives mixtures their layout and type.
+    """Return latents as [N, C, H, W] in float32 at least, and a function.
 
-    `spatial` says that only latents with an H and a W will do.
-    Raises: ValueError for another layout, and for NaN or infinity, with the number of the latent that has it.
+    The function brings mixtures [K, C, H, W] to the layout and type of `latents`. `spatial` refuses layouts without H
+    and W. Raises: ValueError for another layout, and for NaN or infinity, with the index of the latent that has it.
     """
     latents = entries(latents)
     listed = isinstance(latents, list)
@@ -42,20 +42,19 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
     refuse_not_real(z, "latents")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     _refuse_not_finite(z)
-    inside, outside = LAYOUTS[z.ndim]
+    to_nchw, from_nchw = LAYOUTS[z.ndim]
 
-    def given_back(mixed: Tensor) -> Any:
-        """Return mixtures [K, C, H, W] as the caller has latents."""
-        out = outside(mixed)
+    def restored(mixed: Tensor) -> Any:
+        out = from_nchw(mixed)
         return out if isinstance(first, Tensor) else out.detach().cpu().numpy()
 
-    return inside(z), given_back
+    return to_nchw(z), restored
 
 
 def checked_weights(z: Tensor, weights: Any) -> Tensor:
-    """Return the weights of latents `z` as a tensor like them, uniform where None is given.
+    """Return the weights of latents `z` as a tensor of their dtype and device; None gives uniform weights.
 
-    Weights of 16 bits may be off a sum of 1 by as much as their type rounds; they are then made to sum to 1.
+    The sum of 16-bit weights may differ from 1 by as much as their type rounds; they are divided by it.
     Raises: ValueError for another shape, for negative weights, and for those that do not sum to 1.
     """
     if weights is None:
@@ -77,7 +76,7 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
 
 
 def _numbers(weights: Any) -> Tensor:
-    """Return weights as a tensor of their own type; numbers have float64. Raises: ValueError."""
+    """Return weights as a tensor of their own type; Python's numbers become float64. Raises: ValueError."""
     try:
         if isinstance(weights, list) and weights and all(hasattr(row, "dtype") for row in weights):
             return torch.stack([as_tensor(row) for row in weights])
@@ -108,7 +107,7 @@ def _stacked(latents: Any) -> Tensor:
 
 
 def refuse_not_real(x: Tensor, what: str) -> None:
-    """Raise ValueError for a tensor without numbers, or with numbers that can't be mixed."""
+    """Raise ValueError for a tensor without data, sparse or nested, or of complex or 8-bit floating-point numbers."""
     if x.is_meta:
         raise ValueError(f"{what} on the device meta hold no numbers")
     if x.is_nested or x.layout != torch.strided:

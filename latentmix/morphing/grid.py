@@ -1,4 +1,4 @@
-"""All mixtures of three or four pictures: a triangle or a square, as one image and as a page to drag a point over."""
+"""A triangle or square of mixtures of three or four pictures, as one image and as a page with a point to drag."""
 
 import base64
 import html
@@ -15,7 +15,7 @@ from latentmix.cache import write_atomic
 from latentmix.errors import UserError
 from latentmix.images import encoded, to_pil
 
-GAP = 0.04  # between cells, of a cell's width
+GAP = 0.04  # between cells, as a share of a cell's width
 CORNERS = {3: ("top", "bottom left", "bottom right"), 4: ("top left", "top right", "bottom left", "bottom right")}
 
 
@@ -44,7 +44,7 @@ def places(count: int, side: int) -> list[Place]:
 
 
 def sheet(images: Tensor, cells: Sequence[Place]) -> Image.Image:
-    """Return images, uint8 [F, 3, H, W], at their places on white."""
+    """Return one picture of images, uint8 [F, 3, H, W], at the positions of their cells, on white."""
     height, width = images.shape[2:]
     gap = max(1, round(GAP * width))
     across, down = (1 + max(getattr(cell, axis) for cell in cells) for axis in ("x", "y"))

@@ -1,4 +1,4 @@
-"""What a run shows on the console: progress bars, the plan of a dry run, and where the time went."""
+"""Console output of a run: progress bars, the plan of a dry run, and a profile."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from latentmix.profiling import Profile
 from latentmix.runner.progress import is_shown, report
 from latentmix.runner.tasks import Stage
 
-Show = Callable[[str, int], None]  # shows what is being done and how many items remain
+Show = Callable[[str, int], None]  # takes a label for the current task, and the number of items that remain
 
 
 class Rate(ProgressColumn):

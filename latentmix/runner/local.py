@@ -35,10 +35,10 @@ class Process:
 
 
 def run(launch: "LaunchConfig", work: Path, freeze: Callable[[int], Path]) -> None:
-    """Run all stages by several processes, shown as one.
+    """Run all stages by several processes, under common progress bars.
 
-    `freeze` writes the config for workers of so many threads, and returns its file. What a dead process leaves undone
-    the others do. Raise UserError if none comes to the end.
+    `freeze` takes a number of threads, writes the config of workers with as many, and returns its file. If a process
+    dies, the others do its tasks. Raise UserError if all fail.
     """
     from latentmix.threads import usable_cores
 
@@ -58,7 +58,7 @@ def run(launch: "LaunchConfig", work: Path, freeze: Callable[[int], Path]) -> No
 
 
 def _gpus(launch: "LaunchConfig") -> list[str]:
-    """Return the GPU that each worker sees; an empty string stands for the CPU."""
+    """Return the value of CUDA_VISIBLE_DEVICES for each worker; "" for a worker on the CPU."""
     if not launch.gpus:
         return [""] * launch.workers
     import torch
@@ -105,7 +105,7 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
 def _end(processes: Sequence[Process]) -> None:
     """Terminate the processes that still run, and kill those that do not end within 30 seconds."""
     for process in processes:
-        process.popen.terminate()  # nothing happens to those that have ended
+        process.popen.terminate()
     for process in processes:
         try:
             process.popen.wait(30)

@@ -55,7 +55,7 @@ def bar(what: str, total: int | None = None, **options: Any) -> tqdm:
 
 
 class CountedSteps:
-    """A model that moves a progress bar at each new time step that its network is asked for."""
+    """A model that advances a progress bar whenever its network is called at a new time step."""
 
     def __init__(self, model: Any, bar: tqdm, steps: int) -> None:
         self._model, self._bar, self._steps = model, bar, steps
@@ -68,7 +68,7 @@ class CountedSteps:
         """Return what the model predicts."""
         if timestep != self._timestep:
             self._timestep = timestep
-            if self._bar.n == self._bar.total:  # an inversion that goes over the steps once more
+            if self._bar.n == self._bar.total:  # the inversion goes through the steps again, as null_text does
                 self._bar.total += self._steps
             self._bar.update()
         return self._model.predict(z, level, timestep, conditioning)
