@@ -345,7 +345,8 @@ def test_what_real_images_say_of_a_metric_follows_from_their_value() -> None:
 
 
 def test_numbers_of_sentences_have_three_digits_and_a_true_minus() -> None:
-    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 250.4)] == ["12.3", "−0.00457", "0", "250"]
+    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 26.0)] == ["12.3", "−0.00457", "0", "26.0"]
+    assert [say(x) for x in (250.4, 1234.6, 0.99996, math.nan)] == ["250", "1235", "1.000", "nan"]
 
 
 def test_real_images_are_compared_with_the_largest_n_in_whatever_order_a_run_has_them() -> None:
@@ -516,6 +517,28 @@ def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     assert chromium.run(
         "[...document.querySelectorAll('[data-run]')].every((n) => n.hidden !== (n.dataset.run === '1'))"
     )
+
+
+def test_intervals_are_seen_whole_where_all_are_wide_and_only_the_widest_is_cut_off(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    def inside() -> list[bool]:
+        return chromium.run(
+            """[...document.querySelectorAll("#plots figure:first-child .bar")].map((bar) => {
+                const box = bar.closest("svg").querySelector("clipPath rect");
+                const [top, height] = ["y", "height"].map((name) => Number(box.getAttribute(name)));
+                return ["y1", "y2"].every((y) => bar.getAttribute(y) >= top && bar.getAttribute(y) <= top + height);
+            })"""
+        )
+
+    def wide(r: Result) -> Estimate:
+        value = 50 + r.n / 16 + (r.method == "fix/0")
+        reach = 400 if (r.n, r.method) == (16, "fix/0") else 20
+        return Estimate(value, value - reach, value + reach, 3)
+
+    results = [replace(r, estimate=wide(r)) for r in invented().run.results if r.n]
+    opened(chromium, tmp_path, with_results(invented(), results))
+    assert inside().count(False) == 1 and len(inside()) == 6
 
 
 @pytest.mark.parametrize("width", [320, 1000])
