@@ -112,14 +112,11 @@ def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytes
     assert "1,120 network evaluations of about 1 min 40 s take" in found.text
 
 
-def test_the_cpu_of_a_machine_that_only_submits_jobs_of_gpus_is_not_warned_of(
-    offline: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cpu_of_a_machine_that_only_submits_jobs_of_gpus_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_operations_per_second", lambda: 1e11)
+    few = ("draws=50", "pool=12", "steps=10", "launch=slurm")
     for gpus, wanted in ((1, ["ok"]), (0, ["ok", "warning"])):
-        found = [
-            f for f in examine(sd15("draws=50", "launch=slurm", f"launch.gpus={gpus}"), SWEEP) if f.part == "device"
-        ]
+        found = [f for f in examine(sd15(*few, f"launch.gpus={gpus}"), SWEEP) if f.part == "device"]
         assert [f.state for f in found] == wanted
         assert ("each Slurm job asks for a GPU" in found[0].text) == bool(gpus)
 
