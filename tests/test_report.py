@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -319,7 +320,7 @@ def test_the_answer_takes_the_better_end_and_says_what_is_undecided() -> None:
     by_metric = {answer.metric: answer for answer in answers(invented())}
     assert (by_metric["fd_embedded"].best, by_metric["precision_embedded"].best) == ("fix/0", "fix/chm")
     assert "undecided" in by_metric["fd_embedded"].sentence and "not known" in by_metric["fd_embedded"].sentence
-    assert "all methods have 1 by" in answers(with_value(1.0, *METHODS))[0].sentence
+    assert "all methods have 1.00 by" in answers(with_value(1.0, *METHODS))[0].sentence
     for spread, wanted in ((0.1, "<b>fix/0</b> is best and <b>fix/chm</b> worst"), (50.0, "it is undecided which")):
         assert wanted in render(with_parts(invented(), spread))
 
@@ -466,6 +467,14 @@ def test_a_method_is_switched_off_and_on_and_arrow_keys_show_values(page: Browse
     ):
         page.press(key)
         assert texts(page, "figure output")[0] == wanted
+
+
+def test_a_plot_is_saved_with_its_title_and_its_legend(page: Browser) -> None:
+    page.run("HTMLAnchorElement.prototype.click = function () { window.saved = decodeURIComponent(this.href) }")
+    page.run("document.querySelector('#plots .save').click()")
+    saved = page.run("saved").partition(",")[2]
+    words = [node.text for node in ElementTree.fromstring(saved).iter("{http://www.w3.org/2000/svg}text")]
+    assert words[-4:] == ["Fréchet distance (embedded classifier)", "fix/0", "fix/chm", "real"]
 
 
 def test_the_grid_spans_what_is_left_open_and_an_image_is_shown_with_its_inputs(page: Browser) -> None:

@@ -40,8 +40,7 @@ def check_device(experiment: Experiment) -> list[Finding]:
     name = f"cpu, {usable_cores()} cores" if device.type == "cpu" else experiment.device_name
     free = free_memory(device)
     text = name if free is None else f"{name}, {readable_size(free)} of memory"
-    if experiment.config.launch.on_gpus_elsewhere:
-        return [Finding("ok", "device", f"this machine has {text}; each Slurm job asks for a GPU")]
+    text += " here; each Slurm job asks for a GPU" * experiment.config.launch.on_gpus_elsewhere
     found = Finding("ok", "device", text)
     if device.type != "cpu" or experiment.config.device != "auto" or (gpu := _nvidia_gpu()) is None:
         return [found]

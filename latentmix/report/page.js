@@ -82,7 +82,7 @@ function ticks(low, high) {
   return found;
 }
 
-// Return a button that saves a plot as a file of its own, with the styles that it has now.
+// Return a button that saves a plot as a file of its own, with the styles that it has now, its title and its legend.
 function saver(svg, title) {
   const save = () => {
     const copy = svg.cloneNode(true), [from, to] = [svg, copy].map((node) => [node, ...node.querySelectorAll("*")]);
@@ -90,6 +90,15 @@ function saver(svg, title) {
       const style = getComputedStyle(node);
       for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "text-anchor"])
         to[place].setAttribute(name, style.getPropertyValue(name));
+    });
+    const words = (x, y, text) => make("text", { x, y, fill: getComputedStyle(document.body).color, "font-size": 12, "font-family": "sans-serif" }, text);
+    const { width, height } = svg.viewBox.baseVal, curves = [...copy.querySelectorAll("[data-name] .curve")];
+    copy.setAttribute("viewBox", `0 -24 ${width} ${height + 32 + 18 * curves.length}`);
+    copy.append(words(8, -8, title));
+    curves.forEach((curve, row) => {
+      const line = curve.cloneNode(), y = height + 18 * row + 16;
+      line.setAttribute("d", `M8,${y - 4}h32`);
+      copy.append(line, words(48, y, curve.parentNode.dataset.name));
     });
     copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     copy.setAttribute("style", `background: ${getComputedStyle(document.body).backgroundColor}`);
