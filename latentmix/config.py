@@ -141,6 +141,11 @@ class LaunchConfig:
                 raise ValueError(f"launch.extra.{argument} has a setting of its own; give launch.{own}=...")
 
     @property
+    def on_gpus_elsewhere(self) -> bool:
+        """Whether the work runs on GPUs of other machines."""
+        return self.name == "slurm" and self.gpus > 0
+
+    @property
     def processes(self) -> int:
         """Return the number of processes on this machine."""
         return (self.gpus or self.workers) if self.name == "local" else 1

@@ -13,21 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from latentmix.cache import key, load_tensors, save_tensors, write_atomic
 from latentmix.profiling import timed
-from latentmix.settings import height_width
 from latentmix.threads import on_all_threads
 
 PENDING = Path("work", "pending")  # folder of pending files
-
-
-def fitted(picture: Image.Image, size: int | str) -> np.ndarray:
-    """Return a picture, cropped in its centre to the aspect ratio of `size` and resized: uint8 [H, W, 3]."""
-    height, width = height_width(size)
-    return np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

@@ -25,7 +25,7 @@ FLOORS = (
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.shared_prefix",
     "models.lora models.single_file",
-    "data.protocol data.decoded_images feature_networks.* models.loading",
+    "data.protocol data.decode data.decoded_images feature_networks.* models.loading",
     "data.drawn_objects data.drawn_scenes",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
@@ -176,6 +176,16 @@ def test_what_one_reads_to_trust_figure_7_is_short() -> None:
     files = re.findall(r"`([\w/]+\.py)`", section.partition("|---|---|")[2])
     assert len(files) > 20
     assert sum(len((ROOT / PACKAGE / file).read_text().splitlines()) for file in files) < 3000
+
+
+def test_the_functions_that_the_page_names_are_in_the_files_that_it_names() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`: (?:a line in )?`(\w+)`", page)
+    named += [(file, name) for name, file in re.findall(r"`(\w+)` in `([\w/]+\.py)`", page)]
+    assert len(named) > 8
+    for file, name in named:
+        text = (ROOT / PACKAGE / file).read_text()
+        assert re.search(rf"^ *(?:def |class ){name}\b|^{name}\b.*=", text, re.MULTILINE), (file, name)
 
 
 def loaded_by(statement: str, suspects: set[str]) -> set[str]:

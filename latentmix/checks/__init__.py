@@ -144,6 +144,7 @@ def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool
         if not ready:
             use_placeholders(planned)
         work = [stage.plan(planned, determine(planned, measure=False)) for stage in stages]
-        return [check_disk(planned.config.outputs, work), *check_speed(planned, work)]
+        slow = [] if planned.config.launch.on_gpus_elsewhere else check_speed(planned, work)
+        return [check_disk(planned.config.outputs, work), *slow]
     except UserError:  # the stages can't be planned, and their own plan will say why
         return [check_disk(planned.config.outputs, [])]

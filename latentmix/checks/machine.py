@@ -39,7 +39,9 @@ def check_device(experiment: Experiment) -> list[Finding]:
         return [Finding("missing", "device", str(error))]
     name = f"cpu, {usable_cores()} cores" if device.type == "cpu" else experiment.device_name
     free = free_memory(device)
-    found = Finding("ok", "device", name if free is None else f"{name}, {readable_size(free)} of memory")
+    text = name if free is None else f"{name}, {readable_size(free)} of memory"
+    text += " here; each Slurm job asks for a GPU" * experiment.config.launch.on_gpus_elsewhere
+    found = Finding("ok", "device", text)
     if device.type != "cpu" or experiment.config.device != "auto" or (gpu := _nvidia_gpu()) is None:
         return [found]
     text = f"there is an NVIDIA GPU that this torch ({torch.__version__}) cannot use ({gpu}), so the CPU is taken"
@@ -70,8 +72,9 @@ def check_speed(experiment: Experiment, work: Sequence[Stage]) -> list[Finding]:
     each, evaluations = operations / _operations_per_second(), sum(stage.nfe for stage in work)
     if evaluations * each < LONG:
         return []
+    time = f"{each:.2g} s" if each < 60 else duration(each)
     text = (
-        f"{config.name} is slow on a CPU: {evaluations:,} network evaluations of about {each:.2g} s "
+        f"{config.name} is slow on a CPU: {evaluations:,} network evaluations of about {time} "
         f"take some {duration(evaluations * each)}; use a GPU, or take fewer draws, steps and methods"
     )
     return [Finding("warning", "device", text)]

@@ -15,10 +15,10 @@ from latentmix.cli.shared import DryRun, Overrides, command, say_all
 )
 def augment(
     folder: Annotated[Path, Argument(metavar="DIR", help="Images by class: DIR/CLASS/*.jpg, png or webp.")],
-    out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new or empty.")],
+    out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new, empty, or to continue.")],
     overrides: Overrides = None,
     per_class: Annotated[int, Option(help="Mixtures of each class.", min=2)] = 500,
-    of: Annotated[str, Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
+    of: Annotated[str, Option(help="How many images are mixed: a number, or a range to draw from.")] = "2-4",
     alpha: Annotated[
         float, Option(help="Concentration of the weights' Dirichlet distribution: small for one large, inf for equal.")
     ] = 1,

@@ -11,6 +11,7 @@ from latentmix.cache import check_writable
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Difference, Run, differences, read_runs, settings_to_show, write_comparison
 from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.tables import three_digits
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
 
@@ -66,8 +67,8 @@ def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n:
 
 
 def _text(estimate: Estimate) -> str:
-    interval = "" if math.isnan(estimate.low) else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
-    return f"{estimate.value:.3g}{interval}"
+    interval = "" if math.isnan(estimate.low) else f" \\[{three_digits(estimate.low)}, {three_digits(estimate.high)}]"
+    return three_digits(estimate.value) + interval
 
 
 def _round_trip(run: Run) -> dict[str, str]:

@@ -13,7 +13,7 @@ from latentmix.commands import session, sweep
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES, SYNTHESIZE
-from latentmix.experiment.tables import interval, write_table
+from latentmix.experiment.tables import interval, three_digits, write_table
 
 COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count")
 STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
@@ -36,7 +36,7 @@ def run_folders(
     estimates = evaluation.evaluate(images, reference, metrics, **networks)
     table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
     for name, e in estimates.items():
-        table.add_row(name, f"{e.value:.6g}", f"[{e.low:.6g}, {e.high:.6g}]", str(e.count))
+        table.add_row(name, three_digits(e.value), f"[{three_digits(e.low)}, {three_digits(e.high)}]", str(e.count))
     Console().print(table)
     if out is None:
         return []

@@ -85,6 +85,8 @@ def _rows(weights: Tensor) -> list[Weights]:
 def _check(names: Sequence[str], options: Options) -> list[Place]:
     """Return the cells of the grid, [] without --grid. Raise UserError for options that can't be used."""
     output = options.output
+    if folders := [name for name in names if Path(expand_home(name)).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder; give the pictures in it, as in {Path(folders[0], '*.jpg')}")
     if options.grid and output.suffix.lower() != ".png":
         raise UserError(f"--grid writes one image and a page; give -o NAME.png, not {output}")
     check_ending(output)

@@ -28,6 +28,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE, Result, evaluate, labels
 from latentmix.experiment.sweep import SWEEP
+from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
 from latentmix.runner import local, scheduler, slurm
@@ -186,7 +187,7 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
         table = Table("method", *(f"N = {n}" for n in ns), title=title)
         for method in dict.fromkeys(row.method for row in rows):
             values = {row.n: row.estimate.value for row in rows if row.method == method}
-            table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))  # controls have n = 0
+            table.add_row(method, *(three_digits(values[n if n in values else 0]) for n in ns))  # controls have n = 0
         console.print(table)
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)

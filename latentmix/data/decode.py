@@ -1,4 +1,4 @@
-"""Decoding: the bytes of an image file -> an upright RGB picture, in the colours of sRGB.
+"""Decoding: the bytes of an image file -> an upright RGB picture, in the colours of sRGB; its crop at a size.
 
 Pillow's classes of these formats are called directly. `Image.open` would refuse large pictures by a limit that
 belongs to the whole process; here `data.max_megapixels` decides.
@@ -15,6 +15,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from latentmix.settings import height_width
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     ".jpg": JpegImageFile,
@@ -128,6 +130,12 @@ def in_srgb(picture: Image.Image) -> tuple[Image.Image, bool]:
         except (ImageCms.PyCMSError, OSError):  # OSError for bytes that are no profile
             return rgb(plain), False
     return rgb(plain), True
+
+
+def fitted(picture: Image.Image, size: int | str) -> np.ndarray:
+    """Return the centre of a picture, cut to the shape of a size and resized to it: uint8 [H, W, 3]."""
+    height, width = height_width(size)
+    return np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
 
 
 def rgb(picture: Image.Image) -> Image.Image:

@@ -7,10 +7,10 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
+from latentmix.data.decode import fitted
 from latentmix.data.decoded_images import DECODED
 from latentmix.data.protocol import Dataset, Source
 from latentmix.errors import UserError
-from latentmix.images import fitted
 
 Array = np.ndarray
 TRAINING_START = 1_000_000  # the embedded networks were trained on images from this index on; experiments stay below it

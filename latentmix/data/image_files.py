@@ -16,12 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.decode import decode, misnamed_profile, names_a_profile
+from latentmix.data.decode import decode, fitted, misnamed_profile, names_a_profile
 from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
-from latentmix.images import fitted
 from latentmix.threads import on_all_threads
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -185,7 +184,7 @@ def image_id(content: bytes) -> str:
 
 
 def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:
-    """Return an image at a size (see `images.fitted`): uint8 [H, W, 3], RGB.
+    """Return an image at a size (see `decode.fitted`): uint8 [H, W, 3], RGB.
 
     Raises UserError if the file has changed since it was checked, as results are kept under the id that it had then.
     """

@@ -12,12 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from latentmix.data.decode import decode, in_srgb
+from latentmix.data.decode import decode, fitted, in_srgb
 from latentmix.data.image_files import image_id
 from latentmix.data.protocol import Source, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError
-from latentmix.images import fitted
 from latentmix.settings import expand_home
 
 KINDS = "paths, PIL images, uint8 tensors [3, H, W] or uint8 arrays [H, W, 3]"

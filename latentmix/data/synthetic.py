@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from latentmix.cache import key
+from latentmix.data.decode import fitted
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
-from latentmix.images import fitted
 from latentmix.rng import noise
 
 

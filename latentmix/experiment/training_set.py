@@ -165,9 +165,9 @@ def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts],
         rows="\n".join(lines),
         threshold=options.copy_threshold,
         copy_size=COPY_SIZE,
-        similarity="was not measured"
+        similarity="Similarity to the class was not measured, as --min-similarity was not given."
         if options.min_similarity is None
-        else f"has a cosine below {options.min_similarity:g} with the mean CLIP embedding of its class",
+        else f"An image unlike its class has a CLIP cosine below {options.min_similarity:g} with its mean.",
     )
 
 
@@ -195,7 +195,7 @@ were dropped are missing among the file names.
 {rows}
 
 A near copy differs from an image of its class by less than {threshold:g} levels of 255 (root mean square at
-{copy_size} × {copy_size} pixels). An image that is unlike its class {similarity}.
+{copy_size} × {copy_size} pixels). {similarity}
 
 ```python
 from datasets import load_dataset

@@ -45,10 +45,13 @@ def lazy(load: Callable[[], Encoder]) -> Encoder:
 
 @contextmanager
 def fetching(what: str, instead: str) -> Iterator[None]:
-    """Raise UserError where `what` can't be loaded within; `instead` says what else to measure with."""
+    """Raise UserError where `what` can't be loaded within. `instead` is the setting of another network, or says what
+    else to measure with."""
     try:
         yield
     except (OSError, RuntimeError) as error:
+        if instead in ("features", "clip", "perceptual"):
+            instead = f"model.{instead}=embedded (--{instead} embedded beside --images)"
         advice = f"fetch them on a machine that is online, or measure with {instead}"
         raise UserError(f"{what} are not here and could not be fetched ({type(error).__name__}); {advice}") from error
 

@@ -85,7 +85,7 @@ def _load(name: str) -> Any:
     architecture, _, pretrained = name.partition("/")
     # OpenAI's weights need QuickGELU, which is a setting of the weights, not of the architecture.
     quick = bool(pretrained_config(name).get("quick_gelu", False))
-    with fetching(f"the weights of open_clip's {name}", "model.clip=embedded"):
+    with fetching(f"the weights of open_clip's {name}", "clip"):
         return open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
 
 

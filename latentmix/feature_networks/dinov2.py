@@ -37,7 +37,7 @@ def of_hub(name: str, device: torch.device) -> Network:
     hub, _ = DINOV2[name]
 
     def load() -> Encoder:
-        with fetching(f"the weights of {name} ({hub})", "model.features=embedded, or name its folder"):
+        with fetching(f"the weights of {name} ({hub})", "features"):
             return _encoder(hub, device)
 
     return Network(name, identity(VERSION, features=name), lazy(load))

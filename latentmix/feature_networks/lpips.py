@@ -17,7 +17,7 @@ def perceptual(name: str, device: torch.device) -> Perceptual:
         with optional_imports():
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
+        with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "perceptual"):
             network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
 
         def between(a: Tensor, b: Tensor) -> Tensor:

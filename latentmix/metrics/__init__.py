@@ -105,7 +105,8 @@ TYPICAL = (
     "A distance to the mean of real images rewards typical ones: real images are further from it than mixtures. "
     "Below the value of real images, smaller is not better."
 )
-COUNTS = "A Fréchet distance depends on how many images there are. Its interval is for the expected value of as many."
+COUNTS = "A Fréchet distance depends on the number of images. Its interval is for the expected value at this number."
+REACH = "Coverage depends on the number of images. Compare it between methods, not with that of real images."
 LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)
@@ -124,7 +125,7 @@ METRICS: Mapping[str, Metric] = Table(
         "precision": _Unplotted("Precision", "higher", "frechet", _precision, limits=SHARE),
         "recall": _Unplotted("Recall", "higher", "frechet", recall, limits=SHARE),
         "density": _Unplotted("Density", "higher", "frechet", _density, limits=DISTANCE),
-        "coverage": Metric("Coverage", "higher", "frechet", coverage, limits=SHARE),
+        "coverage": Metric("Coverage", "higher", "frechet", coverage, limits=SHARE, note=REACH),
         "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0]), limits=DISTANCE),
     },
     kind=Metric,

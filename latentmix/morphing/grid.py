@@ -33,8 +33,10 @@ def places(count: int, side: int) -> list[Place]:
 
     Raises: UserError for another number of pictures, and for fewer than two cells along a side.
     """
-    if count not in CORNERS or side < 2:
-        raise UserError(f"a grid needs three or four pictures and a side of at least 2, not {count} and {side}")
+    if count not in CORNERS:
+        raise UserError(f"a grid needs three or four pictures, not {count}")
+    if side < 2:
+        raise UserError(f"a grid needs at least 2 cells along each side, not {side}")
     last = side - 1
     if count == 3:
         cells = [(row, column) for row in range(side) for column in range(row + 1)]

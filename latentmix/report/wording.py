@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentmix.experiment.results import AVERAGE, Result, average_comparison
+from latentmix.experiment.tables import three_digits
 from latentmix.figures.style import method_styles, metric_label
 from latentmix.metrics import METRICS, Comparison, Estimate, paired
 from latentmix.report.contents import Contents
@@ -89,7 +90,7 @@ def contrast(contents: Contents, a: Result, b: Result) -> Estimate | None:
 
 def say(x: float) -> str:
     """Return a number with three digits and a true minus sign."""
-    return f"{x:.3g}".replace("-", "−")
+    return three_digits(x).replace("-", "−")
 
 
 def notes(contents: Contents, metric: str) -> str:
