@@ -8,6 +8,7 @@ image = pipe.generate(lm.mix(z, [0.5, 0.5], "nin/chm"), prompt="an animal")
 frames = pipe.morph(["cat.jpg", "fox.jpg"], frames=24)
 
 z = lm.mix(latents, weights, method="fix/chm")      # [N, C, H, W] -> [C, H, W]
+lm.diagnose(latents)                                # what they share, and which method to take
 rows = lm.sweep("experiment=demo", "draws=8")       # what `latentmix sweep` does
 lm.augment("photos", "photos500", per_class=500)    # what `latentmix augment` does
 lm.evaluate("generated", "photos", ["fid"])         # any images against any others
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmix import metrics
-    from latentmix.api import augment, features, sweep
+    from latentmix.api import augment, diagnose, features, sweep
     from latentmix.errors import UserError
     from latentmix.evaluation import evaluate
     from latentmix.latents import Latents
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 # Public name -> the module that has it.
 _HOMES = {"Latents": "latents", "Pipeline": "pipeline", "UserError": "errors", "evaluate": "evaluation"}
-_HOMES |= dict.fromkeys(("augment", "features", "sweep"), "api")
+_HOMES |= dict.fromkeys(("augment", "diagnose", "features", "sweep"), "api")
 _HOMES |= dict.fromkeys(("Method", "mix", "mixtures"), "mixing")
-__all__ = ["Latents", "Method", "Pipeline", "UserError", "__version__", "augment", "evaluate", "features", "metrics"]
-__all__ += ["mix", "mixtures", "sweep"]
+__all__ = ["Latents", "Method", "Pipeline", "UserError", "__version__", "augment", "diagnose", "evaluate", "features"]
+__all__ += ["metrics", "mix", "mixtures", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

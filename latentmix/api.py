@@ -1,4 +1,4 @@
-"""Functions of `import latentmix as lm` that stand for commands and tables."""
+"""`lm.features`, and `lm.augment` and `lm.sweep`, which run the commands of these names."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
+from latentmix import diagnosis
 from latentmix.data.pictures import read_pictures
+from latentmix.diagnosis import Diagnosis
+from latentmix.errors import optional_imports, retry_lost_rows
 from latentmix.experiment.tables import number, read_rows
 from latentmix.feature_networks import Network, load
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
+from latentmix.latents import Latents, joined
+from latentmix.mixing.inputs import read
+from latentmix.runner.progress import Progress, shown
 from latentmix.settings import expand_home
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"n": int, "count": int, "value": number, "low": number, "high": number}
@@ -36,6 +42,28 @@ def features(name: str | Path = "inception", device: str | torch.device | None =
 
 
 @isolated()
+def diagnose(latents: Any) -> Diagnosis:
+    """Return what latents at t = T have in common, by frequency, and up to which N they can be mixed by which method.
+
+    `latents` is what `Pipeline.invert` returned, or a tensor, an array or a list [N, C, h, w], of one model and one
+    kind of images, as for `lm.mix`. A bias d, which all of them share, is amplified by √N where a norm is restored
+    (Landolsi & Kahl, Sections 4.2, 4.3). White noise has no bias, and variance 1 in each octave. With 100 latents,
+    a bias is found whose square is a hundredth of the variance; with few, only a larger one.
+
+        found = lm.diagnose(pipe.invert(images))  # its text is a table of octaves, and the method to take for each N
+        lm.mix(z, weights, found.recommended(8))  # for mixtures of 8; not of more latents than were diagnosed
+        found.safe, found.octaves, found.autocorrelation
+
+    `terminal`, the share of the bias that the images themselves explain, is NaN here; `latentmix diagnose` has it.
+    Raises: ValueError for fewer than two latents, for another shape, and for NaN or infinity.
+    """
+    given = joined(latents)
+    z, _ = read(given.rows if isinstance(given, Latents) else given, spatial=True)
+    with optional_imports():
+        return diagnosis.diagnose(z.detach().cpu())
+
+
+@isolated()
 def augment(
     folder: str | Path,
     out: str | Path,
@@ -44,19 +72,24 @@ def augment(
     of: str | int | Sequence[int] = "2-4",
     alpha: float = 1.0,
     method: str = "nin/chm",
-    **options: Any,
+    copy_threshold: float = 8.0,
+    min_similarity: float | None = None,
+    keep_originals: bool = False,
+    progress: Progress = True,
 ) -> Path:
     """Write what `latentmix augment` writes to `out`, a training set with mixtures of each class of `folder`.
 
         lm.augment("photos", "photos500", "model=sd15", per_class=500, keep_originals=True)
 
-    `of` is how many images are mixed: 3, (2, 4) or "2-4". `overrides` are settings of runs. Further options are
-    `min_similarity`, `copy_threshold` and `keep_originals`.
-    Return the path of `out`. Raises: UserError for what the command refuses.
+    `of` is how many images are mixed: 3, (2, 4) or "2-4", and `alpha` the parameter of the Dirichlet distribution of
+    their weights. `overrides` are settings of runs. A mixture is left out if it differs from an image of its class by
+    less than `copy_threshold` levels of 255 (root mean square at 32 × 32 pixels), or if the cosine of its CLIP
+    embedding and the mean embedding of its class is less than `min_similarity`. `progress` is that of `lm.sweep`.
+    Return the path of `out`: `out/train` is for torchvision's ImageFolder. Raises: UserError for what the command
+    refuses.
     """
     from latentmix.commands import augment as command
     from latentmix.compose import in_one_list
-    from latentmix.errors import optional_imports, retry_lost_rows
     from latentmix.experiment.training_set import Options
 
     source, target = (Path(expand_home(str(path))) for path in (folder, out))
@@ -64,15 +97,15 @@ def augment(
 
     def work() -> None:
         experiment = command.prepare(source, per_class, number, alpha, method, in_one_list(overrides))
-        command.run(experiment, Options(**options), target)
+        command.run(experiment, Options(copy_threshold, min_similarity, keep_originals), target)
 
-    with optional_imports():
+    with optional_imports(), shown(progress):
         retry_lost_rows(work)
     return target
 
 
 @isolated()
-def sweep(*overrides: str | Sequence[str]) -> list[dict[str, Any]]:
+def sweep(*overrides: str | Sequence[str], progress: Progress = True) -> list[dict[str, Any]]:
     """Run what `latentmix sweep` runs with the same settings; return the rows of metrics.csv.
 
         rows = lm.sweep("experiment=demo", "draws=8")
@@ -81,15 +114,18 @@ def sweep(*overrides: str | Sequence[str]) -> list[dict[str, Any]]:
     Settings can also be given as a list. A row has model, data, inversion, class, n, method, metric, value, low, high,
     count and over. Results are kept in `outputs=`, and a second call continues from what is there. With `launch=slurm`
     jobs are submitted, and the rows are those that are there already.
+
+    `progress=False` hides bars and printed lines; warnings remain. A function is called in place of both, at each batch
+    or twice a second, as `progress(stage, done, total)` in images. An exception that it raises stops the run, and a
+    second call continues.
     Raises: UserError for settings that can't be used, and for whatever else the command refuses.
     """
     from latentmix.commands import sweep as command
     from latentmix.compose import compose, in_one_list
-    from latentmix.errors import optional_imports, retry_lost_rows
 
     settings = in_one_list(overrides)
     config = compose(settings)
-    with optional_imports():
+    with optional_imports(), shown(progress):
         retry_lost_rows(lambda: command.run(config, ["sweep", *settings], None, False, False))
     table = config.folder / "metrics.csv"
     rows = read_rows(table) if table.exists() else []

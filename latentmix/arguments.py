@@ -1,4 +1,4 @@
-"""What callers give to the methods of `Pipeline`, checked: numbers, prompts, methods. Each error is one line."""
+"""Checks of arguments to the methods of `Pipeline`: numbers, prompts, methods. Each error is one line."""
 
 import math
 import operator
@@ -16,8 +16,8 @@ from latentmix.latents import Latents, Prompt
 from latentmix.mixing import Method
 from latentmix.mixing.inputs import refuse_not_real
 
-ROUNDING = 1e-4  # of weights that sum to 1
-OF_LOADING = (  # settings by which a model is found and loaded
+ROUNDING = 1e-4  # by which the sum of weights may differ from 1
+OF_LOADING = (  # settings that decide which model is loaded, and how
     *(f"model.{name}" for name in ("path", "hub", "revision", "variant", "architecture", "embedded", "pickled")),
     *(f"model.{name}" for name in ("precision", "quantize", "offload", "lora", "vae", "t5")),
 )
@@ -36,7 +36,7 @@ def for_each(prompts: Any, count: int) -> list[Prompt]:
 
 
 def _checked_weights(prompt: Mapping[Any, Any]) -> Prompt:
-    """Return a prompt of several texts. Raises: UserError where its weights are none, or do not sum to 1."""
+    """Return a prompt of several texts. Raises: UserError where weights are no numbers or do not sum to 1."""
     try:
         weights = {text: float(weight) for text, weight in prompt.items()}
     except (TypeError, ValueError):
@@ -58,14 +58,14 @@ def count_of(name: str, value: Any) -> int:
 
 
 def size_of(value: Any) -> str:
-    """Return a size as settings have it. Raises: UserError for what is neither a number nor a text."""
+    """Return the override for a size. Raises: UserError for what is neither a number nor a text."""
     if not isinstance(value, str) and not hasattr(value, "__index__"):
         raise UserError(f"size={value!r} must be pixels: 512, or '768x512' for width and height")
     return f"model.size={value}"
 
 
 def check_brought(settings: Sequence[str]) -> None:
-    """Raise UserError for settings by which a model would be loaded, beside one that is."""
+    """Raise UserError for settings of loading, which have no effect on a pipeline that is loaded already."""
     for setting in settings:
         key = setting.lstrip("+").partition("=")[0]
         if key == "device":
@@ -107,7 +107,10 @@ def guidance_of(value: Any) -> float:
 
 
 def for_morph(method: str | Method, given: str = "method=") -> Method:
-    """Return the method of a morph, `given` as an argument or an option. Raises: UserError for none, or of a pool."""
+    """Return the method of a morph. Raises: UserError for an unknown one, or one of a pool.
+
+    `given` is what errors put before the method: the argument "method=" or an option.
+    """
     try:
         parsed = Method.parse(method)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Arrays of a caller as tensors: those that torch itself refuses, too, and the entries of any ordered collection."""
+"""Convert arrays of callers to tensors, also those that torch refuses, and ordered collections to lists."""
 
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -6,21 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNORDERED = (str, bytes, Mapping, Set)  # what has entries, and is no list of arrays
+UNORDERED = (str, bytes, Mapping, Set)  # iterable, but no lists of arrays
 
 
 def as_tensor(x: Any) -> Tensor:
-    """Return a tensor, an array, a column of a table or numbers as a tensor, without a copy where torch needs none.
+    """Return a tensor, an array, a column of a table or numbers as a tensor, without a copy if possible.
 
-    An array is copied where it is reversed (a negative stride), read-only, or in the byte order of another machine.
-    Numbers and arrays become tensors on the CPU, whatever the default device.
-    Raises: TypeError or ValueError for what holds no numbers, and for an array that is masked somewhere.
+    An array is copied if it has a negative stride, is read-only, or has a foreign byte order. Numbers and arrays become
+    tensors on the CPU, whatever the default device.
+    Raises: TypeError or ValueError for what holds no numbers, and for an array with masked entries.
     """
     if isinstance(x, Tensor):
         return x
-    if not hasattr(x, "__array__") or hasattr(x, "__cuda_array_interface__"):
-        return torch.as_tensor(x) if hasattr(x, "__cuda_array_interface__") else torch.as_tensor(x, device="cpu")
-    array = x if hasattr(x, "strides") else x.__array__()  # of numpy; or of pandas, JAX and others
+    if hasattr(x, "__cuda_array_interface__"):
+        return torch.as_tensor(x)
+    if not hasattr(x, "__array__"):
+        return torch.as_tensor(x, device="cpu")
+    array = x if hasattr(x, "strides") else x.__array__()  # numpy's own; converted from pandas, JAX and others
     if getattr(array, "mask", False) is not False and array.mask.any():
         raise ValueError("a masked array has entries without a value; fill them")
     if array.dtype.kind == "O" and array.ndim == 1 and all(hasattr(one, "__array__") for one in array):
@@ -31,9 +33,9 @@ def as_tensor(x: Any) -> Tensor:
 
 
 def entries(x: Any) -> Any:
-    """Return a list of what a generator, a column of objects or another ordered collection holds; arrays as they are.
+    """Return a list of the entries of a generator, a column of objects or another ordered collection.
 
-    So is everything else that has no entries, or has them in no order, and a table or an open file.
+    Anything else is returned as it is: arrays, texts, dicts, sets, tables, open files.
     """
     if hasattr(x, "dtype"):
         return list(x) if str(x.dtype) == "object" and x.ndim == 1 else x

@@ -1,7 +1,7 @@
-"""Keep results on disk: keys, atomic writes, JSON and tensor files with checksums, and the cache of tensors.
+"""Results on disk: keys, atomic writes, JSON and tensor files with checksums, and the cache of tensors.
 
 A key is a hash of an *identity*: everything that a result depends on. The folder of a result is named by its key, so a
-result is found again if and only if it was computed from the same things.
+result is found again if and only if it was computed from the same inputs and settings.
 """
 
 import errno
@@ -26,8 +26,8 @@ from latentmix.errors import RowsLost, UserError, warn_once
 from latentmix.profiling import timed
 from latentmix.settings import expand_home
 
-PART = ".part"  # suffix of the hidden name under which a file is written; this takes seconds at most
-ABANDONED = 3600  # seconds after which nobody is writing such a file any more
+PART = ".part"  # suffix of the hidden name under which a file is written
+ABANDONED = 3600  # seconds after which such a file counts as left by a killed process; writing takes seconds
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 LONGEST = 100  # bytes of a class's name in a file name; file systems allow 255 in all
 
@@ -51,7 +51,7 @@ def key(identity: Any) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a file name for a class: its own name, or a plain one with a hash if it could not or must not be one."""
+    """Return a file name for a class: its own name, or a plain one with a hash if that is unsafe or too long."""
     plain = re.sub(r"[^\w .,;+=()&'@!-]", "_", name)
     if plain == name and not name.startswith(".") and 0 < len(name.encode()) <= LONGEST:
         return name
@@ -64,7 +64,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises UserError if it can't be written, and DiskFull if there is no space left.
     """
-    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # unlike the name any other machine chooses
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # unique among all machines that share the folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -200,7 +200,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     Raises ValueError if it is damaged, UserError if it can't be read, and FileNotFoundError if it is gone.
     """
     try:
-        path.open("rb").close()  # safetensors does not tell whether a file is damaged or can't be read
+        path.open("rb").close()  # safetensors raises the same error for a damaged file and an unreadable one
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -223,7 +223,7 @@ def _checksum(name: str, tensor: Tensor) -> str:
 
 # The cache of tensors
 
-Stamp = tuple[int, int, int]  # size, time of change in ns, inode: a file that keeps them keeps its header
+Stamp = tuple[int, int, int]  # size, time of change in ns, inode: while they are the same, so is the file
 _listed: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}  # the ids in each file whose header this process has read
 _damaged: set[tuple[Path, Stamp]] = set()  # files in which this process has found a damaged tensor
 
@@ -270,7 +270,7 @@ class TensorCache:
     def rows(self, ids: Iterable[str], name: str) -> list[Tensor]:
         """Return the rows of one tensor in the order of `ids`, reading nothing but that tensor of the files needed.
 
-        The rows lie in mapped files, and take no memory of this process that can't be given up for another use.
+        The rows are views of memory-mapped files, so the system can free their memory when it is short.
         Raises UserError if a row is missing, and RowsLost if it was listed before and is now damaged or gone.
         """
         wanted, files = list(ids), self._files()
@@ -331,7 +331,7 @@ def _ids(path: Path) -> tuple[str, ...]:
 
 def _remove_damaged(path: Path, stamp: Stamp, reason: str) -> None:
     """Remove a file in which a damaged tensor was found, unless it has been replaced since it was listed."""
-    _damaged.add((path, stamp))  # it may be impossible to remove
+    _damaged.add((path, stamp))  # removing it may fail
     warn_once(f"{reason}; it counts as missing and is made again")
     with suppress(OSError):
         if _stamp(path) == stamp:

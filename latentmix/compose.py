@@ -1,7 +1,7 @@
-"""Composition by Hydra: YAML presets and overrides such as `model=sd15` or `steps=30` -> a checked `Config`.
+"""Compose YAML presets and overrides such as `model=sd15` or `steps=30` into a checked `Config`, with Hydra.
 
-Presets are in groups, a folder each: model/, data/, inversion/, launch/, experiment/. Beside latentmix's own, those of
-further folders are found, which `--config-dir` and LATENTMIX_CONFIGS name. Every error is one line for the user.
+Presets are in groups, a folder each: model/, data/, inversion/, launch/, experiment/. Further folders of presets are
+named by `--config-dir` and LATENTMIX_CONFIGS. Every error is one line for the user.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from latentmix.overrides import for_hydra, mapping, takes_fractions
 from latentmix.settings import expand_home, refusal_of_url
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
-# Keys of experiments by which they choose settings by what a model draws (model.world). They are no settings.
+# Keys with which experiments choose settings by `model.world`. They are no settings, and are removed.
 BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's kinds of error
 DEFAULT_DATA = "shapes"  # of configs/config.yaml
@@ -33,19 +33,19 @@ RENAMED = {  # old key -> what to say instead
     "speed.shared_half": "speed.shared_prefix",
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }
-SOURCES = {  # groups -> what to say where a path is given in place of a preset
+SOURCES = {  # groups -> what to say if a path is given in place of a preset
     "model": "for a folder or a file, give a model of its family with it: model=sd15 model.path={}",
     "data": "for a folder of images, give data=folder data.path={}",
 }
-NAMED_BY_SOURCE = ("model", "data")  # groups whose name says what is read
-FUNCTION = re.compile(r"([\w.+]+)=(\[?)(\w+\(.*\))\]?")  # KEY=range(0,3) and the like, of Hydra's sweeps
+NAMED_BY_SOURCE = ("model", "data")  # groups whose `name` is that of the folder or repository that is read
+FUNCTION = re.compile(r"([\w.+]+)=(\[?)(\w+\(.*\))\]?")  # functions of Hydra's sweeps, such as KEY=range(0,3)
 Preset = dict[str, Any]
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Config:
-    """Return the config that configs/config.yaml and the overrides make.
+    """Return the config of configs/config.yaml and overrides.
 
-    `config_dirs` are searched for presets after latentmix's own, and those of LATENTMIX_CONFIGS after them.
+    Presets are searched in latentmix's own folder, then in `config_dirs`, then in those of LATENTMIX_CONFIGS.
     Raises: UserError.
     """
     presets = Presets(config_dirs)
@@ -56,7 +56,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) ->
 
 
 def in_one_list(settings: Iterable[str | Iterable[str]]) -> list[str]:
-    """Return settings that a caller gave one by one, or as lists. Raises: UserError for what is no text."""
+    """Return settings that a caller gave one by one or in lists as one list. Raises: UserError for what is no text."""
     found: list[str] = []
     for setting in settings:
         several = [setting] if isinstance(setting, str) or not isinstance(setting, Iterable) else list(setting)
@@ -67,7 +67,7 @@ def in_one_list(settings: Iterable[str | Iterable[str]]) -> list[str]:
 
 
 def validate(plain: Any, presets: "Presets | None" = None) -> Config:
-    """Return the config that plain values make. Raises: UserError, which names each wrong key and why."""
+    """Return the config of plain values. Raises: UserError, which says of each wrong key what is wrong."""
     try:
         return TypeAdapter(Config).validate_python(plain)
     except ValidationError as error:
@@ -81,9 +81,9 @@ def validate(plain: Any, presets: "Presets | None" = None) -> Config:
 
 
 def find_run(run: str) -> Path:
-    """Return a run's folder, by path, or by name in the usual outputs or others used before. Raises: UserError."""
+    """Return a run's folder, by its path, or by its name in any folder of outputs used before. Raises: UserError."""
     if (path := Path(expand_home(run))).is_dir():
-        return path if path.name not in ("", "..") else path.resolve()  # "." has no name, nor a folder above it
+        return path if path.name not in ("", "..") else path.resolve()  # callers use its name, which "." lacks
     outputs, run = compose([]).outputs, str(Path(run))  # without a slash at the end
     named = (folder / run for folder in (outputs, *_used_outputs()) if Path(run).name == run)
     found = list(dict.fromkeys(folder for folder in named if folder.is_dir()))
@@ -96,7 +96,7 @@ def find_run(run: str) -> Path:
 
 
 def remember_outputs(folder: Path) -> None:
-    """Remember a folder of runs, so that `find_run` finds these by name. Does nothing where that can't be written."""
+    """Record a folder of outputs in the user's cache for `find_run`. Do nothing if that can't be written."""
     used = _used_outputs()
     if (folder := folder.absolute()) not in used:
         with suppress(UserError):
@@ -150,7 +150,7 @@ class Presets:
         return f"{f'did you mean {near}? ' if near else ''}there are {options or 'none'}"
 
     def read(self, group: str, option: str) -> Preset:
-        """Return what a preset says, and what the presets say that it builds on; its `name` is never one of theirs."""
+        """Return the settings of a preset, with those of presets that it builds on, except their `name`."""
         own, *inherited = self.lineage(group, option)
         return dict(ChainMap(own, {"name": option}, *inherited))
 
@@ -176,12 +176,12 @@ class Presets:
 
     @property
     def overrides(self) -> list[str]:
-        """The override by which Hydra finds the user's presets."""
+        """Return the override with which Hydra finds the user's presets."""
         quoted = ("'file://" + str(folder).replace("'", r"\'") + "'" for folder in self.dirs)
         return [f"hydra.searchpath=[{','.join(quoted)}]"] if self.dirs else []
 
     def lineage(self, group: str, option: str, above: tuple[str, ...] = ()) -> list[Preset]:
-        """Return a preset and those that it builds on, the nearest first. Raises: UserError for a file that is none."""
+        """Return a preset and those that it builds on, the nearest first. Raises: UserError for an unreadable file."""
         import yaml
 
         files = (folder / group / f"{option}.yaml" for folder in (config_folder(), *self.dirs))
@@ -233,7 +233,7 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
 
 
 def _drawn_world(composed: Any, overrides: Sequence[str], presets: Presets) -> str | None:
-    """Return the drawn images that the model knows, where they are not the default and no data were chosen."""
+    """Return the drawn data that the model was trained on, if no data were chosen and they are not the default."""
     world, experiment = composed.model.get("world"), composed.hydra.runtime.choices.get("experiment")
     chosen = any(override.lstrip("+").startswith("data=") for override in overrides)
     if chosen or world not in DRAWN or world == DEFAULT_DATA or presets.overridden("data", experiment):
@@ -242,7 +242,7 @@ def _drawn_world(composed: Any, overrides: Sequence[str], presets: Presets) -> s
 
 
 def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Presets) -> None:
-    """Take the preset's pinned revision away where `model.hub` names another repository, which does not have it."""
+    """Remove the preset's pinned revision if `model.hub` names another repository, which does not have it."""
     preset, model = presets.read("model", option), config.model
     if any(override.lstrip("+").startswith("model.revision=") for override in overrides):
         return
@@ -252,7 +252,7 @@ def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Pr
 
 @contextmanager
 def _apart_from_the_callers_hydra() -> Iterator[None]:
-    """Set the Hydra of an application that calls latentmix, if there is one, aside in this context."""
+    """Replace the Hydra of an application that calls latentmix, if it uses one, in this context."""
     from hydra.core.global_hydra import GlobalHydra
 
     instance = GlobalHydra.instance()
@@ -266,9 +266,9 @@ def _apart_from_the_callers_hydra() -> Iterator[None]:
 
 
 def _name_by_source(config: Any, group: str, option: str, presets: Presets) -> None:
-    """Set `model.name` or `data.name`, unless an experiment has set it, to what is really read.
+    """Set `model.name` or `data.name`, unless an experiment has set it, to the name of what is read.
 
-    That is the folder or repository if it is not the preset's own, and else the preset, even if that builds on another.
+    That is the folder or repository if it is not the preset's own, otherwise the chosen preset.
     """
     from omegaconf import OmegaConf
 
@@ -359,14 +359,14 @@ def _explain(error: Exception, overrides: Sequence[str], presets: Presets) -> st
 
 
 def _template(key: str, value: str) -> str:
-    """Return how a value that Hydra can't read should be written."""
+    """Return how to write a value that Hydra can't read."""
     if "{" in value:
         return f"'{key}={{NAME: VALUE, NAME: VALUE}}', with quotes around a value of other than letters and digits"
     return f"'{key}=[VALUE,VALUE]'" if "[" in value or "]" in value else f"{key}=VALUE, a plain number or word"
 
 
 def _no_key(key: str, presets: Presets) -> str:
-    """Say that a key does not exist here, and name the presets that have it, the nearest key, or all."""
+    """Return the message for a missing key; it names the presets that have it, the nearest key, or all keys."""
     group, _, setting = key.partition(".")
     if key == "experiment":
         return "an experiment's file must begin with the line `# @package _global_`, as those of latentmix do"

@@ -1,4 +1,4 @@
-"""The settings of a run, checked once and frozen. `compose.py` makes them from configs/ and the command line."""
+"""The settings of a run, checked and frozen. `compose.py` makes them from configs/ and the command line."""
 
 import math
 import re
@@ -25,19 +25,19 @@ from latentmix.settings import STRICT, Folder, Guidance, Positive, Several
 OF_A_MACHINE = ("outputs", "device", "batch", "launch", "speed", "model.offload")
 # Further settings that change no number of a run's tables.
 WITHOUT_EFFECT = ("name", "keep", "overwrite", "budget", "until", "track")
-# Settings of speed that change results: what most values amount to, and the value that is different.
+# Settings of speed that change results: the name for all other values, and the value that changes them.
 DECODING: dict[str, tuple[Any, Any]] = {"vae": ("float32", "bfloat16"), "vae_tiling": (False, True)}
-SBATCH = {  # arguments of sbatch -> the settings that they have
+SBATCH = {  # arguments of sbatch -> our settings for them
     **{name: name for name in ("partition", "account", "qos", "constraint", "requeue")},
     **{"time": "timeout_min", "cpus-per-task": "cpus", "mem": "mem_gb", "array": "shards", "no-requeue": "requeue"},
 }
-UNITS = {  # of times -> seconds; a unit comes after those that begin with it
+UNITS = {  # units of time -> seconds; longer names come first, as the first that fits is taken
     **dict.fromkeys(("days", "day", "d"), 86400),
     **dict.fromkeys(("hours", "hour", "hrs", "hr", "h"), 3600),
     **dict.fromkeys(("minutes", "minute", "mins", "min", "m"), 60),
     **dict.fromkeys(("seconds", "second", "secs", "sec", "s"), 1),
 }
-GROWING = ("n", "methods", "metrics", "controls")  # what a run may be given more of without losing a result
+GROWING = ("n", "methods", "metrics", "controls")  # lists that a run can be extended by without losing results
 
 
 def _method(method: Any) -> Any:
@@ -78,7 +78,7 @@ def _share(text: Any) -> Any:
 
 
 def _device(name: str) -> str:
-    """Return a device as torch calls it: cuda for gpu, cuda:1 for 1."""
+    """Return torch's name of a device: cuda for gpu, cuda:1 for 1."""
     plain = name.strip().lower()
     return f"cuda:{plain}" if plain.isdecimal() else re.sub(r"^gpu\b", "cuda", plain)
 
@@ -90,7 +90,7 @@ def _metric(name: str) -> str:
 
 
 def _own_settings(plain: Any) -> Any:
-    """Return settings of an inversion as the class that their kind has."""
+    """Return settings of an inversion as an instance of the class of their kind."""
     if not isinstance(plain, dict) or "kind" not in plain:
         return plain
     if (kind := plain["kind"]) not in INVERSIONS:
@@ -113,11 +113,11 @@ class LaunchConfig:
 
     name: Literal["local", "slurm"]
     threads: Positive | None = None  # None leaves it to torch, or shares the cores out between workers
-    gpus: Annotated[int, Field(ge=0)] = 0  # local: one worker on each of so many; slurm: of each shard
+    gpus: Annotated[int, Field(ge=0)] = 0  # local: as many workers, with a GPU each; slurm: GPUs of each shard
     workers: Positive = 1  # local: processes without GPUs
     # The following are for slurm; None leaves the choice to the cluster.
     shards: Positive = 1
-    at_once: Positive = 256
+    at_once: Positive = 256  # shards that run at a time
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -141,8 +141,13 @@ class LaunchConfig:
                 raise ValueError(f"launch.extra.{argument} has a setting of its own; give launch.{own}=...")
 
     @property
+    def on_gpus_elsewhere(self) -> bool:
+        """Whether the work runs on GPUs of other machines."""
+        return self.name == "slurm" and self.gpus > 0
+
+    @property
     def processes(self) -> int:
-        """The number of processes on this machine."""
+        """Return the number of processes on this machine."""
         return (self.gpus or self.workers) if self.name == "local" else 1
 
 
@@ -209,7 +214,7 @@ class Config:
             raise ValueError("draws must be at least 2, or there is no distribution to measure")
 
     def _check_pairs(self) -> None:
-        """Raise ValueError where generation must repeat a setting of the inversion, and does not; or lacks guidance."""
+        """Raise ValueError where a setting must be the same in both directions and is not, or guidance is missing."""
         kind, name = INVERSIONS[self.inversion.kind], f"inversion={self.inversion.name}"
         for setting in kind.paired:
             inversion, generation = getattr(self.inversion, setting), getattr(self, setting)
@@ -222,7 +227,7 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """The folder of this run's results."""
+        """Return the folder of this run's results."""
         return self.outputs / self.name
 
     @property
@@ -231,20 +236,19 @@ class Config:
 
     @property
     def work(self) -> Path:
-        """The folder in which the workers of this run coordinate."""
+        """Return the folder in which the workers of this run coordinate."""
         return self.folder / "work"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as config.yaml in the run's folder has them."""
+        """Return the settings as plain values, as in the run's config.yaml."""
         return TypeAdapter(Config).dump_python(self, mode="json")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what differs between two configs (as `as_dict` returns them): "KEY=old there, new here".
 
-    Left out are settings that change no result; those that one of the two does not have, since a config that an earlier
-    release wrote lacks the settings that came later; and lists of what is measured that only grew, since every result
-    of the old config is among those of the new one.
+    Left out are settings that change no result, settings that only one of the two has (a config of an earlier release
+    lacks newer ones), and lists in `GROWING` to which entries were only added, as no result is lost.
     """
     before, after = flat_settings(old), flat_settings(new)
     changed = [key for key in after if key in before and before[key] != after[key]]

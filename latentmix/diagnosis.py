@@ -1,13 +1,14 @@
 """What inverted latents have in common, and how it grows if N of them are mixed (Landolsi & Kahl, Sections 4.2, 4.3).
 
-The model of a pool of P latents is z = d + e. The bias d [C, h, w] is the same for all. The noise e is each latent's
-own; v is its variance, averaged over the latent. The pool's mean estimates d with noise of variance v/P, which is
-subtracted from every mean square of it.
+A pool of P latents is modelled as z = d + e. The bias d [C, h, w] is common to all latents, and the noise e is
+independent; v is the variance of e, averaged over the latent. The pool's mean estimates d with an error of variance
+v/P, which is subtracted from its mean squares.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import NormalDist
 
 import torch
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from latentmix.metrics import Estimate, mean_interval
 from latentmix.mixing import mix
-from latentmix.octaves import SURE, Octave, octaves, safe
+from latentmix.octaves import SURE, Octave, octaves, recommended, safe
 
 Latents = Float[Tensor, "P C h w"]
 Values = tuple[float, ...]  # one for each channel
 
 LAGS = (1, 2)
+DRAWS = 100  # a run's first, whether it has so many or not
+SIZES = 12  # values of N, evenly spaced in √N
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Autocorrelation:
 
 @dataclass(frozen=True)
 class Bias:
-    """The mean square of d: that of its channels' means, and that of its variation in space.
+    """The mean square of d in two parts: of its channels' means, and of its variation in space.
 
-    Subtracting a channel's mean leaves the latter. Both are unbiased, so the estimate of a bias of 0 may be negative.
+    Subtracting channel means leaves `space`. Both estimates are unbiased, so they may be negative if the bias is 0.
     """
 
     channels: float
@@ -56,11 +59,11 @@ class Bias:
 
 @dataclass(frozen=True)
 class Terminal:
-    """How much of the bias α_T·z0 explains, the signal that is left at the last level of the schedule.
+    """How much of the bias is explained by α_T·z0, the signal that is left at the last level of the schedule.
 
     `channels` are the channels' means of this signal. `share` is the part of the mean square of the bias's channel
     means that vanishes if they are subtracted: 1 is all, 0 is nothing, negative means that they point elsewhere, and
-    NaN means that there is no bias.
+    NaN means that there is no bias. All are NaN where the clean latents are not known.
     """
 
     alpha: float
@@ -80,8 +83,8 @@ class Fit:
 class Growth:
     """The channels' means of `fix/0` centroids, averaged over draws: a row for each N in `sizes`.
 
-    By eq. 9 they are √N·d for small d, so the slopes of `root`, against √N, should be d. The slopes of `exact`, against
-    the amplification from `gains`, should be d of any size.
+    By eq. 9 they are √N·d for small d, so the slopes of `root`, fitted against √N, should be d. The slopes of `exact`,
+    fitted against the amplification from `gains`, should be d whatever its size.
     """
 
     sizes: tuple[int, ...]
@@ -90,12 +93,12 @@ class Growth:
     exact: Fit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """The diagnosis of a pool. `means` and `stds` are those of the channels, with intervals over images.
 
     `resolved` says which means differ from 0. `band`, `octaves` and `safe` are the results of the functions of these
-    names.
+    names. Its text is a table of the octaves, and the method to take for each N.
     """
 
     images: int
@@ -111,13 +114,50 @@ class Diagnosis:
     octaves: tuple[Octave, ...]
     safe: dict[str, int | None]
 
+    def recommended(self, n: int) -> str:
+        """Return the method to take for mixtures of N of these latents, such as "nin/pool"."""
+        return recommended(self.safe, n)
 
-def diagnose(z: Tensor, clean: Tensor, alpha: float, sizes: Sequence[int], orders: Tensor) -> Diagnosis:
+    def verdict(self, n: int | None = None) -> str:
+        """Return in a sentence how many latents can be mixed by which method, and the method for N, or for each N."""
+        each = groupby(range(2, self.images + 1), self.recommended)
+        take = [f"{method} up to N = {max(run)}" for method, run in each] if n is None else [self.recommended(n)]
+        chosen = f"{'' if n is None else f'for N = {n} '}take {', '.join(take)}"
+        if all(octave.limit is None for octave in self.octaves):
+            return f"{self.images} images show no bias at any frequency; {chosen}"
+        limits = [f"{limit_text(limit)} by {method}" for method, limit in self.safe.items()]
+        return f"safe to mix: {', '.join(limits)} (half of the pool); {chosen}"
+
+    def __repr__(self) -> str:
+        lines = [f"{self.images} latents of mean norm {self.norms.mean:.3f}·√L"]
+        lines += ["cycles per frame      bias²  ± error  variance  safe N"]
+        for o in self.octaves:
+            limit = limit_text(None if o.limit is None else int(o.limit))
+            lines += [f"{o.low:>6} to {o.high:<6}{o.bias:11.4f}{o.error:9.4f}{o.variance:10.4f}{limit:>8}"]
+        return "\n".join([*lines, self.verdict()])
+
+
+def limit_text(limit: int | None) -> str:
+    """Return up to which N a method is safe, as text."""
+    return "any" if limit is None else str(limit) if limit > 1 else "none"
+
+
+def diagnose(
+    z: Tensor,
+    clean: Tensor | None = None,
+    alpha: float = math.nan,
+    sizes: Sequence[int] | None = None,
+    orders: Tensor | None = None,
+) -> Diagnosis:
     """Return the diagnosis of latents z at t = T and clean latents, both [P, C, h, w], with α of the last level.
 
-    `orders` [K, P] is the order in which each of K draws takes the latents. The first N are mixed, for each of `sizes`.
+    `orders` [K, P] is the order in which each of K draws takes the latents, by default a random one. The first N are
+    mixed, for each of `sizes`. Without clean latents, `terminal` is not known.
     Raises ValueError for fewer than two latents and for shapes or sizes that do not fit.
     """
+    clean, sizes = z if clean is None else clean, sizes_of(len(z)) if sizes is None else sizes
+    if orders is None:
+        orders = torch.rand(DRAWS, len(z), generator=torch.Generator().manual_seed(0)).argsort(1)
     _check(z, clean, sizes, orders)
     x = z.double()
     c = x.mean((2, 3))  # [P, C]
@@ -163,9 +203,9 @@ def resolved(means: Float[Tensor, "P C"]) -> tuple[bool, ...]:
 def autocorrelation(z: Latents, lag: int) -> Autocorrelation:
     """Return the mean product of pairs `lag` apart in a row or a column, divided by the variance.
 
-    The mean over latents is subtracted at each position. So the bias does not count as correlation, and covariances are
-    unbiased; subtracting each latent's own mean would bias them. Products of distinct pairs of white noise are
-    uncorrelated, so the standard error is 1/√((P − 1)·pairs).
+    The mean over latents is subtracted at each position, so the bias does not count as correlation. Subtracting each
+    latent's own mean would bias the covariances. For white noise, products of different pairs are uncorrelated, so the
+    standard error is 1/√((P − 1)·pairs).
     """
     e, (h, w) = z - z.mean(0), z.shape[2:]
     products = [e[..., lag:] * e[..., :-lag], e[..., lag:, :] * e[..., :-lag, :]]
@@ -213,8 +253,14 @@ def _through_origin(x: Float[Tensor, " n"], y: Float[Tensor, "n C"]) -> Fit:
     return Fit(tuple(slopes.tolist()), tuple((1 - left / (y - y.mean(0)).square().sum(0)).tolist()))
 
 
+def sizes_of(pool: int) -> list[int]:
+    """Return values of N from 1 to the whole pool."""
+    step = (math.sqrt(pool) - 1) / (SIZES - 1)
+    return sorted({round((1 + i * step) ** 2) for i in range(SIZES)})
+
+
 def band(channels: int, h: int, w: int) -> float:
-    """Return the bound on the absolute values of all channels' means that 95 % of random centroids keep.
+    """Return the bound within which all channels' means of 95 % of random centroids lie, in absolute value.
 
     The centroid of Gaussian latents is uniform on the sphere of radius √L for every N, so each of its channels' means
     is distributed as N(0, C/L).

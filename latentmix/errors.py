@@ -9,7 +9,7 @@ from typing import TypeVar
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
-    """Return the known name that is most like another by at least `cutoff`, or "". Capitals don't count."""
+    """Return the known name that is most similar to `name`, or "" if none is by `cutoff` (0 to 1); case is ignored."""
     names = {one.lower(): one for one in known}
     found = get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
     return names[found[0]] if found else ""
@@ -27,21 +27,21 @@ class UserError(Exception):
 
 
 class OutOfTime(UserError):
-    """The time that was given for the work is over. What is finished is kept."""
+    """The time for the work (`budget=`) is over. What is finished is kept."""
 
     exit_code = 0
 
 
 class RowsLost(UserError):
-    """Rows that were listed in the cache proved damaged, or are gone. When planned again, they count as missing."""
+    """Rows that the cache listed are damaged or gone. A new plan counts them as missing."""
 
 
 Result = TypeVar("Result")
-RETRIES = 20  # of a command that loses rows; it removes each damaged file that it finds
+RETRIES = 20  # each removes the damaged files that it finds
 
 
 def retry_lost_rows(command: Callable[[], Result]) -> Result:
-    """Call `command`, and again if it raises RowsLost: it plans again, and makes the rows that it lost."""
+    """Return `command()`; call it again whenever it raises RowsLost, as it then plans and computes the lost rows."""
     for _ in range(RETRIES):
         with suppress(RowsLost):
             return command()
@@ -49,12 +49,12 @@ def retry_lost_rows(command: Callable[[], Result]) -> Result:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and `kill` send it; it is handled like Ctrl-C."""
+    """SIGTERM was received, from a scheduler or `kill`. It is handled like Ctrl-C."""
 
 
 @cache
 def warn_once(text: str) -> None:
-    """Warn once in a process; Python's own filters may forget."""
+    """Warn once in a process; Python's own filters can be reset in between."""
     warnings.warn(text, stacklevel=3)
 
 

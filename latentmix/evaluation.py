@@ -1,4 +1,4 @@
-"""Any images measured against any others: folders, arrays, or lists of pictures. No run is needed."""
+"""`lm.evaluate`: metrics of any images against any others. No run is needed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentmix.data.image_files import digest, image_files
 from latentmix.data.pictures import is_one, list_of, read_pictures
@@ -19,6 +18,7 @@ from latentmix.feature_networks import Network, clip_network, frechet_network, p
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
+from latentmix.runner.progress import Progress, bar, shown
 from latentmix.runner.tasks import split
 from latentmix.settings import expand_home, refusal_of_url
 from latentmix.threads import on_all_threads
@@ -38,6 +38,7 @@ def evaluate(
     clip: str = "ViT-L-14/openai",
     perceptual: str = "alex",
     device: str | torch.device | None = None,
+    progress: Progress = True,
 ) -> dict[str, Estimate]:
     """Return each metric of `images` against `reference`, with its 95 % interval.
 
@@ -46,7 +47,8 @@ def evaluate(
     several, with commas between. A metric is named after the network that it is taken in, such as `fid`, `fd_embedded`
     or `cmmd_vit-l-14-openai`: `features` is that of Fréchet distances and the like, `clip` that of CLIP distances and
     `perceptual` that of `diversity`. Images are measured at their own size; CLIP sees their central square. Intervals
-    are over `images` alone.
+    are over `images` alone. `progress=False` hides the bars; a function is called in place of them, as
+    `progress("images", done, total)`.
 
         lm.evaluate("generated", "photos", ["fid", "clip_distance"])["fid"].value
 
@@ -66,11 +68,12 @@ def evaluate(
     labels = {kind: network.name for kind, network in networks.items()}
     items, others = _items(images, "images"), _items(reference, "reference")
     _warn_of_shared_files(items, others)
-    x, y = _features(items, networks), _features(others, networks)
+    with shown(progress):
+        x, y = (_features(side, networks) for side in (items, others))
     if "pairs" in kinds:
         between = perceptual_network(perceptual, place)
         labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
-        y["pairs"] = x["pairs"]  # which no metric looks at
+        y["pairs"] = x["pairs"]  # diversity does not use it
     return {
         metric.column(name, labels[metric.network]): metric.sample(x[metric.network], y[metric.network]).interval()
         for name, metric in wanted.items()
@@ -94,11 +97,11 @@ def _metric(name: str) -> Metric:
     raise UserError(no_such("metric", name, known))
 
 
-Item = tuple[str, Any]  # what errors call an image, and the image
+Item = tuple[str, Any]  # the name of an image in errors, and the image
 
 
 def _items(images: Any, side: str) -> list[Item]:
-    """Return the single images of what a caller gave as one side. Raises: UserError for fewer than two."""
+    """Return the images of one side, "images" or "reference". Raises: UserError for fewer than two."""
     if not isinstance(images, str | PathLike):
         found, what = [images] if is_one(images) else list_of(images), "one side"
     else:
@@ -112,7 +115,7 @@ def _items(images: Any, side: str) -> list[Item]:
 
 
 def _warn_of_shared_files(items: Sequence[Item], others: Sequence[Item]) -> None:
-    """Warn of files on both sides, as of originals among generated images: they make distances too small."""
+    """Warn of files on both sides, such as originals among generated images: they make distances too small."""
     sides = [
         [Path(expand_home(image)) for _, image in side if isinstance(image, str | Path)] for side in (items, others)
     ]
@@ -139,11 +142,13 @@ def _read(item: Item) -> Tensor:
 def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[str, Tensor]:
     """Return the features [N, D] of images by each network."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
-    for batch in tqdm(split(items, BATCH) if networks else [], desc="images", unit="batch", disable=None, leave=False):
-        for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
-            pixels = torch.stack(list(group))
-            for kind, network in networks.items():
-                found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+    with bar("images", len(items), unit="image", disable=None, leave=False) as moved:
+        for batch in split(items, BATCH) if networks else []:
+            for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
+                pixels = torch.stack(list(group))
+                for kind, network in networks.items():
+                    found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+            moved.update(len(batch))
     return {kind: torch.cat(rows) for kind, rows in found.items()}
 
 

@@ -1,7 +1,7 @@
-"""The device to compute on, and what NVIDIA's GPUs need: TF32 on request, deterministic gradients, errors of memory.
+"""The device to compute on, and settings of NVIDIA's GPUs: TF32, deterministic gradients, out-of-memory errors.
 
-TF32 multiplies float32 numbers with 10 bits of mantissa, as many as float16 has, and adds in float32. A GPU does so
-five to eight times as fast. On a CPU nothing here has an effect.
+TF32 multiplies float32 numbers with 10 bits of mantissa, as many as float16 has, and adds in float32, five to eight
+times as fast. On a CPU it has no effect.
 """
 
 import gc
@@ -14,11 +14,11 @@ import torch
 
 from latentmix.errors import UserError
 
-FULL = (  # what errors say, other than torch.OutOfMemoryError, when the memory of a GPU or of this machine is used up
+FULL = (  # in messages of RuntimeErrors that mean that the memory of a GPU or of this machine is used up
     "out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute",  # cuDNN, which has no memory for the workspace of any
+    "unable to find an engine to execute",  # of cuDNN, if there is no memory for its workspace
     "DefaultCPUAllocator: can't allocate memory",
 )
 
@@ -30,14 +30,14 @@ def find_device(name: str) -> torch.device:
         return found or torch.device("cpu")
     try:
         torch.zeros(1, device=name)
-        torch.get_device_module(torch.device(name))  # which torch's device without memory has not
+        torch.get_device_module(torch.device(name))  # raises for the device "meta"
     except (RuntimeError, AssertionError) as error:
         others = f", cpu or {found}" if found else " or cpu"
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise UserError(f"device={name} can't be used here; give device=auto{others} ({reason})") from error
     device = torch.device(name)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # so that what asks for no device, such as a profile, uses no other one
+        torch.cuda.set_device(device)  # the default for calls without a device, such as synchronize()
     return device
 
 
@@ -56,10 +56,10 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def tf32(allowed: bool = True) -> Iterator[None]:
-    """Let products and convolutions of float32 tensors be TF32 in this context or, if not `allowed`, in no case.
+    """Turn TF32 on (or off, if not `allowed`) for products and convolutions of float32 tensors in this context.
 
-    torch has an old and a new interface for this. After use of the new one, the old one raises RuntimeError when it is
-    read, in Inductor or in other libraries. So the new one is read here, and the old one is set, which sets both.
+    torch has an old and a new interface for this. If the new one is set, reading the old one, as Inductor and other
+    libraries do, raises RuntimeError. So only the old one is set here, which sets both, and the new one is read.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def tf32(allowed: bool = True) -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Choose kernels that give the same bits each time on a GPU, in this context. Gradients have some that do not."""
+    """Choose deterministic kernels on a GPU in this context. Those of some gradients are not, by default."""
     if device.type != "cuda":
         yield
         return

@@ -1,8 +1,8 @@
-"""Image files: PNGs are read and written here, those of a batch on all threads.
+"""Read and write PNG files, those of a batch on all threads.
 
-Compressing PNGs takes long, so another thread does it while networks make the next batch. Until they are written, their
-pixels are in a pending file, which is written at once. If a run stops in between, the next one writes the PNGs from it,
-and its networks need not make the images again.
+Compressing PNGs takes long, so another thread does it while networks make the next batch. Until the PNGs are written,
+their pixels are in a *pending file*, which is written at once, uncompressed. If a run stops in between, the next run
+writes the PNGs from this file instead of generating the images again.
 """
 
 import io
@@ -13,25 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from latentmix.cache import key, load_tensors, save_tensors, write_atomic
 from latentmix.profiling import timed
-from latentmix.settings import height_width
 from latentmix.threads import on_all_threads
 
 PENDING = Path("work", "pending")  # folder of pending files
 
 
-def fitted(picture: Image.Image, size: int | str) -> np.ndarray:
-    """Return the centre of a picture, cut to the shape of a size and resized to it: uint8 [H, W, 3]."""
-    height, width = height_width(size)
-    return np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
-
-
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Return images, uint8 [B, 3, H, W], as pictures of PIL."""
+    """Return PIL images of images uint8 [B, 3, H, W]."""
     return [Image.fromarray(array) for array in images.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
 
 
@@ -41,7 +34,7 @@ def write_image(path: Path, image: Tensor) -> None:
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """Return the content of an image file of a format of PIL's, such as PNG."""
+    """Return the bytes of an image file in a format of PIL, such as "PNG"."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -54,7 +47,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def is_image(path: Path) -> bool:
-    """Return True if the file is a complete PNG, by its own checksums."""
+    """Return True if the file is a complete image; PNGs have checksums."""
     try:
         with Image.open(path) as image:
             image.verify()
@@ -71,7 +64,7 @@ def save_images(folder: Path, paths: Sequence[Path], images: Tensor) -> Callable
     """
     names = [path.relative_to(folder).as_posix() for path in paths]
     pending = folder / PENDING / f"{key(names)}.safetensors"
-    pixels = images.cpu()  # in this thread: another would wait until the device is through with the next batch
+    pixels = images.cpu()  # here, as the other thread would wait until the device has finished the next batch
     save_tensors(pending, {"pixels": pixels}, {"images": names})
     return partial(_write_pending, pending, list(zip(paths, pixels, strict=True)))
 
@@ -82,12 +75,12 @@ def write_pending(folder: Path) -> None:
         try:
             tensors, about = load_tensors(pending)
             images = [(folder / name, pixels) for name, pixels in zip(about["images"], tensors["pixels"], strict=True)]
-        except OSError:  # the run that made it has just removed it
+        except OSError:  # another run has just removed it
             continue
         except (ValueError, LookupError, TypeError):
             pending.unlink(missing_ok=True)
             continue
-        if all(path.resolve().is_relative_to(folder.resolve()) for path, _ in images):  # none leads out of the folder
+        if all(path.resolve().is_relative_to(folder.resolve()) for path, _ in images):
             _write_pending(pending, images)
 
 

@@ -1,4 +1,4 @@
-"""What a program has set for the whole process when it calls a Python function: it changes no result, and stays so."""
+"""Isolation of the Python functions from settings of the whole process: these change no result, and are restored."""
 
 import logging
 import random
@@ -14,16 +14,16 @@ LOCK = RLock()  # networks, torch's settings and Hydra belong to the process, so
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Compute in this context as a new process does: in float32, without autocast, on the devices that are named.
+    """Compute in this context as in a new process: in float32, without autocast or a default device.
 
-    Afterwards all is as it was: the default dtype, the number of threads, TF32, and the states of random numbers.
+    Afterwards restore the default dtype, the number of threads, TF32, and the states of random numbers.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     states = torch.get_rng_state(), random.getstate()
     gpu = torch.accelerator.current_accelerator(check_available=True)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # in which nothing could be differentiated
+        stack.enter_context(torch.inference_mode(False))  # inference mode would forbid gradients
         for kind in ("cpu", *([gpu.type] if gpu else [])):
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
@@ -42,7 +42,7 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let other threads wait that ask for the same, and be isolated."""
+    """Hold the lock of this process's networks and settings, so that other threads wait, and be isolated."""
     with LOCK, isolated():
         yield
 

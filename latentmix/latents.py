@@ -1,4 +1,4 @@
-"""Inverted latents, with all that generation needs of their inversion: extras, settings and prompts."""
+"""Inverted latents with the extras, settings and prompts of their inversion, which generation needs."""
 
 import operator
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.mixing import Method, mix
 from latentmix.mixing.inputs import checked_weights
 
-SHOWN = 4  # prompts in the text of latents
+SHOWN = 4  # prompts in the repr
 Prompt = str | Mapping[str, float]  # one, or several whose embeddings are mixed by these weights
 
 
@@ -36,7 +36,7 @@ class Latents:
     single: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: an inversion of latentmix by its name, as it may have functions without one."""
+        """Return the state for pickle. An inversion in `INVERSIONS` is pickled by name, as it may have lambdas."""
         name = next((name for name in INVERSIONS if INVERSIONS.get(name) is self.inversion), None)
         return vars(self) | {"inversion": name or self.inversion}
 
@@ -46,12 +46,12 @@ class Latents:
 
     @property
     def rows(self) -> Tensor:
-        """The latents [N, C, h, w]; N is 1 for a single one."""
+        """Return the latents [N, C, h, w]; N is 1 for a single one."""
         return self.state["latents"]
 
     @property
     def tensor(self) -> Tensor:
-        """The latents [N, C, h, w], or [C, h, w] if they are a single one."""
+        """Return the latents [N, C, h, w], or [C, h, w] if they are a single one."""
         return self.rows[0] if self.single else self.rows
 
     def __repr__(self) -> str:
@@ -62,8 +62,12 @@ class Latents:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Raise TypeError: numpy would otherwise look for entries of entries without end."""
+        raise TypeError("latents with prompts are no array; take z.tensor, or z.tensor.cpu().numpy()")
+
     def __getitem__(self, index: Any) -> "Latents":
-        """Return a single one by a number, or several by a slice, a list of numbers, or a mask of True and False."""
+        """Return a single one for a number; several for a slice, a list of numbers, or a mask of True and False."""
         index = index.tolist() if hasattr(index, "tolist") else index  # of a tensor or an array
         single = not isinstance(index, slice) and not hasattr(index, "__iter__")
         chosen = [range(len(self))[operator.index(index)]] if single else _chosen(len(self), index)
@@ -103,7 +107,7 @@ class Latents:
 
 
 def joined(latents: Any) -> Any:
-    """Return inverted latents in a list or the like as one; the entries of any other list. Raises: UserError."""
+    """Return a list of `Latents` joined into one; anything else as `entries` does. Raises: UserError."""
     latents = latents if isinstance(latents, Latents) else entries(latents)
     if isinstance(latents, list) and latents and all(isinstance(one, Latents) for one in latents):
         return replace(reduce(add, latents), single=False)
@@ -111,7 +115,7 @@ def joined(latents: Any) -> Any:
 
 
 def mixed_prompt(prompts: tuple[Prompt, ...], weights: list[float]) -> Prompt:
-    """Return prompts with their weights added up; a plain prompt where only one is left."""
+    """Return a mixture of prompts: each text with its total weight, or a single text alone."""
     total: dict[str, float] = {}
     for prompt, weight in zip(prompts, weights, strict=True):
         for text, share in weighted(prompt).items():

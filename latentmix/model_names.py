@@ -1,4 +1,4 @@
-"""What a model's name stands for: the settings of a preset, of a folder, or of a repository of the hub."""
+"""The settings that the name of a model stands for: a preset, a folder, a file, or a repository of the hub."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ _LOADED = "; for a pipeline of diffusers that is loaded, call from_diffusers"
 
 
 def overrides_for(name: str | Path, settings: Sequence[str] = ()) -> list[str]:
-    """Return the settings by which the command line has the model of a name; a `Path` is none of the hub.
+    """Return overrides for the model of a name, such as ["model=sd15", "model.path=..."]; a `Path` is never of the hub.
 
-    `settings` are those given beside it. Raises: UserError where there is no such model.
+    `settings` are the caller's further ones. Raises: UserError where there is no such model.
     """
     if not isinstance(name, str | Path) or not str(name).strip():
         what = repr(name) if isinstance(name, str | int | None) else f"a {type(name).__name__}"
@@ -70,7 +70,7 @@ def _pickled(settings: Sequence[str]) -> bool:
 
 
 def _like(folder: Path) -> list[str]:
-    """Return the nearest preset to the model in a folder, and its own size."""
+    """Return overrides for the preset that is nearest to the model in a folder, and for the model's own size."""
     pipeline = check_index(folder)
     denoiser, vae = (read_config(folder / part) for part in (FAMILIES[pipeline].denoiser, "vae"))
     size = native_size(denoiser, vae)
@@ -78,7 +78,7 @@ def _like(folder: Path) -> list[str]:
 
 
 def _indices(hub: str) -> Path:
-    """Return the folder of a repository's JSON files, fetched if they are not here."""
+    """Return the folder of a repository's configs, fetched if they are not here."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -86,7 +86,7 @@ def _indices(hub: str) -> Path:
     except Exception as error:  # of httpx, of the hub's library, of the system
         if (reason := refusal(error, hub)) is not None:
             raise UserError(f"there is no preset and no folder {hub!r}, and {reason}") from error
-        failed = f"the hub's repository of this name could not be had ({type(error).__name__})"
+        failed = f"the hub's repository of this name could not be fetched ({type(error).__name__})"
         raise UserError(f"there is no preset and no folder {hub!r}, and {failed}; check its name, be online") from error
 
 

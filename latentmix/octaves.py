@@ -1,8 +1,8 @@
-"""The bias of latents by spatial frequency, and up to which N each way of mixing keeps it small.
+"""The bias of latents by spatial frequency, and the largest N for which each method keeps it small.
 
-Mixing N latents with their norm restored multiplies the bias of a coefficient by √N, and leaves its standard deviation
-as it is. So the amplified bias reaches one standard deviation at N = v/d². What a mean splits off is not amplified:
-`chm` splits off frequency 0, `pool` all of them.
+Mixing N latents with their norm restored multiplies the bias d of a Fourier coefficient by √N, and does not change its
+standard deviation √v. So the amplified bias reaches one standard deviation at N = v/d². The part that a mean splits off
+is not amplified: `chm` splits off frequency 0, `pool` the bias at all frequencies.
 """
 
 import math
@@ -20,9 +20,9 @@ SURE = 0.95
 class Octave:
     """The coefficients of all channels at frequencies from `low` to below `high`, in cycles per frame.
 
-    Frequency 0 are the channels' means, with both ends 0. `bias` is d², the mean square of what latents share, without
-    the noise of its estimate; `error` is its standard error. `variance` is v, that of each latent's own. White noise of
-    variance 1 has v = 1 in every octave. `limit` is v/d², or None if d² is not different from 0.
+    The channels' means are frequency 0, where both ends are 0. `bias` is an unbiased estimate of d², the mean square of
+    what latents share, and `error` its standard error. `variance` is v, that of each latent's own part; white noise of
+    variance 1 has v = 1 in every octave. `limit` is v/d², or None if d² does not differ from 0 significantly.
     """
 
     low: int
@@ -36,7 +36,7 @@ class Octave:
 def octaves(z: Float[Tensor, "P C h w"]) -> tuple[Octave, ...]:
     """Return all octaves of latents, from the channels' means upwards.
 
-    Whether d² differs from 0 is a χ² test of the pool's mean, at 5 % for all octaves together.
+    `limit` is set by a χ² test of the pool's mean against 0, at 5 % for all octaves together.
     """
     from scipy.special import chdtri
 
@@ -67,10 +67,10 @@ def _bands(highest: float) -> Iterator[tuple[int, int]]:
 
 
 def safe(found: Sequence[Octave], pool: int) -> dict[str, int | None]:
-    """Return up to which N each way of mixing is safe for latents: None is any N.
+    """Return the largest N that is safe to mix by each method; None is any N.
 
     `fix/0` amplifies the bias of every octave, and `fix/chm` that of all but the channels' means. `fix/pool` amplifies
-    none, but needs a pool of twice as many latents.
+    none, but needs a pool of at least 2·N latents.
     """
     limits = {"fix/0": found, "fix/chm": found[1:]}
     least = {name: min((o.limit for o in some if o.limit is not None), default=None) for name, some in limits.items()}
@@ -85,9 +85,9 @@ def recommended(limits: dict[str, int | None], n: int) -> str:
 
 
 def shared_images(n: int, pool: int) -> float:
-    """Return how many images two random subsets of N of a pool have in common on average.
+    """Return the mean number of images that two random subsets of n from a pool have in common.
 
-    Their mixtures have n/pool of their variance in common. From half a pool on, that is as much as each one's own, and
-    looks as a bias of one standard deviation does.
+    Their mixtures share n/pool of their variance. From half a pool on, that is at least as much as they do not share,
+    and has the effect of a bias of one standard deviation.
     """
     return n * n / pool

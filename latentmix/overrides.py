@@ -1,7 +1,7 @@
-"""Overrides as people type them -> Hydra's syntax: `name=2024`, `n=2,8`, `metrics=fid`, `data.classes=[0,1]`.
+"""Translate overrides as people type them to Hydra's syntax: `name=2024`, `n=2,8`, `metrics=fid`, `data.classes=[0,1]`.
 
-Hydra reads a value before anybody knows what the key takes, so `name=2024` is a number to it, `name=007` is 7, and a
-path with an accent is an error. Here the type of a key decides: texts are quoted, single entries become lists.
+Hydra reads a value without knowing the type of its key. So it takes `name=2024` for a number and `name=007` for 7, and
+refuses a path with an accent. Here the type of the key decides: texts are quoted, single entries become lists.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from latentmix.mixing import Method
 
 # What is not text to be quoted: nothing, null, ???, quoted text, interpolations, mappings.
 AS_IT_IS = re.compile(r"\s*(|null|\?\?\?|'.*'|\".*\"|.*\$\{.*|\{.*:.*\})\s*", re.IGNORECASE | re.DOTALL)
-ONE_LINE = ("launch.setup",)  # lists of lines of a shell, where a comma divides nothing
+ONE_LINE = ("launch.setup",)  # lists of shell commands, in which a comma separates nothing
 QUOTES = (("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
 TRUTH = {"true": True, "false": False}
 ENTRY = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
 
 
 def unwrapped(override: str) -> str:
-    """Return an override without quotes around all of it, as some shells leave them, and spaces around its key."""
+    """Return an override without quotes around all of it, which some shells leave, and spaces around its key."""
     for opening, closing in QUOTES:
         if override.startswith(opening) and override.endswith(closing) and len(override) > 2:
             override = override[1:-1]
@@ -37,7 +37,7 @@ def unwrapped(override: str) -> str:
 
 
 def mapping(override: str) -> tuple[str, dict[str, Any]] | None:
-    """Return key and value of KEY={NAME: VALUE} where Hydra can't read it, as with accents or quotes in a name."""
+    """Return key and value of KEY={NAME: VALUE} if Hydra can't read it, for example an accent in a name; else None."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from yaml import BaseLoader, YAMLError, load
@@ -90,7 +90,10 @@ def for_hydra(override: str) -> str:
 
 
 def grid(overrides: Sequence[str]) -> list[dict[str, str]]:
-    """Return all combinations of overrides with several values, as seed=0,1 or seed=range(0,3). Raises: UserError."""
+    """Return all combinations of overrides with several values, such as seed=0,1 or seed=range(0,3).
+
+    Raises: UserError if no override has several values.
+    """
     several = {key: values for key, values in map(_values, overrides) if len(values) > 1}
     if not several:
         raise UserError("-m runs all combinations of several values; name some, as in seed=0,1,2")
@@ -103,7 +106,7 @@ def _values(override: str) -> tuple[str, list[str]]:
     from hydra.errors import HydraException
 
     key, _, value = override.partition("=")
-    if _kinds().get(key) in ((False, True, False), (False, True, True)):  # text need not be readable to Hydra
+    if _kinds().get(key) in ((False, True, False), (False, True, True)):  # text, which Hydra may be unable to read
         return key, [entry for entry in ENTRY.findall(value) if entry]
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -136,7 +139,7 @@ def _mappings() -> frozenset[str]:
 
 
 def _hints(settings: Any) -> Iterator[tuple[str, tuple[Any, bool]]]:
-    """Yield the keys of a settings class, those of groups as `model.size`, with their types and whether null is one."""
+    """Yield the keys of a settings class, such as `model.size`, with their types and whether null is allowed."""
     for key, hint in get_type_hints(settings).items():
         alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         (needed, *others) = [part for part in alternatives if part is not type(None)]

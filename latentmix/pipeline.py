@@ -1,4 +1,4 @@
-"""`Pipeline`: invert, mix and generate in a few lines of Python, on the same functions as the command line."""
+"""`Pipeline`: invert, mix and generate in a few lines of Python, with the same functions as the command line."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentmix.arguments import (
     check_brought,
@@ -45,7 +44,7 @@ from latentmix.models import check_size, load_model, of_latents
 from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of, in_its_words, parts_of
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
-from latentmix.runner.progress import CountedSteps
+from latentmix.runner.progress import CountedSteps, Progress, bar, shown
 from latentmix.sampling import Schedule
 from latentmix.settings import height_width
 
@@ -57,20 +56,21 @@ class Pipeline:
     """A diffusion model with the functions that a notebook needs. Make one by `from_pretrained` or `from_diffusers`.
 
     `steps`, `guidance` and `size` are the defaults of the methods below. `model` is the model itself (see
-    latentmix/models/protocol.py), `config` all settings.
+    latentmix/models/protocol.py), `config` all settings. `progress` can be set to False, which hides the bars, or to a
+    function, which is called in place of them, as `progress("inverting 2", done, total)` in steps. `batch` is how many
+    images a network processes at once; by default as many as usually fit.
     """
 
     def __init__(self, model: Model, config: Config, overrides: Sequence[str], device: torch.device) -> None:
         self.model = model
         self.config = config
         self.device = device
-        self.progress = True  # whether to show progress bars
-        # Images that a network processes at once; None or "auto": as many as usually fit.
-        self.batch: int | str | None = config.batch
+        self.progress: Progress = True
+        self.batch: int | str | None = config.batch  # None or "auto": as many as usually fit
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
-        self._brought: Any = None  # diffusers' pipeline, if the caller brought one
-        self._parts: list[Any] = []  # of it
+        self._brought: Any = None  # the caller's own diffusers pipeline; see `from_diffusers`
+        self._parts: list[Any] = []  # its `parts_of` when `model` was made
 
     @classmethod
     @alone()
@@ -175,10 +175,10 @@ class Pipeline:
         """Generate from latents at t = T: an image from a single one, a list of images from several.
 
         `latents` is what `invert`, `lm.mix` or `noise` returned, or a list of it; or a tensor or array [C, h, w] or
-        [N, C, h, w], or a list of N, which is taken by the plain sampler. `prompt` is one for all, a list of one for
-        each, or texts with weights by which their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By default it is
-        the prompt of the inversion, mixed as the latents were. `steps` are by default those of the inversion,
-        `guidance` that of the model.
+        [N, C, h, w], or a list of N, from which the DDIM or Euler sampler generates. `prompt` is one for all, a list of
+        one for each, or texts with weights by which their embeddings are mixed: {"a cat": 0.5, "a fox": 0.5}. By
+        default it is the prompt of the inversion, mixed as the latents were. `steps` are by default those of the
+        inversion, `guidance` that of the model.
 
         `output` is "pil" for PIL images, or "tensor" for uint8 [3, H, W] or [N, 3, H, W].
         Raises: UserError for settings or latents that can't be used.
@@ -233,9 +233,9 @@ class Pipeline:
         """Return the frames of a morph from image to image: `frames` in all, each image among them.
 
         `images`, `prompts`, `inversion`, `steps` and `settings` are as for `invert`, `guidance` is that of generation.
-        What `invert` returned can be given in place of images, and has its own prompts unless `prompts` are given.
+        Instead of images, `images` can be what `invert` returned, which has its own prompts unless `prompts` are given.
         Prompts' embeddings are mixed with the latents. With `even`, frames are evenly spaced in perceptual distance,
-        measured in the network that `model.perceptual` names; otherwise the weights change evenly. With `loop`, the
+        measured with the network that `model.perceptual` names; otherwise the weights change evenly. With `loop`, the
         last frame leads back to the first image.
         Raises: UserError, as `invert` does, for fewer frames than images, and for a method that needs a pool.
         """
@@ -311,7 +311,7 @@ class Pipeline:
         return inversion, own, scale if paired else self.config.guidance
 
     def _plain(self, latents: Any) -> Latents:
-        """Return latents of unknown origin as those of the plain sampler."""
+        """Return latents of unknown origin as `Latents` of the inversion "ddim" with empty prompts."""
         z = plain_latents(latents, self.model.latent_shape(self.config.model.size)[0]).to(self.device)
         kind, own, guidance = self._recipe("ddim", None, None, {})
         rows = z if z.ndim == 4 else z[None]
@@ -332,16 +332,15 @@ class Pipeline:
     @contextmanager
     def _shown(self, what: str, count: int, steps: int) -> Iterator[Any]:
         """Show a progress bar in this context; yield the model that moves it."""
-        total = steps * len(self._slices(count))
-        bar = tqdm(total=total, desc=f"{what} {count}", unit="step", disable=not self.progress)
-        with torch.no_grad(), tf32(allowed=False), bar:
-            yield CountedSteps(self.model, bar, steps)
-            bar.update(bar.total - bar.n)
+        what, total = f"{what} {count}", steps * len(self._slices(count))
+        with torch.no_grad(), tf32(allowed=False), shown(self.progress), bar(what, total, unit="step") as moved:
+            yield CountedSteps(self.model, moved, steps)
+            moved.update(moved.total - moved.n)
         if self._brought is not None:
             self._brought.maybe_free_model_hooks()  # as diffusers does after each call
 
     def _use_precision(self, float32: Collection[str]) -> None:
-        """Load the model again where `float32`, the networks that an inversion keeps out of 16 bits, needs it."""
+        """Replace the model if `float32`, the networks to keep in 32 bits, or a changed `_brought` needs it."""
         if self._brought is not None:
             self._texts = {}  # the caller may have set other adapters
             if (parts := parts_of(self._brought)) != self._parts:  # or moved or cast it, or set another module
@@ -368,7 +367,7 @@ class Pipeline:
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def _in_batches(self, count: int, compute: Callable[[slice], Result]) -> list[Result]:
-        """Return what `compute` makes of all rows, in batches of half the size where memory runs out."""
+        """Return `compute(rows)` for all batches; if memory runs out, start again with batches of half the size."""
         while True:
             try:
                 return [compute(rows) for rows in self._slices(count)]

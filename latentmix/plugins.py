@@ -47,7 +47,7 @@ class Table(Mapping[str, T]):
 
     @cached_property
     def _entry_points(self) -> dict[str, list[EntryPoint]]:
-        """The entry points of each name, more than one where packages clash."""
+        """Return the entry points of each name; more than one where packages clash."""
         found: dict[str, list[EntryPoint]] = {}
         for entry in entry_points(group=self._group):
             if entry.name in self._builtin:

@@ -1,8 +1,7 @@
-"""Where the time of a command goes: seconds by section, for `--profile`.
+"""The profile of a command for `--profile`: seconds by section.
 
 Sections can be nested; the time of an inner one does not count for the outer one. Only the thread that takes the
-profile is timed: other threads work for it, and it waits for them. The end of each section waits for the GPU, which
-costs a little, and only while a profile is taken.
+profile is timed, as it waits for the others. While a profile is taken, each section waits for the GPU at its end.
 """
 
 import sys
@@ -11,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NETWORKS = ("diffusion", "VAE", "features", "text encoders")  # sections in which a network works
+NETWORKS = ("diffusion", "VAE", "features", "text encoders")  # sections in which a network runs
 _profiles: list["Profile"] = []  # the one that is being taken, if any
 
 
@@ -29,7 +28,7 @@ class Profile:
 
     @property
     def in_networks(self) -> float:
-        """The share of the time in networks."""
+        """Return the share of the time in networks."""
         return sum(self.seconds.get(name, 0.0) for name in NETWORKS) / self.whole if self.whole else 0.0
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Random numbers by name: the same whatever else is drawn, in whatever order, batch or process."""
+"""Random numbers by seed and name, independent of what else is drawn, and of order, batch and process."""
 
 from hashlib import sha256
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def generator(seed: int, name: str, index: int) -> np.random.Generator:
-    """Return the generator of the `index`-th item of a name, such as a class's draws."""
+    """Return the random generator of item `index` of a name, for example of a draw of a class."""
     word = int.from_bytes(sha256(name.encode()).digest()[:8])
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, word, index])))
 
 
 def noise(seed: int, name: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return standard Gaussian noise, float32."""
+    """Return standard Gaussian noise of a shape, float32; the other arguments are those of `generator`."""
     return generator(seed, name, index).standard_normal(shape, dtype=np.float32)

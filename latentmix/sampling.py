@@ -24,6 +24,8 @@ Noise = TypeVar("Noise", float, Tensor)
 
 @dataclass(frozen=True)
 class Level:
+    """A noise level: z = alpha·x0 + sigma·ε."""
+
     alpha: float
     sigma: float
 
@@ -40,6 +42,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Interval:
+    """Two neighbouring levels of a schedule, and the timestep that the network is given in both directions."""
+
     clean: Level
     noisy: Level
     timestep: Timestep
@@ -89,7 +93,7 @@ def trajectory(predict: Predict, z: Latents, schedule: Schedule) -> Iterator[Lat
 
 
 def invert(predict: Predict, z: Latents, schedule: Schedule) -> Latents:
-    """Clean latents -> latents at t = T. Keeps the dtype of `z`; use float32, as 16 bits don't survive many steps."""
+    """Return latents at t = T from clean latents, in the dtype of `z`; use float32, as many steps in 16 bits drift."""
     return deque(trajectory(predict, z, schedule), maxlen=1).pop()
 
 
@@ -124,9 +128,9 @@ def discrete_schedule(alphas_cumprod: Tensor, timesteps: Sequence[int], first: f
 
 
 def flow_schedule(sigmas: Sequence[float], train_steps: int = 1000) -> Schedule:
-    """Return the schedule of a rectified flow: it rises from 0 through `sigmas` (increasing).
+    """Return the schedule of a rectified flow from σ = 0 up through `sigmas` (increasing).
 
-    The timestep is σ in training steps.
+    An interval's timestep is the σ of its noisy end times `train_steps`.
     """
     levels = [Level(1 - sigma, sigma) for sigma in (0.0, *sigmas)]
     return tuple(Interval(clean, noisy, noisy.sigma * train_steps) for clean, noisy in pairwise(levels))
@@ -137,8 +141,9 @@ def flow_sigmas(
 ) -> tuple[float, ...]:
     """Return `steps` noise levels of a rectified flow, increasing to 1, shifted towards noise (Esser et al., eq. 23).
 
-    `linspace` is what diffusers' scheduler and the reference implementation do: evenly from 1 down to the lowest level
-    of training, which is by default itself a shifted one. `trailing` spaces them evenly down to 0, which is left out.
+    Before the shift, levels are evenly spaced from 1 down. `linspace` ends at `lowest`, the lowest level of training,
+    as diffusers and the reference implementation do; by default it is 1 / train_steps, shifted. `trailing` would end at
+    0 one step later. Raises: ValueError for an unknown spacing, and for steps outside 1 to `train_steps`.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")
@@ -164,11 +169,13 @@ def _level(alpha_bar: float) -> Level:
 def timesteps(steps: int, spacing: str, train_steps: int = 1000, offset: int = 0) -> tuple[int, ...]:
     """Return `steps` timesteps, increasing, spaced as diffusers' schedulers space them.
 
-    A few numbers of steps, such as 48, put some timesteps halfway between two whole numbers. There, rounding decides,
-    and diffusers may have the neighbour. For some numbers above 60 its `trailing` has one timestep too many, −1.
-
     `trailing` ends at the last step of training (999), `leading` before it (981 for 50 steps and an offset of 1), and
     `linspace` spans all (Lin et al., "Common diffusion noise schedules and sample steps are flawed", Table 2).
+
+    For a few numbers of steps, such as 48, some timesteps lie halfway between two integers. These may be rounded
+    differently than in diffusers. For some numbers above 60, diffusers' `trailing` has one timestep too many, −1.
+
+    Raises: ValueError for an unknown spacing, and for steps outside 1 to `train_steps`.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, not {steps}")

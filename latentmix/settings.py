@@ -1,4 +1,4 @@
-"""Types that all settings classes share. They need pydantic alone, so every room can declare its own settings."""
+"""Types that all settings classes share. They import only pydantic, so every module can use them."""
 
 import re
 from pathlib import Path

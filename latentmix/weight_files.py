@@ -1,4 +1,4 @@
-"""Files of networks: which of them a library opens, whether they are whole, and a digest of what was opened."""
+"""Files of networks: which of them a library opens, whether they are complete, and their digest."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from latentmix.cache import key, read_checked_json, read_json, user_cache, write
 from latentmix.errors import UserError
 from latentmix.profiling import timed
 
-STEMS = {  # of the file that each library opens: as safetensors, and pickled
+STEMS = {  # stems of the files that each library opens: of safetensors, and of pickles
     "diffusers": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "transformers": ("model", "pytorch_model"),
 }
-VARIANTS = ("fp32", "fp16", "bf16", "ema", "non_ema")  # that are taken unasked where a network has no other, in order
-INSTEAD = {  # how files begin that are often in the place of weights -> what they are
+VARIANTS = ("fp32", "fp16", "bf16", "ema", "non_ema")  # read, in this order, if there are no weights of full precision
+INSTEAD = {  # beginnings of files that are often found in place of weights -> what such a file is
     b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
     b"<!doctype html": "an HTML page, as servers send in place of a file; get it again",
     b"<html": "an HTML page, as servers send in place of a file; get it again",
 }
-SOURCE = "weights.json"  # in the folder of a network whose weights are elsewhere
+SOURCE = "weights.json"  # the file that says where a network's weights are, if not in its folder
 REMEMBERED = 32 << 20  # bytes from which a file's digest is remembered; smaller files are read in 0.1 s
-SETTLED = 2e9  # ns since its last change; before, a file can change again without a new time of change
+SETTLED = 2e9  # ns since a file's last change, before which another change may leave its time of change the same
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,12 +43,12 @@ class Source:
 
 
 def assembled_folder() -> Path:
-    """Return the folder of pipeline folders that settings make: see models/assembly.py."""
+    """Return the folder of the pipeline folders that models/assembly.py writes."""
     return user_cache() / "pipelines"
 
 
 def read_source(folder: Path) -> Source:
-    """Return where the weights of the network in `folder` are. Only folders that latentmix itself wrote can say so."""
+    """Return where the weights of the network in `folder` are: in it, unless latentmix itself wrote the folder."""
     noted = read_json(folder / SOURCE) if folder.is_relative_to(assembled_folder()) else {}
     loras = tuple((Path(file), factor) for file, factor in noted.get("loras", ()))
     return Source(Path(noted.get("place", folder)), noted.get("variant"), loras)
@@ -57,8 +57,8 @@ def read_source(folder: Path) -> Source:
 def weight_files(folder: Path, library: str, pickled: bool = False) -> list[Path]:
     """Return the files that a network's weights are read from: one, shards, or an index and shards.
 
-    Full precision comes first, then the variants in the order of `VARIANTS`, unless one is named for this folder. Files
-    of LoRA are not among them.
+    The variant that is named for this folder comes first, then full precision, then `VARIANTS`. Files of LoRA are not
+    among them.
     Raises: UserError where there are none, where they are pickles and `pickled` is false, or where an index names files
     outside the folder.
     """
@@ -67,7 +67,7 @@ def weight_files(folder: Path, library: str, pickled: bool = False) -> list[Path
         return [source.place]
     for stem, suffix in zip(STEMS[library], ("safetensors", "bin")[: 2 if pickled else 1], strict=False):
         found = variants(source.place.glob(f"*.{suffix}"), stem, suffix)
-        # Where both are there, diffusers takes the shards and transformers the single file.
+        # If there are both, diffusers reads the shards, and transformers the single file.
         index, single = source.place / f"{stem}.{suffix}.index.json", source.place / f"{stem}.{suffix}"
         if index.is_file() and not (library == "transformers" and single.is_file()):
             found[""] = [index, *_shards(index, suffix)]
@@ -77,12 +77,12 @@ def weight_files(folder: Path, library: str, pickled: bool = False) -> list[Path
 
 
 def choose(found: Mapping[str, list[Path]], variant: str | None) -> list[Path] | None:
-    """Return the files of the variant that is read: the one that is asked for, full precision, or the next best."""
+    """Return the files of `variant`, else of full precision, else of the first of `VARIANTS` that was found."""
     return next((found[name] for name in (variant, "", *VARIANTS) if name is not None and name in found), None)
 
 
 def variants(files: Iterable[Path], stem: str, suffix: str) -> dict[str, list[Path]]:
-    """Return the files of each variant of a network that is whole, one or all shards. Full precision is ""."""
+    """Return the files of each complete variant of a network: one file, or all shards. Full precision is ""."""
     middle = r"(?:\.(?P<variant>[\w-]+?))?(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?(?:\.(?P<after>\w+))?"
     shards: dict[tuple[str, int], dict[int, Path]] = {}  # variant and number of shards (0: one file) -> files
     for file in sorted(files):
@@ -91,7 +91,9 @@ def variants(files: Iterable[Path], stem: str, suffix: str) -> dict[str, list[Pa
             shards.setdefault((name, count), {})[int(found["number"] or 0)] = file
     whole: dict[str, list[Path]] = {}
     for (name, count), numbered in sorted(shards.items()):
-        if len(numbered) == max(1, count) and not (count and suffix == "bin"):  # shards are looked into for an index
+        if len(numbered) == max(1, count) and not (
+            count and suffix == "bin"
+        ):  # no index can be made for pickled shards
             whole.setdefault(name, [*numbered.values()])
     return whole
 
@@ -138,7 +140,7 @@ def _missing(folder: Path, name: str) -> str:
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:
-    """Return the files that an index names; none where it is damaged, which its library will say."""
+    """Return the files that an index names; none if it is damaged, which the library reports."""
     names = read_json(index).get("weight_map")
     files = sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []
     for name in files:
@@ -165,7 +167,7 @@ def check_whole(files: Sequence[Path]) -> None:
 
 
 def instead_of_weights(file: Path) -> str | None:
-    """Return what is in the place of a file of weights, if that is known by how it begins."""
+    """Return what a file is instead of weights, with advice; None if its beginning does not tell."""
     try:
         with file.open("rb") as opened:
             beginning = opened.read(512).lstrip().lower()
@@ -190,7 +192,7 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 class JSONObject(dict[str, Any]):
-    """What a JSON file of a model holds. Whoever asks for a key that is not there gets a UserError."""
+    """The object in a JSON file of a model. Raises UserError for a missing key."""
 
     def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
         super().__init__(content)
@@ -201,7 +203,7 @@ class JSONObject(dict[str, Any]):
 
 
 def read_object(file: Path) -> JSONObject:
-    """Return what a JSON file of a model holds. Raises: UserError where it can't be read."""
+    """Return the object in a JSON file of a model. Raises: UserError where it can't be read."""
     try:
         return JSONObject(file, dict(json.loads(file.read_text())))
     except (OSError, ValueError, TypeError) as error:
@@ -215,12 +217,12 @@ def read_config(folder: Path) -> JSONObject:
 
 
 def digest(folder: Path, files: Iterable[Path]) -> str:
-    """Return 16 hex digits that name the contents of files, and their names relative to `folder`."""
+    """Return a digest, 16 hex digits, of the contents of files and their names relative to `folder`."""
     return digest_named((file.relative_to(folder).as_posix(), file) for file in files)
 
 
 def digest_named(files: Iterable[tuple[str, Path]]) -> str:
-    """Return 16 hex digits that name the contents of files, and the names that are given with them."""
+    """Return a digest, 16 hex digits, of the contents of files and of the names that are given with them."""
     return key(sorted(f"{name} {file_digest(file)}" for name, file in files))
 
 
@@ -228,8 +230,8 @@ def digest_named(files: Iterable[tuple[str, Path]]) -> str:
 def file_digest(file: Path) -> str:
     """Return the sha256 of a file's bytes.
 
-    It is known without reading where the file is a link to a blob of the hub's cache, which is named by it, and where
-    it was computed before for a file of this path, size, time of change and inode.
+    A blob of the hub's cache is not read, as it is named by its sha256. Nor is a large file whose digest was computed
+    before and whose path, size, time of change and inode are still the same.
     Raises: UserError where the file can't be read.
     """
     try:

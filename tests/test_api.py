@@ -37,6 +37,34 @@ def test_a_sweep_returns_the_rows_of_its_table(tmp_path: Path, capfd: pytest.Cap
     assert "images are there already" in capfd.readouterr().err
 
 
+def test_progress_is_hidden_or_told_to_a_function(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = (*SETTINGS, f"outputs={tmp_path}", "device=cpu", "controls=[]", "batch=2")
+    told: list[tuple[str, int, int]] = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        told.append((stage, done, total))
+        if done == 2 and stage == "invert":
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lm.sweep(*arguments, progress=stop)
+    assert told[-1] == ("invert", 2, 4)
+    told.clear()
+    rows = lm.sweep(*arguments, progress=lambda *call: told.append(call))
+    assert [call for call in told if call[0] == "invert"] == [("invert", 2, 4), ("invert", 4, 4)]
+    assert lm.sweep(*arguments, "name=other", progress=False) == rows
+    assert capfd.readouterr() == ("", "")
+    pipe = lm.Pipeline.from_pretrained("tiny", "batch=1")
+    pipe.progress = lambda *call: told.append(call)
+    pipe.noise(2)
+    pipe.generate(pipe.noise(2), steps=2)
+    assert told[-4:] == [("generating 2", step, 4) for step in (1, 2, 3, 4)]
+    arrays = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    lm.evaluate(arrays, arrays, "fid", features="embedded", progress=lambda *call: told.append(call))
+    assert told[-2:] == [("images", 3, 3)] * 2
+    assert capfd.readouterr() == ("", "")
+
+
 def test_settings_that_cannot_be_used_raise_one_line(tmp_path: Path) -> None:
     with pytest.raises(lm.UserError, match="no key 'drawz'; did you mean 'draws'"):
         lm.sweep("drawz=8")

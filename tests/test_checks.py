@@ -107,6 +107,18 @@ def test_a_large_model_on_a_cpu_is_warned_of_with_an_estimate(monkeypatch: pytes
     # 12 images are inverted in 10 evaluations each, and 50 generated in 20 each
     assert "sd15 is slow on a CPU: 1,120 network evaluations of about 8 s take some 2 h 29 min" in found.text
     assert not [f for f in examine(experiment(*few), SWEEP) if f.state == "warning"]
+    monkeypatch.setattr(machine, "_operations_per_second", lambda: 8e9)
+    (found,) = (f for f in examine(sd15(*few), SWEEP) if f.part == "device" and f.state == "warning")
+    assert "1,120 network evaluations of about 1 min 40 s take" in found.text
+
+
+def test_the_cpu_of_a_machine_that_only_submits_jobs_of_gpus_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_operations_per_second", lambda: 1e11)
+    few = ("draws=50", "pool=12", "steps=10", "launch=slurm")
+    for gpus, wanted in ((1, ["ok"]), (0, ["ok", "warning"])):
+        found = [f for f in examine(sd15(*few, f"launch.gpus={gpus}"), SWEEP) if f.part == "device"]
+        assert [f.state for f in found] == wanted
+        assert ("each Slurm job asks for a GPU" in found[0].text) == bool(gpus)
 
 
 @pytest.mark.parametrize(("precision", "size"), [("float32", 3), ("float16", 1.5)])
@@ -327,7 +339,7 @@ def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(
     assert counts == {"real images": [3900, 0, 0], "invert": [12, 0, 12 * 5], "generate": [12, 0, 12 * 3 * 2]}
     assert [line.split()[:2] for line in lines[1:]] == [["fetch", part] for part in PARTS[1:5]]
     assert f"sd15 ({SD15}), 2.0 MiB, is not here yet" in lines[1]
-    assert "all of about 150 GB streams by, as all images of a class are taken (data.limit=N ends it" in lines[2]
+    assert "all of about 150 GB, as all images of a class are wanted (data.limit=N stops" in lines[2]
     assert planned("sweep", *NOTHING_HERE, "data.limit=200", *EMBEDDED)[0]["real images"] == [600, 0, 0]
     assert not (empty_caches / "outputs").exists() and not (empty_caches / "latentmix").exists()
 

@@ -35,6 +35,7 @@ from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate_plainly
 from latentmix.experiment.stages import mix_cell
+from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS, mean, paired
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel
@@ -255,7 +256,7 @@ def test_the_output_names_each_file_and_shows_the_averages(run: Run) -> None:
         assert str(run.folder / name) in run.said.out.splitlines()
     assert "fix/chm" in run.said.out and "N = 4" in run.said.out
     for method, n in product(METHODS, NS):
-        assert f"{float(run.row('all', n, method, 'fd_embedded')['value']):.3f}" in run.said.out
+        assert three_digits(float(run.row("all", n, method, "fd_embedded")["value"])) in run.said.out
 
 
 def test_distances_image_by_image_average_to_the_table(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from driver import invoke
 from scipy import stats
 from torch import Tensor
 
-from latentmix.commands.diagnose import _row, verdict
+import latentmix as lm
+from latentmix.commands.diagnose import _row
 from latentmix.compose import compose
 from latentmix.diagnosis import (
     Autocorrelation,
@@ -30,12 +31,14 @@ from latentmix.diagnosis import (
     growth,
     norms,
     resolved,
+    sizes_of,
     terminal,
 )
 from latentmix.embedded import embedded_folder
-from latentmix.experiment.diagnosis import sizes
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
+from latentmix.inversion import INVERSIONS
+from latentmix.inversion.base import InversionSettings
 from latentmix.mixing import mix
 
 C, H, W = 4, 8, 8
@@ -341,13 +344,31 @@ def test_shapes_and_sizes_that_do_not_fit_are_refused(
 def test_the_verdict_says_how_many_to_mix_by_which_method() -> None:
     found = diagnosis(latents(40, per_channel(0.4, 0, 0, 0), seed=27))
     few = replace(found, safe={"fix/0": 9, "fix/chm": None, "fix/pool": 20})
-    assert verdict(few, 10) == (
+    assert few.verdict(10) == (
         "safe to mix: 9 by fix/0, any by fix/chm, 20 by fix/pool (half of the pool); for N = 10 take nin/pool"
     )
-    assert "safe to mix: none by fix/0" in verdict(replace(found, safe=few.safe | {"fix/0": 1}), 10)
-    assert verdict(few, 9).endswith("take nin/0") and verdict(few, 21).endswith("take nin/chm")
+    assert "safe to mix: none by fix/0" in replace(found, safe=few.safe | {"fix/0": 1}).verdict(10)
+    assert few.verdict(9).endswith("take nin/0") and few.verdict(21).endswith("take nin/chm")
     unbiased = diagnosis(latents(40, 0.0, seed=28))
-    assert verdict(unbiased, 10) == "40 images show no bias at any frequency; for N = 10 take nin/0"
+    assert unbiased.verdict(10) == "40 images show no bias at any frequency; for N = 10 take nin/0"
+
+
+def test_python_diagnoses_latents_of_any_kind_and_says_which_method_to_take() -> None:
+    z = latents(40, per_channel(0.4, 0, 0, 0), seed=27)
+    found, known = lm.diagnose(z.requires_grad_()), diagnosis(z.detach())
+    assert (found.octaves, found.safe, found.stds) == (known.octaves, known.safe, known.stds)
+    assert found.growth.sizes == tuple(sizes_of(40)) and math.isnan(found.terminal.share)
+    assert found.recommended(20) == "nin/pool"
+    lines = str(found).splitlines()
+    assert lines[2].split() == ["0", "to", "0", *(f"{x:.4f}" for x in astuple(found.octaves[0])[2:5]), "none"]
+    assert lines[-1].endswith("; take nin/pool up to N = 20, nin/chm up to N = 40")
+    assert repr(lm.diagnose(z.detach().numpy())) == repr(lm.diagnose(list(z))) == repr(found)
+    settings = InversionSettings("ddim", "ddim", 2, 1.0, "trailing")
+    rows = lm.Latents({"latents": z.detach()}, ("",) * 40, INVERSIONS["ddim"], settings)
+    assert repr(lm.diagnose(rows)) == repr(lm.diagnose(list(rows))) == repr(found)
+    for wrong, message in ((z[:1], "at least 2"), (z[0], "need latents"), (z.detach() * math.nan, "hold NaN")):
+        with pytest.raises(ValueError, match=message):
+            lm.diagnose(wrong)
 
 
 def test_a_row_of_the_table_has_the_numbers_that_its_legend_names() -> None:
@@ -370,7 +391,7 @@ def test_a_row_of_the_table_has_the_numbers_that_its_legend_names() -> None:
 
 @pytest.mark.parametrize("pool", [2, 3, 16, 128, 1000])
 def test_sizes_span_the_pool(pool: int) -> None:
-    chosen = sizes(pool)
+    chosen = sizes_of(pool)
     assert (chosen[0], chosen[-1]) == (1, pool)
     assert chosen == sorted(set(chosen)) and len(chosen) <= 12
     assert np.diff(np.sqrt(chosen)).max() < 2 * (math.sqrt(pool) - 1) / min(11, pool - 1)

@@ -59,6 +59,9 @@ def test_a_training_set_is_read_by_torchvision(
     run("augment", "photos", "out", "per_class=3", "steps=2", monkeypatch=monkeypatch)
     said = capsys.readouterr().out
     assert "'heart': 3, 'star': 3" in said and "'sources'" in said
+    run("did_it_help", "photos", "out/train", "photos", "embedded", monkeypatch=monkeypatch)
+    names, values = zip(*(line.split()[:2] for line in capsys.readouterr().out.splitlines()), strict=True)
+    assert (names, values[:2]) == (("real", "both", "gain"), ("1.000", "1.000"))  # on images that it learned from
 
 
 def test_an_inversion_and_a_metric_of_ones_own(

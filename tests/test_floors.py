@@ -1,6 +1,7 @@
 """A file imports only from its own floor and lower ones, and what should start quickly imports nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -24,7 +25,7 @@ FLOORS = (
     "inversion.base feature_networks.base",
     "models.attention models.compile models.family models.linear models.shared_prefix",
     "models.lora models.single_file",
-    "data.protocol data.decoded_images feature_networks.* models.loading",
+    "data.protocol data.peculiarities data.decode data.decoded_images feature_networks.* models.loading",
     "data.drawn_objects data.drawn_scenes",
     "data.* feature_networks",
     "data inversion.* models.vae models.fitness models.text_encoders",
@@ -167,6 +168,24 @@ def test_the_mathematics_knows_only_itself_and_torch(module: str) -> None:
     imported = imports_of(module)
     assert {entry(name) for name in imported if ours(name) and name != PACKAGE} <= MATHEMATICS | {"errors", "plugins"}
     assert {name.split(".")[0] for name in imported if not ours(name)} <= FOR_MATHEMATICS
+
+
+def test_what_one_reads_to_trust_figure_7_is_short() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## What to read to trust Figure 7\n")[2].partition("\n## ")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section.partition("|---|---|")[2])
+    assert len(files) > 20
+    assert sum(len((ROOT / PACKAGE / file).read_text().splitlines()) for file in files) < 3000
+
+
+def test_the_functions_that_the_page_names_are_in_the_files_that_it_names() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`: (?:a line in )?`(\w+)`", page)
+    named += [(file, name) for name, file in re.findall(r"`(\w+)` in `([\w/]+\.py)`", page)]
+    assert len(named) > 8
+    for file, name in named:
+        text = (ROOT / PACKAGE / file).read_text()
+        assert re.search(rf"^ *(?:def |class ){name}\b|^{name}\b.*=", text, re.MULTILINE), (file, name)
 
 
 def loaded_by(statement: str, suspects: set[str]) -> set[str]:

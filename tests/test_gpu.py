@@ -116,10 +116,10 @@ def test_attention_falls_to_the_next_kernel(
 
     monkeypatch.setattr(attention, "sdpa_kernel", record)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    attention._usual.cache_clear()
+    attention._auto_kernel.cache_clear()
     with attention.attention(kernel, GPU):
         pass
-    attention._usual.cache_clear()
+    attention._auto_kernel.cache_clear()
     names = {backend: name for name, backend in attention.KERNELS.items()}
     assert [" ".join(names[k] for k in kernels)[: len(order)] for kernels in given] == ([order] if order else [])
     assert all(len(kernels) == (1 if kernel == "math" else 4) for kernels in given)

@@ -83,6 +83,7 @@ def test_a_list_of_latents_is_mixed_as_their_rows_are() -> None:
         (Z[:1], 1.0, r"not \[\]"),
         (Z, [0.5, 0.5], r"not \[2\]"),
         ([Z[0], Z.tensor[1]], None, "not Latents"),
+        (Z[0], Z[1], r"latents go in a list: lm.mix\(\[a, b\], \[0.5, 0.5\]\)"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(given: Any, weights: Any, message: str) -> None:
@@ -121,6 +122,12 @@ def test_latents_of_two_inversions_of_ones_own_are_not_joined() -> None:
 def test_latents_may_come_one_by_one() -> None:
     assert torch.equal(lm.mix(iter(Z)).tensor, lm.mix(Z).tensor)
     assert lm.mix(iter(Z)).prompts == lm.mix(Z).prompts
+
+
+def test_an_array_of_latents_is_refused_with_what_to_take() -> None:
+    for call in (lambda: np.asarray(Z), lambda: np.stack([Z[0], Z[1]])):
+        with pytest.raises(TypeError, match=r"take z\.tensor"):
+            call()
 
 
 def test_latents_say_what_they_are() -> None:

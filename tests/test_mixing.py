@@ -548,7 +548,7 @@ def test_tf32_is_off_while_mixing_and_as_it_was_afterwards(setting: str, monkeyp
 
 
 @pytest.mark.parametrize("weights", ["uniform", "generic"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "adain/0"])
 def test_gradients_are_right(method: str, weights: str) -> None:
     z = (noise(3, 2, 2, 3) + 0.3).requires_grad_()
     w = (torch.full((3,), 1 / 3, dtype=torch.float64) if weights == "uniform" else random_weights(3)).requires_grad_()
@@ -557,6 +557,17 @@ def test_gradients_are_right(method: str, weights: str) -> None:
         return mix(latents, shares, method)
 
     assert torch.autograd.gradcheck(mixed, (z, w))
+
+
+@pytest.mark.parametrize("mean", ["pool", "pchm"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_with_a_mean_of_the_pool_are_right(norm: str, mean: str) -> None:
+    z, w = noise(6, 2, 2, 3).requires_grad_(), torch.tensor([0.4, 0.48, 0.03, 0.03, 0.03, 0.03]).double()
+
+    def mixed(latents: Tensor, shares: Tensor) -> Tensor:
+        return mix(latents, shares, f"{norm}/{mean}")
+
+    assert torch.autograd.gradcheck(mixed, (z, w.requires_grad_()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -577,6 +588,23 @@ def test_the_gradient_of_fix_at_a_one_hot_weight_is_finite(mean: str) -> None:
     z, w = noise(3, 2, 4, 4).requires_grad_(), torch.tensor([0.0, 1.0, 0.0]).double().requires_grad_()
     for gradient in torch.autograd.grad(mix(z, w, f"fix/{mean}").square().sum(), (z, w)):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # of torch's own rules for forward mode
+@pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("slerp")])
+def test_transforms_of_torch_can_be_applied(method: str) -> None:
+    z, w = noise(2, 3, 2, 3, 3) + 0.3, random_weights(2, 1, 3)
+
+    def mixed(latents: Tensor, weights: Tensor) -> Tensor:
+        return mixtures(latents, weights, [method])[0]
+
+    one_by_one = torch.stack([mixed(*pair) for pair in zip(z, w, strict=True)])
+    torch.testing.assert_close(torch.vmap(mixed)(z, w), one_by_one)
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        towards = forward.unpack_dual(mixed(forward.make_dual(z[0], z[1]), w[0])).tangent
+    expected = (mixed(z[0] + 1e-6 * z[1], w[0]) - mixed(z[0] - 1e-6 * z[1], w[0])) / 2e-6
+    torch.testing.assert_close(towards, expected, rtol=1e-6, atol=1e-8)
 
 
 # Methods and errors.
@@ -645,6 +673,7 @@ def test_whatever_is_no_method_raises_value_error(text: str) -> None:
         (torch.zeros(0, 3), r"not \[0, 3\]"),
         ([[[0.2, 0.3, 0.5]]], r"not \[1, 1, 3\]"),
         (1.0, r"not \[\]"),
+        (torch.ones(1, 2, 2), r"latents go in a list: lm.mix\(\[a, b\], \[0.5, 0.5\]\)"),
         ([], r"not \[0\]"),
     ],
 )
@@ -716,6 +745,17 @@ def test_arrays_that_torch_refuses_are_mixed(changed: Callable[[Any], Any]) -> N
         assert np.allclose(mix(arrays, changed(w)), mix(plain, list(changed(w))), rtol=1e-12)
 
 
+def test_integers_half_floats_and_other_strides_are_mixed_as_their_values_are() -> None:
+    z = (10 * noise(3, 4, 5, 6)).round().float()
+    expected = mix(z, W, "nin/chm")
+    for latents in (z.short(), z.half(), z.to(memory_format=torch.channels_last), z.repeat(1, 1, 1, 2)[..., :6]):
+        torch.testing.assert_close(mix(latents, W, "nin/chm"), expected)
+    for array in (z.numpy().astype(np.float16), z.numpy().astype(np.int64)):
+        np.testing.assert_allclose(mix(array, W, "nin/chm"), expected, rtol=1e-5)
+    torch.testing.assert_close(mix(z[:1], method="nin/chm"), z[0])
+    torch.testing.assert_close(mix(z[:1].expand(3, -1, -1, -1), W, "nin/chm"), z[0])
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_tokens_have_the_channel_last_and_vectors_have_one_channel(norm: str) -> None:
     z = noise(3, 4, 5, 6) + torch.arange(4.0)[:, None, None]
@@ -729,6 +769,11 @@ def test_tokens_have_the_channel_last_and_vectors_have_one_channel(norm: str) ->
     torch.testing.assert_close(mix(vectors, W, f"{norm}/chm"), mix(vectors, W, f"{norm}/m"))
     assert mix(vectors, [W, W], f"{norm}/chm").shape == (2, 120)
     assert mix(list(tokens), [W, W], f"{norm}/chm").shape == (2, 30, 4)
+    assert mix(tokens, W, f"{norm}/chm").is_contiguous()  # as safetensors needs it
+    videos = noise(3, 4, 2, 5, 6)
+    for mean in ("0", "m", "chm"):  # as the error about videos says
+        mixed = mix(videos.flatten(3), W, f"{norm}/{mean}").unflatten(-1, (5, 6))
+        torch.testing.assert_close(mixed, mix(videos.flatten(2, 3), W, f"{norm}/{mean}").unflatten(1, (2, 5)))
 
 
 @pytest.mark.parametrize("method", [*METHODS, "adain/0", "nao/0"])
@@ -756,7 +801,8 @@ def test_latents_that_are_not_finite_are_refused_by_number(bad: float, name: str
     [
         ([], "an empty list"),
         ([torch.ones(4, 8, 8), torch.ones(4, 8, 9)], r"not \[4, 8, 8\], \[4, 8, 9\]"),
-        ([torch.ones(2, 4, 8, 8)] * 2, r"not \[2, 2, 4, 8, 8\]"),
+        ([torch.ones(2, 4, 8, 8)] * 2, r"not \[2, 2, 4, 8, 8\]; for videos .* mix z.flatten\(3\)"),
+        (torch.full((2, 4, 8, 8), 1e30), "latents 0, 1 of 2 hold numbers that are too large for float32"),
         ([torch.ones(1, 64, 4)] * 2, "pass torch.cat"),
         ([[1.0, 2.0]], "not list"),
         ("latents", "not str"),
@@ -769,7 +815,7 @@ def test_whatever_is_no_batch_of_latents_is_refused(latents: Any, message: str) 
 
 
 def test_a_low_pass_filter_needs_a_plane() -> None:
-    with pytest.raises(ValueError, match="low-pass filter needs"):
+    with pytest.raises(ValueError, match="frequencies need"):
         mix(noise(3, 16, 4), W, "fix/lp0.5")
 
 

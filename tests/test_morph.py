@@ -158,6 +158,7 @@ def test_a_dry_run_computes_nothing(pictures: list[str], tmp_path: Path) -> None
     ("options", "message"),
     [
         (["a.png"], "at least two pictures, not 1"),
+        (["."], ". is a folder; give the pictures in it, as in *.jpg"),
         (["a.png", "none.png"], "none.png can't be read as an image: No such file or directory"),
         (["a.png", "b.png", "-o", "m.avi"], "must end in .mp4, .gif, .webp, .png"),
         (
@@ -175,7 +176,7 @@ def test_a_dry_run_computes_nothing(pictures: list[str], tmp_path: Path) -> None
         (["a.png", "b.png", "--fps", "nan"], "--fps nan must be from"),
         (["a.png", "b.png", "--fps", "100", "-o", "x.gif"], "--fps 100 must be from 0.01 to 50, which a .gif file"),
         (["a.png", "b.png", "--fps", "1001", "-o", "x.webp"], "--fps 1001 must be from 0.01 to 1000, which a .webp"),
-        (["a.png", "b.png", "--grid", "-o", "g.png"], "three or four pictures"),
+        (["a.png", "b.png", "--grid", "-o", "g.png"], "three or four pictures, not 2"),
         (["a.png", "b.png", "c.png", "--grid"], "give -o NAME.png, not morph.mp4"),
         (["a.png", "b.png", "stepz=3"], "there is no key 'stepz'"),
     ],

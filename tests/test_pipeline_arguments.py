@@ -240,8 +240,9 @@ TENSOR = torch.zeros(3, 16, 16, dtype=torch.uint8)
         ((TENSOR / 255).bfloat16(), "bfloat16 .* is no image"),
         ((TENSOR / 255).requires_grad_(), "float32 .* is no image"),
         (TENSOR.to("meta"), "the image is on the device meta"),
-        (WHOLE.transpose(2, 0, 1), r"give x.transpose\(1, 2, 0\)"),
-        (TENSOR.permute(1, 2, 0), r"give x.permute\(2, 0, 1\)"),
+        (Path(__file__).parent, "is a folder; give its files"),
+        (WHOLE.transpose(2, 0, 1), r"give numpy.moveaxis\(x, -3, -1\)"),
+        (TENSOR.permute(1, 2, 0), r"give x.movedim\(-1, -3\)"),
         (WHOLE[..., 0], r"the image: uint8 \[16, 16\] is no image; give PIL.Image.fromarray\(x\)"),
         (b"no image", "the image can't be read as an image: it is not an image"),
         (io.BytesIO(b""), "the image can't be read as an image: it is empty"),
@@ -268,10 +269,15 @@ def test_tables_are_refused_with_what_to_give(pipe: lm.Pipeline) -> None:
 
 def test_advice_for_arrays_works(pipe: lm.Pipeline) -> None:
     floats, expected = WHOLE / 255, pipe.invert(WHOLE).tensor
-    given: list[Any] = [(255 * floats).round().astype("uint8"), WHOLE.transpose(2, 0, 1).transpose(1, 2, 0)]
-    given += [(255 * (TENSOR / 255)).round().to(torch.uint8), Image.fromarray(WHOLE[..., 0])]
+    given: list[Any] = [(255 * floats).round().astype("uint8"), np.moveaxis(WHOLE.transpose(2, 0, 1), -3, -1)]
+    given += [(255 * (TENSOR / 255)).round().to(torch.uint8), TENSOR.permute(1, 2, 0).movedim(-1, -3)]
+    given += [Image.fromarray(WHOLE[..., 0])]
     for image in given:
         assert torch.equal(pipe.invert(image).tensor, expected)
+    batches: list[Any] = [np.moveaxis(WHOLE.transpose(2, 0, 1)[None], -3, -1)]
+    batches += [TENSOR.permute(1, 2, 0)[None].movedim(-1, -3)]
+    for batch in batches:
+        assert torch.equal(pipe.invert(batch).tensor[0], expected)
 
 
 # Prompts, seeds, sizes

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -319,7 +320,7 @@ def test_the_answer_takes_the_better_end_and_says_what_is_undecided() -> None:
     by_metric = {answer.metric: answer for answer in answers(invented())}
     assert (by_metric["fd_embedded"].best, by_metric["precision_embedded"].best) == ("fix/0", "fix/chm")
     assert "undecided" in by_metric["fd_embedded"].sentence and "not known" in by_metric["fd_embedded"].sentence
-    assert "all methods have 1 by" in answers(with_value(1.0, *METHODS))[0].sentence
+    assert "all methods have 1.00 by" in answers(with_value(1.0, *METHODS))[0].sentence
     for spread, wanted in ((0.1, "<b>fix/0</b> is best and <b>fix/chm</b> worst"), (50.0, "it is undecided which")):
         assert wanted in render(with_parts(invented(), spread))
 
@@ -345,7 +346,8 @@ def test_what_real_images_say_of_a_metric_follows_from_their_value() -> None:
 
 
 def test_numbers_of_sentences_have_three_digits_and_a_true_minus() -> None:
-    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 250.4)] == ["12.3", "−0.00457", "0", "250"]
+    assert [say(x) for x in (12.3456, -0.0045678, 0.0, 26.0)] == ["12.3", "−0.00457", "0", "26.0"]
+    assert [say(x) for x in (250.4, 1234.6, 0.99996, math.nan)] == ["250", "1235", "1.000", "nan"]
 
 
 def test_real_images_are_compared_with_the_largest_n_in_whatever_order_a_run_has_them() -> None:
@@ -467,6 +469,14 @@ def test_a_method_is_switched_off_and_on_and_arrow_keys_show_values(page: Browse
         assert texts(page, "figure output")[0] == wanted
 
 
+def test_a_plot_is_saved_with_its_title_and_its_legend(page: Browser) -> None:
+    page.run("HTMLAnchorElement.prototype.click = function () { window.saved = decodeURIComponent(this.href) }")
+    page.run("document.querySelector('#plots .save').click()")
+    saved = page.run("saved").partition(",")[2]
+    words = [node.text for node in ElementTree.fromstring(saved).iter("{http://www.w3.org/2000/svg}text")]
+    assert words[-4:] == ["Fréchet distance (embedded classifier)", "fix/0", "fix/chm", "real"]
+
+
 def test_the_grid_spans_what_is_left_open_and_an_image_is_shown_with_its_inputs(page: Browser) -> None:
     def grid() -> tuple[list[str], list[str]]:
         return texts(page, "#grid tbody th"), texts(page, "#grid thead th")
@@ -516,6 +526,28 @@ def test_several_runs_on_one_page(chromium: Browser, tmp_path: Path) -> None:
     assert chromium.run(
         "[...document.querySelectorAll('[data-run]')].every((n) => n.hidden !== (n.dataset.run === '1'))"
     )
+
+
+def test_intervals_are_seen_whole_where_all_are_wide_and_only_the_widest_is_cut_off(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    def inside() -> list[bool]:
+        return chromium.run(
+            """[...document.querySelectorAll("#plots figure:first-child .bar")].map((bar) => {
+                const box = bar.closest("svg").querySelector("clipPath rect");
+                const [top, height] = ["y", "height"].map((name) => Number(box.getAttribute(name)));
+                return ["y1", "y2"].every((y) => bar.getAttribute(y) >= top && bar.getAttribute(y) <= top + height);
+            })"""
+        )
+
+    def wide(r: Result) -> Estimate:
+        value = 50 + r.n / 16 + (r.method == "fix/0")
+        reach = 400 if (r.n, r.method) == (16, "fix/0") else 20
+        return Estimate(value, value - reach, value + reach, 3)
+
+    results = [replace(r, estimate=wide(r)) for r in invented().run.results if r.n]
+    opened(chromium, tmp_path, with_results(invented(), results))
+    assert inside().count(False) == 1 and len(inside()) == 6
 
 
 @pytest.mark.parametrize("width", [320, 1000])

@@ -69,7 +69,7 @@ def test_without_any_one_the_images_are_the_same(
 def test_a_kernel_that_the_device_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
     said = invoke("invert", *FEW, f"outputs={tmp_path / 'outputs'}", "speed.attention=cudnn")
     assert said.code == 2
-    assert said.err.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn can't be had for float32")
+    assert said.err.splitlines()[-1].startswith("latentmix: error: speed.attention=cudnn is not available for float32")
     assert not (tmp_path / "outputs" / "cache").exists()
 
 

@@ -348,7 +348,7 @@ def test_status_tells_what_is_done_running_and_left(tmp_path: Path) -> None:
         claims._thread.join()
         os.utime(claims._heartbeat_file(claims.name), (1, 1))  # no sign of life since 1970
         lost = invoke("status", str(made.config.folder)).out
-        assert "stopped" in lost and f"{claims.name}" in lost and "lost; whoever is at work takes over" in lost
+        assert "stopped" in lost and f"{claims.name}" in lost and "lost; other workers take over its task" in lost
         found = counts(made.config.work)
         assert found["real images"] == (2, 0, 10)
         claims.release(second)

@@ -1,4 +1,4 @@
-"""Whether everything that the stages of a run need is here: device, weights, images, memory and disk space."""
+"""Check that everything that the stages of a run need is here: device, weights, images, memory and disk space."""
 
 import sys
 import warnings
@@ -23,20 +23,22 @@ from latentmix.models import check_size
 from latentmix.models.architectures import placeholder
 from latentmix.runner.tasks import Stage
 
-# That results depend on.
+# Packages that results depend on.
 PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "datasets", "numpy")
 
 
 def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
-    """Return the parts, as `downloads.FILES` names them, of the networks that the stages measure with."""
+    """Return the keys in `downloads.FILES` of the networks that the stages measure with."""
     needed = reads(stages)
     parts = experiment.measured_with if "networks" in needed else ()
     return (*parts, "pairs") if "perceptual" in needed and experiment.measures_diversity else parts
 
 
 def examine(experiment: Experiment, stages: Sequence[StageType], plan: bool = True) -> list[Finding]:
-    """Return what was found about each thing that the stages need. Without `plan`, work is planned only to be weighed
-    against the disk before something is downloaded."""
+    """Return a finding for each thing that the stages need.
+
+    Without `plan`, the work is planned only if something is missing, to check the disk before a download.
+    """
     config = experiment.config
     (device, *better), model = check_device(experiment), look("model", config.model)
     if device.state == model.state == "ok":
@@ -56,7 +58,7 @@ def examine(experiment: Experiment, stages: Sequence[StageType], plan: bool = Tr
 
 
 def _check_extrapolation(config: Config) -> list[Finding]:
-    """Return a warning if `fid_infinity` is asked for with fewer draws in a part than features have numbers."""
+    """Return a warning if the smallest part that `fid_infinity` extrapolates from has fewer draws than features."""
     if "fid_infinity" not in config.metrics:
         return []
     width, smallest = frechet_width(config.model.features), config.draws // PARTS
@@ -78,9 +80,9 @@ def _check_pool(config: Config) -> list[Finding]:
 
 
 def require(experiment: Experiment, stages: Sequence[StageType]) -> None:
-    """Raise UserError that names everything that is missing, before any work is done.
+    """Raise UserError, which names everything that is missing, before any work is done.
 
-    Warn of what may go wrong, and print what will be downloaded. What plans tell is left to `require_work`.
+    Warn of what may go wrong, and print what will be downloaded. Checks that need plans are in `require_work`.
     """
     _act_on(examine(experiment, stages, plan=False))
 
@@ -104,8 +106,8 @@ def _act_on(findings: Sequence[Finding]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on; "not installed" for those that are not."""
-    found = dict.fromkeys(PACKAGES, "not installed")  # latentmix itself is not where it is run from a folder
+    """Return the versions of the packages that results depend on, or "not installed"."""
+    found = dict.fromkeys(PACKAGES, "not installed")  # as latentmix itself is, if it is run from its folder
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
@@ -113,7 +115,7 @@ def versions() -> dict[str, str]:
 
 
 def use_placeholders(experiment: Experiment) -> None:
-    """Replace a model and images of the hub that are not here by what is known of them, which suffices for plans."""
+    """Replace a model and images of the hub that are not here by stand-ins, which suffice for plans."""
     config = experiment.config
     if on_hub(config.model) and local_pipeline(config.model) is None:
         settings = config.inversion
@@ -126,9 +128,9 @@ def use_placeholders(experiment: Experiment) -> None:
 
 
 def _check_settings(experiment: Experiment, found: Finding) -> Finding:
-    """Return what was found, unless the model's settings can't be used."""
+    """Return `found`, or a finding that the model's settings can't be used."""
     try:
-        with offline():  # the hub is not asked for more than what is here
+        with offline():
             _ = experiment.model, experiment.inversion_schedule, experiment.generation_schedule
     except UserError as error:
         return Finding("missing", "model", str(error))
@@ -136,12 +138,13 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
 
 
 def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> list[Finding]:
-    """Check disk and CPU for what the stages will do, as far as that is known before everything is here."""
+    """Return findings on disk and CPU for the work of the stages; unless `ready`, it is planned with stand-ins."""
     planned = experiment if ready else experiment.renewed()
     try:
         if not ready:
             use_placeholders(planned)
         work = [stage.plan(planned, determine(planned, measure=False)) for stage in stages]
-        return [check_disk(planned.config.outputs, work), *check_speed(planned, work)]
+        slow = [] if planned.config.launch.on_gpus_elsewhere else check_speed(planned, work)
+        return [check_disk(planned.config.outputs, work), *slow]
     except UserError:  # the stages can't be planned, and their own plan will say why
         return [check_disk(planned.config.outputs, [])]

@@ -17,11 +17,13 @@ NO_NAME = re.compile(r"n\d{8}|\d+")  # a WordNet id, or a number
 
 
 def check_data(experiment: Experiment, needed: Collection[Read]) -> Finding:
-    """Return whether everything that is needed of the data is here: classes, and the images of pools or references.
-    What belongs to a data set of the hub may also be downloaded later."""
+    """Return a finding on the data: whether classes, and images of pools and references, if `needed`, are here.
+
+    Those of a data set of the hub may also be downloaded later.
+    """
     images = "pool" in needed
     if experiment.data.repository() is not None:
-        import datasets  # noqa: F401 - on import it reads whether there is a network
+        import datasets  # noqa: F401 - on import it reads HF_HUB_OFFLINE, before `offline` sets it
     try:
         with offline():
             for class_id in experiment.classes:
@@ -41,12 +43,12 @@ def check_data(experiment: Experiment, needed: Collection[Read]) -> Finding:
 
 
 def class_count(experiment: Experiment) -> str:
-    """Return the number of classes, in words."""
+    """Return the number of classes as text, such as "3 classes"."""
     return f"{len(experiment.classes)} class{'es' if len(experiment.classes) > 1 else ''}"
 
 
 def doubts(experiment: Experiment) -> list[Finding]:
-    """Return warnings of what would run, but would not mean what it seems to."""
+    """Return warnings of settings that run, but whose results would be misleading."""
     model, data = experiment.config.model, experiment.data
     texts = []
     if model.world == "imagenet" and data.world in DRAWN:
@@ -83,7 +85,7 @@ def _elsewhere(data: Dataset, images: bool) -> Finding:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Make everything that is not here an error at once, instead of a download."""
+    """Let requests to the hub fail at once in this context, so that nothing is downloaded."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

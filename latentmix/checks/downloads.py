@@ -1,7 +1,7 @@
 """The weights that an experiment reads: where they are, and whether and how they can be downloaded.
 
-Looking for local files asks no network. Only for missing files is it asked, within seconds, whether they could be
-downloaded; never if HF_HUB_OFFLINE is set.
+Local files are found without network access. Only for missing files a server is asked, within seconds, whether they can
+be downloaded, unless HF_HUB_OFFLINE is set.
 """
 
 import shutil
@@ -36,18 +36,18 @@ TIMEOUT = 5  # seconds that a server has to answer
 
 @dataclass(frozen=True)
 class Files:
-    """Files that a part of the experiment reads, and what to do if they are missing."""
+    """Files that a part of the experiment reads, and how to get them if they are missing."""
 
     name: str
-    look: Callable[[], Path | None]  # asks no network; UserError if the user named them and they are wrong
-    refusal: Callable[[], str | None] = lambda: None  # why they can't be downloaded from here
-    get: Callable[[], Any] = lambda: None
-    size: Callable[[], int | None] = lambda: None  # bytes to download, if the hub says
-    copy: str = ""  # what to bring from another machine, and where to put it
-    note: Callable[[], str] = lambda: ""  # what else to say of files that are here
+    look: Callable[[], Path | None]  # returns where they are, without network access; UserError if settings are wrong
+    refusal: Callable[[], str | None] = lambda: None  # returns why they can't be downloaded from here
+    get: Callable[[], Any] = lambda: None  # downloads them
+    size: Callable[[], int | None] = lambda: None  # returns the bytes to download, if they are known
+    copy: str = ""  # what to copy from another machine, and to where
+    note: Callable[[], str] = lambda: ""  # returns a remark on files that are here
 
     def check_download(self) -> int | None:
-        """Return the bytes to download, if they are known. Raises UserError if they can't be had, or have no room."""
+        """Return the bytes to download, if they are known. Raises UserError if the files are refused or too large."""
         from huggingface_hub import constants
 
         refusal = self.refusal()
@@ -61,7 +61,7 @@ class Files:
 
 
 def look(part: str, config: ModelConfig) -> Finding:
-    """Return whether the files of a part are here, or can be downloaded."""
+    """Return a finding on the files of a part: here, to be downloaded, or missing."""
     try:
         files = FILES[part](config)
         path = files.look()
@@ -78,7 +78,7 @@ def look(part: str, config: ModelConfig) -> Finding:
 
 
 def elsewhere(copy: str) -> str:
-    """Return how to bring files from a machine that is online."""
+    """Return advice on copying files from a machine that is online."""
     return f"On a machine that is online, run latentmix fetch with the same settings; then copy {copy}"
 
 
@@ -87,7 +87,7 @@ def download(files: Files) -> None:
     files.check_download()
     try:
         files.get()
-    except Exception as error:  # libraries for networks raise nearly anything
+    except Exception as error:  # of any type, from libraries for networks
         if disk_is_full(error):
             full = f"the disk is full: {files.name} could not be fetched; free some space"
             instead = "set HF_HOME and TORCH_HOME to folders with more, and give the same command again"
@@ -115,7 +115,7 @@ def on_hub(config: ModelConfig) -> bool:
 
 
 def local_pipeline(config: ModelConfig) -> Path | None:
-    """Return the pipeline folder that is read of a model; None if it is not in the hub's cache, or incomplete there."""
+    """Return the pipeline folder of a model; None if it is missing in the hub's cache, or incomplete there."""
     if on_hub(config) and snapshot(config) is None:
         return None
     return check_weights(find(config))
@@ -172,7 +172,7 @@ def _classifier(name: str) -> Files:
 
 
 def _perceptual(config: ModelConfig) -> Files:
-    """Return torchvision's network that LPIPS is taken in; what LPIPS learned comes with torchmetrics."""
+    """Return the files of torchvision's network for LPIPS; LPIPS' own weights come with torchmetrics."""
     perceptual_network(config.perceptual, torch.device("cpu"))  # raises UserError if there is none
     if config.perceptual in WORLDS:
         return _classifier(config.perceptual)
@@ -183,7 +183,7 @@ def _perceptual(config: ModelConfig) -> Files:
 
 
 def _clip(config: ModelConfig) -> Files:
-    """Return an embedded CLIP, or what open_clip itself looks for: files of the hub, safetensors first."""
+    """Return the files of an embedded CLIP, or those that open_clip looks for on the hub, safetensors first."""
     if config.clip in WORLDS:
         return Files("the embedded CLIP", lambda: clip_folder(config.clip))
     import open_clip
@@ -232,7 +232,7 @@ def _hub_copy(hub: str) -> str:
 
 
 def _torch_hub_file(name: str, url: str) -> Files:
-    """Return a file of a URL that its library keeps among torch's."""
+    """Return the file of a URL, which its library keeps in torch's hub folder."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
     def get() -> None:
@@ -257,7 +257,7 @@ def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "m
             return reason
         if "EntryNotFoundError" not in (each.__name__ for each in type(error).__mro__):
             return f"the Hugging Face hub can't be reached ({type(error).__name__})"
-        if file == "model_index.json":  # another file may have another name, and the others can be read
+        if file == "model_index.json":  # if another file is missing, its repository can still be read
             return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
     return None
 

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, in one line, with further lines on what to do. `fetch` is what a run downloads by itself."""
+    """The result of a check in one line, and lines of advice. "fetch" means that a run downloads it by itself."""
 
     state: Literal["ok", "fetch", "warning", "missing"]
     part: str
@@ -24,7 +24,7 @@ def row(state: str, part: str, text: str) -> str:
 
 
 def readable_size(count: float) -> str:
-    """Return a number of bytes in the largest unit that leaves a number above 1."""
+    """Return a number of bytes as text, such as "1.5 GiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break

@@ -1,4 +1,4 @@
-"""Checks of this machine: its device, whether a CPU will do, memory and disk space."""
+"""Checks of this machine: its device, the speed of its CPU, memory and disk space."""
 
 import os
 import shutil
@@ -21,25 +21,27 @@ from latentmix.runner.tasks import Stage
 from latentmix.threads import usable_cores
 from latentmix.weight_files import parameters
 
-# Of SD 1.5: the operations of an evaluation, its parameters, the area of its latents.
+# Operations of an evaluation of SD 1.5, its parameters, and the positions of its latents.
 SD15_OPERATIONS, SD15_PARAMETERS, SD15_AREA = 0.8e12, 8.6e8, 64 * 64
-ADVICE = (  # where torch can't use a GPU that is there
+ADVICE = (  # if torch can't use an existing GPU
     "nvidia-smi shows the newest CUDA that the driver knows; install torch >= 2.11 for it or for an older one,",
     "as https://pytorch.org/get-started/locally says, or a newer driver; device=cpu uses the CPU without this warning",
 )
-LONG = 900  # estimated seconds on a CPU that are worth a warning
+LONG = 900  # estimated seconds on a CPU from which there is a warning
 QUANTIZED = {"int8": 1.0, "fp8": 1.0, "nf4": 0.57}  # bytes of a weight, roughly
 
 
 def check_device(experiment: Experiment) -> list[Finding]:
-    """Return whether the device can be used, and a warning of a GPU that device=auto could not take."""
+    """Return a finding on the device, and a warning if there is a GPU that device=auto can't use."""
     try:
         device = experiment.device
     except UserError as error:
         return [Finding("missing", "device", str(error))]
     name = f"cpu, {usable_cores()} cores" if device.type == "cpu" else experiment.device_name
     free = free_memory(device)
-    found = Finding("ok", "device", name if free is None else f"{name}, {readable_size(free)} of memory")
+    text = name if free is None else f"{name}, {readable_size(free)} of memory"
+    text += " here; each Slurm job asks for a GPU" * experiment.config.launch.on_gpus_elsewhere
+    found = Finding("ok", "device", text)
     if device.type != "cpu" or experiment.config.device != "auto" or (gpu := _nvidia_gpu()) is None:
         return [found]
     text = f"there is an NVIDIA GPU that this torch ({torch.__version__}) cannot use ({gpu}), so the CPU is taken"
@@ -47,7 +49,7 @@ def check_device(experiment: Experiment) -> list[Finding]:
 
 
 def _nvidia_gpu() -> str | None:
-    """Return name and driver of the first NVIDIA GPU, as its driver's own tool says; None if it names none."""
+    """Return name and driver of the first NVIDIA GPU from nvidia-smi; None if there is none."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return None
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -60,7 +62,7 @@ def _nvidia_gpu() -> str | None:
 
 
 def check_speed(experiment: Experiment, work: Sequence[Stage]) -> list[Finding]:
-    """Return a warning with a rough estimate where the diffusion network takes long on a CPU."""
+    """Return a warning with a rough estimate of time if the work takes long on this CPU."""
     config = experiment.config.model
     if experiment.device.type != "cpu" or (config.embedded and config.path is None):
         return []
@@ -70,8 +72,9 @@ def check_speed(experiment: Experiment, work: Sequence[Stage]) -> list[Finding]:
     each, evaluations = operations / _operations_per_second(), sum(stage.nfe for stage in work)
     if evaluations * each < LONG:
         return []
+    time = f"{each:.2g} s" if each < 60 else duration(each)
     text = (
-        f"{config.name} is slow on a CPU: {evaluations:,} network evaluations of about {each:.2g} s "
+        f"{config.name} is slow on a CPU: {evaluations:,} network evaluations of about {time} "
         f"take some {duration(evaluations * each)}; use a GPU, or take fewer draws, steps and methods"
     )
     return [Finding("warning", "device", text)]
@@ -88,7 +91,7 @@ def _operations_per_second() -> float:
 
 
 def check_memory(experiment: Experiment) -> Finding:
-    """Return whether the largest network fits into memory; networks are loaded one after another."""
+    """Return a finding on memory for the largest network, as networks are loaded one after another."""
     needed, free = _largest_network(experiment), free_memory(experiment.device)
     text = f"the model's largest network takes {readable_size(needed)}"
     if free is None or needed < free:
@@ -100,7 +103,7 @@ def check_memory(experiment: Experiment) -> Finding:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the GPU's free memory, or a machine's whole memory; None if the system does not say."""
+    """Return the GPU's free memory, or the machine's whole memory, in bytes; None if it is not known."""
     module = torch.get_device_module(device)
     if hasattr(module, "mem_get_info"):
         return int(module.mem_get_info(device)[0])
@@ -125,7 +128,7 @@ def _largest_network(experiment: Experiment) -> int:
 
 
 def check_disk(outputs: Path, work: Sequence[Stage]) -> Finding:
-    """Return whether what planned stages will write fits on the disk of `outputs`."""
+    """Return a finding on the disk of `outputs`: whether the output of planned stages fits."""
     folder = nearest_folder(outputs)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Finding("missing", "disk", f"{folder} can't be written to; choose another place with outputs=")

@@ -1,7 +1,6 @@
-"""The command line. Every command takes Hydra overrides (`n=[2,8]`, `model=sd15`) and continues what is there.
+"""The command line. Commands are declared in this folder and implemented in `latentmix.commands`.
 
-A command is declared in a file of this folder and implemented in `latentmix.commands`. Nothing heavy is imported at the
-top of these files: torch, Hydra and the rest are imported inside commands, so that `--help` answers at once.
+torch, Hydra and other slow imports are inside the functions of commands, so that `--help` answers at once.
 """
 
 import errno
@@ -22,7 +21,7 @@ from latentmix.cli import sweep, images, analyses, runs, machine  # noqa: F401
 
 
 def main() -> None:
-    """Run the command line; errors of the user become one line."""
+    """Run the command line; print a UserError in one line, and exit with its code."""
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -45,7 +44,7 @@ def _terminate(*_: object) -> None:
 
 
 def _complain(text: str) -> None:
-    """Print an error, without what a file's name could tell a terminal to do."""
+    """Print an error, with control characters escaped, as a file's name may have some."""
     shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
     typer.echo(f"latentmix: {shown}", err=True)
 

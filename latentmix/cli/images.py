@@ -15,12 +15,12 @@ from latentmix.cli.shared import DryRun, Overrides, command, say_all
 )
 def augment(
     folder: Annotated[Path, Argument(metavar="DIR", help="Images by class: DIR/CLASS/*.jpg, png or webp.")],
-    out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new or empty.")],
+    out: Annotated[Path, Option("-o", "--out", help="The folder of the training set; new, empty, or to continue.")],
     overrides: Overrides = None,
     per_class: Annotated[int, Option(help="Mixtures of each class.", min=2)] = 500,
-    of: Annotated[str, Option(help="How many images a mixture has, K or K-K; at random.")] = "2-4",
+    of: Annotated[str, Option(help="How many images are mixed: a number, or a range to draw from.")] = "2-4",
     alpha: Annotated[
-        float, Option(help="Of the Dirichlet distribution of weights: small for one large weight, inf for equal ones.")
+        float, Option(help="Concentration of the weights' Dirichlet distribution: small for one large, inf for equal.")
     ] = 1,
     method: Annotated[str, Option(help="The method of mixing, NORM/MEAN.")] = "nin/chm",
     min_similarity: Annotated[
@@ -29,7 +29,7 @@ def augment(
     copy_threshold: Annotated[
         float, Option(help="Drop images that differ from an input by less, in levels of 255 (RMS at 32 px).")
     ] = 8,
-    keep_originals: Annotated[bool, Option("--keep-originals", help="Copy the inputs beside them.")] = False,
+    keep_originals: Annotated[bool, Option("--keep-originals", help="Also copy the input images.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make a training set: random mixtures of the images of each class, with labels, for ImageFolder and datasets."""

@@ -73,7 +73,7 @@ def cache(
     ] = None,
     outputs: Outputs = None,
     older_than: Annotated[
-        str | None, Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+        str | None, Option(metavar="AGE", help="Remove what was not used for this long: 12h, 30d, 8w.")
     ] = None,
     run: Annotated[str | None, Option(help="Remove what only this run uses: its name, or its folder.")] = None,
     unused: Annotated[bool, Option("--unused", help="Remove what no run uses.")] = False,

@@ -1,4 +1,4 @@
-"""The application, and what the declarations of its commands share: arguments, options, the start of experiments."""
+"""The application, and arguments, options and functions that its commands share."""
 
 import os
 import re
@@ -35,7 +35,7 @@ class Group(TyperGroup):
 
 
 def _explain_option(option: str) -> None:
-    """Raise UserError where an option that a command does not have is a setting, or one of all commands."""
+    """Raise UserError if an unknown option of a command is the name of a setting, or comes before the command."""
     from dataclasses import fields
 
     from latentmix.config import Config
@@ -63,7 +63,7 @@ Overrides = Annotated[
     ),
 ]
 OfFigure = Annotated[
-    str | None, Option("--figure", help="Instead of a sweep, a figure (fig1 to fig12) with all models that it shows.")
+    str | None, Option("--figure", help="Do it for a figure (fig1 to fig12) with all its models, not for a sweep.")
 ]
 Multirun = Annotated[
     bool, Option("-m", "--multirun", help="Make a run for each combination of several values: seed=0,1,2.")
@@ -79,7 +79,7 @@ ClassName = Annotated[str | None, Option("--class", help="The class; by default 
 def command(*examples: str, name: str | None = None) -> "Callable[[Callable[..., None]], Callable[..., None]]":
     """Return a decorator that declares a command, with these lines as examples at the end of its help.
 
-    It gets paths with `~` expanded, which shells leave where it is quoted or follows `=`.
+    The command gets paths with `~` expanded, which shells do not expand if it is quoted or follows `=`.
     """
     escaped = [re.sub(r"\[(?=[a-z])", r"\\[", line) for line in examples]  # rich takes [star] for markup, and drops it
     declare = app.command(name, epilog="Examples:\n\n" + "\n\n".join(f"    {line}" for line in escaped))
@@ -127,7 +127,7 @@ def options(
     ] = False,
 ) -> None:
     """Take the options of all commands."""
-    if config_dir:  # wherever presets are looked up, in processes that this one starts too
+    if config_dir:  # a variable, so that processes that this one starts find them, too
         known = os.environ.get("LATENTMIX_CONFIGS")
         os.environ["LATENTMIX_CONFIGS"] = os.pathsep.join([*config_dir, *([known] if known else [])])
 
@@ -145,7 +145,7 @@ def prepared(overrides: list[str] | None) -> "Experiment":
 
 
 def named_runs(names: list[str], outputs: str | None) -> list[str]:
-    """Return the names of runs. `outputs=DIR` among them says where these are, as it does for a sweep."""
+    """Return the names of runs, without `outputs=DIR` among them, which is where to look them up."""
     runs = [name for name in names if not name.startswith("outputs=")]
     use_outputs(outputs, *(name for name in names if name not in runs))
     if not runs:
@@ -154,7 +154,7 @@ def named_runs(names: list[str], outputs: str | None) -> list[str]:
 
 
 def use_outputs(*given: str | None) -> None:
-    """Let runs be looked up in a folder, which is given as DIR or as outputs=DIR; the last one counts."""
+    """Set the folder of runs, given as DIR or as outputs=DIR; the last one counts."""
     from latentmix.settings import expand_home
 
     for folder in filter(None, given):
@@ -162,7 +162,7 @@ def use_outputs(*given: str | None) -> None:
 
 
 def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Callable[[Experiment], object]") -> None:
-    """Run a command of one experiment, or of each one of a grid."""
+    """Run a command on one experiment, or on each of a grid."""
     if multirun:
         from latentmix.commands import grid, session
 
@@ -178,7 +178,7 @@ def figure_name(text: str) -> str:
 
 
 def needed(overrides: list[str] | None, figure: str | None) -> "tuple[list[Experiment], Sequence[StageType]]":
-    """Return what is to be run: the experiments, and the stages of a sweep or of a figure."""
+    """Return the experiments of a sweep or a figure, and the stages that each runs."""
     if figure is None:
         from latentmix.experiment.sweep import SWEEP
 

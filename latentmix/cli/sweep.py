@@ -67,8 +67,8 @@ def evaluate(
     overrides: Overrides = None,
     images: Annotated[Path | None, Option(help="Instead of a run, measure the images of this folder.")] = None,
     reference: Annotated[Path | None, Option(help="The folder of real images for --images.")] = None,
-    metrics: Annotated[str, Option(help="Of --images, with commas between.")] = "fid,kid,precision,recall",
-    features: Annotated[str, Option(help="Network of FID and the like: inception, dinov2, ...")] = "inception",
+    metrics: Annotated[str, Option(help="Metrics of --images, with commas between.")] = "fid,kid,precision,recall",
+    features: Annotated[str, Option(help="Network of FID, KID, precision...: inception, dinov2, ...")] = "inception",
     clip: Annotated[str, Option(help="CLIP of open_clip.")] = "ViT-L-14/openai",
     perceptual: Annotated[str, Option(help="Network of diversity.")] = "alex",
     out: Annotated[Path | None, Option("-o", "--out", help="Write the table of --images to this CSV file.")] = None,
@@ -100,7 +100,7 @@ def sweep(
     multirun: Multirun = False,
     shard: Annotated[
         str | None,
-        Option(metavar="I/N", help="Be worker I of N that share this run, from 0; auto: as a scheduler says."),
+        Option(metavar="I/N", help="Be worker I of N (from 0) of this run; auto takes I and N from the scheduler."),
     ] = None,
     static: Annotated[
         bool, Option("--static", help="Do every N-th batch and no others, without claims; for object stores.")
@@ -132,7 +132,7 @@ def sweep(
 
 @app.command(hidden=True)
 def worker(config: Path, shard: Annotated[str, Option()]) -> None:
-    """Run a shard of a run whose config is frozen, as `launch=local` starts it."""
+    """Run a shard of a run from its frozen config; `launch=local` starts this command."""
     from latentmix.commands import sweep
 
-    sweep.work(config, shard, results=False)  # whoever started it writes the results
+    sweep.work(config, shard, results=False)  # the process that started it writes the results

@@ -1,4 +1,4 @@
-"""`latentmix augment`: a folder of images by class -> a training set with random mixtures of them."""
+"""`latentmix augment`: write a training set of random mixtures of the images in class folders."""
 
 import math
 import re
@@ -23,7 +23,7 @@ STAGES = (INVERT, generation(copies=2))  # in the cache, and in the training set
 STAGES_WITH_CLIP = (MEASURE_REFERENCES, INVERT, MEASURE_IF_COMPLETE, GENERATE)
 CONFIG = "config.yaml"
 ELSEWHERE = "give a new folder with -o"
-# Settings that options and arguments of the command stand for.
+# Settings that options and arguments of the command set.
 OWN = {"n": "--of", "weights": "--alpha", "draws": "--per-class", "methods": "--method"}
 OWN |= dict.fromkeys(("data", "data.path", "pool"), "DIR")
 WITHOUT_MEANING = ("n", "pool", "draws", "methods", "metrics", "controls", "keep")
@@ -75,7 +75,7 @@ def _sizes(of: str) -> list[int]:
 
 
 def _settings(experiment: Augmentation, options: Options) -> dict[str, Any]:
-    """Return what a training set depends on, as its config.yaml has it."""
+    """Return what a training set depends on, for its config.yaml."""
     config = experiment.config
     images = {class_id: [source.id for source in experiment.pool(class_id)] for class_id in experiment.classes}
     own = {"per_class": config.draws, "of": list(config.n), "method": str(config.methods[0])}
@@ -84,7 +84,7 @@ def _settings(experiment: Augmentation, options: Options) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(out: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError if `out` holds anything but a training set of these settings, or of fewer mixtures of them."""
+    """Raise UserError if `out` holds anything but a training set of these settings and no more mixtures."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; {ELSEWHERE}")
     check_writable(out, "-o")

@@ -1,9 +1,9 @@
-"""`latentmix bench`: how fast images are generated, beside diffusers' own pipeline and the device's limit.
+"""`latentmix bench`: the speed of generation, compared with diffusers' own pipeline and the device's matrix products.
 
-With `speed.compile=true` that pipeline is also measured compiled, with channels-last memory. All generate one batch
-from the same latents, in turn, so that all see the same machine; the best of several times counts. Each pipeline of
-diffusers' runs in a process of its own, as a script of a few lines would, without the settings of `set_up_process`.
-torch counts the FLOPs, a multiplication and an addition being two.
+With `speed.compile=true` diffusers' pipeline is also measured compiled, with channels-last memory. All generate one
+batch from the same latents, in turn, so that load on the machine affects all; the best of several times counts. Each
+pipeline of diffusers runs in a process of its own, without the settings of `set_up_process`. FLOPs are counted by
+torch; a multiplication and an addition are two.
 """
 
 import math
@@ -39,13 +39,13 @@ from latentmix.models.pipeline import diffusers_options, find
 from latentmix.runner.console import say
 from latentmix.settings import height_width
 
-USUAL_PIXELS = 16 * 512**2  # of a batch, all of which diffusers' pipeline decodes at once
+USUAL_PIXELS = 16 * 512**2  # of a batch; diffusers' pipeline decodes all at once
 COMPILED = "diffusers, compiled"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What both make images of, and how."""
+    """The inputs and settings with which latentmix and diffusers generate a batch."""
 
     config: Config
     folder: Path
@@ -57,7 +57,7 @@ class Batch:
 
 
 def run(experiment: Experiment, repeat: int) -> Path:
-    """Measure both speeds `repeat` times, show them, and write `bench.json`. Return its path."""
+    """Measure all speeds `repeat` times, show them, and write `bench.json`. Return its path."""
     result = measure(experiment, repeat)
     path = experiment.config.folder / "bench.json"
     write_json(path, result)
@@ -66,9 +66,9 @@ def run(experiment: Experiment, repeat: int) -> Path:
 
 
 def measure(experiment: Experiment, repeat: int) -> dict[str, Any]:
-    """Return the speeds, the device's rate and how far the images differ.
+    """Return the speeds, the device's rate of matrix products and the difference of the images.
 
-    Unless the config sets a batch, it is at most `USUAL_PIXELS`, and half of that where the memory runs out.
+    Unless the config sets the batch, it has at most `USUAL_PIXELS`. It is halved where memory runs out.
     """
     size, pixels = determine(experiment), math.prod(height_width(experiment.config.model.size))
     if experiment.config.batch == "auto":
@@ -124,7 +124,7 @@ def _measured(experiment: Experiment, size: int, repeat: int) -> dict[str, Any]:
 
 
 def _in_process(stack: ExitStack, batch: Batch, compiled: bool) -> "Callable[[bool], _Run]":
-    """Return a function that runs diffusers' pipeline once, in a process that `stack` ends."""
+    """Return a function that runs diffusers' pipeline once, in a process that ends with `stack`."""
     spawn = multiprocessing.get_context("spawn")
     process = stack.enter_context(ProcessPoolExecutor(1, spawn, _load, (batch, compiled)))
     return lambda count: process.submit(_run_plain, count).result()
@@ -170,7 +170,7 @@ class _Run:
 
 def _batch(experiment: Experiment, size: int) -> Batch:
     folder = find(experiment.config.model)
-    diffusers_options(folder)  # here, since in its own process a refusal would not be seen
+    diffusers_options(folder)  # raises here, as an error in the other process would not be shown
     return Batch(
         config=experiment.config,
         folder=folder,
@@ -207,12 +207,12 @@ def _run_plain(count: bool) -> _Run:
 
 
 def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
-    """Return a function that generates the batch by diffusers' own pipeline, as its documentation does."""
+    """Return a function that generates the batch with diffusers' own pipeline, used as in its documentation."""
     import diffusers
 
     family, config = family_of(batch.folder), batch.config
     options: dict[str, Any] = {"dtype": dtype_of(batch.precision), "local_files_only": True}
-    options |= diffusers_options(batch.folder)  # which leave out what latentmix does not run either
+    options |= diffusers_options(batch.folder)  # without the parts that latentmix does not run either
     pipeline = getattr(diffusers, family.pipeline).from_pretrained(batch.folder, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(batch.device)
@@ -240,7 +240,7 @@ def plain(batch: Batch, compiled: bool = False) -> Callable[[], Tensor]:
 
 
 def _run(work: Callable[[], Tensor], device: torch.device, count: bool) -> _Run:
-    """Run once, to count the FLOPs or to measure the time, which counting would spoil."""
+    """Run once, to count the FLOPs or to measure the time; counting slows it down."""
     images: list[Tensor] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -265,7 +265,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _speed(counted: _Run, runs: list[_Run], rate: float) -> dict[str, float]:
-    """Return what one way of generating a batch takes, by the names in `bench.json`."""
+    """Return the entries of `bench.json` for one way of generating the batch."""
     count, seconds = len(counted.images), min(run.seconds for run in runs)
     flops = counted.flop / seconds
     return {

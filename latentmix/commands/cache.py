@@ -1,7 +1,7 @@
 """`latentmix cache`: list what OUTPUTS/cache holds, and remove what is not needed any more.
 
-Runs share the cache, so each run notes which of its folders it uses: when it starts, and again when it is through. A
-folder is kept or removed as a whole. What a run uses whose workers are alive is never removed.
+Runs share the cache, so each run records which of its folders it uses, when it starts and when it has finished. A
+folder is kept or removed as a whole. Folders that a run with live workers uses are never removed.
 """
 
 import math
@@ -30,7 +30,7 @@ REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache 
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key
 UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
 
-References = Mapping[str, set[Path] | None]  # the cache folders that each run uses; None if it has not noted them
+References = Mapping[str, set[Path] | None]  # run -> the cache folders that it uses; None if it has no record
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Entry:
 
 
 def record_references(run: Path, command: str, folders: Iterable[Path], replace: bool = True) -> None:
-    """Note in a run's folder which folders of OUTPUTS/cache one of its commands uses, and replace its earlier note.
+    """Record in a run's folder which folders of OUTPUTS/cache one of its commands uses.
 
-    A run calls this once it has planned, before it works, so that what it makes does not count as unused meanwhile. It
-    does not replace the earlier note then, but when it has finished.
+    A run calls this when it has planned, with `replace=False`, which adds to the command's earlier record, so that new
+    folders do not count as unused during the work. When it has finished, it replaces the earlier record.
     """
     commands = read_json(run / REFERENCES)
     earlier = set() if replace else set(commands.get(command, ()))
@@ -79,10 +79,10 @@ def find(run: str, outputs: Path) -> Path | None:
 
 
 def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool, yes: bool, dry_run: bool) -> None:
-    """List the cache or, if any of the first three is given, remove the folders for which all of them hold.
+    """List the cache or, if any of the first three conditions is given, remove the folders that meet all of them.
 
-    `older_than` is like "30d"; `of_run` a run's name, whose folders go unless another run uses them too; `unused` means
-    folders that no run uses. Without `yes`, ask first.
+    `older_than` is an age such as "30d"; `of_run` selects the folders that this run uses and no other; `unused` those
+    that no run uses. Without `yes`, ask first.
     """
     if not (older_than or of_run or unused):
         _show(list_entries(outputs))
@@ -132,13 +132,13 @@ def _uses(folders: set[Path], path: Path) -> bool:
 
 
 def _models(outputs: Path) -> dict[str, str]:
-    """Return the names of models by the keys of their identities, as far as finished runs tell."""
+    """Return the names of the models of finished runs, by the keys of their identities."""
     done = [read_json(path) for path in outputs.glob("*/done.json")]
     return {key(run["model"]): run["config"]["model"]["name"] for run in done if "model" in run and "config" in run}
 
 
 def _describe(path: Path, kind: str, models: Mapping[str, str]) -> str:
-    """Return model or network, inversion, class or prompt, and method, as far as identity.json tells."""
+    """Return model or network, inversion, class or prompt, and method, if identity.json has them."""
     notes = [*path.glob("identity.json"), *sorted(path.glob("*/identity.json"))]
     found = _flat(read_json(notes[0])) if notes else {}
     model, method = found.get("model"), found.get("method")
@@ -152,14 +152,14 @@ def _describe(path: Path, kind: str, models: Mapping[str, str]) -> str:
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of an identity and of those inside it, where the outer ones come first."""
+    """Return the entries of an identity and of those nested in it; outer ones take precedence."""
     return dict(ChainMap(identity, *(_flat(inner) for inner in identity.values() if isinstance(inner, dict))))
 
 
 def select(outputs: Path, older_than: str | None, of_run: str | None, unused: bool) -> tuple[list[Entry], list[str]]:
-    """Return the folders to remove, and lines on what is kept although it was asked for.
+    """Return the folders to remove, and lines on those that meet the conditions but are kept.
 
-    Raises UserError if a run that matters has not noted what it uses.
+    Raises UserError if a run without a record may use some of them.
     """
     used_by = references(outputs)
     if of_run is not None and of_run not in used_by:

@@ -1,4 +1,4 @@
-"""`latentmix check-inversion`: does an inversion keep its contract, on a few images of the config's data?"""
+"""`latentmix check-inversion`: check an inversion against its contract, on a few images of the config's data."""
 
 import torch
 

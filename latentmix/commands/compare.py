@@ -11,10 +11,11 @@ from latentmix.cache import check_writable
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Difference, Run, differences, read_runs, settings_to_show, write_comparison
 from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.tables import three_digits
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
 
-METRICS_SHOWN = 2  # the first that all runs have; the file has all
+METRICS_SHOWN = 2  # of the metrics that all runs have, the first; the file has all
 
 
 def run(names: Sequence[str], out: Path | None) -> list[Path]:
@@ -45,7 +46,7 @@ def run(names: Sequence[str], out: Path | None) -> list[Path]:
 
 
 def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n: int) -> Table:
-    """Return a table with a row for each method and run: the value and, on the same draws, how it differs."""
+    """Return a table with a row for each method and run: the value, and the difference on the same draws."""
     titles = ("method", Column("run", no_wrap=True), "value")
     title = f"{metric} at N = {n}, average over classes"
     table = Table(*titles, *([f"difference from {runs[0].label}"] if paired else []), title=title)
@@ -66,8 +67,8 @@ def _averages(runs: Sequence[Run], paired: Sequence[Difference], metric: str, n:
 
 
 def _text(estimate: Estimate) -> str:
-    interval = "" if math.isnan(estimate.low) else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
-    return f"{estimate.value:.3g}{interval}"
+    interval = "" if math.isnan(estimate.low) else f" \\[{three_digits(estimate.low)}, {three_digits(estimate.high)}]"
+    return three_digits(estimate.value) + interval
 
 
 def _round_trip(run: Run) -> dict[str, str]:

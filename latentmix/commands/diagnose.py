@@ -12,13 +12,13 @@ from rich.table import Table
 
 from latentmix.cache import write_json
 from latentmix.commands import session
-from latentmix.diagnosis import Diagnosis
+from latentmix.diagnosis import Diagnosis, limit_text
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, SYNTHESIZE
 from latentmix.experiment.tables import without_nan
 from latentmix.figures.diagnosis import draw_growth, draw_octaves
-from latentmix.octaves import recommended, shared_images
+from latentmix.octaves import shared_images
 
 STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (
@@ -42,19 +42,6 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     return [_record(experiment, diagnoses), *figure, *draw_octaves(lines, experiment.config.folder / "octaves")]
 
 
-def verdict(diagnosis: Diagnosis, n: int) -> str:
-    """Return in a sentence how many latents can be mixed by which method, and the method to take for N."""
-    limits = [f"{_limit(limit)} by {method}" for method, limit in diagnosis.safe.items()]
-    take = recommended(diagnosis.safe, n)
-    if all(octave.limit is None for octave in diagnosis.octaves):
-        return f"{diagnosis.images} images show no bias at any frequency; for N = {n} take {take}"
-    return f"safe to mix: {', '.join(limits)} (half of the pool); for N = {n} take {take}"
-
-
-def _limit(limit: int | None) -> str:
-    return "any" if limit is None else str(limit) if limit > 1 else "none"
-
-
 def overlap(n: int, pool: int) -> str:
     """Return in a sentence how much the draws of a run have in common."""
     shared = shared_images(n, pool)
@@ -69,7 +56,7 @@ def _record(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> Path:
     run = {name: getattr(experiment.config, name).name for name in ("model", "data", "inversion")}
     n, pool = max(experiment.config.n), experiment.config.pool
     classes = {
-        class_id: asdict(d) | {"recommended": recommended(d.safe, n), "verdict": verdict(d, n)}
+        class_id: asdict(d) | {"recommended": d.recommended(n), "verdict": d.verdict(n)}
         for class_id, d in diagnoses.items()
     }
     shared = {"n": n, "pool": pool, "shared images": shared_images(n, pool), "alike from n": pool // 2}
@@ -86,7 +73,7 @@ def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
     console = Console()
     console.print(table)
     for class_id, diagnosis in diagnoses.items():
-        console.print(f"{experiment.title(class_id)}: {verdict(diagnosis, n)}", highlight=False, markup=False)
+        console.print(f"{experiment.title(class_id)}: {diagnosis.verdict(n)}", highlight=False, markup=False)
     console.print(overlap(n, experiment.config.pool), highlight=False, markup=False)
 
 
@@ -101,5 +88,5 @@ def _row(diagnosis: Diagnosis) -> tuple[str, ...]:
         f"{1000 * bias.channels:.1f} + {1000 * bias.space:.1f}",
         "–" if math.isnan(share) else f"{share:.0%}",
         f"{diagnosis.growth.root.r2[channel]:.3f}",
-        "; ".join(_limit(diagnosis.safe[method]) for method in ("fix/0", "fix/chm")),
+        "; ".join(limit_text(diagnosis.safe[method]) for method in ("fix/0", "fix/chm")),
     )

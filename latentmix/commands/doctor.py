@@ -1,4 +1,4 @@
-"""`latentmix doctor`: is everything here that a run needs? A line for each thing, and what to do if it is missing."""
+"""`latentmix doctor`: check that everything that a run needs is here, and say what to do about what is missing."""
 
 import platform
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""`latentmix evaluate`: images -> features -> metrics, for images that a run generated, or for any folder."""
+"""`latentmix evaluate`: measure images that a run generated, or those of any folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from latentmix.commands import session, sweep
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES, SYNTHESIZE
-from latentmix.experiment.tables import interval, write_table
+from latentmix.experiment.tables import interval, three_digits, write_table
 
 COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count")
 STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
@@ -27,7 +28,7 @@ def run(experiment: Experiment, arguments: Sequence[str], dry_run: bool) -> None
 
 
 def run_folders(
-    images: Path, reference: Path, metrics: str, networks: Mapping[str, str], out: Path | None
+    images: Path, reference: Path, metrics: str, networks: Mapping[str, Any], out: Path | None
 ) -> list[Path]:
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
     if out is not None:
@@ -35,7 +36,7 @@ def run_folders(
     estimates = evaluation.evaluate(images, reference, metrics, **networks)
     table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
     for name, e in estimates.items():
-        table.add_row(name, f"{e.value:.6g}", f"[{e.low:.6g}, {e.high:.6g}]", str(e.count))
+        table.add_row(name, three_digits(e.value), f"[{three_digits(e.low)}, {three_digits(e.high)}]", str(e.count))
     Console().print(table)
     if out is None:
         return []

@@ -12,7 +12,7 @@ from latentmix.experiment.stages import StageType, reads
 
 
 def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
-    """Download everything that stages need and that is not here. Yield a line for each part, once it is."""
+    """Download everything that stages need and that is not here. Yield a line for each part when it is here."""
     config, needed = experiment.config, reads(stages)
     for part in ("model", *checks.measuring_parts(stages, experiment)):
         files = FILES[part](config.model)
@@ -24,7 +24,7 @@ def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
     before = check_data(experiment, needed)
     if before.state == "missing":
         raise UserError(before.text)
-    classes = experiment.classes  # whose names may be elsewhere too
+    classes = experiment.classes  # may fetch their names
     if "pool" not in needed:
         return
     read = [experiment.pool, *([experiment.references] if "references" in needed else [])]

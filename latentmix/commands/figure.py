@@ -1,4 +1,4 @@
-"""`latentmix figure`: one figure of the paper, from nothing or from what is there."""
+"""`latentmix figure`: draw one figure of the paper, after running what it needs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -27,7 +27,7 @@ def run(experiment: Experiment, dry_run: bool) -> None:
 def _copy_images(experiment: Experiment) -> Path:
     """Copy a run's images from the cache to images/CLASS/METHOD/N=…/DRAW.png in its folder.
 
-    Write beside them what each was mixed of, and the settings.
+    Also write a table of what each was mixed from, and the settings.
     """
     folder, settings, rows = experiment.config.folder / FOLDER, experiment.config.as_dict(), list[tuple[object, ...]]()
     for cell in experiment.cells:
@@ -46,7 +46,7 @@ def _name(cell: Cell, draw: int) -> str:
 
 
 def _rows(experiment: Experiment, cell: Cell) -> Iterator[tuple[object, ...]]:
-    """Yield what each image of a cell was mixed of: files, or ids of images that are no files, and their weights."""
+    """Yield the rows of `COLUMNS` for a cell; sources are files, or ids of images that are no files."""
     pool, config = experiment.pool(cell.class_id), experiment.config
     for draw, weights in zip(experiment.draws(cell), experiment.weights(cell, experiment.draws(cell)), strict=True):
         mixed = weights.nonzero()[:, 0].tolist()

@@ -1,6 +1,6 @@
-"""`-m`: a run for each combination of several values, `inversion=ddim,null_text seed=0,1,2`, and one table of them all.
+"""`-m`: a run for each combination of several values, such as `inversion=ddim,null_text seed=0,1`, and one table.
 
-A run that fails is noted, and the grid goes on. The same command continues it: finished runs are left as they are.
+If a run fails, the others go on. The same command continues the grid: finished runs are left as they are.
 """
 
 import gc
@@ -21,14 +21,14 @@ from latentmix.overrides import grid
 
 @dataclass(frozen=True)
 class Combination:
-    """One run of a grid: its config, and the command's arguments that make this run alone."""
+    """One run of a grid: its config, and the arguments of a command for this run alone."""
 
     config: Config
     arguments: list[str]
 
 
 def run(command: str, overrides: Sequence[str], each: Callable[[Combination], object], dry_run: bool = False) -> None:
-    """Call `each` with every combination, and compare the sweeps that are finished then, unless it is a dry run.
+    """Call `each` with every combination; then compare the finished sweeps, unless it is a dry run.
 
     Raises: UserError for overrides that can't be composed, before any run; and at the end, if runs failed.
     """
@@ -58,9 +58,9 @@ def run(command: str, overrides: Sequence[str], each: Callable[[Combination], ob
 
 
 def combinations(command: str, overrides: Sequence[str]) -> list[Combination]:
-    """Return all runs. The name of each is the grid's, followed by the values that are its own.
+    """Return all runs. The name of each is the grid's name, followed by the values in which runs differ.
 
-    A name that is not given contains the model and the data already.
+    Without `name=`, the grid's name contains model and data already, so these values are not added.
     """
     found, named = list[Combination](), _given_name(overrides) is not None
     for values in grid(overrides):
@@ -80,7 +80,7 @@ def _given_name(overrides: Sequence[str]) -> str | None:
 
 
 def _part(key: str, value: str) -> str:
-    """Return what a value adds to a run's name: `null_text` for a group, `seed1` for any other setting."""
+    """Return the part of a run's name for a value: `null_text` for a group, `seed1` for any other setting."""
     text = plain_name(value.replace("/", "-").strip("[]'\""))
     return text if key in GROUPS else f"{key.split('.')[-1]}{text}"
 

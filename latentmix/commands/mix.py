@@ -1,4 +1,4 @@
-"""`latentmix mix`: mix the latents of all draws, or make one mixture with given weights to look at."""
+"""`latentmix mix`: mix the latents of all draws, or generate the image of one mixture with given weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def run(experiment: Experiment, dry_run: bool) -> None:
 def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_run: bool) -> list[Path]:
     """Make one mixture by each method: the latent and its image. Return the files written."""
     if dry_run:
-        checks.use_placeholders(experiment)  # since looking up the class might download the data
+        checks.use_placeholders(experiment)  # looking up the class might download data
     class_id = experiment.class_of(class_name)
     shares = parse(experiment, weights)
     if dry_run:

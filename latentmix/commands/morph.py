@@ -1,4 +1,4 @@
-"""`latentmix morph`: pictures -> a video from one to the next, or a grid of all their mixtures."""
+"""`latentmix morph`: write a video from picture to picture, or a grid of mixtures of three or four pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from latentmix.settings import expand_home
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was given beside pictures and settings."""
+    """The options of the command."""
 
     output: Path
     prompts: Sequence[str] = ()
@@ -39,8 +39,8 @@ class Options:
 
 
 def run(arguments: Sequence[str], options: Options, overrides: Sequence[str] = (), dry_run: bool = False) -> list[Path]:
-    """Make a morph of the pictures among `arguments`, whose other entries are settings. Return what was written."""
-    settings = [text for text in arguments if "=" in text and not Path(expand_home(text)).exists()]  # and no file
+    """Make a morph of the pictures among `arguments`, whose other entries are settings. Return the files written."""
+    settings = [text for text in arguments if "=" in text and not Path(expand_home(text)).exists()]
     names = [text for text in arguments if text not in settings]
     config = compose(["name=morph", *overrides, *settings])
     cells = _check(names, options)
@@ -83,8 +83,10 @@ def _rows(weights: Tensor) -> list[Weights]:
 
 
 def _check(names: Sequence[str], options: Options) -> list[Place]:
-    """Return the cells of a grid, if there is to be one. Raise UserError for options that can't be used."""
+    """Return the cells of the grid, [] without --grid. Raise UserError for options that can't be used."""
     output = options.output
+    if folders := [name for name in names if Path(expand_home(name)).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder; give the pictures in it, as in {Path(folders[0], '*.jpg')}")
     if options.grid and output.suffix.lower() != ".png":
         raise UserError(f"--grid writes one image and a page; give -o NAME.png, not {output}")
     check_ending(output)
@@ -101,7 +103,7 @@ def _check(names: Sequence[str], options: Options) -> list[Place]:
 
 
 def _morph(names: Sequence[str], options: Options, max_megapixels: float) -> Morph:
-    """Return what is to be mixed; without prompts, each picture has the empty one."""
+    """Return the pictures, prompts and method to mix; without --prompt, pictures have the empty prompt."""
     method = for_morph(options.method, "--method ")
     prompts = options.prompts if len(options.prompts) > 1 else list(options.prompts or [""]) * len(names)
     sources = tuple(picture_source(Path(expand_home(name)), max_megapixels) for name in names)
@@ -109,7 +111,7 @@ def _morph(names: Sequence[str], options: Options, max_megapixels: float) -> Mor
 
 
 def _load_perceptual(experiment: Experiment) -> None:
-    """Load the network that spaces the frames. Raise UserError now, and not after the work, where it can't be had."""
+    """Load the network that spaces the frames, so that a UserError comes before the work, and not after it."""
     nothing = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     try:
         experiment.perceptual.between(nothing, nothing)

@@ -10,6 +10,7 @@ from latentmix.data.protocol import one_line
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run, read_runs
 from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.tables import interval, three_digits
 
 FILES = ("*.csv", "*.parquet", "*.png", "*.pdf", "*.svg", "config.yaml", "diagnosis.json", "report.html")
 METRICS_SHOWN = 2  # the first of a run's
@@ -78,6 +79,6 @@ def _table(run: Run, metric: str) -> list[str]:
     rows = [f"| `{metric}` | {' | '.join(f'N = {n}' for n in ns)} |", f"|---{'|---' * len(ns)}|"]
     for method in dict.fromkeys(method for method, _ in averages):
         cells = (averages.get((method, n)) or averages.get((method, 0)) for n in ns)
-        shown = ("-" if e is None else f"{e.value:.3g} [{e.low:.3g}, {e.high:.3g}]" for e in cells)
+        shown = ("-" if e is None else "{} [{}, {}]".format(*map(three_digits, interval(e))) for e in cells)
         rows.append(f"| {method} | {' | '.join(shown)} |")
     return [*rows, ""]

@@ -1,7 +1,7 @@
-"""`budget=` and `until=`: a sweep in rounds of 50, 100, 200, ... draws, as far as time goes or intervals matter.
+"""`budget=` and `until=`: a sweep in rounds of 50, 100, 200, ... draws, until time is up or intervals are narrow.
 
-Draws are nested, so a round only adds to the one before it. The results of each whole round are written before the next
-one begins. Work of a round that is cut short stays in the cache, and the same command continues it.
+Draws are nested, so a round only adds to the one before it. The results of each complete round are written before the
+next one begins. Work of an incomplete round stays in the cache, and the same command continues it.
 """
 
 import math
@@ -19,10 +19,10 @@ from latentmix.experiment.results import AVERAGE, read_table
 
 
 def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.0) -> None:
-    """Call `once` with the config of each round and the time (of `time.monotonic`) at which it must end.
+    """Call `once` with the config of each round, and the time (of `time.monotonic`) at which it must raise OutOfTime.
 
-    `once` raises OutOfTime then. Stop before the next round if all intervals are narrower than `until`. A config with
-    neither `budget` nor `until` is one round. `spent` seconds of the budget are over already.
+    Stop before the next round if all intervals are narrower than `until`. A config with neither `budget` nor `until` is
+    one round. `spent` is how many seconds of the budget have passed already.
     """
     if config.budget is None and config.until is None:
         once(config, math.inf)
@@ -48,7 +48,7 @@ def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.
 
 
 def finished_draws(config: Config) -> int:
-    """Return the draws of the results in the run's folder, if these are of the same settings otherwise; else 0."""
+    """Return the number of draws of the results in the run's folder; 0 if other settings differ."""
     done = read_checked_json(config.folder / "done.json").get("config", {})
     draws = done.get("draws", 0)
     same = result_settings(done | {"draws": 0}) == result_settings(config.as_dict() | {"draws": 0})
@@ -56,9 +56,9 @@ def finished_draws(config: Config) -> int:
 
 
 def forget_changed(config: Config) -> None:
-    """Let a finished run be made again if the images or weights that it read have changed since.
+    """Remove done.json of a finished run if its images or weights have changed since, so that it is made again.
 
-    Images of the hub are kept as they were fetched. Where images or weights can't be read, results stay as they are.
+    Images of the hub don't change once fetched. If images or weights can't be read, nothing is removed.
     """
     noted = read_checked_json(config.folder / "done.json").get("inputs")
     if noted is None or not finished_draws(config):

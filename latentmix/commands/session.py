@@ -1,4 +1,4 @@
-"""What all commands that run stages share: prepare, check, run, and report what a run would do."""
+"""Functions of all commands that run stages: prepare, check, run, and report the plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from latentmix.runner.claims import Claims, Shard, StaticClaims
 from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor
 from latentmix.runner.process import set_up_process
+from latentmix.runner.progress import is_shown
 from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage
 
@@ -42,9 +43,9 @@ def prepare(config: Config) -> Experiment:
 def joined(
     experiment: Experiment, stages: Sequence[StageType], command: str, shard: Shard | None = None
 ) -> Iterator[Executor]:
-    """Become a worker of a run in this context. Raise UserError first if something that the stages need is missing.
+    """Be a worker of a run in this context. Raise UserError first if something that the stages need is missing.
 
-    `command` is the name under which the run's folder notes what it uses of the cache.
+    `command` is the name in the run's record of the cache folders that it uses; see `note_folders`.
     """
     config = experiment.config
     with timed("starting"):
@@ -67,7 +68,7 @@ def joined(
 
 
 def inputs(experiment: Experiment) -> dict[str, str]:
-    """Return what identifies the images and the weights that a run reads, whatever its settings call them."""
+    """Return keys of the contents of the images and weights that a run reads."""
     images = {
         class_id: [
             [source.id for source in images] for images in (experiment.pool(class_id), experiment.references(class_id))
@@ -78,18 +79,18 @@ def inputs(experiment: Experiment) -> dict[str, str]:
 
 
 def note_folders(experiment: Experiment, command: str, results_exist: bool = True) -> None:
-    """Note which folders of the cache the plans and the work so far have asked for, for `latentmix cache`.
+    """Record for `latentmix cache` which of its folders the plans and the work so far have used.
 
-    Before the results exist, the folders of earlier results of this command stay noted: the work may fail.
+    Until the results exist, the folders of the command's earlier results stay recorded, as the work may fail.
     """
     layout = experiment.layout
     for identity in (layout.model, layout.inverter):
-        layout.prompts({"model": identity})  # which no plan asks for
+        layout.prompts({"model": identity})  # plans do not use them
     record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data}, results_exist)
 
 
 def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str, dry_run: bool = False) -> bool:
-    """Run all stages, beside other workers of the same run, if there are any. Return True.
+    """Run all stages, together with other workers of the run, if there are any. Return True.
 
     With `dry_run`, report the plan instead, and return False.
     """
@@ -103,7 +104,7 @@ def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str
 
 
 def plans(experiment: Experiment, stages: Sequence[StageType]) -> list[Plan]:
-    """Return what an executor runs."""
+    """Return the plans of stages, for an executor."""
     return [partial(stage.plan, experiment) for stage in stages]
 
 
@@ -129,14 +130,14 @@ def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
 
 
 def rates(experiment: Experiment) -> Rates:
-    """Return how fast stages ran with this model on this device before."""
+    """Return the rates of stages that were measured with this model on this device."""
     config = experiment.config
     context = [experiment.model.identity, config.model.size, experiment.device_name]
     context += ["compiled"] if config.speed.compile is True else []
     return Rates(config.cache / "rates.json", context)
 
 
-# How the settings begin that inverted latents depend on; a part of a run's classes is as good as all.
+# Beginnings of the settings that inverted latents depend on. Classes are not among them, as each has its own latents.
 OF_IMAGES = [f.name for f in fields(DataConfig) if f.name not in ("name", "reference", "classes", "limit", "titles")]
 OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in OF_IMAGES))
 
@@ -193,4 +194,7 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
-say = typer.echo  # prints a line of a command's answer
+def say(text: str) -> None:
+    """Print a line of a command's answer."""
+    if is_shown():
+        typer.echo(text)

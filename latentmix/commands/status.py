@@ -1,4 +1,4 @@
-"""`latentmix status`: how far a run is and who works at it."""
+"""`latentmix status`: the progress of a run, and its workers."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def run(name: str) -> None:
         table = Table("worker", "shard", "doing", "last heartbeat")
         for member in members:
             state = ": no progress" if member.stuck else ": lost"
-            lost = f"{state}; whoever is at work takes over" if member.lost else ""
+            lost = f"{state}; other workers take over its task" if member.lost else ""
             table.add_row(member.name, member.shard, member.doing or "-", f"{member.silent:.0f} s ago{lost}")
         console.print(table)
 

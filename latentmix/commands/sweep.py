@@ -1,7 +1,8 @@
 """`latentmix sweep`: all stages of a run, by one or several workers, and then its results.
 
-A worker runs its own share of the tasks first, then whatever other workers have not begun. The first one that finds
-everything done writes the results. For several workers, the config is first frozen in the run's folder.
+A worker first runs the tasks of its own shard, then those that other workers have not begun. The first one that finds
+all tasks done writes the results. For several workers, the config is first frozen: written to the run's folder, from
+which all of them read it.
 """
 
 import math
@@ -27,11 +28,13 @@ from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.results import AVERAGE, Result, evaluate, labels
 from latentmix.experiment.sweep import SWEEP
+from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
 from latentmix.runner import local, scheduler, slurm
 from latentmix.runner.claims import Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
+from latentmix.runner.progress import is_shown
 from latentmix.runner.records import write_record
 
 RESULTS = "results"  # prefix of the task that writes them
@@ -72,7 +75,7 @@ def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: 
 
 
 def parse_shard(text: str | None, static: bool) -> Shard | None:
-    """Return the shard that I/N or `auto` means; raise UserError if it is none."""
+    """Return the shard for "I/N" or "auto", None for None; raise UserError for anything else."""
     if text is None:
         if static:
             raise UserError("--static needs --shard I/N, or --shard auto")
@@ -82,7 +85,7 @@ def parse_shard(text: str | None, static: bool) -> Shard | None:
 
 
 def on_own_gpu(config: Config, rank: int | None) -> Config:
-    """Return a config whose device is the GPU of a process of that rank among those of this machine."""
+    """Return the config with the GPU of the process of this rank on this machine, if there are several GPUs."""
     import torch
 
     if rank is None or config.device not in ("auto", "cuda") or (count := torch.cuda.device_count()) < 2:
@@ -97,8 +100,8 @@ def run_worker(
     results: bool = True,
     deadline: float = math.inf,
 ) -> None:
-    """Run a shard's tasks and whatever others leave, until all is done. Then write the results, unless another worker
-    does or `results` is False. Raises: OutOfTime at the deadline, before the results."""
+    """Run a shard's tasks, and those that others have not begun, until all are done. Then write the results, unless
+    another worker does or `results` is False. Raises: OutOfTime at the deadline; no results are written then."""
     session.refuse_to_overwrite(experiment.config)
     began = time.time()
     with session.joined(experiment, SWEEP, "sweep", shard) as executor:
@@ -119,7 +122,7 @@ def run_worker(
             say("all is done; another worker wrote the results")
             return
         with claims.holding(task, RESULTS):
-            session.refuse_to_overwrite(experiment.config)  # of a run of this name that ended meanwhile
+            session.refuse_to_overwrite(experiment.config)  # another run of this name may have ended meanwhile
             finish(experiment, arguments)
 
 
@@ -135,7 +138,7 @@ def _claim_results(experiment: Experiment, claims: Claims, task: str) -> bool:
 
 
 def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
-    """Write tables, figures, the config and, last, `done.json`; takes seconds once all features are there."""
+    """Write tables, figures, the config, `done.json` and the report, from features in the cache."""
     from latentmix.figures import draw_run
     from latentmix.report import write_report
 
@@ -177,7 +180,7 @@ def _commit() -> str | None:
 
 def _show_results(experiment: Experiment, results: Sequence[Result], figures: Sequence[Path]) -> None:
     """Print the averages of the first metrics, and where everything is."""
-    folder, console = experiment.config.folder, Console()
+    folder, console = experiment.config.folder, Console(quiet=not is_shown())
     ns = experiment.config.n
     for name, label in list(labels(experiment).items())[:METRICS_SHOWN]:
         rows = [result for result in results if (result.class_id, result.metric) == (AVERAGE, label)]
@@ -185,23 +188,23 @@ def _show_results(experiment: Experiment, results: Sequence[Result], figures: Se
         table = Table("method", *(f"N = {n}" for n in ns), title=title)
         for method in dict.fromkeys(row.method for row in rows):
             values = {row.n: row.estimate.value for row in rows if row.method == method}
-            table.add_row(method, *(f"{values.get(n, values.get(0)):.3f}" for n in ns))  # controls have n = 0
+            table.add_row(method, *(three_digits(values[n if n in values else 0]) for n in ns))  # controls have n = 0
         console.print(table)
     for path in (*(folder / name for name in ("metrics.csv", "pairs.csv", "config.yaml")), *figures):
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
 def freeze(config: Config, arguments: Sequence[str], threads: int) -> Path:
-    """Write a config into the folder of its run, for workers of so many threads to read. Return the file."""
+    """Write a config with a number of threads into the folder of its run, for its workers. Return the file."""
     frozen = replace(config, launch=replace(config.launch, threads=threads))
     content = {"config": frozen.as_dict(), "arguments": list(arguments)}
-    path = config.work / f"config-{key(content)}.json"  # another run of this name may be waiting in a queue
+    path = config.work / f"config-{key(content)}.json"  # workers of another run of this name may still need theirs
     write_json(path, content)
     return path
 
 
 def work(frozen: Path, shard: str, results: bool = True) -> None:
-    """Run a shard, such as "0/3", of a run whose config is frozen; raise UserError if the file can't be read."""
+    """Run a shard, such as "0/3", of the run whose config `freeze` wrote; raise UserError if it can't be read."""
     content = read_json(frozen)
     if content.keys() != {"config", "arguments"}:
         raise UserError(f"{frozen} can't be read; give the command that started the run again")
@@ -214,7 +217,7 @@ def work(frozen: Path, shard: str, results: bool = True) -> None:
 
 
 def _time_spent(folder: Path) -> float:
-    """Return the seconds since this Slurm job first began, which may have been requeued; its start is in `folder`."""
+    """Return the seconds since this Slurm job first began. The start is kept in `folder`, as a job may be requeued."""
     note = folder / "slurm" / f"began-{os.environ.get('SLURM_JOB_ID')}.json"
     began = read_json(note).get("began")
     if began is None:

@@ -29,13 +29,15 @@ def require(config: Config) -> None:
 
 
 def send(config: Config, results: Sequence[Result], figures: Sequence[Path]) -> None:
-    """Send the settings, the averages over classes (N is the step) and the figures. Warn if the tracker fails, as the
-    results are on the disk by then."""
+    """Send the settings, the averages over classes (N is the step) and the figures.
+
+    Warn if the tracker fails, as the results are on disk already.
+    """
     if config.track is None:
         return
     try:
         _send(config, results, [path for path in figures if path.suffix == ".png"])
-    except Exception as error:  # whatever a tracker of somebody else's raises
+    except Exception as error:  # trackers raise errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
         warnings.warn(f"track={config.track} failed: {reason}; the results are in {config.folder}", stacklevel=2)
 
@@ -44,7 +46,7 @@ def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) ->
     with _no_launcher():
         from accelerate import PartialState
 
-        PartialState(cpu=True)  # which accelerate's classes ask for
+        PartialState(cpu=True)  # accelerate's trackers need it
     tracker = _tracker_class(config.track)(**_names(config))
     tracker.main_process_only = False  # this is the only process that sends the results
     tracker.start()
@@ -64,7 +66,7 @@ def _send(config: Config, results: Sequence[Result], figures: Sequence[Path]) ->
 
 @contextmanager
 def _no_launcher() -> Iterator[None]:
-    """Hide torchrun's and MPI's variables, by which accelerate would wait for the other processes to form a group."""
+    """Hide the variables of torchrun and MPI, or accelerate would wait for other processes to form a group."""
     hidden = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
     try:
         yield
@@ -73,7 +75,7 @@ def _no_launcher() -> Iterator[None]:
 
 
 def _names(config: Config) -> dict[str, Any]:
-    """Return what each tracker's class takes, such that the run has its own name there."""
+    """Return the arguments of a tracker's class that give the run its name."""
     if config.track == "tensorboard":
         return {"run_name": config.name, "logging_dir": config.outputs / "tensorboard"}
     if config.track == "mlflow":

@@ -1,4 +1,4 @@
-"""Where images come from. A data set lists its classes and yields their images, the same way for every use."""
+"""Data sets: each lists its classes and the images of each class; see `protocol.Dataset`."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence

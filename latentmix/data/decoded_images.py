@@ -1,6 +1,6 @@
-"""What saves decoding images again: decoded and drawn ones in memory, and notes of which files were found whole.
+"""Two caches that save decoding: pictures in memory, and records on disk of files that were checked.
 
-An image's check and all of its uses decode or draw it once. Later runs need not decode a file to check it.
+So the check and all uses of an image decode or draw it once, and later runs need not decode a file to check it.
 """
 
 import time
@@ -15,17 +15,17 @@ from PIL import Image
 from latentmix.cache import key, read_checked_json, user_cache, write_checked_json
 from latentmix.errors import UserError
 
-WORTHWHILE = 0.25  # seconds of checking, summed over threads; less is not worth a file
-SETTLED = 2e9  # ns since its last change, after which a file cannot change again within the same tick of its clock
+WORTHWHILE = 0.25  # seconds of checking, summed over threads, below which no record is written
+SETTLED = 2e9  # ns since a file's last change, before which another change may leave its time of change the same
 
 CheckedId = Callable[[Path, int, Callable[[], str]], str]
 
 
 class DecodedImages:
-    """The pictures that a process has decoded or drawn, by what identifies them, up to `budget`.
+    """Pictures that this process has decoded or drawn, by an id, up to `budget` bytes.
 
-    Where room is short, pictures that were used before make way, the oldest first. If that does not suffice, a new
-    picture is not kept.
+    If memory is short, pictures that were used already are removed, the oldest first. Pictures that were only checked
+    stay, as they are still to be used; if there is no room beside them, a new picture is not kept.
     """
 
     budget = 256 << 20  # bytes
@@ -34,7 +34,7 @@ class DecodedImages:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all pictures."""
         self._unused: dict[Hashable, Image.Image] = {}
         self._used: OrderedDict[Hashable, Image.Image] = OrderedDict()
         self._bytes = 0
@@ -44,7 +44,7 @@ class DecodedImages:
         return id_ in self._unused or id_ in self._used
 
     def add(self, id_: Hashable, picture: Image.Image, used: bool = False) -> None:
-        """Keep an image's picture if there is room for it. `used` says whether this is for a use."""
+        """Keep a picture if there is room for it. `used` says that it is in use now, not only checked."""
         with self._lock:
             if id_ in self:
                 return
@@ -55,7 +55,7 @@ class DecodedImages:
                 self._bytes += _bytes(picture)
 
     def get(self, id_: Hashable) -> Image.Image | None:
-        """Return an image's picture for a use; None if it is not kept."""
+        """Return a picture to be used; None if it is not kept."""
         with self._lock:
             if (picture := self._unused.pop(id_, None)) is not None:
                 self._used[id_] = picture
@@ -72,11 +72,11 @@ def _bytes(picture: Image.Image) -> int:
 
 @contextmanager
 def checked_ids(name: str) -> Iterator[CheckedId]:
-    """Read the note on one class's images; write it at the end of the context if that saves time later.
+    """Read the record of the images of `name`, a class and rules; write it at the end if that saves time later.
 
-    `name` says which class and which rules. Yield a function of a file, an offset in it and `compute`, which threads
-    may share. It returns the id of the image that begins there: as noted or, if the file's size or times of change are
-    not as they were, as computed. It raises OSError for a missing file, and whatever `compute` raises.
+    Yield a thread-safe function of a file, an offset in it and `compute`. It returns the id of the image that begins
+    there: from the record or, if the file's size or times have changed, from `compute`. It raises OSError for a missing
+    file, and whatever `compute` raises.
     """
     note = user_cache() / "checked" / f"{key(name)}.json"
     known = read_checked_json(note)
@@ -99,5 +99,5 @@ def checked_ids(name: str) -> Iterator[CheckedId]:
         yield checked_id
     finally:
         if new and sum(seconds) >= WORTHWHILE:
-            with suppress(UserError):  # a cache that cannot be written makes the next start slow, not wrong
+            with suppress(UserError):  # without the record the next start is only slower
                 write_checked_json(note, known | new)

@@ -1,4 +1,4 @@
-"""What the drawn data sets share: scenes, colours, captions, pink texture, and images found by class and index."""
+"""Base of the drawn data sets: scenes, colours, captions, pink texture, and images by class and index."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
+from latentmix.data.decode import fitted
 from latentmix.data.decoded_images import DECODED
 from latentmix.data.protocol import Dataset, Source
 from latentmix.errors import UserError
-from latentmix.images import fitted
 
 Array = np.ndarray
 TRAINING_START = 1_000_000  # the embedded networks were trained on images from this index on; experiments stay below it
@@ -64,7 +64,7 @@ class Scene:
 
 
 def generator(*numbers: int) -> np.random.Generator:
-    """Return the random generator that these numbers name."""
+    """Return the random generator that is seeded by these numbers."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
 
 
@@ -94,10 +94,10 @@ def _fall(size: int, exponent: float) -> Array:
 
 
 class Drawn(Dataset):
-    """As many images of each class as are asked for, image `index` by `draw(class, index)`.
+    """A data set without end, whose image `index` of a class is `draw(class, index)`.
 
-    `light` adds a light from above: the top is so many grey levels brighter, and the bottom as much darker. All images
-    then share a bias in space, which no mean of a channel removes.
+    `light` makes the top of each image brighter by so many grey levels, and the bottom darker. All images then share a
+    spatial bias, which subtracting a channel's mean does not remove.
     """
 
     names: tuple[str, ...]
@@ -125,7 +125,7 @@ class Drawn(Dataset):
         return np.rint((image + slope).clip(0, 255)).astype(np.uint8)
 
     def _drawn(self, class_id: str, index: int) -> Image.Image:
-        """Return an image at its own size, drawn once: it is inverted, measured and shown in a report."""
+        """Return an image at its own size, from memory if it was drawn before."""
         id_ = (type(self).__name__, class_id, index)
         image = DECODED.get(id_)
         if image is None:

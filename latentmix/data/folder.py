@@ -47,13 +47,13 @@ class Folder(Dataset):
         return tuple(names)
 
     def resolve(self, name: str) -> str:
-        """Look a class up in the listing, so that no name, such as "../x", leads out of the data set."""
+        """Return the class of this name. It is looked up, so a name such as "../x" can't lead out of the data set."""
         if name in self._folders:
             return name
         alike = [known for known in self._folders if normalize("NFC", known) == normalize("NFC", name)]
         if not alike:
             raise UserError(unknown(name, list(self._folders), str(self.path)))
-        return alike[0]  # accents may be written as one character or as two, as macOS does
+        return alike[0]  # an accented letter may be one character or, as on macOS, two
 
     def images(self, class_id: str, count: int | None = None) -> list[Source]:
         blobs = [Blob(file) for file in image_files(self._folders[self.resolve(class_id)], ADVICE)]
@@ -64,7 +64,7 @@ class Folder(Dataset):
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
-        """Class -> its folder, in the order of names. Raises UserError if there are none."""
+        """Return the folder of each class, in the order of names. Raises UserError if there are none."""
         entries, path = listing(self.path, ADVICE), self.path.absolute()
         folders = {entry.name: entry for entry in entries if entry.is_dir()}
         if not folders and any(is_image(entry.name) for entry in entries):

@@ -1,7 +1,7 @@
 """data=hub: any data set of the Hugging Face hub that has a column of images and, for several classes, one of labels.
 
-Its split is streamed once, past whatever is not wanted. The wanted images are kept in the user's cache as files, in the
-stream's order, and are read like any folder from then on, without a network.
+Its split is streamed once. Images of the wanted classes are written to the user's cache as files, in the stream's
+order. From then on they are read like any folder, without a network.
 """
 
 import os
@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.data import imagenet_names
 from latentmix.data.decode import suffix
@@ -24,10 +22,11 @@ from latentmix.data.image_files import Blob, Rules, digest, is_image, listing, s
 from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
+from latentmix.runner.progress import bar
 
 IMAGENET = "ILSVRC/imagenet-1k"
 IMAGENETTE = "frgfm/imagenette"
-SYNSETS = {  # the classes of data sets that need not be asked for them
+SYNSETS = {  # the classes of data sets, where they are known without a network
     IMAGENETTE: (
         *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
         *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
@@ -35,11 +34,11 @@ SYNSETS = {  # the classes of data sets that need not be asked for them
 }
 VOLUME = {(IMAGENET, "train"): "about 150 GB", (IMAGENETTE, "train"): "1.1 GB"}  # of data sets and splits
 MOST = 1300  # images that a class of ImageNet has, at most
-COMPLETE = "complete.json"  # in a class's folder, written last: how many images were wanted (null: all), and came
-MOST_CLASSES = 10_000  # different values of a column that is no ClassLabel
+COMPLETE = "complete.json"  # in a class's folder, written last: `limit`, and how many images there are
+MOST_CLASSES = 10_000  # at most, different values of a column that is no ClassLabel
 VALUES = re.compile(r"(large_)?string|u?int\d+|bool")  # of such a column
 SAVED = "state.json"  # in a folder that the `save_to_disk` of one split wrote
-STRIDE = 500  # rows of the stream between two notes of how far it came
+STRIDE = 500  # rows of the stream between two records of its progress
 
 
 def load(config: DataConfig) -> Dataset:
@@ -71,7 +70,7 @@ class Hub(Dataset):
         return imagenet_names.title(class_id) if self.config.synsets else class_id.replace("_", " ")
 
     def fetch(self, class_ids: Sequence[str]) -> None:
-        """Stream the images of these classes that are not kept yet; a stopped stream goes on from its last note."""
+        """Stream the images of these classes that are not kept yet; a stopped stream resumes from its last record."""
         missing = {self._labels[class_id] for class_id in class_ids if not self._is_kept(self._labels[class_id])}
         if missing:
             with self._explained():
@@ -92,13 +91,13 @@ class Hub(Dataset):
         return None if is_local(self._name) else self._name
 
     def volume(self, images: bool = True) -> str:
-        """Say what a fetch would stream: of images, or else of the classes' names."""
+        """Return in words what `fetch` would stream for images or, without, for the names of classes."""
         if not images:
             return "the names of its classes"
         what = VOLUME.get((self._name, self.config.split), f"its split {self.config.split!r}")
         if self.config.limit is not None:
-            return f"of {what}, as much streams by as it takes to find {self.config.limit} images of each class"
-        return f"all of {what} streams by, as all images of a class are taken (data.limit=N ends it after N of each)"
+            return f"of {what}, as much as it takes to find {self.config.limit} images of each class"
+        return f"all of {what}, as all images of a class are wanted (data.limit=N stops after N of each)"
 
     def home(self) -> str:
         return f"are in {self._folder}"
@@ -123,12 +122,12 @@ class Hub(Dataset):
         return self._folder / f"{label:05d}"
 
     def _files(self, label: int) -> list[Path]:
-        """The images that are kept of a class, in the stream's order."""
+        """Return the images that are kept of a class, in the stream's order."""
         return [file for file in listing(self._class_folder(label), "set LATENTMIX_CACHE") if is_image(file.name)]
 
     @cached_property
     def _labels(self) -> dict[str, int]:
-        """Class -> its number. Classes name files, so none has a slash."""
+        """Return the number of each class. Classes are in file names, so slashes are replaced."""
         names = [str(name) for name in self._about["names"]]
         ids = imagenet_names.synsets(names) if self.config.synsets else [name.replace("/", "-") for name in names]
         labels = {class_id: label for label, class_id in enumerate(ids)}
@@ -138,7 +137,7 @@ class Hub(Dataset):
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        """Return the names of the classes, in the order of their numbers, and whether the column has these numbers."""
+        """Return `names`, the classes in the order of their numbers, and `numbered`: whether the column has numbers."""
         file = self._folder / "about.json"
         about = read_checked_json(file)
         if "names" not in about:
@@ -149,21 +148,21 @@ class Hub(Dataset):
         return about
 
     def _names(self, rows: Any) -> tuple[list[str], bool]:
-        """Return the names of the classes, and whether the column has their numbers. Any other column is read whole."""
+        """Return the names of the classes, and whether the column has their numbers; if not, read the whole column."""
         column = self.config.label
         if column is None:
             return [_last_part(self._name)], True
         if hasattr(rows.features[column], "names"):
             return list(rows.features[column].names), True
         values = set[str]()
-        with tqdm(desc=f"labels of {self._name}", disable=None) as bar:
+        with bar(f"labels of {self._name}", disable=None) as shown:
             for row, example in enumerate(rows.select_columns([column]), 1):
                 values |= {str(example[column])} - {"None", ""}
                 if len(values) > MOST_CLASSES:
                     many = f"{self._name} has more than {MOST_CLASSES} values of {column!r}, so they are no classes"
                     raise UserError(f"{many}; set data.label to another column")
                 if row % STRIDE == 0:
-                    _show(bar, len(values), row)
+                    _show(shown, len(values), row)
         if not values:
             raise UserError(f"{self._name} has only empty values of {column!r}; data.label=null takes one class")
         return sorted(values), False
@@ -215,7 +214,7 @@ class Hub(Dataset):
         numbers = None if self._about.get("numbered", True) else {str(n): i for i, n in enumerate(self._about["names"])}
         total = None if limit is None else limit * len(labels)
         note, wanted = self._folder / "progress.json", {"labels": sorted(labels), "limit": limit}
-        with tqdm(total=total, desc=f"images of {self._name}", disable=None) as bar:
+        with bar(f"images of {self._name}", total, disable=None) as shown:
             kept, start = _resume(rows, note, wanted)
             for row, example in enumerate(rows, start):
                 value = 0 if column is None else example[column]
@@ -229,7 +228,7 @@ class Hub(Dataset):
                 if (row + 1) % STRIDE == 0:
                     progress = {"wanted": wanted, "state": rows.state_dict(), "kept": kept, "row": row + 1}
                     write_checked_json(note, progress)
-                    _show(bar, kept.total(), row + 1)
+                    _show(shown, kept.total(), row + 1)
             else:
                 limit = None  # there are no more
             for label in labels:
@@ -239,9 +238,9 @@ class Hub(Dataset):
     def _keep(self, label: int, row: int, image: dict[str, Any]) -> None:
         """Write an image's bytes as they are; its name has the row, for the stream's order, and a digest."""
         content = self._content(image)
-        ending = suffix(content) or ".jpg"  # what is no image is found out where it is used
+        ending = suffix(content) or ".jpg"  # bytes that are no image are refused when they are used
         file = self._class_folder(label) / f"{row:09d}-{digest(content)}{ending}"
-        if not file.exists():  # else it is whole, from a run that was stopped or wanted fewer
+        if not file.exists():  # an existing file is complete, and from an earlier fetch
             write_atomic(file, content)
 
     def _content(self, image: dict[str, Any]) -> bytes:
@@ -258,13 +257,13 @@ class Hub(Dataset):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn whatever the hub's libraries raise, which is nearly anything, into a UserError."""
+        """Turn errors of the hub's libraries, of any type, into UserErrors."""
         try:
             yield
         except DiskFull as error:
             advice = "free some space, or set LATENTMIX_CACHE to a folder with more, and give the same command again"
             raise DiskFull(f"the disk is full: {self._folder} can't be written; {advice}") from error
-        except (UserError, ModuleNotFoundError):  # such as `datasets` itself, whose extra is named elsewhere
+        except (UserError, ModuleNotFoundError):  # of `datasets` itself: `optional_imports` names the extra to install
             raise
         except Exception as error:
             instead = "; or take data=imagenet data.path=DIR, ImageNet's training images" if self.config.synsets else ""
@@ -321,7 +320,10 @@ def _contents(folder: Path) -> list[Any]:
 
 
 def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int], int]:
-    """Move a stream on by the last note of the same wish; return the images kept of each label, and the next row."""
+    """Move a stream on to where it stopped; return the number of images kept of each label, and the next row.
+
+    The record in `note` is used if it is of the same labels and limit, `wanted`.
+    """
     progress = read_checked_json(note)
     if progress.get("wanted") != wanted:
         return Counter(), 0
@@ -329,6 +331,6 @@ def _resume(rows: Any, note: Path, wanted: dict[str, Any]) -> tuple[Counter[int]
     return Counter({int(label): count for label, count in progress["kept"].items()}), progress["row"]
 
 
-def _show(bar: tqdm, found: int, rows: int) -> None:
-    bar.n = found
-    bar.set_postfix_str(f"{rows:,} rows seen")
+def _show(shown: Any, found: int, rows: int) -> None:
+    shown.n = found
+    shown.set_postfix_str(f"{rows:,} rows seen")

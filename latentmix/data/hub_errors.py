@@ -1,4 +1,4 @@
-"""What the Hugging Face hub's libraries raise -> one line that says what is wrong and what to do."""
+"""Errors of the Hugging Face hub's libraries, explained in one line that says what is wrong and what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ REFUSED = (401, 403)  # statuses of HTTP
 
 
 def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> UserError:
-    """Return the error that a user sees for what a library raised about data set `name`, of the hub or in a folder.
+    """Return the error that a user sees for an error of a library about data set `name`, of the hub or in a folder.
 
-    Only a missing network, repository or permission makes it `NotFetched`; all else is reported in the library's words.
-    `kept` is where images of the hub are kept, and `instead` says what other data set would do.
+    It is `NotFetched` for a missing network, repository or permission. Other errors keep the library's words. `kept` is
+    the folder of the images that were fetched, and `instead` names another data set to use.
     """
     words = one_line(error)
     if "scripts are no longer supported" in words:
@@ -47,7 +47,7 @@ def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> U
 
 
 def refusal(error: BaseException, hub: str, revision: str | None = None, kind: str = "model") -> str | None:
-    """Return why the hub does not give a repository, by an error of its library; None where it is another error."""
+    """Return why the hub refuses a repository, from an error of its library; None for other errors."""
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{hub}"
     login = "log in with `hf auth login` (or set HF_TOKEN)"
     setting = "data=folder data.path" if kind == "dataset" else "model.path"
@@ -61,12 +61,12 @@ def refusal(error: BaseException, hub: str, revision: str | None = None, kind: s
 
 
 def is_of_network(error: BaseException) -> bool:
-    """Return True if an error, or one that led to it, is that the hub can't be reached."""
+    """Return True if an error, or one that led to it, says that the hub can't be reached."""
     return not {*NETWORK, "LocalEntryNotFoundError"}.isdisjoint(_kinds(error))
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Return True if an error, or one that led to it, is that no space is left."""
+    """Return True if an error, or one that led to it, says that no disk space is left."""
     return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain(error))
 
 

@@ -1,7 +1,7 @@
-"""Image files of data sets: which there are, which of them can be used, and their pixels.
+"""Image files of data sets: their listing, checks and pixels.
 
-Every image of a run is decoded once before any work, so that a damaged one is found now and not hours into the run. The
-decoded picture is kept for its use as far as `DECODED` has room, and later runs remember which files were whole.
+Every image of a run is decoded once before the run starts, so that a damaged one is found then and not hours later. The
+decoded picture is kept in `DECODED` if there is room, and later runs do not decode checked files again.
 """
 
 import os
@@ -16,18 +16,18 @@ from typing import Literal
 
 import numpy as np
 
-from latentmix.data.decode import decode, has_fewer_bits, misnamed_profile, names_a_profile
+from latentmix.data.decode import decode, fitted, misnamed_profile, names_a_profile
 from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
+from latentmix.data.peculiarities import has_fewer_bits
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
-from latentmix.images import fitted
 from latentmix.threads import on_all_threads
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 UNREAD = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".psd", ".exr", ".dng")
-LARGEST = 1 << 30  # bytes of an image file
-BLOCK = 64  # images that are checked at a time, on all threads
+LARGEST = 1 << 30  # bytes of an image file, at most
+BLOCK = 64  # images that are checked together, on all threads
 # Folders that archives and operating systems leave behind.
 DROPPINGS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 AGAIN = "restore it, or give the same command again to continue with the files as they are now"
@@ -35,7 +35,7 @@ AGAIN = "restore it, or give the same command again to continue with the files a
 
 @dataclass(frozen=True)
 class Rules:
-    """What is done with images that cannot be used: see `data.bad_images` and `data.max_megapixels`."""
+    """Which images can be used, and what is done with others: see `data.max_megapixels` and `data.bad_images`."""
 
     bad_images: Literal["refuse", "skip"] = "refuse"
     max_megapixels: float = MAX_MEGAPIXELS
@@ -47,9 +47,9 @@ class Blob:
 
     file: Path
     offset: int = 0
-    size: int = -1  # all that follows
-    member: str = ""
-    digest: str = ""  # that its bytes must have, where it is known
+    size: int = -1  # -1: up to the end of the file
+    member: str = ""  # its name in the archive
+    digest: str = ""  # the digest that its bytes must have, if it is known
 
     def read(self) -> bytes:
         """Return the bytes. Raises OSError for what is no regular file, such as a pipe, and for more than 1 GiB."""
@@ -65,7 +65,7 @@ class Blob:
 
     @property
     def name(self) -> str:
-        """The image's own file name."""
+        """Return the image's own file name."""
         return Path(self.member).name or self.file.name
 
     def __str__(self) -> str:
@@ -93,11 +93,11 @@ def listing(folder: Path, advice: str) -> list[Path]:
 def image_files(folder: Path, advice: str) -> Iterator[Path]:
     """Yield the image files in a folder and all folders below it, sorted within each; links are followed.
 
-    A link that leads nowhere counts: it stands for a missing image, which must not go unnoticed. Pictures in other
-    formats are left out with a warning. Raises UserError, which ends with `advice`, where a folder can't be listed.
+    A broken link is yielded, so that the missing image is noticed. Pictures in other formats are left out with a
+    warning. Raises UserError, which ends with `advice`, where a folder can't be listed.
     """
     unread: list[str] = []
-    seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it is not followed for ever
+    seen: set[tuple[int, int]] = set()  # folders, so that a link to a folder above it is not followed for ever
 
     def fail(error: OSError) -> None:
         raise _not_listed(error, advice) from error
@@ -173,21 +173,21 @@ def _check(blob: Blob, max_megapixels: float, notes: list[tuple[str, str]]) -> s
 
 
 def digest(content: bytes) -> str:
-    """Return 16 hex digits that name an image's bytes."""
+    """Return a digest, 16 hex digits, of an image's bytes."""
     return sha256(content).hexdigest()[:16]
 
 
 def image_id(content: bytes) -> str:
-    """Return 16 hex digits that name an image as it is read; `in sRGB` since colour profiles are applied."""
+    """Return a digest, 16 hex digits, of an image's bytes and of how its colour profile is applied."""
     applied = b"in sRGB" if names_a_profile(content) else b""
     applied += b"by its curves" if misnamed_profile(content) else b""
     return digest(content + applied + (b"in its own bits" if has_fewer_bits(content) else b""))
 
 
 def _pixels(blob: Blob, id_: str, max_megapixels: float, size: int | str) -> np.ndarray:
-    """Return an image at a size (see `images.fitted`): uint8 [H, W, 3], RGB.
+    """Return an image at a size (see `decode.fitted`): uint8 [H, W, 3], RGB.
 
-    Raises UserError if the image has to be read and is not what it was: what is computed from it is kept under its id.
+    Raises UserError if the file has changed since it was checked, as results are kept under the id that it had then.
     """
     picture = DECODED.get((id_, max_megapixels))
     if picture is None:

@@ -59,7 +59,7 @@ class ImageNet(Dataset):
 
     @cached_property
     def _locations(self) -> dict[str, Blob]:
-        """WordNet id -> the folder or tar of its images, sorted."""
+        """Return the folder or tar of each class, by WordNet id, sorted."""
         found = _members(Blob(self.path)) if self.path.is_file() else _search(self.path)
         classes = {match[1]: blob for blob in found if (match := CLASS.fullmatch(blob.name))}
         locations = {class_id: classes[class_id] for class_id in imagenet_names.names() if class_id in classes}
@@ -69,9 +69,9 @@ class ImageNet(Dataset):
 
 
 def _search(path: Path) -> list[Blob]:
-    """Return the class folders and tars under a path or, without any, the class tars in the one archive of them all.
+    """Return the class folders and tars under a path or, if there are none, the class tars in `ARCHIVE`.
 
-    A tar comes after the folder of the same class, and so replaces it: the folder may be half unpacked.
+    A class's tar comes after its folder, and so replaces it in `_locations`: the folder may be half unpacked.
     """
     roots = [path, *(path / root for root in ROOTS[1:] if (path / root).is_dir())]
     for root in roots:
@@ -81,7 +81,7 @@ def _search(path: Path) -> list[Blob]:
 
 
 def _members(archive: Blob) -> list[Blob]:
-    """Return the files in an uncompressed tar, which may lie in a tar, by name. Raises UserError for a damaged one."""
+    """Return the files in an uncompressed tar, which may itself be in a tar, sorted by name. Raises UserError."""
     files = []
     try:
         with archive.file.open("rb") as opened:

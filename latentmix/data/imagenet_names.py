@@ -58,7 +58,7 @@ def synsets(labels: Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def _table() -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """WordNet id -> names, and WordNet id -> definition."""
+    """Return the names and the definition of each class, by WordNet id."""
     lines = [line.split("\t") for line in TABLE.read_text("utf-8").splitlines() if not line.startswith("#")]
     return {line[0]: tuple(line[1].split(", ")) for line in lines}, {line[0]: line[2] for line in lines}
 

@@ -1,4 +1,4 @@
-"""Images as callers of the Python functions have them: paths, PIL images, tensors, arrays, or lists of these."""
+"""Images that callers of the Python functions pass: paths, PIL images, tensors, arrays, or lists of these."""
 
 import os
 from collections.abc import Mapping, Sequence, Set
@@ -11,12 +11,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from latentmix.data.decode import decode, in_srgb
+from latentmix.data.decode import decode, fitted, in_srgb
 from latentmix.data.image_files import image_id
 from latentmix.data.protocol import Source, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once
-from latentmix.images import fitted
 from latentmix.settings import URL, expand_home
 
 KINDS = "paths, PIL images, uint8 tensors [3, H, W] or uint8 arrays [H, W, 3]"
@@ -27,8 +26,8 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = ()) -> tuple[Tensor, bool]:
     """Return images as uint8 [B, 3, H, W], and whether a single one was given.
 
-    Each is cut in its centre to the shape of `size`, and resized. None leaves images as they are, which must then be of
-    one size. `labels` are what errors call them, by default "images[0]" and so on.
+    Each is cropped in its centre to the aspect ratio of `size`, and resized. None leaves images as they are; all must
+    then have one size. `labels` name the images in errors, by default "images[0]" and so on.
     Raises: UserError for anything that is no image.
     """
     single = is_one(images)
@@ -45,7 +44,7 @@ def read_pictures(images: Any, size: int | str | None, labels: Sequence[str] = (
 
 
 def list_of(images: Any) -> list[Any]:
-    """Return what an ordered collection of images holds. Raises: UserError for a table, a dict or a set."""
+    """Return the entries of an ordered collection of images. Raises: UserError for a table, a dict or a set."""
     instead = {Mapping: "list(x.values())", Set: "a list, which has an order"}
     if hasattr(images, "column_names") or hasattr(images, "columns"):  # of datasets, of pandas
         raise UserError(f"a {type(images).__name__} is no list of images; give its column, such as x['image']")
@@ -56,7 +55,7 @@ def list_of(images: Any) -> list[Any]:
 
 
 def is_one(images: Any) -> bool:
-    """Return whether this is one image, or nothing that could hold several."""
+    """Return whether this is one image, or no collection at all."""
     if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OSU"):
         return images.ndim < 4
     return isinstance(images, FILES | Image.Image) or hasattr(images, "read") or not hasattr(images, "__iter__")
@@ -73,7 +72,7 @@ def _picture(image: Any, label: str) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return in_srgb(ImageOps.exif_transpose(image))[0]
-        except Exception as error:  # nearly anything, where a picture is truncated, closed or of a rare mode
+        except Exception as error:  # of any type for a truncated or closed picture, or a rare mode
             raise UserError(f"{label} can't be read, a picture of mode {image.mode}: {one_line(error)}") from error
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"{label}: {type(image).__name__} is no image; give {KINDS}")
@@ -89,12 +88,12 @@ def _picture(image: Any, label: str) -> Image.Image:
 
 
 def _advice(kind: str, shape: list[int], is_tensor: bool) -> str:
-    """Return what to do with an array that is no image."""
+    """Return advice for an array that is no image."""
     if kind in FLOATS and 3 in shape:
         whole = ".round().to(torch.uint8)" if is_tensor else ".round().astype('uint8')"
         return f"if its values are from 0 to 1, give (255 * x){whole}"
     if kind == "uint8" and len(shape) == 3 and shape[2 if is_tensor else 0] == 3:
-        return "give x.permute(2, 0, 1)" if is_tensor else "give x.transpose(1, 2, 0)"
+        return "give x.movedim(-1, -3)" if is_tensor else "give numpy.moveaxis(x, -3, -1)"
     if kind == "uint8" and not is_tensor and len(shape) in (2, 3) and shape[2:] in ([], [4]):
         return "give PIL.Image.fromarray(x)"
     return f"give {KINDS}, with values from 0 to 255"
@@ -110,7 +109,7 @@ def _of_bytes(image: Any, label: str) -> Image.Image:
 
 
 def picture_source(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Source:
-    """Return the picture in a file as data sets have their images. Raises: UserError if there is none."""
+    """Return the picture in a file as a `Source`. Raises: UserError if there is none."""
     content, picture = _read(path, max_megapixels)
     return Source(image_id(content), lambda size: fitted(picture, size))
 
@@ -121,6 +120,8 @@ def _read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[bytes, Im
         content = path.read_bytes()
         return content, _decoded(content, str(path), max_megapixels)
     except Exception as error:  # Pillow raises nearly anything for damaged files
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give its files: sorted(Path({str(path)!r}).iterdir())") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} can't be read as an image: {reason}") from error
 

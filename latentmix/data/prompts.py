@@ -1,4 +1,4 @@
-"""A prompt of its own for each image, from a file (`data.prompts=FILE.csv`). Images are inverted under them."""
+"""Prompts of single images, from a file (`data.prompts=FILE.csv`). Images are inverted under them."""
 
 import csv
 import json
@@ -26,9 +26,9 @@ class Prompts:
         self._given: dict[str, Source] = {}  # name in the file -> the image that has its prompt
 
     def given_to(self, sources: Sequence[Source], where: str) -> list[Source]:
-        """Return images with the prompts of their file names, by as many folders of their path as the file has.
+        """Return images with the prompts of their file names. Names in the file may include any number of folders.
 
-        An image without one has the prompt of its class. Raises: UserError if none has one, or if a name is that of
+        An image without one keeps the prompt of its class. Raises: UserError if no image has one, or if a name fits
         several images.
         """
         prompted = [self._prompted(source) for source in sources]
@@ -80,7 +80,7 @@ def read_prompts(file: Path) -> dict[str, str]:
 
 
 def _read(file: Path) -> tuple[list[dict[Any, Any]], str]:
-    """Return the rows of a CSV file or of JSON lines, by column, and what separates fields. Raises: UserError."""
+    """Return the rows of a CSV file, JSON lines or a JSON list, and what separates fields. Raises: UserError."""
     line = 0
     try:
         content = file.read_bytes()
@@ -111,7 +111,7 @@ def _read(file: Path) -> tuple[list[dict[Any, Any]], str]:
 
 
 def _as_example(source: Source, other: Source | None = None) -> str:
-    """Say how an image is named in a file of prompts, apart from another one."""
+    """Return an example for a message: the name of an image in a file of prompts, unlike that of another one."""
     parts, others = Path(source.label).parts, Path(other.label).parts if other else ()
     count = next(n for n in range(2, len(parts) + 2) if parts[-n:] != others[-n:])
     return f"CLASS/NAME, such as {'/'.join(parts[-count:])}"

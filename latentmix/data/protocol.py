@@ -1,4 +1,4 @@
-"""What a data set is: classes, and the images of each. Every use of images goes through these two types."""
+"""The types of images and data sets: `Source` and `Dataset`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class Source:
 
     id: str
     pixels: Callable[[int | str], np.ndarray]  # size (512, or "768x512") -> uint8 [H, W, 3], RGB
-    name: str = field(default="", compare=False)  # of its file, for people
-    prompt: str | None = None  # its own, under which it is inverted; None is that of its class
+    name: str = field(default="", compare=False)  # of its file, for messages and tables
+    prompt: str | None = None  # the one that it is inverted under, if not that of its class
 
     @property
     def label(self) -> str:
@@ -27,13 +27,13 @@ class Source:
 
 
 class NotFetched(UserError):
-    """Images are elsewhere, and could not be fetched: there is no network, no such repository, or no access to it."""
+    """Images could not be fetched: there is no network, no such repository, or no access to it."""
 
 
 class Dataset(Protocol):
-    """A data set. Subclass it, and write `classes` and `images`; the rest is for data sets that differ.
+    """A data set. Subclass it, and write `classes` and `images`; the other methods have defaults.
 
-    Making one costs nothing: it reads files when it is first asked for classes or images.
+    The constructor should read nothing: files are read when classes or images are first asked for.
     """
 
     world: str = "photographs"  # what the images show; a model may know only one world, such as "shapes"
@@ -58,7 +58,7 @@ class Dataset(Protocol):
         return class_id.replace("_", " ")
 
     def fetch(self, class_ids: Sequence[str]) -> None:
-        """Bring images of these classes that are elsewhere to this machine, all at once; by default, none are."""
+        """Fetch the images of these classes that are not on this machine; by default, all are."""
         return None
 
     def repository(self) -> str | None:
@@ -66,11 +66,11 @@ class Dataset(Protocol):
         return None
 
     def volume(self, images: bool = True) -> str:
-        """Say how much `fetch` reads there for images or, without, for the names of classes."""
+        """Return in words how much `fetch` reads there for images or, without, for the names of classes."""
         return "its images" if images else "the names of its classes"
 
     def home(self) -> str:
-        """Say where the images are, to go on from "N images"."""
+        """Return where the images are, as the end of a sentence that begins with "N images"."""
         return "are here"
 
     def planned(self) -> "Dataset":
@@ -79,15 +79,15 @@ class Dataset(Protocol):
 
 
 def unknown(name: str, classes: Sequence[str], where: str) -> str:
-    """Say that a class does not exist, and name the nearest that does and the first few."""
+    """Return the message for a class that does not exist; it names the nearest that does and the first few."""
     return f"no class in {where} is called {name!r}; try {nearest(name, classes)!r}; there are {first_few(classes)}"
 
 
 def first_few(names: Sequence[str]) -> str:
-    """List some of the names that there are, for a message."""
+    """Return the first few names in a line, for a message."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a library says of an error, in one line without a full stop."""
+    """Return the text of a library's error in one line without a full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

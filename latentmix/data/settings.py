@@ -10,17 +10,17 @@ from latentmix.embedded import DRAWN
 from latentmix.settings import STRICT, LocalPath, Positive, Several
 
 MAX_MEGAPIXELS = 300  # 1.2 GB in memory
-# What reads a setting. Kinds of data that another package adds may read any.
+# Setting -> the kinds of data that read it. Kinds that another package adds may read any.
 READERS = {"path": ("folder", "imagenet"), "hub": ("hub",), "noise": ("synthetic",), "light": tuple(DRAWN)}
 READERS |= dict.fromkeys(("subset", "revision", "split", "image", "label", "synsets"), ("hub",))
 BUILT_IN = {*DRAWN, "synthetic", "folder", "imagenet", "hub"}
-RANDOM = re.compile(r"random:([1-9]\d*)")  # in place of classes' names: so many, drawn by the seed
+RANDOM = re.compile(r"random:([1-9]\d*)")  # in data.classes: a number of classes to draw by the seed
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    name: str  # a label, as tables and folders have it
-    kind: str  # which reader: a key of data.DATASETS
+    name: str  # a label in tables and names of folders
+    kind: str  # a key of data.DATASETS
     reference: Annotated[int, Field(ge=2)] | None  # real images of a class to measure against; None is all of them
     path: LocalPath | None = None
     classes: Several[str] | None = None  # None is all of them
@@ -30,13 +30,13 @@ class DataConfig:
     subset: str | None = None
     revision: str | None = None
     split: str = "train"
-    image: str = "image"  # the columns of the images
-    label: str | None = "label"  # and of their classes; None takes all images as one class
+    image: str = "image"  # the column of images
+    label: str | None = "label"  # the column of classes; None takes all images as one class
     synsets: bool = False  # the classes are ImageNet's, so WordNet ids name them
     limit: Positive | None = None  # images of each class that are kept; None is all of them
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # standard deviation of what perturbs synthetic images
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to synthetic images: standard deviation, where white is 1
     light: Annotated[float, Field(ge=-255, le=255)] = 0.0  # on drawn images, from above, in grey levels
-    titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # what prompts call a class, by any name of it
+    titles: dict[str, Annotated[str, Field(min_length=1)]] | None = None  # any name of a class -> its name in prompts
     prompts: LocalPath | None = None  # a CSV file with a prompt for each image
     options: dict[str, Any] | None = None  # further settings of a kind of data that another package adds
 

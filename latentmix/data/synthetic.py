@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from latentmix.cache import key
+from latentmix.data.decode import fitted
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
-from latentmix.images import fitted
 from latentmix.rng import noise
 
 
@@ -31,7 +31,7 @@ def load(config: DataConfig) -> Dataset:
 
 @dataclass(frozen=True)
 class Synthetic(Dataset):
-    """The images of any class that has a name, kept in `folder`, whose name identifies how they are made."""
+    """Generated images of named classes, in a `folder` whose name is a key of all that they depend on."""
 
     names: tuple[str, ...]
     folder: Path = Path()
@@ -39,7 +39,7 @@ class Synthetic(Dataset):
     from_model = True
 
     def made_by(self, identity: object, cache: Path, seed: int) -> "Synthetic":
-        """Return the same classes with images from noise of this seed; `identity` is all else that decides them."""
+        """Return the same classes with the folder of their images. `identity` is all that images depend on."""
         return replace(self, folder=cache / "synthetic" / key(identity), seed=seed)
 
     def classes(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Synthetic(Dataset):
         return "are made by the model, so there is nothing to fetch"
 
     def path(self, class_id: str, index: int) -> Path:
-        """Return where an image is kept."""
+        """Return the file of an image."""
         return self.folder / key(class_id) / f"{index:06d}.png"
 
     def noise(self, class_id: str, index: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -71,7 +71,7 @@ def scene(class_name: str, index: int) -> Scene:
 
 
 def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]) -> Placed:
-    """Place an object at random: the one of several places that is farthest from the others."""
+    """Return a random object at the one of four random positions that is farthest from the other objects."""
 
     def room(place: Array) -> float:
         return min((float(np.hypot(*((place - (o.x, o.y) + 1) % 2 - 1))) for o in others), default=0.0)
@@ -85,7 +85,7 @@ def _placed(rng: np.random.Generator, palette: Palette, others: Sequence[Placed]
 
 
 def _paint(image: Array, placed: Placed, parts: Sequence[Part], texture: Array) -> None:
-    """Paint an object and its shadow into `image` [3, 128, 128], around the frame where it is cut."""
+    """Paint an object and its shadow into `image` [3, 128, 128]; what leaves the frame comes in on the other side."""
     rows, columns, x, y = _window(placed)
     pixel = placed.radius * SIZE / 2  # of a local unit
     part = image[:, rows, columns]

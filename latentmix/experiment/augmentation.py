@@ -1,4 +1,4 @@
-"""Augmentation: all images of each class, inverted and mixed at random, as more images of the class."""
+"""Augmentation: more images of each class, from random mixtures of all its images."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Augmentation(Experiment):
     """
 
     measured_with = ("clip",)
-    reserved = ()  # its table has no average
+    reserved = ()  # its table has no averages
 
     @property
     def alpha(self) -> float:
@@ -53,7 +53,7 @@ class Augmentation(Experiment):
 
     @property
     def _least(self) -> int:
-        """Return how many images a pool must have for each that is mixed: two for means of the pool."""
+        """Return how many images a pool needs for each image that is mixed: two for means of the pool."""
         return 2 if self.config.methods[0].of_pool else 1
 
     def _sizes(self, pool: int) -> list[int]:
@@ -96,6 +96,6 @@ class Augmentation(Experiment):
 
     @cached_property
     def layout(self) -> Layout:  # type: ignore[override]
-        """Return the folders of this experiment, whose keys hold what mixtures are drawn from."""
+        """Return the folders of this experiment; the keys of cells contain the sizes of mixtures, too."""
         usual = super().layout
         return replace(usual, mixing={**usual.mixing, "of": sorted(self.config.n)})

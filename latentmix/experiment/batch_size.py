@@ -27,12 +27,14 @@ def shared_batch_size(experiment: Experiment, claims: Claims) -> BatchSize:
     config = experiment.config
     name = key([experiment.model.identity, config.model.size, config.batch])
     value = config.batch if config.batch != "auto" else agree(claims, name, lambda: determine(experiment))
-    return BatchSize(value, claims, name, lambda smaller: _halved(experiment, smaller))
+    return BatchSize(value, claims, name, lambda smaller: _after_halving(experiment, smaller))
 
 
 def determine(experiment: Experiment, measure: bool = True) -> int:
-    """Return the batch size that the config sets, or that fits on the device. Without `measure`, run no network, and
-    guess what is not known yet."""
+    """Return the batch size that the config sets, or one that fits on the device.
+
+    Without `measure`, no network is run, and an unknown size is guessed.
+    """
     if experiment.config.batch != "auto":
         return experiment.config.batch
     if (known := _remembered(experiment).get(_name(experiment))) is not None:
@@ -47,7 +49,7 @@ def determine(experiment: Experiment, measure: bool = True) -> int:
     return measured
 
 
-def _halved(experiment: Experiment, batch_size: int) -> None:
+def _after_halving(experiment: Experiment, batch_size: int) -> None:
     free_memory(experiment.device)
     _remember(experiment, batch_size)
 

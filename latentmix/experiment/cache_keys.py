@@ -1,7 +1,7 @@
-"""Where everything of an experiment is kept.
+"""The folders of an experiment in the cache, and their keys.
 
-A folder of the cache is named by a key: a hash of everything that its contents depend on, and of nothing else. So
-results of different settings never meet, and what one run made every other run finds.
+A folder is named by a key: a hash of everything that its contents depend on, and of nothing else. So results of
+different settings are never mixed up, and runs share the results that their settings have in common.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,13 @@ Identity = dict[str, Any]
 class Layout:
     """The folders of one experiment, from the values that its results depend on."""
 
-    root: Path  # of the cache
-    model: Mapping[str, str]  # the model's identity
-    inverter: Mapping[str, str]  # the same in the precision of inversion
+    root: Path  # the cache
+    model: Mapping[str, str]  # the model's identity, in the precision of generation
+    inverter: Mapping[str, str]  # the same, in the precision of inversion
     size: int | str
     seed: int
-    inversion: Identity  # of the inversion, its settings and its schedule
-    mixing: Identity  # of the weights, unless they are uniform
+    inversion: Identity  # the inversion, its settings and its schedule
+    mixing: Identity  # the kind of weights, unless they are uniform
     generation: Identity  # guidance and schedule of generation
     prompt: Callable[[str], str]  # of a class
     pool_ids: Callable[[str], Sequence[str]]  # ids of the images of a class that are inverted

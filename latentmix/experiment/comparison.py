@@ -22,7 +22,7 @@ PAIR_COLUMNS = ("run", "reference", *COLUMNS[1:5], *DIFFERENCE)
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `label` tells it from the other runs that were read with it."""
+    """A finished run. `label` distinguishes it from the other runs that were read with it."""
 
     folder: Path
     label: str
@@ -41,10 +41,7 @@ class Run:
 
     @cached_property
     def settings(self) -> Config:
-        """Return the settings, with the defaults of those that came after the release that made the run.
-
-        Raises: UserError if they can't be read.
-        """
+        """Return the settings, with defaults for those that are newer than the run. Raises: UserError."""
         try:
             defaults, found = compose([]).as_dict(), self.config
             speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
@@ -54,12 +51,12 @@ class Run:
 
     @cached_property
     def samples(self) -> dict[Key, tuple[str, Sample]]:
-        """Return the name of each metric and the sample that its value is of; empty for a run of an earlier release."""
+        """Return each metric's name and its sample, by row of the table; empty for a run of an earlier release."""
         return dict(read_samples(self.folder))
 
     @cached_property
     def draws(self) -> dict[tuple[str, int, str], list[int]]:
-        """Return the numbers of the draws that the samples of a class, N and method are of."""
+        """Return the numbers of the draws in the samples of each class, N and method."""
         return read_draws(self.folder)
 
     @cached_property
@@ -87,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a run's value differs from that of another run on the same draws."""
+    """The difference of a run's value from another run's, on the same draws."""
 
     run: str
     reference: str
@@ -113,14 +110,14 @@ def _read(folder: Path, label: str) -> Run:
 def settings_that_differ(runs: Sequence[Run]) -> list[str]:
     """Return the keys of settings that change a result, that all runs have, and that are not the same in all of them.
 
-    Some do not have settings of other inversions, or settings that came later than the release that made the run.
+    A run lacks the settings of other inversions, and those that are newer than its release.
     """
     first, *others = [flat_settings(run.config) for run in runs]
     return [key for key, value in first.items() if any(settings.get(key, value) != value for settings in others)]
 
 
 def settings_to_show(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that runs differ in. Those of two inversions or models follow from their names."""
+    """Return the settings that differ; of two inversions or models only the name, as it decides the others."""
     keys = settings_that_differ(runs)
     named = {key.partition(".")[0] for key in keys if key in ("model.name", "inversion.name")}
     return [key for key in keys if key.partition(".")[0] not in named or key.endswith(".name")]
@@ -129,17 +126,21 @@ def settings_to_show(runs: Sequence[Run]) -> list[str]:
 def share_draws(a: Run, b: Run) -> bool:
     """Return whether two runs mix the same images in draws of the same number, so that these can be compared."""
     data = a.config["data"]["kind"]
-    made = ("model", "guidance", "steps", "spacing") if data == "synthetic" else ()  # what synthetic images depend on
+    synthesis = ("model", "guidance", "steps", "spacing") if data == "synthetic" else ()  # of the images themselves
     for key in settings_that_differ([a, b]):
         group = key.partition(".")[0]
-        if group in ("seed", "pool", "draws", *made) or (group == "data" and key not in ("data.name", "data.titles")):
+        if group in ("seed", "pool", "draws", *synthesis) or (
+            group == "data" and key not in ("data.name", "data.titles")
+        ):
             return False
     return True
 
 
 def differences(run: Run, reference: Run) -> list[Difference]:
-    """Return the paired differences of a run from another one, and their averages over classes; empty if the draws of
-    the two are not the same."""
+    """Return the paired differences of a run from another one, and their averages over classes.
+
+    Empty unless the draws of both mix the same images.
+    """
     if not share_draws(run, reference):
         return []
     found = list(_by_class(run, reference))
@@ -155,7 +156,7 @@ def differences(run: Run, reference: Run) -> list[Difference]:
 def _by_class(run: Run, reference: Run) -> Iterator[Difference]:
     """Yield the differences where both runs have draws of the same numbers.
 
-    Draws of random weights have others than those of uniform weights, which leave out subsets that were drawn before.
+    With uniform weights, draws of a subset that was drawn before are left out; with random weights they are not.
     """
     for key, (name, sample) in run.samples.items():
         _, other = reference.samples.get(key, (name, None))

@@ -1,8 +1,7 @@
 """Diversity: the perceptual distance between two images of a pair, averaged over pairs.
 
-A distance needs both images, which may lie in different batches, and the activations of LPIPS are larger than the
-images. So images are kept, and compared once both are there. No image is in two pairs, so that the distances are
-independent.
+A distance needs both images, which may be generated in different batches, and LPIPS' activations are larger than
+images. So images are kept, and compared once both are written. No image is in two pairs, so distances are independent.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +65,7 @@ def real_pairs(experiment: Experiment, class_id: str) -> Pairs:
         return pixels([sources[id_] for id_ in ids], experiment.config.model.size)
 
     kept = experiment.layout.references(class_id, experiment.perceptual)
-    return Pairs(class_id, _neighbours(list(sources)), read, kept)
+    return Pairs(class_id, _disjoint_pairs(list(sources)), read, kept)
 
 
 def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
@@ -81,10 +80,11 @@ def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
                 f"some images of {cell} that diversity compares are missing; latentmix sweep makes them"
             ) from None
 
-    return Pairs(str(cell), _neighbours(list(paths)), read, experiment.layout.distances(cell, experiment.perceptual))
+    kept = experiment.layout.distances(cell, experiment.perceptual)
+    return Pairs(str(cell), _disjoint_pairs(list(paths)), read, kept)
 
 
-def _neighbours(ids: Sequence[str]) -> list[Pair]:
+def _disjoint_pairs(ids: Sequence[str]) -> list[Pair]:
     return list(zip(ids[::2], ids[1::2], strict=False))[:MAX_PAIRS]
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from latentmix.mixing import Method
 from latentmix.rng import generator, noise
 
-NEVER = 1e-9  # a probability below which nobody looks whether two of a cell's draws are the same subset
+NEVER = 1e-9  # if it is less probable that two draws of a cell are the same subset, draws are not compared
 FIRST_ROUND = 50  # draws
-GAUSS = "gauss:"  # before the name of a method whose latents are Gaussian
+GAUSS = "gauss:"  # before the name of a method that mixes Gaussian latents
 NOISE = Method("noise", "0")  # marks the control that mixes nothing and generates from random latents, at n = 0
 
 
@@ -66,8 +66,8 @@ def subset(seed: int, class_id: str, draw: int, pool: int) -> np.ndarray:
 def distinct_draws(seed: int, class_id: str, draws: int, n: int, pool: int) -> Sequence[int]:
     """Return the numbers of the first `draws` draws that are distinct: none has the same n images as an earlier one.
 
-    A draw with the images of an earlier one is skipped, and the others keep their numbers. So what is drawn does not
-    depend on how many are asked for. If there are fewer subsets than `draws`, return a draw of each.
+    A draw with the images of an earlier one is skipped, and the others keep their numbers. So more draws only add to
+    fewer. If there are fewer subsets than `draws`, return a draw of each.
     """
     subsets = math.comb(pool, n)
     if draws**2 < NEVER * subsets:
@@ -89,10 +89,10 @@ def uniform_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool
 
 
 def dirichlet_weights(seed: int, class_id: str, draws: Sequence[int], n: int, pool: int, alpha: float) -> Tensor:
-    """Return weights [K, pool] of K draws: of the n images of a draw, from a Dirichlet distribution of concentration
-    `alpha`. The ratios of the weights of two images are the same for every n.
+    """Return weights [K, pool] of K draws: for a draw's n images from Dirichlet(alpha, …, alpha), 0 for the others.
 
-    Where `alpha` is so small that all shares are 0 in float64, the draw's first image has the whole weight.
+    The ratio of two images' weights is the same for every n. Where `alpha` is so small that all shares are 0 in
+    float64, the draw's first image has the whole weight.
     """
     weights = torch.zeros(len(draws), pool)
     for row, draw in zip(weights, draws, strict=True):

@@ -47,12 +47,12 @@ MAX_PAIRS = 50  # of images in a cell or class, whose perceptual distance is the
 class Experiment:
     """The parts of one run. Where results are kept is in `layout`; what is mixed is in `latents`."""
 
-    reserved: tuple[str, ...] = ("all",)  # names that no class can have, as tables have them for the average
-    measured_with: tuple[Literal["features", "clip"], ...] = ("features", "clip")  # settings of the networks
+    reserved: tuple[str, ...] = ("all",)  # names that no class may have, as tables use them for averages
+    measured_with: tuple[Literal["features", "clip"], ...] = ("features", "clip")  # settings that name its networks
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers
+        self.lock: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()  # among workers, by name
 
     def renewed(self) -> "Experiment":
         """Return the same experiment with nothing loaded."""
@@ -95,7 +95,7 @@ class Experiment:
     @cached_property
     @timed("loading weights")
     def networks(self) -> dict[str, Network]:
-        """Return the feature networks: `frechet` for Fréchet distances and the like, `clip` for CLIP distances."""
+        """Return the feature networks: `frechet` for Fréchet distances and precision, `clip` for CLIP metrics."""
         model, texts = self.config.model, any(METRICS[name].of_prompt for name in self.config.metrics)
         frechet = frechet_network(model.features, self.device)
         return {"frechet": frechet, "clip": clip_network(model.clip, self.device, texts)}
@@ -111,10 +111,10 @@ class Experiment:
         return "diversity" in self.config.metrics
 
     def settle_compiling(self, evaluations: int) -> None:
-        """Turn `speed.compile=auto` into true, if so many evaluations of the diffusion network are worth it."""
+        """Turn `speed.compile=auto` into true if it saves time over `evaluations` of the diffusion network."""
         speed, pixels = self.config.speed, math.prod(height_width(self.config.model.size))
         if speed.compile == "auto" and compilation.pays(evaluations, pixels, self.device):
-            self.release()  # networks that were loaded to find out the size of batches
+            self.release()  # networks may have been loaded to determine the batch size
             self.config = replace(self.config, speed=replace(speed, compile=True))
 
     def release(self) -> None:
@@ -124,7 +124,7 @@ class Experiment:
         gpu.free_memory(self.device)
 
     def check(self, images: bool = True) -> None:
-        """Raise UserError for anything wrong with the settings: model, steps, classes and, if `images`, the pools."""
+        """Raise UserError where settings do not fit: model, steps, classes and, if `images`, the pools."""
         _ = self.model, self.inversion_schedule, self.generation_schedule, self._titles
         for class_id in self.classes:
             if images:
@@ -155,7 +155,7 @@ class Experiment:
 
     @property
     def folders_of_data(self) -> list[Path]:
-        """Return the folder of images that the model generates in place of real ones, if it does."""
+        """Return the folders that this run writes images to instead of reading real ones: one for synthetic data."""
         return [self.data.folder] if isinstance(self.data, Synthetic) else []
 
     @cached_property
@@ -171,11 +171,11 @@ class Experiment:
 
     @cached_method
     def pool(self, class_id: str) -> list[Source]:
-        """Return the images of a class that are inverted and mixed, with their own prompts where they have some."""
+        """Return the images of a class that are inverted and mixed; see `prompted`."""
         return self.prompted(self._fetched_data.images(class_id, self.config.pool), class_id)
 
     def prompted(self, sources: list[Source], class_id: str) -> list[Source]:
-        """Return images of a class with their own prompts, where `data.prompts` has some."""
+        """Return images of a class with the prompts of their own that `data.prompts` has."""
         none = self.config.data.prompts is None
         return sources if none else self._prompts.given_to(sources, f"class {class_id!r}")
 
@@ -208,12 +208,12 @@ class Experiment:
     # Cells
 
     def cells_of(self, class_id: str) -> list[Cell]:
-        """Return the cells of a class that mix."""
+        """Return the cells of a class, without the controls."""
         return [Cell(class_id, n, method) for n in self.config.n for method in dict.fromkeys(self.config.methods)]
 
     @property
     def cells(self) -> list[Cell]:
-        """Return all cells that mix, class by class, so that one class's latents are in memory at a time."""
+        """Return all cells without the controls, class by class: one class's latents are in memory at a time."""
         return [cell for class_id in self.classes for cell in self.cells_of(class_id)]
 
     @property
@@ -231,11 +231,11 @@ class Experiment:
 
     @property
     def generated_cells(self) -> list[Cell]:
-        """Return all cells of which images are generated: those that mix, and the controls."""
+        """Return all cells, with the controls `gauss` and `noise`."""
         return [cell for cells in self.streams.values() for cell in cells]
 
     def draws(self, cell: Cell, most: int | None = None) -> Sequence[int]:
-        """Return the numbers of a cell's draws, or of the first `most`: fewer than asked for if N has fewer subsets."""
+        """Return the numbers of a cell's draws, or of the first `most`; fewer where the pool has fewer subsets of N."""
         config = self.config
         count = config.draws if most is None else min(most, config.draws)
         if cell.method == NOISE or (config.weights != "uniform" and cell.n > 1):  # random weights are never the same
@@ -244,9 +244,9 @@ class Experiment:
 
     @property
     def few_draws(self) -> str:
-        """Return what to say if some N has fewer draws than asked for."""
+        """Return the warning for a run in which some N has fewer draws than asked for."""
         draws, pool, every = self.config.draws, self.config.pool, self.config.weights == "uniform"
-        counts = {n: math.comb(pool, n) for n in self.config.n if every or n == 1}  # other draws never repeat
+        counts = {n: math.comb(pool, n) for n in self.config.n if every or n == 1}  # random weights never repeat
         few = ", ".join(f"{count} of n={n}" for n, count in counts.items() if count < draws)
         more = f"draws={draws} is more than the subsets that pool={pool} images have"
         return f"{more}: {few}; each of these is drawn once"
@@ -259,7 +259,7 @@ class Experiment:
 
     @property
     def images_kept(self) -> int:
-        """Return how many images of each cell a sweep keeps. Those of pairs are kept until they are compared."""
+        """Return how many images of each cell a sweep keeps; diversity needs those of its pairs."""
         return max(self.config.keep, 2 * MAX_PAIRS) if self.measures_diversity else self.config.keep
 
     # Prompts
@@ -270,7 +270,7 @@ class Experiment:
 
     @cached_property
     def _own_prompts(self) -> dict[str, str]:
-        """Return the prompts of those images of the pools that have one of their own, by image id."""
+        """Return the prompts of images that have one of their own, by image id."""
         if self.config.data.prompts is None:
             return {}
         return {source.id: source.prompt for name in self.classes for source in self.pool(name) if source.prompt}
@@ -278,10 +278,10 @@ class Experiment:
     def conditioning(
         self, class_id: str, guidance: float, model: Model | None = None, ids: Sequence[str] = (), size: int = 1
     ) -> Conditioning:
-        """Return the embedded prompt of a class, the empty prompt and the guidance between them.
+        """Return the embedded prompt of a class and the empty prompt, with a guidance scale.
 
-        Where images have prompts of their own, return a row for each of `ids`, padded to `size` rows. Embeddings are in
-        the precision of `model`, by default that of generation.
+        Where images have prompts of their own, there is a row for each of `ids`, and the last is repeated up to `size`
+        rows. Embeddings are in the precision of `model`, by default that of generation.
         """
         own, shared = self._own_prompts if ids else {}, self.prompt(class_id)
         prompts = [own.get(id_, shared) for id_ in ids] if own else [shared]
@@ -292,12 +292,14 @@ class Experiment:
 
     @cached_property
     def _texts(self) -> dict[str, dict[str, Text]]:
-        """Return the embeddings that were asked for, by the precision of the model and by prompt."""
+        """Return the embeddings that are in memory: precision of the model -> prompt -> embedding."""
         return {}
 
     def embeddings(self, prompts: Sequence[str], model: Model) -> dict[str, Text]:
-        """Return the embeddings of prompts and of the empty one. Encode all that are not cached at once, so that the
-        text encoders are loaded only once, and by one worker."""
+        """Return embeddings by prompt, also of the empty prompt.
+
+        All that are not cached are encoded at once, so that the text encoders are loaded once, and by one worker.
+        """
         known, wanted = self._texts.setdefault(model.identity["precision"], {}), dict.fromkeys(["", *prompts])
         if unknown := [prompt for prompt in wanted if prompt not in known]:
             kept = self.layout.prompts({"model": model.identity})
@@ -345,7 +347,7 @@ class Experiment:
         """Return the noise levels of plain generation, which do not depend on the inversion."""
         return self.model.schedule(self.config.steps, self.config.spacing)
 
-    # Where results are kept, and what is mixed
+    # The cache, and the latents
 
     @cached_property
     def layout(self) -> Layout:
@@ -373,7 +375,7 @@ class Experiment:
 
     @cached_property
     def latents(self) -> PoolLatents:
-        """Return the inverted latents of the pools, to be mixed."""
+        """Return the inverted latents of the pools."""
 
         def read(class_id: str) -> Rows:
             kept, ids = self.layout.latents(class_id), list(self.layout.pool_ids(class_id))
@@ -393,6 +395,6 @@ class Experiment:
         return PoolLatents(read, {}, self.device)
 
     def noise(self, class_id: str, draws: Sequence[int]) -> Tensor:
-        """Return standard Gaussian latents [K, C, h, w] of the control, float32 on the device."""
+        """Return standard Gaussian latents [K, C, h, w] for the control `noise`, float32 on the device."""
         shape = self.model.latent_shape(self.config.model.size)
         return random_latents(self.config.seed, f"noise {class_id}", draws, shape).to(self.device)

@@ -1,4 +1,4 @@
-"""What stages do to one batch: read, pad, invert, generate, check."""
+"""Steps that stages share, for one batch: read, pad, invert, generate, check."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ def generate(experiment: Experiment, cond: Conditioning, state: State, label: st
 def generate_plainly(
     experiment: Experiment, class_id: str, z: Tensor, schedule: sampling.Schedule, label: str
 ) -> Tensor:
-    """Generate from latents by the plain sampler, whatever the inversion. Return clean latents."""
+    """Generate from latents by DDIM or Euler steps, whatever the inversion. Return clean latents."""
     cond = experiment.conditioning(class_id, experiment.config.guidance)
     clean = sampling.generate(predictor(experiment.model, cond), z, schedule)
     refuse_nan(clean, f"generating {label}")
@@ -74,7 +74,7 @@ def generate_plainly(
 
 
 def padded(rows: Tensor, size: int) -> Tensor:
-    """Repeat the last row up to `size` rows, since the rounding of a network depends on the shape of its batch."""
+    """Return rows with the last one repeated up to `size`, as a network's rounding depends on the size of its batch."""
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 

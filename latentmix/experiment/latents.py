@@ -10,14 +10,14 @@ from latentmix.mixing import Method, mixtures
 from latentmix.profiling import timed
 
 Rows = dict[str, Sequence[Tensor] | Tensor]  # `latents` and the extras of an inversion: a row for each image of a pool
-PLAIN_SUM = "lin/0"  # the method that is the same for each number by itself
+PLAIN_SUM = "lin/0"  # mixes each number by itself, so rows can be mixed in pieces
 
 
 class PoolLatents:
     """Latents at t = T of one class at a time, with the extras of their inversion.
 
-    `read` returns both for a class, on the CPU. `extras` names what else the inversion leaves for each image, and the
-    method that mixes it; None stands for the method of the latents.
+    `read` returns both for a class, on the CPU. `extras` are the names of the extras and the methods that mix them;
+    None stands for the method of the latents.
     """
 
     def __init__(self, read: Callable[[str], Rows], extras: Mapping[str, str | None], device: torch.device) -> None:

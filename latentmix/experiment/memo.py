@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 def cached_method(method: Callable[[Any, Argument], Result]) -> Callable[[Any, Argument], Result]:
-    """Keep a method's results in its object, by its single argument.
+    """Decorate a method of one argument: keep its results in the object.
 
     `functools.cache` would keep the object itself, with its networks, for as long as the process runs.
     """

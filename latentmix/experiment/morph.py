@@ -87,7 +87,7 @@ def _plan_frames(experiment: Experiment, batch_size: int, morph: Morph, weights:
     missing = [row for row in weights if not is_image(frame_path(experiment, morph, row))]
     stage.finished, stage.bytes = len(weights) - len(missing), len(missing) * disk_sizes.image(experiment)
     at_once = min(batch_size, FRAMES_AT_ONCE)
-    label = f"{morph}, {stage.finished} there"  # other tasks than those of the rounds before
+    label = f"{morph}, {stage.finished} there"  # unlike the labels of earlier rounds, whose tasks are done
     stage.add(label, missing, missing, at_once, partial(_generate, experiment, morph, at_once))
     return stage
 

@@ -1,7 +1,7 @@
-"""What the metrics of a run are means of: two files, by which other runs are compared with it draw by draw.
+"""The pseudo-values (`Sample.parts`) of a run's metrics, in two files, to compare runs draw by draw.
 
-`images.parquet` has a row for each generated image, and the values of those metrics that are means over images.
-`parts.parquet` has a row for each metric of a cell, with its parts where they are not of images.
+`images.parquet` has a row for each generated image, with its values of those metrics that are means over images.
+`parts.parquet` has a row for each metric of a cell, with the pseudo-values of the other metrics.
 """
 
 import io
@@ -17,7 +17,7 @@ from latentmix.experiment.draws import Cell
 from latentmix.experiment.tables import grouped
 from latentmix.metrics import METRICS, Sample
 
-AGAIN = "give the run's command again"  # which writes all results again; what is in the cache is not computed again
+AGAIN = "give the run's command again"  # it writes all results again from the cache
 Samples = dict[str, Sample]  # by metric
 Key = tuple[str, int, str, str]  # class, N, method, metric as tables name it
 
@@ -68,9 +68,9 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> list[dict
 
 
 def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[dict[str, object]]:
-    """Yield a row for each image: what it contributes to the metrics that are means over images.
+    """Yield a row for each image, with its values of the metrics that are means over images.
 
-    To a mean over pairs, both images of a pair contribute their distance, and images in no pair nothing.
+    For a mean over pairs, both images of a pair have their distance, and images in no pair have no value.
     """
     columns = dict[str, list[float | None]]()
     for name, sample in samples.items():
@@ -85,10 +85,7 @@ def _image_rows(cell: Cell, samples: Samples, draws: Sequence[int]) -> Iterator[
 
 
 def _part_rows(cell: Cell, samples: Samples, columns: Mapping[str, str]) -> Iterator[dict[str, object]]:
-    """Yield a row for each metric of a cell, by which other runs are compared with this one draw by draw.
-
-    Its parts are in `images.parquet` if each image has one, and here otherwise.
-    """
+    """Yield a row for each metric of a cell; its `parts` are None if they are in `images.parquet`."""
     for name, sample in samples.items():
         in_images = sample.by_row and METRICS[name].network != "pairs"
         yield {

@@ -1,7 +1,7 @@
-"""What a constant offset in a part of the latent does, before and after diffusion (Section 4.4 and Fig. 6).
+"""The effect of a constant offset in a part of the latent, before and after diffusion (Section 4.4 and Fig. 6).
 
-b is taken from one channel and added to another within a region, so that the mean of the whole latent stays. From the
-same noise this is done at t = T, before the image is generated, and at t = 0, before the latent is decoded.
+b is subtracted from one channel and added to another within a region, so that the mean of the whole latent stays. For
+the same noise this is done at t = T, before generation, and at t = 0, before decoding.
 """
 
 import math
@@ -36,14 +36,14 @@ Item = tuple[int, float]  # draw, b
 
 @dataclass(frozen=True)
 class Probe:
-    """What is probed. `class_id` is as the user gave it, None for the first class; `draws` counts noises."""
+    """The settings of a probe. `class_id` is as the user gave it, None for the first class."""
 
     class_id: str | None
     offsets: tuple[float, ...]  # b; 0, the reference, is always among them
-    channels: tuple[int, int]  # the one that b is taken from, and the one it is added to
+    channels: tuple[int, int]  # the one that b is subtracted from, and the one it is added to
     side: str
     share: float  # of the frame
-    draws: int
+    draws: int  # number of noises
 
     @property
     def items(self) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Random mixtures, which differ in the number of their images and in their weights: what `latentmix augment` draws."""
+"""Random mixtures for `latentmix augment`, with a random number of images and random weights."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from latentmix.rng import generator
 
-TRIES = 20  # of a random mixture that is new, before the first that is left is taken
+TRIES = 20  # random mixtures to try until one is new, before the first unused one is taken
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which images of a class are mixed, by their index, and each one's part of the sum of `parts`."""
+    """The indices of the images of a class that are mixed, and their weights as `parts` of the sum of `parts`."""
 
     indices: tuple[int, ...]
     parts: tuple[int, ...]
@@ -32,9 +32,9 @@ def random_mixtures(
 ) -> list[Mixture]:
     """Return `count` different random mixtures, or all if there are fewer.
 
-    A mixture is of a random number of images, one of `sizes`, with weights from a symmetric Dirichlet distribution of
-    concentration `alpha`, rounded to whole percents of at least 1; with equal weights if `alpha` is infinite. Two
-    mixtures are the same if they have the same images with the same weights. The first of many are those of few.
+    A mixture has a random number of images, one of `sizes`. Weights are from a symmetric Dirichlet distribution of
+    concentration `alpha`, rounded to whole percents of at least 1, or equal if `alpha` is infinite. Two mixtures are
+    the same if they have the same images with the same weights. A larger `count` only adds mixtures.
     """
     sizes, found = [size for size in sizes if size <= pool], dict[Mixture, None]()
     remaining = _all_mixtures(sizes, alpha, pool)
@@ -47,7 +47,7 @@ def random_mixtures(
 
 
 def count_mixtures(sizes: Sequence[int], alpha: float, pool: int) -> int:
-    """Return how many different mixtures there are: subsets, times the ways of giving away 100 percents."""
+    """Return how many different mixtures there are: subsets, times ways to split 100 percents among the images."""
     ways = {size: 1 if math.isinf(alpha) else math.comb(99, size - 1) for size in sizes}
     return sum(math.comb(pool, size) * ways[size] for size in sizes)
 
@@ -67,7 +67,7 @@ def _random_mixture(rng: np.random.Generator, sizes: Sequence[int], alpha: float
         return Mixture(chosen, (1,) * size)
     shares = rng.dirichlet([alpha] * size) * (100 - size)
     parts = 1 + shares.astype(int)
-    parts[np.argsort(parts - 1 - shares)[: 100 - parts.sum()]] += 1  # to those that lost most by rounding down
+    parts[np.argsort(parts - 1 - shares)[: 100 - parts.sum()]] += 1  # the rest, to those that lost most by rounding
     return Mixture(chosen, tuple(parts.tolist()))
 
 

@@ -1,6 +1,6 @@
-"""The round trip: images -> latents at t = T -> images, and how close the last are to the first.
+"""The round trip: images -> latents at t = T -> images, and the error of the last.
 
-The VAE alone loses something too. Its own reconstruction is measured as well, since no inversion can do better.
+The reconstruction by the VAE alone is measured as well, since no inversion can do better.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Features -> the tables of a run: metrics by class and averaged over classes, methods compared in pairs, images."""
+"""From features to the tables of a run: metrics by class and averaged over classes, and paired comparisons."""
 
 import csv
 import math
@@ -23,8 +23,8 @@ COLUMNS = (*RUN, "class", "n", "method", "metric", "value", "low", "high", "coun
 DIFFERENCE = ("difference", "low", "high", "won", "count", "over")
 PAIR_COLUMNS = (*RUN, "class", "n", "metric", "method", "reference", *DIFFERENCE)
 AVERAGE = "all"  # the class that stands for the average over classes
-LEAST_CLASSES = 4  # with fewer, intervals of averages are over draws: those over classes would say nothing
-REFERENCE = Method("fix", "0")  # what other methods are compared with; the run's first method if it has no fix/0
+LEAST_CLASSES = 4  # with fewer, intervals of averages are over draws: those over classes would be too wide to be of use
+REFERENCE = Method("fix", "0")  # other methods are compared with it, or else with the run's first method
 
 Limits = tuple[float, float]
 Pair = tuple[str, int, str, str, str]  # class, N, metric, method and reference of a row of `pairs.csv`
@@ -48,8 +48,10 @@ class Result:
 
 
 def evaluate(experiment: Experiment) -> list[Result]:
-    """Compute all metrics of a run from cached features. Write `metrics.csv`, `pairs.csv`, `images.parquet` and
-    `parts.parquet`."""
+    """Return all metrics of a run, computed from cached features.
+
+    Write `metrics.csv`, `pairs.csv`, `images.parquet` and `parts.parquet`.
+    """
     results, pairs, columns = list[Result](), dict[Pair, Comparison](), labels(experiment)
     measured = dict[Cell, Samples]()
     for class_id in experiment.classes:
@@ -58,7 +60,7 @@ def evaluate(experiment: Experiment) -> list[Result]:
         samples = {cell: _samples(experiment, _cell_features(experiment, cell), real) for cell in cells}
         rows = [(cell.n, cell.method_name, by_metric) for cell, by_metric in samples.items()]
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
-            whole = ("prompt", "pairs")  # which belong to both halves
+            whole = ("prompt", "pairs")  # these are not split
             halves = ({name: x if name in whole else x[start::2] for name, x in real.items()} for start in (0, 1))
             rows.append((0, "real", _samples(experiment, *halves)))
         for n, method, by_metric in rows:
@@ -78,7 +80,7 @@ def evaluate(experiment: Experiment) -> list[Result]:
 
 
 def labels(experiment: Experiment) -> dict[str, str]:
-    """Return the run's metrics and their names in tables, which say the network that each is taken in."""
+    """Return the names of the run's metrics in tables, which name their networks: {"fid": "fd_embedded"}."""
     networks = {name: network.name for name, network in experiment.networks.items()}
     if experiment.measures_diversity:
         networks["pairs"] = experiment.perceptual.name
@@ -96,8 +98,8 @@ def over_classes(estimates: Sequence[Estimate]) -> Estimate:
     """Return the mean of the estimates of classes.
 
     Its interval comes from the scatter of the classes (Student's t), or for fewer than `LEAST_CLASSES` from the
-    intervals of the classes, which are over draws. Where all classes have one sign, a few may have far larger values
-    than the others; so the end away from 0 is at least that of Student's interval of the mean's logarithm.
+    intervals of the classes, which are over draws. If all classes have the same sign, a few may have far larger values
+    than the others. So the end away from 0 is then at least as far as that of Student's interval for log(mean).
     """
     if len(estimates) < LEAST_CLASSES and not any(math.isnan(e.low) for e in estimates):
         return average(estimates)
@@ -123,7 +125,7 @@ def read_table(path: Path) -> list[Result]:
 
 
 def _result(row: Mapping[str, str]) -> Result:
-    over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # of an earlier release
+    over = row.get("over") or ("classes" if row["class"] == AVERAGE else "draws")  # earlier releases lack the column
     value, low, high = (number(row[name]) for name in ("value", "low", "high"))
     estimate = Estimate(value, low, high, int(row["count"]), over)
     return Result(row["class"], int(row["n"]), row["method"], row["metric"], estimate)
@@ -152,9 +154,9 @@ def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
 
 
 def _samples(experiment: Experiment, generated: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Samples:
-    """Return each metric of generated images against real ones, or against the prompt; computed on a GPU if it is one.
+    """Return each metric of generated images against real ones, or against the prompt.
 
-    Other devices than CUDA's have no float64.
+    It is computed on the CPU unless the device is a CUDA GPU, as other devices lack float64.
     """
     device = experiment.device if experiment.device.type == "cuda" else torch.device("cpu")
     samples = {}
@@ -181,9 +183,9 @@ def _estimate(name: str, sample: Sample, method: str) -> Estimate:
 
 
 def _compare(experiment: Experiment, samples: Mapping[Cell, Samples]) -> dict[Pair, Comparison]:
-    """Compare each method with the reference, which mixed the same images, and with the control `gauss`.
+    """Compare each method with the reference method and with the control `gauss`, on the same draws.
 
-    The control mixes Gaussian latents by the same draws. So what is left in the second difference is due to inversion.
+    The control mixes Gaussian latents. So its difference is due to inversion.
     """
     methods, columns = experiment.config.methods, labels(experiment)
     reference, pairs = REFERENCE if REFERENCE in methods else methods[0], dict[Pair, Comparison]()

@@ -4,7 +4,8 @@ A command is a list of stages. Checks before a run, the disk estimate and the dr
 
 Images of a class are generated in one stream: a batch may span several N and methods, so that few draws do not make
 small batches. The first draws of all cells come first, so that further draws only add to the stream's end. Other N,
-methods or draws divide the stream differently, which may change rounding; finished images stay as they are.
+methods or draws divide the stream into other batches, which may change rounding; finished images are not computed
+again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,10 +37,10 @@ Read = Literal["pool", "references", "networks", "perceptual"]
 
 @dataclass(frozen=True)
 class StageType:
-    """A kind of stage: how it is planned for a batch size, and what it reads besides the model.
+    """A kind of stage: the function that plans it for a batch size, and what it reads besides the model.
 
     `pool` and `references` are the images to invert and to compare with; `networks` and `perceptual` are the networks
-    that measure.
+    that measure, as in `Experiment`.
     """
 
     plan: Callable[[Experiment, int], Stage]
@@ -138,7 +139,7 @@ MEASURE_REFERENCES = StageType(_plan_references, frozenset({"references", "netwo
 
 
 def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
-    """Plan latents -> mixed latents on the disk. A sweep does without, as they are computed again in no time."""
+    """Plan latents -> mixed latents in the cache. A sweep mixes during generation instead, as mixing is fast."""
     stage = Stage("mix")
     for cell in experiment.cells:
         draws, finished = _draws(experiment, cell), experiment.layout.centroids(cell).ids()
@@ -169,8 +170,10 @@ MIX = StageType(_plan_mixing, frozenset({"pool"}))
 def _plan_generation(
     experiment: Experiment, batch_size: int, keep: int | None, measure: bool = False, copies: int = 1
 ) -> Stage:
-    """Plan mixed latents -> images. Keep the first `keep` images of each cell (None: all) and, if `measure`, all
-    features. The command keeps `copies` of each image on the disk."""
+    """Plan latents -> mixtures -> images. Keep the first `keep` images of each cell (None: all).
+
+    If `measure`, keep the features of all images. The command writes `copies` of each image, for the estimate of disk.
+    """
     config = experiment.config
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
     for name, cells in experiment.streams.items():
@@ -192,7 +195,7 @@ def _plan_generation(
 def _generate(
     experiment: Experiment, unseen: set[Drawn], unmeasured: set[Drawn], drawn: Sequence[Drawn], size: int
 ) -> WriteBack | None:
-    """Generate draws. Keep the images of those in `unseen`, and measure those in `unmeasured`."""
+    """Generate draws. Write the images of those in `unseen`, and the features of those in `unmeasured`."""
     groups = list(_by_cell(drawn))
     first, label = drawn[0][0], "; ".join(dict.fromkeys(str(cell) for cell, _ in groups))
     if first.method == NOISE:
@@ -207,7 +210,7 @@ def _generate(
         experiment.finish_inverting()
         cond = experiment.conditioning(first.class_id, experiment.config.guidance)
         _, images = generate(experiment, cond, state, label)
-    # Features first: a cell whose images are all there counts as measured from its files.
+    # Features first: once all images of a cell are written, a later plan measures them from their files.
     if unmeasured.intersection(drawn):
         _save_features(experiment, drawn, images, unmeasured)
     rows = [row for row, item in enumerate(drawn) if item in unseen]
@@ -232,9 +235,9 @@ GENERATE = StageType(
 
 
 def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -> Stage:
-    """Plan image files -> features, in cells whose images are all there. Raise UserError for others if `required`.
+    """Plan image files -> features, for cells whose images all exist. Raise UserError for others if `required`.
 
-    The batches are those of generation, since the rounding of a network depends on the place in a batch, too.
+    The batches are those of generation, since a network's rounding also depends on the place in the batch.
     """
     stage = Stage("measure")
     for name, cells in experiment.streams.items():
@@ -269,7 +272,7 @@ def _measure_images(experiment: Experiment, missing: set[Drawn], images: Loaded[
 
 
 MEASURE = StageType(partial(_plan_measurement, required=True), frozenset({"pool", "networks"}))
-# in a sweep, whose other stage generates and measures the rest
+# For a sweep, in which GENERATE generates and measures the rest.
 MEASURE_IF_COMPLETE = StageType(partial(_plan_measurement, required=False), frozenset({"pool", "networks"}))
 
 
@@ -286,7 +289,7 @@ def _extract(network: Network, images: Tensor, size: int) -> Tensor:
 
 
 def _save_features(experiment: Experiment, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
-    """Measure a whole batch of images, and write a file for each cell in it that lacks features."""
+    """Write the features of a batch of images, a file for each cell that has an unmeasured draw."""
     for network in experiment.networks.values():
         rows = iter(_extract(network, images, len(images)))
         for cell, draws in _by_cell(drawn):
@@ -315,7 +318,7 @@ def _stream(experiment: Experiment, draws: Mapping[Cell, Sequence[int]]) -> list
 
 def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> set[int]:
     paths = {draw: experiment.layout.image_path(cell, draw) for draw in draws}
-    existing = set(experiment.layout.image_path(cell, 0).parent.glob("*.png"))  # mostly a few of many
+    existing = set(experiment.layout.image_path(cell, 0).parent.glob("*.png"))  # one listing is fast; few images exist
     return {draw for draw, path in paths.items() if path not in existing or not is_image(path)}
 
 

@@ -22,6 +22,13 @@ def run_names(config: Config) -> tuple[str, str, str]:
     return config.model.name, config.data.name, config.inversion.name
 
 
+def three_digits(x: float) -> str:
+    """Return a number as people read it: with three significant digits, or all of those before its point."""
+    if not math.isfinite(x) or x == 0 or abs(x) < 1e-4:
+        return f"{x:.3g}"
+    return f"{x:.{max(0, 2 - math.floor(math.log10(abs(x))))}f}"
+
+
 def interval(estimate: Estimate) -> tuple[float, float, float]:
     """Return a value and the ends of its interval."""
     return estimate.value, estimate.low, estimate.high

@@ -1,4 +1,4 @@
-"""Mixtures of an augmentation -> a training set: images in folders of classes, a table, and a data card."""
+"""The training set that `latentmix augment` writes: images in folders of classes, a table, and a data card."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ from latentmix.images import encoded
 from latentmix.metrics import cosine_distances
 from latentmix.threads import on_all_threads
 
-SUFFIXES = {".jfif": ".jpg", ".jpe": ".jpg"}  # of JPEG, which torchvision's ImageFolder leaves out
+SUFFIXES = {".jfif": ".jpg", ".jpe": ".jpg"}  # JPEG suffixes that torchvision's ImageFolder does not read
 SPLIT = "train"
 TABLE = Path(SPLIT, "metadata.csv")  # where the Hugging Face hub's `imagefolder` looks for it
 CARD = "README.md"
@@ -32,7 +32,7 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Options:
-    """Which mixtures are used, and whether the images that were mixed are copied beside them.
+    """Which mixtures are dropped, and whether the input images are copied, too.
 
     An image is a near copy if it differs from an image of its class by less than `copy_threshold` levels of 255, root
     mean square at 32 × 32 pixels. It is unlike its class if the cosine of its CLIP embedding and the mean embedding of
@@ -46,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images of a class there were, and what became of its mixtures."""
+    """The numbers of a class's input images, of its mixtures that were written or dropped, and of copied inputs."""
 
     inputs: int
     written: int
@@ -90,7 +90,7 @@ def _write_mixtures(
 
     def write(item: tuple[int, str]) -> None:
         path = out / SPLIT / item[1]
-        if not path.exists():  # a file is complete, and of the same settings
+        if not path.exists():  # an existing file is complete, and made with the same settings
             with Image.open(experiment.layout.image_path(cell, item[0])) as image:
                 write_atomic(path, encoded(image.convert("RGB"), "JPEG", quality=95, subsampling=0))
 
@@ -165,9 +165,9 @@ def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts],
         rows="\n".join(lines),
         threshold=options.copy_threshold,
         copy_size=COPY_SIZE,
-        similarity="was not measured"
+        similarity="Similarity to the class was not measured, as --min-similarity was not given."
         if options.min_similarity is None
-        else f"has a cosine below {options.min_similarity:g} with the mean CLIP embedding of its class",
+        else f"An image unlike its class has a CLIP cosine below {options.min_similarity:g} with its mean.",
     )
 
 
@@ -195,7 +195,7 @@ were dropped are missing among the file names.
 {rows}
 
 A near copy differs from an image of its class by less than {threshold:g} levels of 255 (root mean square at
-{copy_size} × {copy_size} pixels). An image that is unlike its class {similarity}.
+{copy_size} × {copy_size} pixels). {similarity}
 
 ```python
 from datasets import load_dataset

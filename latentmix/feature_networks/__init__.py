@@ -3,9 +3,9 @@
     extract = latentmix.feature_networks.load("inception")
     features = extract(images)  # uint8 [B, 3, H, W] -> float32 [B, 2048]
 
-`inception`, DINOv2, LPIPS and open_clip's models are the field's own networks, and need their weights; `embedded` and
-`things` come with latentmix. A new network is a file beside this one, and an entry in one of the tables below. Weights
-are loaded, and fetched if need be, at the first use.
+`embedded` and `things` come with latentmix; `inception`, DINOv2, LPIPS and the models of open_clip have published
+weights, which are fetched if need be. Weights are loaded at the first use. A new network is a file beside this one, and
+an entry in one of the tables below.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual]] = {
 def load(name: str, device: str | torch.device = "cpu") -> Network:
     """Return a feature network by name: one of `FRECHET`, a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED.
 
-    Raises: UserError where there is no such network and, at the first use, where its weights can't be had.
+    Raises: UserError where there is no such network and, at the first use, where its weights can't be loaded.
     """
     if name not in FRECHET and not Path(expand_home(name)).is_dir() and "/" in name:
         return clip_network(name, torch.device(device))
@@ -73,7 +73,7 @@ def frechet_width(name: str) -> int:
 
 
 def dinov2_folder(name: str) -> Path | None:
-    """Return the folder that a name is; None for one of `FRECHET`. Raises: UserError where it holds no DINOv2."""
+    """Return the folder that `name` names; None for one of `FRECHET`. Raises: UserError where it holds no DINOv2."""
     return None if name in FRECHET else _folder(name)
 
 

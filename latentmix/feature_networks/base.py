@@ -18,19 +18,19 @@ Encoder = Callable[..., Tensor]
 class Network:
     """A feature network: images, uint8 [B, 3, H, W] -> features, float32 [B, D] on its device."""
 
-    name: str  # as in the names of metrics
-    identity: dict[str, str]  # what features depend on; `version` is raised when the code changes them
+    name: str  # in the names of metrics, such as "fd_embedded"
+    identity: dict[str, str]  # what features depend on, with a `version` to raise when code changes them
     extract: Callable[[Tensor], Tensor]
     embed_text: Callable[[str], Tensor] | None = None  # CLIP's: a text -> [1, D], comparable with images
 
     def __call__(self, images: Any) -> Tensor:
-        """Return features of images, uint8 [B, 3, H, W]; `lm.features` has networks that take other kinds of images."""
+        """Return features of images, uint8 [B, 3, H, W]; networks from `lm.features` take other images, too."""
         return self.extract(images)
 
 
 @dataclass(frozen=True)
 class Perceptual:
-    """A distance between images: two of uint8 [B, 3, H, W] -> float32 [B] on its device."""
+    """A perceptual distance: two batches of images, uint8 [B, 3, H, W] -> float32 [B] on its device."""
 
     name: str
     identity: dict[str, str]
@@ -38,21 +38,24 @@ class Perceptual:
 
 
 def lazy(load: Callable[[], Encoder]) -> Encoder:
-    """Return an encoder that `load` makes at the first call, so that a plan needs no weights and fetches none."""
+    """Return an encoder that calls `load` when it is first used, so that planning needs no weights."""
     loaded = cache(timed("loading weights")(load))
     return lambda *args: loaded()(*args)
 
 
 @contextmanager
 def fetching(what: str, instead: str) -> Iterator[None]:
-    """Raise UserError where `what` can't be loaded within; `instead` says what else to measure with."""
+    """Raise UserError where `what` can't be loaded within. `instead` is the setting of another network, or says what
+    else to measure with."""
     try:
         yield
     except (OSError, RuntimeError) as error:
+        if instead in ("features", "clip", "perceptual"):
+            instead = f"model.{instead}=embedded (--{instead} embedded beside --images)"
         advice = f"fetch them on a machine that is online, or measure with {instead}"
         raise UserError(f"{what} are not here and could not be fetched ({type(error).__name__}); {advice}") from error
 
 
 def identity(version: int, **what: Any) -> dict[str, str]:
-    """Return a network's identity."""
+    """Return a network's identity from its version and what else its features depend on."""
     return {**{name: str(value) for name, value in what.items()}, "version": str(version)}

@@ -1,4 +1,4 @@
-"""CLIP: embeddings of images, and of texts beside them. An embedded one, or any of open_clip's."""
+"""CLIP: embeddings of images and of texts, by an embedded network or any of open_clip's."""
 
 import json
 from collections.abc import Callable
@@ -21,10 +21,10 @@ VERSION = 1
 
 
 def clip_network(name: str, device: torch.device, texts: bool = True) -> Network:
-    """Return a CLIP, `embedded`, `things` or open_clip's ARCHITECTURE/PRETRAINED, with its encoder of texts if `texts`.
+    """Return a CLIP, `embedded`, `things` or open_clip's ARCHITECTURE/PRETRAINED, with its text encoder if `texts`.
 
     Its weights, and the tokenizer if `texts`, are loaded at the first use.
-    Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be had.
+    Raises: UserError where there is no such CLIP and, at the first use, where its weights can't be loaded.
     """
     known = _identity(name)
 
@@ -63,7 +63,7 @@ def clip_width(name: str) -> int:
 
 
 def pretrained_config(name: str) -> dict[str, Any]:
-    """Return what open_clip knows of ARCHITECTURE/PRETRAINED. Raises: UserError where it has no such CLIP."""
+    """Return open_clip's settings of ARCHITECTURE/PRETRAINED. Raises: UserError where it has no such CLIP."""
     open_clip = _open_clip()
     architecture, _, pretrained = name.partition("/")
     if (architecture, pretrained) not in open_clip.list_pretrained():
@@ -83,9 +83,9 @@ def _load(name: str) -> Any:
     if name in WORLDS:
         return open_clip.create_model(_architecture(name))
     architecture, _, pretrained = name.partition("/")
-    # OpenAI's weights need QuickGELU, which the architectures' own configs do not name.
+    # OpenAI's weights need QuickGELU, which is a setting of the weights, not of the architecture.
     quick = bool(pretrained_config(name).get("quick_gelu", False))
-    with fetching(f"the weights of open_clip's {name}", "model.clip=embedded"):
+    with fetching(f"the weights of open_clip's {name}", "clip"):
         return open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
 
 
@@ -104,7 +104,7 @@ def _image_encoder(model: Any, device: torch.device) -> Encoder:
 
 
 def _text_encoder(name: str, model: Any, device: torch.device) -> Callable[[str], Tensor]:
-    """Return the encoder of texts. Some tokenizers come with open_clip; others are on the hub."""
+    """Return the text encoder. Some tokenizers come with open_clip; others are fetched from the hub."""
     with fetching(f"the files of the tokenizer of open_clip's {name}", "other metrics than clip_score"):
         tokenize = _open_clip().get_tokenizer(_architecture(name))
 

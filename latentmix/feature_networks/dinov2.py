@@ -21,7 +21,7 @@ DINOV2 = {  # name -> its repository on the hub, and the width of its features
     "dinov2-vitl14": ("facebook/dinov2-large", 1024),
     "dinov2-vitg14": ("facebook/dinov2-giant", 1536),
 }
-SHORT = {"dinov2": "dinov2-vitl14"}  # the one of FD-DINOv2
+SHORT = {"dinov2": "dinov2-vitl14"}  # the network of FD-DINOv2
 SIZE = 224  # px
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,7 +37,7 @@ def of_hub(name: str, device: torch.device) -> Network:
     hub, _ = DINOV2[name]
 
     def load() -> Encoder:
-        with fetching(f"the weights of {name} ({hub})", "model.features=embedded, or name its folder"):
+        with fetching(f"the weights of {name} ({hub})", "features"):
             return _encoder(hub, device)
 
     return Network(name, identity(VERSION, features=name), lazy(load))
@@ -64,14 +64,15 @@ def is_dinov2(folder: Path) -> bool:
 def _encoder(source: str | Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return DINOv2 as the code of FD-DINOv2 runs it.
 
-    Images have 224 px in 8 bits and ImageNet's mean and deviation; features are the class token's at the end.
+    Images are resized to 224 px, rounded to 8 bits, and normalised by ImageNet's mean and standard deviation. Features
+    are the final state of the class token.
     """
     from transformers import Dinov2Model
     from transformers.utils import logging
 
     with quiet(logging):
         model, info = Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-    if info["missing_keys"]:  # which transformers fills with random numbers
+    if info["missing_keys"]:  # transformers would fill them with random numbers
         raise UserError(f"{source} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}; copy it again")
     embeddings = model.embeddings
     side = SIZE // embeddings.patch_size
@@ -91,7 +92,7 @@ def _encoder(source: str | Path, device: torch.device) -> Callable[[Tensor], Ten
 def _resized(positions: Tensor, side: int) -> Tensor:
     """Resize position embeddings [1, 1 + before², D] to [1, 1 + side², D] as DINOv2's own code does.
 
-    It takes the new grid as a tenth of a patch wider. transformers leaves that out, but published distances have it.
+    That code scales to a grid that is a tenth of a patch wider, unlike transformers; published distances include this.
     """
     before = math.isqrt(positions.shape[1] - 1)
     if side == before:

@@ -1,7 +1,7 @@
-"""The embedded classifiers of drawn images, which measure the embedded worlds without downloads.
+"""The embedded classifiers of drawn images: feature networks for the embedded models, without downloads.
 
-`embedded` knows the shapes of `tiny` and `tiny-sd3`, `things` the objects of `tiny-128`. Metrics in them have names of
-their own (`fd_embedded`, not `fid`): a Fréchet distance means nothing without its network.
+`embedded` knows the shapes of `tiny` and `tiny-sd3`, `things` the objects of `tiny-128`. Their metrics are named after
+them (`fd_embedded`, not `fid`): Fréchet distances of different networks can't be compared.
 """
 
 import json
@@ -84,7 +84,7 @@ def frechet(name: str, device: torch.device) -> Network:
 
 
 def perceptual(name: str, device: torch.device) -> Perceptual:
-    """Return a distance made as LPIPS is, of the activations of a classifier's levels."""
+    """Return a distance like LPIPS, from the activations of a classifier's levels; see `activation_distances`."""
     network, weights = _load(name, device)
 
     def between(a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def frechet(device: torch.device) -> Network:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
         file = "weights-inception-2015-12-05-6726825d.pth"
-        with fetching(f"the weights of Inception-v3 (torch-fidelity's {file})", "model.features=embedded"):
+        with fetching(f"the weights of Inception-v3 (torch-fidelity's {file})", "features"):
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"]).to(device)
         return torch.no_grad()(lambda images: network(images.to(device)).float())
 

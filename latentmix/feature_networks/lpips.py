@@ -11,13 +11,13 @@ LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # torch
 
 
 def perceptual(name: str, device: torch.device) -> Perceptual:
-    """Return LPIPS in one of its networks. torchmetrics has LPIPS' own weights, torchvision those of the network."""
+    """Return LPIPS with the network `name`; torchmetrics has LPIPS' own weights, torchvision the network's."""
 
     def load() -> Encoder:
         with optional_imports():
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "model.perceptual=embedded"):
+        with fetching(f"the weights of torchvision's {LPIPS[name]} (for LPIPS)", "perceptual"):
             network = LearnedPerceptualImagePatchSimilarity(name).net.to(device)  # type: ignore[arg-type]
 
         def between(a: Tensor, b: Tensor) -> Tensor:

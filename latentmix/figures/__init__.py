@@ -1,4 +1,4 @@
-"""Results -> figures, as PNG and PDF. The figures of the paper are in `latentmix.figures.paper`."""
+"""Figures of results, as PNG and PDF. Those of the paper are in `latentmix.figures.paper`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from latentmix.figures.grid import draw_mixtures
 
 
 def draw_run(experiment: Experiment) -> list[Path]:
-    """Draw a finished run in its folder: images as in Fig. 1, if any are kept, and curves as in Fig. 7."""
+    """Draw the figures of a finished run: images as in Fig. 1, if any are kept, and curves as in Fig. 7."""
     folder = experiment.config.folder
     images = draw_mixtures([experiment], folder / "fig1", most=3) if experiment.config.keep else []
     return [*images, *draw_curves(folder / "metrics.csv", folder / "fig7")]

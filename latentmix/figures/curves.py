@@ -16,8 +16,8 @@ from latentmix.experiment.results import AVERAGE, Result, read_table
 from latentmix.figures.style import GREY, MethodStyle, method_styles, metric_label, save, styled
 
 COLUMNS = 3  # panels beside each other
-QUIET = "#59626a"  # of notes
-SHIFT = 0.012  # between the lines of two methods, as a share of N, so that their intervals do not hide each other
+QUIET = "#59626a"  # colour of notes
+SHIFT = 0.012  # between the lines of two methods, relative to N, so that their intervals do not overlap
 
 
 def draw_curves(table: Path, stem: Path) -> list[Path]:
@@ -29,8 +29,10 @@ def draw_curves(table: Path, stem: Path) -> list[Path]:
 
 
 def curves(results: Sequence[Result]) -> Figure:
-    """Return a panel for each metric: lines for methods, dotted ones for the control `gauss` of each, and grey
-    horizontal ones for controls that have no N."""
+    """Return a figure with a panel for each metric.
+
+    Methods have lines, and dotted ones for their control `gauss`. Controls without N have grey horizontal lines.
+    """
     measured = list(dict.fromkeys(result.metric for result in results))
     metrics = [metric for metric in measured if metric_label(metric).plotted] or measured
     styles = method_styles([result.method for result in results])
@@ -68,7 +70,7 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
     axes.set_xticks(ns, labels=[str(n) for n in ns])
     axes.minorticks_off()
     if not any(result.estimate.value < 0 for result in results):
-        axes.set_ylim(bottom=0)  # wide intervals reach below 0, where no distance is; unbiased estimates may be there
+        axes.set_ylim(bottom=0)  # cuts wide intervals of distances; unbiased estimates may be below 0
 
 
 def _line(axes: Axes, results: Sequence[Result], style: MethodStyle, shift: float) -> None:

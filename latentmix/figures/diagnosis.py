@@ -13,21 +13,21 @@ from latentmix.figures.style import HUES, SHAPES, save, styled
 from latentmix.octaves import Octave
 
 Classes = Sequence[tuple[str, Diagnosis]]  # the title and the diagnosis of each class
-COMMON = 2  # the last entries of a legend of growth, which are the same for all models
+COMMON = 2  # entries at the end of a legend of growth that are the same for all models
 NOTE = {"fontsize": 7, "color": "0.3", "va": "bottom", "ha": "right"}
 
 
 def draw_growth(models: Mapping[str, Classes], stem: Path) -> list[Path]:
-    """Draw the mean of each of the first two channels of `fix/0` centroids against N, which is spaced by √N.
+    """Draw the means of the first two channels of `fix/0` centroids against N, on an axis of √N.
 
-    There is a line for each of the first eight classes. The panels of several models, by name, are beside each other.
+    There is a line for each of the first eight classes. `models` has the classes of each model by its name.
     """
     with styled():
         return save(growth(models), stem)
 
 
 def growth(models: Mapping[str, Classes]) -> Figure:
-    """Return the panels: channels below each other for several models, beside each other for one."""
+    """Return a figure: a column for each of several models and a row for each channel, or one row for one model."""
     several = len(models) > 1
     panels = [(name, channel) for channel in (0, 1) for name in models]
     shape = (2, len(models)) if several else (1, 2)
@@ -45,7 +45,7 @@ def growth(models: Mapping[str, Classes]) -> Figure:
 
 
 def _add_legends(figure: Figure, models: Sequence[Classes]) -> None:
-    """Name the lines once for all panels, or above each model's panels if the models have other classes."""
+    """Add one legend for all panels, or one above each model's panels if their classes differ."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len({tuple(title for title, _ in classes) for classes in models}) > 1:
         for axes in figure.axes[: len(models)]:
@@ -84,9 +84,9 @@ def draw_octaves(classes: Classes, stem: Path) -> list[Path]:
 
 
 def octaves(classes: Classes) -> Figure:
-    """Return two panels: d² and v (dotted); and the N at which √N·d is one standard deviation.
+    """Return a figure of two panels: d² and v (dotted); and the N at which √N·d is one standard deviation.
 
-    A hollow marker stands where no bias was found: its N is the least that two standard errors allow.
+    A hollow marker means that no bias was found; it is at a lower bound of N, from two standard errors.
     """
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     powers, limits = figure.subplots(1, 2)
@@ -111,7 +111,7 @@ def octaves(classes: Classes) -> Figure:
 
 
 def _least(octave: Octave) -> float:
-    """Return N where the bias was found, and otherwise the least N that it may have."""
+    """Return N if a bias was found, otherwise a lower bound of it."""
     return octave.limit or octave.variance / (max(octave.bias, 0) + 2 * octave.error)
 
 

@@ -13,7 +13,7 @@ from latentmix.experiment.probe import TIMES, Probe
 from latentmix.figures.style import save, styled
 from latentmix.images import read_image
 
-DOTS = 200  # per inch
+DOTS = 200  # dots per inch of PNG files
 
 
 def draw_grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str], stem: Path) -> list[Path]:
@@ -39,14 +39,14 @@ def draw_grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Se
 
 
 def draw_offsets(probe: Probe, images: Mapping[tuple[str, int, float], Tensor], stem: Path) -> list[Path]:
-    """Draw Fig. 6: a column for each offset and a pair of rows for each noise; `images` are by time, draw and b."""
+    """Draw Fig. 6: a column for each offset, two rows (t = T, t = 0) for each noise; `images` by (time, draw, b)."""
     rows = [[images[t, draw, b] for b in probe.offsets] for draw in range(probe.draws) for t in TIMES]
     names = [f"t = {t}" for _ in range(probe.draws) for t in TIMES]
     return draw_grid(rows, names, [f"b = {b:g}" for b in probe.offsets], stem)
 
 
 def draw_mixtures(experiments: Sequence[Experiment], stem: Path, most: int | None = None) -> list[Path]:
-    """Draw the first draw of each class, N and method, with the rows of all experiments below each other.
+    """Draw the first draw of each class, N and method; each method of each experiment is a row.
 
     `most` limits the number of classes. Draws are nested in N, so each column adds latents to the one before.
     """

@@ -1,7 +1,7 @@
-"""The figures of Landolsi & Kahl: what each shows, the stages it needs, and how it is drawn.
+"""The figures of Landolsi & Kahl: captions, the stages that each needs, and how it is drawn.
 
-Their settings are in `configs/experiment/`, one file each. If the paper uses Stable Diffusion 3.5, a figure is made
-with the counterpart of the requested model, a rectified flow; if the paper shows both, with both.
+Their settings are in `configs/experiment/`, one file each. Where the paper uses Stable Diffusion 3.5, a figure uses the
+requested model's counterpart, which is a rectified flow (`model.counterpart`); where it shows both, both.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from latentmix.figures.toy import draw_paths
 Family = Literal["diffusion", "flow"]
 
 
-# What was run, in a sentence for each model: the last part of a caption.
+# Sentences for the end of captions, one for each model's run.
 INVERSION_ONLY = "{inverted}, seed {seed}."
 GENERATION_ONLY = "{model}: {generated}."
 FIRST_DRAW = "{inverted}; {generated}; the first draw of each class, N and method."
@@ -61,8 +61,8 @@ class Figure:
 
     shows: str
     settings: str = FIRST_DRAW
-    families: tuple[Family, ...] = ("diffusion",)  # a run for each; none if the figure needs no model
-    draw: Callable[[Sequence[Experiment], Path], list[Path]] = draw_mixtures  # to the path without its ending
+    families: tuple[Family, ...] = ("diffusion",)  # with a run each; empty if the figure needs no model
+    draw: Callable[[Sequence[Experiment], Path], list[Path]] = draw_mixtures  # takes the path without its ending
     stages: tuple[StageType, ...] = (SYNTHESIZE, INVERT, generation(keep=1))
 
 
@@ -123,9 +123,9 @@ def find(name: str) -> Figure:
 def configs(name: str, overrides: Sequence[str]) -> list[Config]:
     """Return the settings of a figure's runs, one for each model that it shows.
 
-    They are those of the figure's own experiment, unless the overrides name another, which is drawn on its own model.
-    Overrides of the model do not apply to its counterpart, nor do those of the data where a figure shows both and the
-    counterpart knows other images.
+    They are those of the figure's own experiment; if the overrides name another, it is drawn with its own model alone.
+    Overrides of the model do not apply to its counterpart, nor do those of the data if a figure shows both and the
+    counterpart was trained on other images.
     """
     figure, complete = FIGURES[name], _with_experiment(name, overrides)
     own = compose(complete)
@@ -144,7 +144,7 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
 def stem(name: str, overrides: Sequence[str]) -> Path:
     """Return the path of a figure without its ending.
 
-    A model's figures share one folder; those of an experiment that was named are in its own.
+    A model's figures share one folder; with `experiment=` among the overrides, it is that experiment's folder.
     """
     complete = _with_experiment(name, overrides)
     run = compose(complete)
@@ -166,7 +166,7 @@ def draw(name: str, experiments: Sequence[Experiment], to: Path) -> list[Path]:
 
 
 def caption(name: str, experiments: Sequence[Experiment]) -> str:
-    """Return what a figure shows and what was run, a sentence for each model."""
+    """Return the caption of a figure: what it shows, and a sentence on each model's run."""
     figure, fields = FIGURES[name], dict[str, str]()
     if experiments:
         first, config = experiments[0], experiments[0].config

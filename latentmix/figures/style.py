@@ -1,7 +1,7 @@
 """Labels, colours, line styles and markers of everything that figures, captions and reports show.
 
-Each mean has a colour, and each norm a line style and a marker. The colours are Okabe & Ito's, which stay distinct for
-colour-blind readers. Norms and means that are not in these tables, such as those of plugins, get spare styles in the
+Each mean has a colour, and each norm a line style and a marker. The colours are Okabe & Ito's, which colour-blind
+readers can tell apart. Norms and means that are not in these tables, such as those of plugins, get spare styles in the
 order in which they appear. Labels are those that norms, means and metrics declare; the default is their name.
 """
 
@@ -28,7 +28,7 @@ Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib
 
 GREY = "#7f7f7f"
 
-# Of means.
+# Colours of means.
 COLOURS = {"0": "#D55E00", "m": "#E69F00", "chm": "#0072B2", "lp": "#009E73", "pool": "#CC79A7", "pchm": "#56B4E9"}
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#117733", "#661100")
 
@@ -49,14 +49,14 @@ SPARE_LINES: tuple[tuple[Line, str], ...] = (
     ((0, (4, 4, 1, 4)), "h"),
 )
 
-CONTROLS: dict[str, tuple[str, Line]] = {  # description, line style; no mixtures, but values to compare them with
+CONTROLS: dict[str, tuple[str, Line]] = {  # descriptions and line styles of the controls, with which methods compare
     "real": ("real images: one half of them measured against the other", "-"),
     "noise": ("images generated from random latents", "--"),
     "gauss": ("dotted: Gaussian latents mixed by the same draws", ":"),
 }
 SPARE_CONTROL_LINES: tuple[Line, ...] = (":", "-.")
 
-# One colour and one marker for each of up to eight classes.
+# Colours and markers of up to eight classes.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 SHAPES = ("o", "s", "^", "v", "D", "x", "+", "*")
 
@@ -88,10 +88,7 @@ class MethodStyle:
 
 
 def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
-    """Return a style for each of the methods and controls that are shown together.
-
-    No two look the same as long as there are spare styles.
-    """
+    """Return a style for each of the methods and controls of a figure, distinct as long as there are spare styles."""
     names = list(dict.fromkeys(names))
     gaussian = {name for name in names if name.startswith(GAUSS)}
     names = list(dict.fromkeys(name.removeprefix(GAUSS) for name in names))
@@ -115,7 +112,7 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
 
 
 def mean_colours(means: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each mean. `lp0.5` has the colour of `lp`, and `lp2` beside it a spare one."""
+    """Return a colour for each mean. `lp0.5` has that of `lp`; a second cut-off in the same figure has a spare one."""
     ordered = sorted(dict.fromkeys(means), key=lambda mean: mean not in COLOURS)
     return _assign(
         {mean: COLOURS.get(mean) or COLOURS.get(mean.rstrip("0123456789.")) for mean in ordered}, SPARE_COLOURS
@@ -123,7 +120,7 @@ def mean_colours(means: Iterable[str]) -> dict[str, str]:
 
 
 def _assign(own: Mapping[str, T | None], spare: Sequence[T]) -> dict[str, T]:
-    """Return each name's own style, or a spare one if it has none or an earlier name has the same."""
+    """Return each name's own style, or a spare one if it has none or an earlier name took it."""
     found: dict[str, T] = {}
     for name, style in own.items():
         free = [style] if style is not None and style not in found.values() else []
@@ -143,7 +140,7 @@ def _description(norm: str, mean: str) -> str:
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """What a column of the tables is called. `better` is "lower", "higher", or "" if neither; `direction` is a text."""
+    """The label of a metric's column. `better` is "lower", "higher", or "" if neither; `direction` says it in words."""
 
     title: str
     network: str = ""  # in words; empty if the title implies it
@@ -183,7 +180,7 @@ def metric_label(column: str) -> MetricLabel:
 
 
 def _titles() -> dict[str, Metric]:
-    """Return each metric by the names that its columns begin with. Skip plugins that can't be loaded."""
+    """Return each metric by each beginning that its columns may have. Skip plugins that can't be loaded."""
     found = {}
     for name in METRICS:
         with suppress(UserError):

@@ -1,4 +1,4 @@
-"""Fig. 2: the paths of methods between two latents, if latents are points of a plane."""
+"""Fig. 2: the paths of methods between two latents in a plane (L = 2)."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from latentmix.mixing import mix
 
 ENDS = torch.tensor([[1.8, 0.1], [-0.7, 0.9]])  # one longer, one shorter than √L, at more than a right angle
 PANELS = (("lin", "fix", "nin", "slerp (eq. 3)"), ("lin", "slerp", "lol", "nao"))  # the paper's, and others
-# Of norms; in other figures the colour tells the mean.
+# Colours of norms; in other figures colours show the mean.
 COLOURS = {"lin": "#999999", "fix": "#D55E00", "nin": "#0072B2", "slerp": "#CC79A7", "lol": "#009E73", "nao": "#E69F00"}
 
 
@@ -54,7 +54,7 @@ def path(name: str, points: int = 101) -> Tensor:
 
 
 def shoemake(w: Tensor) -> Tensor:
-    """Return the paper's eq. 3 with the angle of the normalised inputs, as is usual; the inputs are on no sphere."""
+    """Return the paper's eq. 3, with the angle between the inputs after normalisation, as usual implementations do."""
     p, q = ENDS
     theta = torch.arccos(p @ q / (p.norm() * q.norm()))
     return (torch.outer(torch.sin((1 - w) * theta), p) + torch.outer(torch.sin(w * theta), q)) / torch.sin(theta)

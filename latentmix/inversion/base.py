@@ -19,9 +19,9 @@ State = dict[str, Tensor]  # `latents` [B, C, h, w] and an inversion's extras, o
 
 @settings_dataclass(frozen=True, config=STRICT)
 class InversionSettings:
-    """The settings of every inversion. A kind that needs more of them inherits this class.
+    """The settings of every inversion. A kind with settings of its own inherits this class.
 
-    A field of such a class has a default, the one that its preset in configs/inversion has.
+    Each field that it adds has a default, the value in the kind's preset in configs/inversion (see `identity`).
     """
 
     name: str  # of the preset, by which results are labelled
@@ -30,7 +30,7 @@ class InversionSettings:
     guidance: Guidance
     spacing: str
     float32: tuple[Literal["unet", "transformer"], ...] = ()  # networks that precision=auto does not run in 16 bits
-    float32_in: Literal["both", "inversion"] = "both"  # whether in generation, too
+    float32_in: Literal["both", "inversion"] = "both"  # whether `float32` applies to generation, too
 
 
 Invert = Callable[..., State]  # (model, clean latents, schedule, conditioning, the kind's own settings)
@@ -43,23 +43,23 @@ def image_names(images: Tensor) -> list[str]:
 
 
 def cfg_factor(guidance: float) -> int:
-    """Return the evaluations of the network in a prediction: 2 with guidance (empty prompt and prompt), else 1."""
+    """Return the network evaluations of one prediction: 2 with guidance (empty prompt and prompt), else 1."""
     return 1 if guidance == 1 else 2
 
 
 def no_numbers(settings: Any, latent: int, text: int) -> int:
-    """Return 0, the numbers that extras hold where there are none."""
+    """Return the size of the extras of an inversion that has none."""
     return 0
 
 
 def usual_nfe(settings: Any) -> int:
-    """Return the evaluations of the network in a step of one prediction."""
+    """Return the network evaluations of a step that makes one prediction."""
     return cfg_factor(settings.guidance)
 
 
 @torch.no_grad()
 def generate(model: Model, state: State, schedule: Schedule, cond: Conditioning, _: InversionSettings) -> Tensor:
-    """Return clean latents by the deterministic sampler, from `latents` alone."""
+    """Return clean latents from `state["latents"]` by DDIM or Euler steps."""
     return sampling.generate(predictor(model, cond), state["latents"], schedule)
 
 
@@ -77,16 +77,16 @@ class Inversion:
     """Further tensors that `invert` returns, and the method that mixes each; None is the method of the latents."""
     paired: tuple[str, ...] = ()
     """Settings that must be the same in inversion and generation: of "steps", "guidance", "spacing"."""
-    by_name: bool = False  # `invert` takes `names`, too: one for each image, to seed random numbers by
+    by_name: bool = False  # `invert` also takes `names`, one for each image, to seed random numbers with
     unguided: bool = False  # generation ignores guidance
     needs_guidance: bool = False  # without classifier-free guidance it does nothing
 
     intervals_per_step: int = 1  # of the schedule
     predictions_per_step: int = 1  # of generation
     extra_numbers: Callable[[Any, int, int], int] = no_numbers
-    """How many numbers the extras of one image hold, by those of a latent and of a prompt's states."""
+    """(settings, numbers in a latent, numbers in a prompt's states) -> numbers in the extras of one image."""
     nfe: Callable[[Any], int] = usual_nfe
-    """The number of function evaluations (of the network) for one image and step of inversion, at most."""
+    """The largest number of function evaluations (of the network) for one image and step of inversion."""
 
     def run(
         self, model: Model, clean: Tensor, schedule: Schedule, cond: Conditioning, settings: Any, names: Sequence[str]
@@ -102,8 +102,8 @@ class Inversion:
     def identity(self, settings: InversionSettings) -> dict[str, object]:
         """Return what the inverted latents depend on, besides the schedule, the model and the image.
 
-        A setting of this kind is included if it is not at its default, so that a new setting leaves the keys of what
-        was computed before as they are. A change of a default changes results, so it needs a new `version`.
+        A setting of this kind is included only if it differs from its default. So a new setting leaves the cache keys
+        of earlier results as they are. A changed default changes results, so it needs a new `version`.
         """
         common = {setting.name for setting in fields(InversionSettings)}
         own = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in common}

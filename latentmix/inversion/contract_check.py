@@ -1,7 +1,7 @@
-"""What every inversion must keep to, checked by trying it: `latentmix check-inversion NAME`.
+"""The rules for inversions, checked by running one: `latentmix check-inversion NAME`.
 
-Draws share batches with others, rows are cached one by one, and workers repeat each other's work, so an inversion that
-breaks one of these rules gives results that depend on how a run went.
+Images share batches with others, are cached one by one, and may be inverted by several workers. So results of an
+inversion that breaks one of these rules depend on how a run went.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class Trial:
 
 
 def check(trial: Trial) -> list[Finding]:
-    """Return what each rule's check found. A state of the wrong shape ends the checks, as the others build on it."""
+    """Return a finding for each rule. A wrong state ends the checks, as the others build on it."""
     findings = []
     for name, rule in CHECKS.items():
         failure, detail = rule(trial)
@@ -67,7 +67,7 @@ Result = tuple[bool, str]  # whether the check failed, and what it saw
 
 
 def _state(trial: Trial) -> Result:
-    """`invert` returns finite `latents` of the input's shape and dtype, and each extra with a row for each image."""
+    """Check that `invert` returns finite `latents` of the input's shape and dtype, and extras of a row per image."""
     state, wanted = trial.invert(), {"latents", *trial.inversion.extras}
     if set(state) != wanted:
         return True, f"invert returns {', '.join(sorted(state))}; it should return {', '.join(sorted(wanted))}"
@@ -82,13 +82,13 @@ def _state(trial: Trial) -> Result:
 
 
 def _round_trip(trial: Trial) -> Result:
-    """Generation of the same steps and guidance leads back to the image."""
+    """Check that generation with the same steps and guidance leads back to the image."""
     error = _distance(trial.generate(trial.invert()), trial.clean)
     return not error < ROUND_TRIP, f"error {error:.3g} of the latents' root mean square; at most {ROUND_TRIP:g}"
 
 
 def _batch(trial: Trial) -> Result:
-    """An image gives the same result alone as in a batch."""
+    """Check that an image gives the same result alone as in a batch."""
     together = trial.invert()
     back = trial.generate(together)
     errors = {"generate": 0.0}
@@ -103,7 +103,7 @@ def _batch(trial: Trial) -> Result:
 
 
 def _guidance(trial: Trial) -> Result:
-    """Both directions follow the guidance scale, except generation that is declared `unguided`."""
+    """Check that the guidance scale changes both directions, except generation that is declared `unguided`."""
     plain, guided = trial.invert(guidance=1.0), trial.invert(guidance=GUIDANCE)
     inverted = max(_distance(guided[name], plain[name]) for name in plain)
     generated = _distance(trial.generate(plain, guidance=GUIDANCE), trial.generate(plain, guidance=1.0))
@@ -116,7 +116,7 @@ def _guidance(trial: Trial) -> Result:
 
 
 def _determinism(trial: Trial) -> Result:
-    """Check that the same input gives the same output, whatever random numbers were drawn, and stays as it was."""
+    """Check that the same input gives the same output, whatever random numbers were drawn, and is not changed."""
     clean = trial.clean.clone()
     first = trial.invert(clean=clean)
     if not torch.equal(clean, trial.clean):
@@ -129,7 +129,7 @@ def _determinism(trial: Trial) -> Result:
 
 
 def _evaluations(trial: Trial) -> Result:
-    """The network is evaluated as often as declared: at most `nfe` times a step, and as `nfe_generation` says."""
+    """Check that a step evaluates the network at most `nfe` times, and in generation `nfe_generation` times."""
     counting = _Counting(trial.model)
     steps = len(trial.schedule) // trial.inversion.intervals_per_step
     counted = replace(trial, model=counting)

@@ -22,7 +22,7 @@ def generate_unguided(
 ) -> Tensor:
     """Return clean latents with the prompt in place of the empty prompt (Miyake et al., "Negative-prompt inversion").
 
-    Null-text inversion ends up near this. Both predictions of guidance are then the same, so one is computed.
+    This approximates null-text inversion. Both predictions of guidance are equal, so guidance has no effect.
     """
     return generate(model, state, schedule, replace(cond, guidance=1.0), settings)
 

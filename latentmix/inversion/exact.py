@@ -1,11 +1,11 @@
 """EDICT (Wallace et al., "Exact diffusion inversion via coupled transformations"): two latents that take turns.
 
 Each is moved by the ε that is predicted at the other. This ε can be predicted again on the way back, so generation
-undoes inversion up to rounding. After each step of generation the two are averaged by the factor `coupling`, or they
+undoes inversion up to rounding. After each step of generation the two are averaged with the weight `coupling`, or they
 would drift apart; inversion undoes the averaging. The order of the two alternates between steps.
 
-This holds for rectified flows too. Only in their noisiest step, whose end has no signal, a latent is moved by the
-partner's velocity (`move_by_noise`).
+In the noisiest step of a rectified flow, whose end has no signal, a latent is moved by the partner's velocity instead
+(`move_by_noise`).
 """
 
 from typing import Annotated
@@ -28,7 +28,7 @@ class ExactSettings(InversionSettings):
 
 @torch.no_grad()
 def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: ExactSettings) -> State:
-    """Return both latents at t = T: `latents` and `partner`."""
+    """Return both latents at t = T, `latents` and `partner`. Each step undoes one of `generate`, in reverse order."""
     p, x, y = settings.coupling, z0, z0
     for index, interval in enumerate(schedule):
         if index % 2:

@@ -21,13 +21,13 @@ from latentmix.settings import STRICT, Positive
 
 @dataclass(frozen=True, config=STRICT)
 class FixedPointSettings(InversionSettings):
-    iterations: Positive = 5  # of each step, at most
-    tolerance: Annotated[float, Field(ge=0)] = 1e-4  # root mean square of an estimate's change, below which it is done
+    iterations: Positive = 5  # at most, in each step
+    tolerance: Annotated[float, Field(ge=0)] = 1e-4  # an image is done once its root mean square change is this small
 
 
 @torch.no_grad()
 def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, settings: FixedPointSettings) -> State:
-    """Return the latents at t = T. An image is left alone once it is done, so its result is the same in any batch."""
+    """Return the latents at t = T. An image that is done does not change any more, so its batch has no effect on it."""
     z, predict = z0, predictor(model, cond)
     for interval in schedule:
         clean, z = z, step(predict, z, interval.clean, interval.noisy, interval.timestep)

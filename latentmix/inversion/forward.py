@@ -24,7 +24,7 @@ from latentmix.settings import STRICT, Positive
 
 @dataclass(frozen=True, config=STRICT)
 class ForwardSettings(InversionSettings):
-    replaced: Positive = 2  # steps, the first ones
+    replaced: Positive = 2  # how many of the first steps
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Null-text inversion (Mokady et al.): DDIM inversion without guidance, then an embedding of the empty prompt for every
 step of generation, optimised such that generation under guidance follows the path of the inversion.
 
-A batch gives the same as its images one by one: their losses are summed, and an image that is near enough leaves the
-batch until the next step.
+A batch gives the same results as its images alone: the losses of images are summed, and an image that is near enough to
+its path leaves the batch until the next step.
 """
 
 from dataclasses import replace

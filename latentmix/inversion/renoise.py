@@ -20,8 +20,8 @@ from latentmix.settings import STRICT, Positive
 @dataclass(frozen=True, config=STRICT)
 class RenoiseSettings(InversionSettings):
     iterations: Positive = 4  # estimates of each step
-    averaged: Positive = 3  # the last of them, whose mean is taken
-    regularisation: Annotated[float, Field(ge=0, le=1)] = 0.0  # 1 removes a channel's whole mean
+    averaged: Positive = 3  # how many of the last predictions are averaged
+    regularisation: Annotated[float, Field(ge=0, le=1)] = 0.0  # of ε towards white noise; 1 sets channels' means to 0
 
     def __post_init__(self) -> None:
         if self.averaged > self.iterations:

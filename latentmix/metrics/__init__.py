@@ -40,10 +40,10 @@ class Metric:
     better: Literal["lower", "higher", "nearer"]  # "nearer": the nearer to the value of real images
     network: str  # "frechet", the network of the Fréchet distance, "clip" or "pairs"
     sample: Callable[[Features, Others], Sample]
-    elsewhere: tuple[str, str] | None = None  # name and label in other networks than Inception
+    elsewhere: tuple[str, str] | None = None  # name and label with networks other than Inception
     of_prompt: bool = False  # compares with the embedding [1, D] of the prompt, not with real images
     plotted: bool = True  # has a panel in Fig. 7; metrics without one are drawn only if no other metric was measured
-    limits: tuple[float, float] = (-math.inf, math.inf)  # of its values, and so of its intervals
+    limits: tuple[float, float] = (-math.inf, math.inf)  # of its values and intervals
     note: str = ""  # what captions and reports say about it
     down_to_real: bool = False  # lower is better, but not below the value of real images
 
@@ -65,7 +65,7 @@ class Metric:
         return "prompt" if self.of_prompt else self.network
 
     def column(self, name: str, network: str) -> str:
-        """Return the metric's name in tables, which contains the network: `fid`, `fd_embedded`, `cmmd_embedded`."""
+        """Return the metric's name in tables, which contains the network: `fid` (Inception), else as `fd_embedded`."""
         if self.elsewhere is None:
             return f"{name}_{network}"
         return name if network == "inception" else f"{self.elsewhere[0]}_{network}"
@@ -105,7 +105,8 @@ TYPICAL = (
     "A distance to the mean of real images rewards typical ones: real images are further from it than mixtures. "
     "Below the value of real images, smaller is not better."
 )
-COUNTS = "A Fréchet distance depends on how many images there are. Its interval is for the expected value of as many."
+COUNTS = "A Fréchet distance depends on the number of images. Its interval is for the expected value at this number."
+REACH = "Coverage depends on the number of images. Compare it between methods, not with that of real images."
 LIMIT = "FID∞ estimates the limit of many generated images, and its interval over classes is one of this limit."
 
 _Unplotted = partial(Metric, plotted=False)
@@ -124,7 +125,7 @@ METRICS: Mapping[str, Metric] = Table(
         "precision": _Unplotted("Precision", "higher", "frechet", _precision, limits=SHARE),
         "recall": _Unplotted("Recall", "higher", "frechet", recall, limits=SHARE),
         "density": _Unplotted("Density", "higher", "frechet", _density, limits=DISTANCE),
-        "coverage": Metric("Coverage", "higher", "frechet", coverage, limits=SHARE),
+        "coverage": Metric("Coverage", "higher", "frechet", coverage, limits=SHARE, note=REACH),
         "diversity": _Unplotted("Diversity", "nearer", "pairs", lambda x, _: mean(x[:, 0]), limits=DISTANCE),
     },
     kind=Metric,

@@ -1,8 +1,8 @@
-"""The 95 % interval of a mean of bounded values, which covers also where the sample lacks values that are rare.
+"""The 95 % interval of a mean of bounded values. It also covers where rare values are missing from the sample.
 
 Take the values x of n draws and one more value: the least or the greatest possible one, with probability ½ each. Weigh
-these n + 1 values by Dirichlet(1, …, 1), as the Bayesian bootstrap (Rubin) does. The interval has the 2.5 % and 97.5 %
-quantiles of the weighted mean. Of zeros and ones in the range [0, 1] it is the mid-P interval of a share
+these n + 1 values by Dirichlet(1, …, 1), as the Bayesian bootstrap (Rubin) does. The interval goes from the 2.5 % to
+the 97.5 % quantile of the weighted mean. For zeros and ones, in the range [0, 1], it is the mid-P interval of a share
 (Lancaster). With the greatest value alone, the upper quantile is Gaffke's bound of a mean.
 """
 

@@ -65,15 +65,15 @@ def _by_eigenvalues(x: Float[Tensor, "n m"]) -> Tensor:
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
 
 
-PARTS = 10  # of an extrapolation
+PARTS = 10  # sample sizes of an extrapolation
 
 
 def frechet_infinity(x: Features, y: Others, parts: int = PARTS) -> float:
     """Return FID∞ (Chong & Forsyth), the limit of the Fréchet distance as the number of generated images grows.
 
-    The bias of the distance is linear in 1/n if n is well above D. With parts smaller than D, the result is no better
-    than the plain distance. The distance of n, n/2, … n/`parts` rows of x to all of y is extrapolated to 1/n = 0. The
-    bias that comes from m is not removed. NaN for fewer than four rows.
+    The distances of n, n/2, … n/`parts` rows of x to all of y are extrapolated to 1/n = 0. The bias that comes from m
+    is not removed. The bias is linear in 1/n only if n is well above D, so if n/`parts` is smaller than D, the result
+    is no better than the plain distance. NaN for fewer than four rows.
     """
     return extrapolated(partial(frechet_distance, y=y), x, parts)
 
@@ -81,9 +81,9 @@ def frechet_infinity(x: Features, y: Others, parts: int = PARTS) -> float:
 def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int = PARTS) -> float:
     """Fit a line to a statistic of n, n/2, … n/`parts` rows by least squares, and return its value at 1/n = 0.
 
-    Each value is the average over the disjoint samples of its size, where the original draws one sample at random. So
-    every row counts, the result is deterministic, and 1/n is evenly spaced. Samples have at least two rows; the result
-    is NaN if that leaves fewer than two sizes.
+    Each value is the average over the disjoint samples of its size; Chong & Forsyth draw one sample at random. So every
+    row counts, the result is deterministic, and 1/n is evenly spaced. Samples have at least two rows; the result is NaN
+    if that leaves fewer than two sizes.
     """
     parts = min(parts, len(x) // 2)
     if parts < 2:
@@ -107,8 +107,8 @@ def _mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
 def kid(x: Features, y: Others) -> Sample:
     """Return KID (Bińkowski et al.): MMD² with k(a, b) = (a·b / D + 1)³.
 
-    It is unbiased, so it may be negative. All rows are used at once, where the original averages over random subsets.
-    Its interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
+    It is unbiased, so it may be negative. All rows are used at once; the original averages over random subsets. Its
+    interval allows for draws like the row of x that contributes most. Raises ValueError for fewer than two rows.
     """
     x, y = read(x, y)
     return _mmd(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, x, y)
@@ -126,7 +126,7 @@ def cmmd(x: Features, y: Others) -> Sample:
 
 
 SIGMA = 10
-WEIGHTS = 1000  # of a bootstrap
+WEIGHTS = 1000  # samples of the bootstrap
 
 
 def _gaussian(a: Tensor, b: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ def _gaussian(a: Tensor, b: Tensor) -> Tensor:
 def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) -> Sample:
     """Return the unbiased MMD² (Gretton et al., eq. 3).
 
-    Its parts are first-order (Hájek) projections, whose mean it is. They would make too narrow an interval where few
-    rows decide: of a share p of far rows MMD² grows with p², and parts only with p. So its interval is that of the
-    Bayesian bootstrap of the quadratic form, with one row that was not drawn beside those of x: one like the real rows,
-    or one whose kernel with them is `unlike`, and which is as near to rows of x as those are far from the real ones.
-    Without `unlike`, it is like the row of x that contributes most.
+    Its parts are first-order (Hájek) projections; it is their mean. Their scatter would give too narrow an interval
+    where few rows decide: MMD² grows with the square of the share of far rows, and parts only with the share. So the
+    interval is the Bayesian bootstrap's, of the quadratic form, with one row more than x has. This unseen row is either
+    like the real ones, or its kernel with them is `unlike`, and its kernel with a row of x is the larger, the further
+    that row is from the real ones. Without `unlike`, it is like the row of x that contributes most.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased distance needs at least 2 rows of each, not {len(x)} and {len(y)}")
@@ -158,7 +158,7 @@ def _mmd(kernel: Kernel, x: Features, y: Others, unlike: float | None = None) ->
     weights = weights.exponential_(generator=torch.Generator().manual_seed(0)).to(x.device)
     weights /= weights.sum(1, keepdim=True)
     drawn, new = weights[:, :-1], weights[:, -1]
-    others = 1 - drawn.square().sum(1)  # of all pairs, those of two rows; the new row may be many
+    others = 1 - drawn.square().sum(1)  # the weight of pairs of different rows; the unseen row stands for many rows
     k_x.fill_diagonal_(0)
     pairs, to_real = ((drawn @ k_x) * drawn).sum(1), drawn @ across.mean(1)
     values = []
@@ -183,7 +183,7 @@ def cosine_distances(x: Features, y: Others, unit: bool = True) -> Float[Tensor,
 
 
 def clip_scores(x: Features, text: Float[Any, "1 D"]) -> Float[Tensor, " n"]:
-    """Return max(100 cos, 0) of each image and a text: CLIPScore (Hessel et al.), with a factor of 100 for its 2.5."""
+    """Return max(100 cos, 0) of each image and a text: CLIPScore (Hessel et al.) with a factor of 100, not 2.5."""
     x, text = read(x, text)
     return 100 * (functional.normalize(x, dim=1) @ functional.normalize(text[0], dim=0)).clamp(min=0)
 

@@ -1,7 +1,7 @@
 """95 % intervals over draws, images or classes, and paired comparisons of methods.
 
 Most intervals are computed from pseudo-values: what each draw, or group of draws, contributes to a statistic. They are
-Student's, or `bounded` ones where the values of draws not seen yet are bounded. docs/statistics.md has their coverage.
+Student's, or those of `bounded` where the values of draws are bounded. docs/statistics.md has their coverage.
 """
 
 import math
@@ -19,12 +19,12 @@ from latentmix.metrics.bounded import bounded_interval
 Values = Float[Tensor, " n"]
 Given = Float[Any, " n"]  # a tensor or an array
 Rows = Shaped[Any, "n ..."]
-Ends = tuple[float | None, float | None]
+Ends = tuple[float | None, float | None]  # see `mean`
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval, and the number of draws, pairs, images or classes (`over`) that these are over."""
+    """A value, its 95 % interval, and the number of draws, pairs, images or classes (`over`) that it was taken over."""
 
     value: float
     low: float
@@ -33,9 +33,9 @@ class Estimate:
     over: str = "draws"
 
     def within(self, limits: tuple[float, float]) -> "Estimate":
-        """Return the estimate with an interval that lies within the limits of what is estimated.
+        """Return the estimate with its interval cut to the limits of what is estimated.
 
-        A value outside of them stays, and lies within its interval: an unbiased estimate may be negative.
+        A value outside the limits stays, as an unbiased estimate may be negative. The interval still contains it.
         """
         low, high = limits
         return replace(self, low=max(self.low, min(low, self.value)), high=min(self.high, max(high, self.value)))
@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sample:
-    """A statistic of `count` rows, its 95 % interval, and its pseudo-values: independent parts that scatter as it does.
+    """A statistic of `count` rows, its 95 % interval, and its pseudo-values `parts`, whose scatter tells its error.
 
     The interval is NaN where it is not known, as with fewer than two rows.
     """
@@ -64,7 +64,7 @@ class Sample:
 def mean(values: Given, unseen: Ends | None = None) -> Sample:
     """Return the mean of independent values, which are its parts.
 
-    `unseen` are the least and the greatest value that a row not drawn yet may have; None stands for the least or the
+    `unseen` are the least and the greatest value that another draw could have; None stands for the least or the
     greatest that was drawn. Without `unseen`, values are taken to be normal, and the interval is Student's.
     """
     values = as_tensor(values).double().cpu()
@@ -83,10 +83,11 @@ def _students(value: float, parts: Values) -> tuple[float, float]:
 
 
 def share(value: float, without: Values) -> Sample:
-    """Return a share of real images that draws reach, with an interval by what is left without each of the n draws.
+    """Return a share of real images that draws reach, with its interval from a jackknife.
 
-    The pseudo-values of this jackknife are taken for values between 0 and 1. The interval is widened to hold Student's
-    of the logit by the same jackknife, since of shares that vary most where they are large the logit varies alike.
+    `without` [n] are the shares without each of the n draws. Their pseudo-values are treated as values between 0 and 1.
+    The interval is widened to contain Student's interval of the logit from the same jackknife: where a share scatters
+    the more the larger it is, the scatter of its logit is nearly constant.
     """
     n, without = len(without), without.double().cpu()
     parts = n * value - (n - 1) * without
@@ -154,8 +155,8 @@ def paired(a: Sample, b: Sample, lower: bool = True) -> Comparison:
 def _correlation(a: Sample, b: Sample) -> float:
     """Return the correlation of the parts; 0 if one has no scatter.
 
-    If the samples allow for rare rows it is shrunk by 2/n, as Newcombe does for shares: parts that agree in n draws may
-    differ in the next one.
+    If the samples allow for rare rows, it is reduced by the factor 1 − 2/n, as Newcombe does for shares: parts that
+    agree in n draws may differ in the next one.
     """
     x, y = (sample.parts - sample.parts.mean() for sample in (a, b))
     scale = (x.norm() * y.norm()).item()

@@ -32,14 +32,15 @@ def density(x: Features, y: Others, k: int = 5) -> Float[Tensor, " n"]:
 def recall(x: Features, y: Others, k: int = 3) -> Sample:
     """Return improved recall, the share of real images within the ball of any generated one.
 
-    Its parts are those of a jackknife that leaves out one row of x at a time. Where this row was among the k nearest of
-    a centre, the ball then reaches to the next one.
+    Its parts are those of a jackknife that leaves out one row of x at a time. Where this row was among the k nearest
+    neighbours of another, that one's ball then reaches to its next neighbour.
     """
     n, within_x, to_y = len(x), _distances(x, x), _distances(x, y)
     radii, order = within_x.sort(1)
     k = min(k, n - 1)
-    inside = to_y <= radii[:, k, None]
-    gained = ((to_y <= radii[:, min(k + 1, n - 1), None]) & ~inside).int()
+    inside = to_y <= radii[:, k, None]  # [n, m]: whether the ball around a row of x contains a row of y
+    gained = ((to_y <= radii[:, min(k + 1, n - 1), None]) & ~inside).int()  # the same once it is larger by a neighbour
+    # [n, m]: how many balls contain a row of y without a row of x: minus its own ball, plus what its neighbours' gain.
     without = (inside.sum(0, dtype=torch.int32) - inside.int()).index_add(
         0, order[:, 1 : k + 1].flatten(), gained.repeat_interleave(k, 0)
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latentmix.arrays import entries
 from latentmix.errors import nearest
-from latentmix.mixing.inputs import checked_weights, read
+from latentmix.mixing.inputs import IN_A_LIST, checked_weights, read
 from latentmix.mixing.iterative import Latents, Mixtures, Weights
 from latentmix.mixing.means import MEANS, Mean, Means, find_mean
 from latentmix.mixing.norms import NORMS, Lengths, Norm
@@ -33,7 +33,7 @@ from latentmix.mixing.norms import NORMS, Lengths, Norm
 __all__ = ["MEANS", "NORMS", "Mean", "Method", "Norm", "mix", "mixtures"]
 
 HALF_A_POOL = "a mixture of more than half of a pool has little in common with its latents; take a larger pool"
-WHOLE_POOL = 1 + 1e-3  # Σw² in units of 1/N, up to which Σ w e is little more than rounding error
+WHOLE_POOL = 1 + 1e-3  # N·Σw² up to which Σ w e is little more than rounding error; it is 1 for N equal weights
 
 REFUSED = {  # combinations that make no sense, as patterns, and why
     r"adain/(?!0$).*": "adain sets the mean of each channel itself; write adain/0",
@@ -53,9 +53,9 @@ class Method:
 
     @classmethod
     def parse(cls, text: "str | Method") -> "Method":
-        """Return the method that is written so, such as "nin/chm". A method itself is checked.
+        """Return the method that `text` names, such as "nin/chm". A `Method` is checked and returned.
 
-        Raises: ValueError, which names the nearest method or why there is none; UserError for a broken plugin.
+        Raises: ValueError, which names the nearest method or says why there is none; UserError for a broken plugin.
         """
         text = str(text)
         norm, _, mean = text.partition("/")
@@ -86,12 +86,32 @@ class Method:
 
 
 def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> Any:
-    """Mix N latents with weights that sum to 1; by default their centroid.
+    """Mix N latents with weights that sum to 1; by default their centroid (Landolsi & Kahl, eqs. 1 to 4, Section 5).
 
     `latents` is [N, C, H, W] or a list of N latents, torch tensors or numpy arrays. `weights` is [N] or, for K mixtures
     at once, [K, N], as a tensor, an array, a column of a table or numbers. The result has the layout and the type of
     one latent, or of K of them: an array if arrays are given, otherwise a tensor on the device of `latents`,
     differentiable in both (except `nao`). It is in float32 at least.
+
+    `method` is written NORM/MEAN. The mean of each latent is split off and mixed linearly. The weighted mean of
+    the rest is too short, and its norm is restored:
+
+        lin    not at all
+        fix    to √L, that of Gaussian noise with the L numbers of a latent
+        nin    to the weighted mean of the inputs' norms
+        slerp  as nin, with the mean on the sphere (Shoemake; Buss & Fillmore for N > 2)
+        lol    by a division by √Σw² (Bodin et al., "Linear combinations of latents")
+        adain  as slerp; then each channel gets the mixed mean and standard deviation (DiffMorpher)
+        nao    by norm-aware optimisation, which is slow (Samuel et al.)
+
+    The mean is one of
+
+        0      none                  lp     the low frequencies; lp0.5 to half a cycle per frame
+        m      one number            pool   the mean latent of all, those of weight 0 included
+        chm    one for each channel  pchm   that of each channel, and the pattern in space of `pool`
+
+    `fix` and `lol` are for latents at t = T, which are nearly noise. For others, such as those of a VAE or
+    CLIP embeddings, take `lin`, `nin` or `slerp`.
 
     Latents can also be vectors [N, D] or tokens [N, S, C]. The mean `chm` is always one number for each channel:
 
@@ -100,15 +120,20 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
         [N, D]        the mean over D, as D numbers are one channel; so `chm` equals `m`
 
     Tokens that pack squares of latents, as FLUX's do, have several entries for a channel. `lp` needs [N, C, H, W].
+    Latents of videos [N, C, T, H, W] are mixed as `z.flatten(3)`, with a mean over all frames.
 
-    What `Pipeline.invert` returns can be mixed too, and a list of it; its extras and prompts are mixed along.
+    `latents` can also be what `Pipeline.invert` returns, or a list of such. Its extras and prompts are mixed as well.
 
     The means `pool` and `pchm` are taken over all latents, those of weight 0 included. So pass a whole pool, and
     weights of 0 for those that are not mixed. A warning is given where more than half of the pool is mixed.
 
+    Values are checked, so it can't be traced by `torch.vmap` (`mixtures` can) or `torch.compile(fullgraph=True)`.
+
     Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
     negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
+    if hasattr(weights, "mixed"):
+        raise ValueError(f"weights must be numbers; {IN_A_LIST}")
     if not hasattr(latents, "mixed"):
         latents = entries(latents)
     if isinstance(latents, list) and latents and all(hasattr(one, "mixed") for one in latents):
@@ -116,11 +141,11 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
     if hasattr(latents, "mixed"):  # what `Pipeline.invert` returns
         return latents.mixed(weights, method)
     parsed = Method.parse(method)
-    z, given_back = read(latents, spatial=parsed.mean.startswith("lp"))
+    z, restored = read(latents, spatial=parsed.mean.startswith("lp"))
     w = checked_weights(z, weights)
     if parsed.of_pool and (number := 1 / w.square().sum(-1).min().item()) > 0.501 * len(z):
         warnings.warn(f"{method} mixes {number:.3g} of a pool of {len(z)}; {HALF_A_POOL}", stacklevel=2)
-    out = given_back(mixtures(z, w if w.ndim == 2 else w[None], [parsed])[0])
+    out = restored(mixtures(z, w if w.ndim == 2 else w[None], [parsed])[0])
     return out if w.ndim == 2 else out[0]
 
 
@@ -128,7 +153,8 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
     """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d.
 
     `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. Return a tensor
-    [K, C, H, W] for each method, float32 at least.
+    [K, C, H, W] for each method, float32 at least. `torch.vmap` can be applied to it, except for `slerp`, `adain`,
+    `nao` and the means of a pool.
 
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """
@@ -139,7 +165,7 @@ def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]
         centroids = (w @ z.flatten(1)).unflatten(1, z.shape[1:])
         results = {method: torch.empty_like(centroids) for method in parsed}
         splits = {mean: _Split.create(z, w, find_mean(mean)) for mean in {method.mean for method in results}}
-        for rows in _chunks(centroids):  # by all methods while they are in the processor's caches
+        for rows in _chunks(centroids):  # all methods use a chunk while it is in the CPU's caches
             for mean, split in splits.items():
                 outs = {method.norm: result[rows] for method, result in results.items() if method.mean == mean}
                 _mix(z, w[rows], centroids[rows] - split.mixed[rows], split, outs)
@@ -162,14 +188,14 @@ class _Split:
         d = mean.split(z)
         if mean.of_pool:
             _refuse_whole_pool(w)
-        one = d.expand(len(z), *d.shape[1:])  # for each latent
-        e_norms = torch.cat([torch.linalg.vector_norm(z[rows] - one[rows], dim=(1, 2, 3)) for rows in _chunks(z)])
-        same = len(d) == 1  # for all latents
-        mixed = w.sum(1).view(-1, 1, 1, 1) * d if same else torch.einsum("kn,nchw->kchw", w, d)
+        each = d.expand(len(z), *d.shape[1:])
+        e_norms = torch.cat([torch.linalg.vector_norm(z[rows] - each[rows], dim=(1, 2, 3)) for rows in _chunks(z)])
+        all_share_d = len(d) == 1
+        mixed = w.sum(1).view(-1, 1, 1, 1) * d if all_share_d else torch.einsum("kn,nchw->kchw", w, d)
         return cls(d, mixed, e_norms, mean.of_pool)
 
     def squares(self, w: Weights) -> Float[Tensor, " K"]:
-        """Return the variance of m in units of that of e. If d has the mean of all, the weights of e are w − 1/N."""
+        """Return the variance of m relative to that of e. If d contains the mean of all N, m weighs z by w − 1/N."""
         squares = w.square().sum(1)
         return (squares - 1 / w.shape[1]) / (1 - 1 / w.shape[1]) if self.of_pool else squares
 
@@ -180,30 +206,22 @@ def _mix(z: Latents, w: Weights, m: Mixtures, split: _Split, outs: Mapping[str, 
     for name, out in outs.items():
         norm = NORMS[name]
         if norm.scale is not None:
-            _scale(m, norm.scale(lengths).view(-1, 1, 1, 1), out)
+            out.copy_(norm.scale(lengths).view(-1, 1, 1, 1) * m)
         elif norm.path is not None:
             mixed = norm.path(z - split.d, w, m)
-            if mixed.shape != m.shape:  # which `copy_` would repeat
+            if mixed.shape != m.shape:  # `copy_` would broadcast it
                 raise ValueError(f"the norm {name!r} returns {list(mixed.shape)} instead of {list(m.shape)}")
             out.copy_(mixed)
 
 
-def _scale(m: Tensor, s: Tensor, out: Tensor) -> None:
-    """Write s·m into `out`, without a copy where no gradient is needed."""
-    if torch.is_grad_enabled() and (s.requires_grad or m.requires_grad):
-        out.copy_(s * m)
-    else:
-        torch.mul(s, m, out=out)
-
-
 def _chunks(x: Tensor) -> list[slice]:
-    """Return slices of the rows that are worked on at once: on a CPU, as many as its caches hold; elsewhere all."""
+    """Return slices of rows to compute together: on a CPU as many as its caches hold, elsewhere all."""
     rows = max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
     return [slice(start, start + rows) for start in range(0, len(x), rows)]
 
 
 def _refuse_whole_pool(w: Weights) -> None:
-    """Raise ValueError if nothing but rounding error is left of a mixture without the mean latent of its pool."""
+    """Raise ValueError if a mixture minus the mean latent of its pool is nothing but rounding error."""
     if bool((w.square().sum(1) * w.shape[1] <= WHOLE_POOL).any()):
         needed = f"a mean of the pool needs latents that are not mixed, and these weights mix all {w.shape[1]}"
         raise ValueError(f"{needed}; pass a larger pool, with weights of 0, or take fix/chm")

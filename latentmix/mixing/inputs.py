@@ -9,23 +9,24 @@ from torch import Tensor
 from latentmix.arrays import as_tensor, entries
 
 EXPECTED = "latents must be [N, C, H, W], [N, S, C] (tokens) or [N, D] (vectors), or a list of N of one shape"
-
+IN_A_LIST = "latents go in a list: lm.mix([a, b], [0.5, 0.5])"
+VIDEO = "for videos z [N, C, T, H, W], mix z.flatten(3), and give the mixture its shape by unflatten(-1, (H, W))"
 
 Change = Callable[[Tensor], Tensor]
-# By the number of dimensions of N latents: how they become [N, C, H, W], and how mixtures [K, C, H, W] become alike.
+# Number of dimensions of N latents -> the function to [N, C, H, W], and the one from mixtures [K, C, H, W] back.
 LAYOUTS: dict[int, tuple[Change, Change]] = {
     2: (lambda z: z[:, None, None, :], lambda z: z[:, 0, 0, :]),  # D numbers are one channel
-    3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT),  # each of the C last is a channel of S tokens
+    3: (lambda z: z.mT[..., None], lambda z: z[..., 0].mT.contiguous()),  # each of the C last is a channel of S tokens
     4: (lambda z: z, lambda z: z),
-    5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a list of [1, C, H, W], as diffusers has single latents
+    5: (lambda z: z[:, 0], lambda z: z[:, None]),  # a stacked list of [1, C, H, W], a single latent of diffusers
 }
 
 
 def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Return latents as [N, C, H, W] in float32 at least, and the function that gives mixtures their layout and type.
+    """Return latents as [N, C, H, W] in float32 at least, and a function.
 
-    `spatial` says that only latents with an H and a W will do.
-    Raises: ValueError for another layout, and for NaN or infinity, with the number of the latent that has it.
+    The function brings mixtures [K, C, H, W] to the layout and type of `latents`. `spatial` refuses layouts without H
+    and W. Raises: ValueError for another layout, and for NaN or infinity, with the index of the latent that has it.
     """
     latents = entries(latents)
     listed = isinstance(latents, list)
@@ -33,28 +34,27 @@ def read(latents: Any, spatial: bool = False) -> tuple[Tensor, Callable[[Tensor]
     z = _stacked(latents) if listed else _tensor(latents)
     one_by_one = listed and first.ndim == 4 and len(first) == 1
     if z.ndim not in LAYOUTS or not z.numel() or (z.ndim == 5 and not one_by_one):
-        raise ValueError(f"{EXPECTED}, not {list(z.shape)}")
+        raise ValueError(f"{EXPECTED}, not {list(z.shape)}" + f"; {VIDEO}" * (z.ndim in (5, 6) and z.numel() > 0))
     if listed and first.ndim == 3 and len(first) == 1:
         raise ValueError(f"a list of {list(first.shape)} may mean one channel, or tokens; pass torch.cat of it instead")
     if spatial and z.ndim < 4:
-        raise ValueError(f"a low-pass filter needs latents [N, C, H, W], not {list(z.shape)}")
+        raise ValueError(f"frequencies need latents [N, C, H, W], not {list(z.shape)}")
     refuse_not_real(z, "latents")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     _refuse_not_finite(z)
-    inside, outside = LAYOUTS[z.ndim]
+    to_nchw, from_nchw = LAYOUTS[z.ndim]
 
-    def given_back(mixed: Tensor) -> Any:
-        """Return mixtures [K, C, H, W] as the caller has latents."""
-        out = outside(mixed)
+    def restored(mixed: Tensor) -> Any:
+        out = from_nchw(mixed)
         return out if isinstance(first, Tensor) else out.detach().cpu().numpy()
 
-    return inside(z), given_back
+    return to_nchw(z), restored
 
 
 def checked_weights(z: Tensor, weights: Any) -> Tensor:
-    """Return the weights of latents `z` as a tensor like them, uniform where None is given.
+    """Return the weights of latents `z` as a tensor of their dtype and device; None gives uniform weights.
 
-    Weights of 16 bits may be off a sum of 1 by as much as their type rounds; they are then made to sum to 1.
+    The sum of 16-bit weights may differ from 1 by as much as their type rounds; they are divided by it.
     Raises: ValueError for another shape, for negative weights, and for those that do not sum to 1.
     """
     if weights is None:
@@ -62,7 +62,8 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     w = _numbers(entries(weights))
     refuse_not_real(w, "weights")
     if w.ndim not in (1, 2) or w.shape[-1] != len(z) or not len(w):
-        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}")
+        hint = f"; {IN_A_LIST}" * (w.ndim > 2)
+        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}{hint}")
     rounding = torch.finfo(w.dtype).eps if w.dtype in (torch.float16, torch.bfloat16) else 0.0
     w = w.to(torch.float64 if rounding else z.dtype).to(z.device)
     if not bool(w.isfinite().all()) or bool((w < 0).any()):
@@ -75,7 +76,7 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
 
 
 def _numbers(weights: Any) -> Tensor:
-    """Return weights as a tensor of their own type; numbers have float64. Raises: ValueError."""
+    """Return weights as a tensor of their own type; Python's numbers become float64. Raises: ValueError."""
     try:
         if isinstance(weights, list) and weights and all(hasattr(row, "dtype") for row in weights):
             return torch.stack([as_tensor(row) for row in weights])
@@ -106,7 +107,7 @@ def _stacked(latents: Any) -> Tensor:
 
 
 def refuse_not_real(x: Tensor, what: str) -> None:
-    """Raise ValueError for a tensor without numbers, or with numbers that can't be mixed."""
+    """Raise ValueError for a tensor without data, sparse or nested, or of complex or 8-bit floating-point numbers."""
     if x.is_meta:
         raise ValueError(f"{what} on the device meta hold no numbers")
     if x.is_nested or x.layout != torch.strided:
@@ -117,8 +118,10 @@ def refuse_not_real(x: Tensor, what: str) -> None:
 
 
 def _refuse_not_finite(z: Tensor) -> None:
-    finite = z.detach().flatten(1).isfinite().all(1)
+    """Raise ValueError for latents that hold NaN or infinity, or numbers whose squares are too large for their type."""
+    finite = torch.linalg.vector_norm(z.detach().flatten(1), dim=1).isfinite()
     if not bool(finite.all()):
         bad = [row for row, ok in enumerate(finite.tolist()) if not ok]
-        what = "NaN" if bool(z[bad].isnan().any()) else "infinity"
+        large = f"numbers that are too large for {str(z.dtype).removeprefix('torch.')}"
+        what = "NaN" if bool(z[bad].isnan().any()) else "infinity" if bool(z[bad].isinf().any()) else large
         raise ValueError(f"latents {', '.join(map(str, bad))} of {len(z)} hold {what}")

@@ -81,7 +81,7 @@ NAO_STEPS, NAO_RATE = 200, 0.01
 
 
 def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
-    """Return the centroid by norm-aware optimisation (Samuel et al., "Norm-guided latent space exploration").
+    """Return the weighted centroid by norm-aware optimisation (Samuel et al., "Norm-guided latent space exploration").
 
     It is the point c from which paths lead to all inputs through norms that are likely for Gaussian noise:
 
@@ -94,7 +94,7 @@ def nao(e: Latents, w: Weights, m: Mixtures) -> Mixtures:
     From there Adam's first steps are the same in every coordinate; they turn c towards the signs of the mean, and the
     final cost is higher.
     """
-    with torch.inference_mode(False):  # in which nothing could be differentiated
+    with torch.inference_mode(False):  # inference mode would forbid gradients
         mixed = [_nao(e.flatten(1)[row > 0].detach().clone(), row[row > 0].detach().clone()) for row in w]
     return torch.stack(mixed).view_as(m)
 

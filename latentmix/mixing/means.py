@@ -17,10 +17,10 @@ Means = Float[Tensor, "_ _ _ _"]  # [N, C, H, W], with 1 for each dimension that
 
 @dataclass(frozen=True)
 class Mean:
-    """`split` takes latents [N, C, H, W] to the d of each.
+    """The function `split`, which returns the d of latents [N, C, H, W].
 
-    `of_pool` says that d holds the mean latent of all N, those of weight 0 included. Then e sums to 0 over them, and
-    Σ w e is a contrast: what all N have in common cancels in it, whatever its shape.
+    `of_pool` says that d contains the mean latent of all N, those of weight 0 included. Then e sums to 0 over them, and
+    whatever all N have in common cancels in Σ w e.
     """
 
     split: Callable[[Latents], Means]

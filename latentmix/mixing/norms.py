@@ -1,6 +1,6 @@
 """Norms: how latents without their means, e, are mixed, and at which norm. One line each in `NORMS`.
 
-The paper's norms scale the weighted mean m = Σ w e. Others are a formula of their own, here called a path.
+Most norms scale the weighted mean m = Σ w e. The others are functions of all of e, here called paths.
 Shapes: K mixtures of N latents of L = C·H·W numbers.
 """
 
@@ -18,7 +18,7 @@ from latentmix.plugins import Table
 
 @dataclass(frozen=True)
 class Lengths:
-    """What the scale of a norm is computed from."""
+    """The inputs of a norm's `scale`."""
 
     w: Weights
     squares: Float[Tensor, " K"]  # the variance of m in units of that of e: Σw² for independent e

@@ -15,10 +15,10 @@ from latentmix.settings import height_width
 def load_model(
     config: ModelConfig, device: torch.device, float32: Collection[str] = (), speed: SpeedConfig = USUAL
 ) -> Model:
-    """Return the model that settings name. Its networks are read when they are first needed.
+    """Return the model that settings name. Its networks are loaded when they are first used.
 
     `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits.
-    Raises: UserError where the model can't be had, or can't take images of the size.
+    Raises: UserError where the model can't be read or fetched, or can't take images of the size.
     """
     from latentmix.models.denoiser import check_quantization
     from latentmix.models.family_table import family_of
@@ -38,9 +38,9 @@ def load_model(
 
 
 def of_latents(model: Model, config: ModelConfig, latent: Sequence[int]) -> Model:
-    """Return a model with the schedule that it has for latents [C, h, w], whatever the size of its config.
+    """Return a model whose size is that of latents [C, h, w]; the schedules of some models depend on it.
 
-    Raises: UserError for latents that it can't have.
+    Raises: UserError for latents that are not of this model.
     """
     own = model.latent_shape(config.size)
     if latent[0] != own[0]:

@@ -1,7 +1,7 @@
 """Published architectures without their weights: to plan a dry run, which fetches nothing, and to measure speed.
 
-With random weights, sizes are those of the published configs, in latentmix/embedded/architectures. Text encoders have
-one layer, as they run once; T5 is left out; tokenizers are those of `tiny`.
+The configs are in latentmix/embedded/architectures. With random weights, the diffusion network and the VAE have their
+published sizes. Text encoders, which run once, have one layer; T5 is left out; tokenizers are those of `tiny`.
 """
 
 import json
@@ -25,11 +25,10 @@ ARCHITECTURES = embedded_folder("architectures")  # pipeline folders of JSON fil
 
 
 def placeholder(config: ModelConfig, float32: Collection[str] = ()) -> Model:
-    """Return a `Model` whose sizes, schedule and precision on a GPU are known, and which can compute nothing.
+    """Return a `Model` without weights, which knows its sizes, its schedule and its precision on a GPU.
 
-    `float32` names denoisers that precision=auto leaves in 32 bits.
-    Its identity names the hub's repository: nothing can have been computed from files that are not here.
-    Raises: UserError where the settings name no known architecture.
+    `float32` names denoisers that precision=auto leaves in 32 bits. The identity names the hub's repository, so no
+    cached result has it. Raises: UserError where the settings name no known architecture.
     """
     folder = ARCHITECTURES / str(config.architecture)
     if config.architecture is None or not folder.is_dir():
@@ -53,7 +52,7 @@ def random_folder(name: str, parent: Path) -> Path:
     if name not in architectures():
         raise UserError(f"--random knows the full sizes of {', '.join(architectures())}, not of {name}")
     source, folder = ARCHITECTURES / name, parent / name
-    if (folder / "model_index.json").exists():  # which is written last
+    if (folder / "model_index.json").exists():  # it is written last
         return folder
     index = read_index(source)
     family = FAMILIES[index["_class_name"]]
@@ -70,7 +69,7 @@ def random_folder(name: str, parent: Path) -> Path:
 
 
 def random_network(folder: Path, class_name: str) -> Any:
-    """Return a network with the config in a folder and random weights, in 16 bits, which takes half the memory."""
+    """Return a network of the config in a folder, with random weights in float16."""
     network = resolve_name(class_name)
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES["float16"])

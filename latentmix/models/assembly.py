@@ -1,7 +1,8 @@
-"""The pipeline folder that settings make of a model: of a single file, a variant, with LoRA, another VAE, without T5.
+"""Pipeline folders for models that are not read as they are: a single file, a variant, LoRA, another VAE, without T5.
 
-All that reads a model reads a pipeline folder. Where settings change what is read, a folder is written to the user's
-cache. It holds the JSON files of all parts and, beside each network's config.json, a note of where its weights are.
+All code that reads a model reads a pipeline folder. Where settings change what is read, such a folder is written to the
+user's cache. It holds the JSON files of all parts and, beside each network's config.json, a file that says where its
+weights are.
 """
 
 import gzip
@@ -25,11 +26,11 @@ from latentmix.models.loading import TOKENIZER_FILES
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import SOURCE, STEMS, assembled_folder, read_config, variants
 
-READ = ("config.json", "scheduler_config.json", *TOKENIZER_FILES)
+COPIED = ("config.json", "scheduler_config.json", *TOKENIZER_FILES)
 
 
 def assembled(base: Path, config: ModelConfig) -> Path:
-    """Return `base` or, where settings change what is read of it, the folder that says so. Raises: UserError."""
+    """Return `base` or, where settings change what is read, the folder that is written for them. Raises: UserError."""
     asked = [config.variant, config.lora, config.vae, config.t5, config.prediction]
     if base.is_dir() and asked == [None, (), None, True, None]:
         return base
@@ -42,19 +43,19 @@ def assembled(base: Path, config: ModelConfig) -> Path:
         index = json.dumps(json.loads(index) | {part: [None, None] for part in left_out}, indent=2).encode()
     files["model_index.json"] = index
     for part in (part for part in family.parts if part not in left_out):
-        files = {**_copied(_place(source, part, config), part), **files}
+        files = {**_copied(_json_folder(source, part, config), part), **files}
     if config.prediction is not None:
         _set_scheduler(files, prediction_type=config.prediction)
-    files |= _notes(base, source, family, config, files)
-    folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture, _places(config)])
+    files |= _weight_sources(base, source, family, config, files)
+    folder = assembled_folder() / key([str(base.absolute()), *asked, config.architecture, _named_paths(config)])
     for name, content in files.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
             write_atomic(folder / name, content)
     return folder
 
 
-def _places(config: ModelConfig) -> list[str]:
-    """Return where the files are that settings name: a relative name is another file elsewhere."""
+def _named_paths(config: ModelConfig) -> list[str]:
+    """Return the absolute paths of files that settings name: a relative one depends on the current folder."""
     files = [str(lora.parse(setting)[0]) for setting in config.lora] + [config.vae, config.architecture]
     return [str(Path(file).absolute()) for file in files if file is not None and Path(file).exists()]
 
@@ -69,7 +70,7 @@ def _left_out(family: Family, config: ModelConfig) -> tuple[str, ...]:
     return family.optional
 
 
-def _place(source: Path, part: str, config: ModelConfig) -> Path:
+def _json_folder(source: Path, part: str, config: ModelConfig) -> Path:
     """Return the folder of a part's JSON files."""
     if part != "vae" or config.vae is None or Path(config.vae).is_file():
         return source / part
@@ -83,15 +84,15 @@ def _place(source: Path, part: str, config: ModelConfig) -> Path:
     return folder
 
 
-def _copied(place: Path, part: str) -> dict[str, bytes]:
-    """Return the contents of a part's JSON files, and of its tokenizer's, by name."""
-    return {f"{part}/{name}": (place / name).read_bytes() for name in READ if (place / name).is_file()}
+def _copied(folder: Path, part: str) -> dict[str, bytes]:
+    """Return the contents of a part's config or tokenizer files, by their names in the new folder."""
+    return {f"{part}/{name}": (folder / name).read_bytes() for name in COPIED if (folder / name).is_file()}
 
 
-def _notes(
+def _weight_sources(
     base: Path, source: Path, family: Family, config: ModelConfig, files: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """Return the notes of where the weights of each network are. Raises: UserError where they can't be there."""
+    """Return the files that say where the weights of each network are. Raises: UserError where they do not fit."""
     loras = [lora.parse(setting) for setting in config.lora]
     changed = {file: lora.parts(file) for file, _ in loras}
     for file, parts in changed.items():
@@ -100,10 +101,10 @@ def _notes(
             instead = "; of FLUX.1, diffusers' names are read, and not kohya's" if kohya else ""
             unfit = f"{file} changes {', '.join(other)}, which {family.pipeline} does not have"
             raise UserError(f"{unfit}; leave it out, or give the model that it was made for{instead}")
-    notes: dict[str, bytes] = {}
+    sources: dict[str, bytes] = {}
     held = single_file.headers(base, config.pickled) if base.is_file() else {}
     for part in (part for part in family.networks if f"{part}/config.json" in files):
-        place = base if held and single_file.holds(held, part) else _place(source, part, config)
+        place = base if held and single_file.holds(held, part) else _json_folder(source, part, config)
         if part == "vae" and config.vae is not None and Path(config.vae).is_file():
             place = Path(config.vae)
         own = [(str(file.absolute()), factor) for file, factor in loras if part in changed[file]]
@@ -112,32 +113,32 @@ def _notes(
             _check_file(*network, place, place.stat().st_mtime_ns, config.pickled)
         for file in (Path(file) for file, _ in own):
             _check_lora(*network, file, file.stat().st_mtime_ns)
-        note = {"place": str(place.absolute()), "variant": config.variant, "loras": own}
-        notes[f"{part}/{SOURCE}"] = json.dumps(note).encode()
+        weights = {"place": str(place.absolute()), "variant": config.variant, "loras": own}
+        sources[f"{part}/{SOURCE}"] = json.dumps(weights).encode()
     if config.variant is not None and base.is_dir():
         _check_variant(base, family, config.variant)
-    return notes
+    return sources
 
 
 def _check_variant(base: Path, family: Family, variant: str) -> None:
     """Raise UserError where no network has a variant."""
-    there = set[str]()
+    found = set[str]()
     for part in family.networks:
         for stem, suffix in zip(STEMS[family.package(part)], ("safetensors", "bin"), strict=True):
-            there |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
-    if variant not in there:
-        known = f"its variants are: {', '.join(sorted(there - {''})) or 'none'}"
+            found |= variants((base / part).glob(f"*.{suffix}"), stem, suffix).keys()
+    if variant not in found:
+        known = f"its variants are: {', '.join(sorted(found - {''})) or 'none'}"
         raise UserError(f"{base} has no weights of model.variant={variant}; {known}; take one, or leave it out")
 
 
 @cache
-def _check_lora(config: bytes, class_name: str, part: str, file: Path, _: int) -> None:
+def _check_lora(config: bytes, class_name: str, part: str, file: Path, _mtime: int) -> None:
     """Raise UserError where a LoRA does not fit a network of this config."""
     lora.check(_empty(config, class_name), part, file)
 
 
 @cache
-def _check_file(config: bytes, class_name: str, part: str, file: Path, _: int, pickled: bool) -> None:
+def _check_file(config: bytes, class_name: str, part: str, file: Path, _mtime: int, pickled: bool) -> None:
     """Raise UserError where a single file's weights do not fit a network of this config."""
     try:
         single_file.check(_empty(config, class_name), part, single_file.headers(file, pickled))
@@ -157,7 +158,7 @@ def _empty(config: bytes, class_name: str) -> Any:
 
 
 def _of_single_file(file: Path, config: ModelConfig) -> tuple[Path, dict[str, bytes]]:
-    """Return the folder of the configs of a checkpoint, and files that are made for it."""
+    """Return the folder with a checkpoint's configs, and the contents of files that it lacks or needs changed."""
     tensors = single_file.headers(file, config.pickled)
     kind = single_file.architecture(file, tensors)
     own = None if config.architecture in (None, *architectures()) else Path(str(config.architecture))
@@ -196,9 +197,9 @@ def _set_scheduler(files: dict[str, bytes], **settings: Any) -> None:
 
 @cache
 def clip_tokenizer(zero_padded: bool = False) -> dict[str, bytes]:
-    """Return the files of CLIP's tokenizer, made of the merges that come with open_clip.
+    """Return the files of CLIP's tokenizer, made from the merges that come with open_clip.
 
-    Pipelines pad with the end of the text before OpenAI's CLIP, and with token 0, which is "!", before OpenCLIP.
+    Pipelines pad prompts of OpenAI's CLIP with the end-of-text token, and those of OpenCLIP with token 0, which is "!".
     """
     with optional_imports():
         spec = importlib.util.find_spec("open_clip")

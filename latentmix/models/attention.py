@@ -21,11 +21,11 @@ HOPPER = (9, 0)  # the compute capability of GPUs on which cuDNN's kernel is the
 
 @contextmanager
 def attention(kernel: str, device: torch.device) -> Iterator[None]:
-    """Run attention by one of `KERNELS` in this context, and by the next of them what that kernel can't do.
+    """Run attention by one of `KERNELS` in this context. Inputs that it can't take run by the others, in their order.
 
-    "math" can do all. "auto" is cuDNN's kernel on a Hopper GPU; elsewhere it leaves the choice to torch.
+    "math" takes all. "auto" is cuDNN's kernel on a Hopper GPU; elsewhere it leaves the choice to torch.
     """
-    first = _usual(device) if kernel == "auto" else kernel
+    first = _auto_kernel(device) if kernel == "auto" else kernel
     if first is None:
         yield
         return
@@ -42,12 +42,12 @@ def check(kernel: str, device: torch.device, dtype: torch.dtype) -> None:
             scaled_dot_product_attention(trial, trial, trial)
     except RuntimeError as error:
         kind = str(dtype).removeprefix("torch.")
-        lacking = f"speed.attention={kernel} can't be had for {kind} on {device.type}"
+        lacking = f"speed.attention={kernel} is not available for {kind} on {device.type}"
         raise UserError(f"{lacking}; use auto or math") from error
 
 
 @cache
-def _usual(device: torch.device) -> str | None:
+def _auto_kernel(device: torch.device) -> str | None:
     """Return the kernel that "auto" is; None leaves the choice to torch."""
     is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
     return "cudnn" if is_hopper else None

@@ -1,4 +1,4 @@
-"""What the models of all families share: the folder, its VAE, and the denoiser, which is loaded when first needed."""
+"""Base classes of models: what all families share, and what all rectified flows share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ from latentmix.weight_files import digest_named, read_config
 
 
 class PipelineModel(ABC):
-    """A `Model` (see models/protocol.py) from a pipeline folder, but for what each family has of its own.
+    """The part of a `Model` (see models/protocol.py) that all families share. It is read from a pipeline folder.
 
-    Latents stay in float32 whatever the denoiser runs in: schedulers cast them, and many steps in 16 bits drift.
+    The denoiser is loaded when it is first used. Latents stay in float32, whatever precision it runs in.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class PipelineModel(ABC):
     @property
     @abstractmethod
     def family(self) -> Family:
-        """Return what the family is."""
+        """Return the family's description."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise UserError where the pipeline or the settings do not fit."""
+        """Raise UserError where the pipeline or the settings do not fit the family."""
 
     @abstractmethod
     def output(self, z: Tensor, text: Text, timestep: float) -> Tensor:
@@ -59,14 +59,14 @@ class PipelineModel(ABC):
 
     @abstractmethod
     def x0_and_noise(self, output: Tensor, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Return x0 and ε by what the denoiser predicts."""
+        """Return x0 and ε from the denoiser's output, which is ε, v or a velocity."""
 
     def own_identity(self) -> dict[str, str]:
-        """Return what else results of the family depend on."""
+        """Return what results of this family depend on besides weights and precision."""
         return {}
 
     def guidance_context(self, conditioning: Conditioning) -> AbstractContextManager[None]:
-        """Return a context in which the denoiser runs on one conditioning."""
+        """Return a context for the denoiser's run; U-Nets compute what both halves of a guided batch share once."""
         return nullcontext()
 
     @cached_property
@@ -119,7 +119,7 @@ class FlowModel(PipelineModel):
 
     @property
     def _lowest(self) -> float:
-        """Return the lowest level of training. A constant shift moves it; one by the image's size comes later."""
+        """Return the lowest level of training, to which diffusers applies a constant shift at construction already."""
         first = 1 / self.scheduler["num_train_timesteps"]
         return first if self.scheduler["use_dynamic_shifting"] else sampling.shifted(first, self.shift)
 

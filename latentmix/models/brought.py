@@ -1,7 +1,7 @@
 """A caller's own diffusers pipeline as a `Model`, with its modules as they are: adapters, quantisation, offloading.
 
-Families read a folder. So a temporary folder gets the JSON files of the pipeline, and `loading` finds its modules under
-the paths that they would have there. Nothing is copied, moved, cast or frozen.
+Families read a folder. So the pipeline's JSON files are written to a temporary one, and its modules are registered in
+`loading` under the paths that they would have there. No module is copied, moved, cast or frozen.
 """
 
 import json
@@ -28,7 +28,7 @@ AS_IT_IS = SpeedConfig(channels_last=False, shared_prefix=False, fused_norms=Fal
 
 
 class _Held:
-    """A network that stays where and as it is: `to` returns the network itself."""
+    """A network of the caller; `to` returns it unchanged."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
@@ -40,32 +40,31 @@ class _Held:
         raise UserError("a pipeline of modules that were loaded can't be copied or pickled; call from_diffusers again")
 
     def to(self, *_: Any, **__: Any) -> Any:
-        """Return the network."""
         return self.network
 
 
 class _HeldVAE(_Held):
-    """A VAE that is called in its own precision. Its float16 is left for float32 where its config asks for that."""
+    """A VAE of the caller, run in its own precision, but in float32 instead of float16 if its config upcasts."""
 
     def to(self, *_: Any, **__: Any) -> Any:
         return self
 
     def encode(self, pixels: Tensor) -> Any:
         """Return what `AutoencoderKL.encode` does, in float32."""
-        with self._usable() as network:
-            mean = _usual(network.encode(pixels.to(network.dtype)).latent_dist.mean, network)
+        with self._upcast() as network:
+            mean = _without_nan(network.encode(pixels.to(network.dtype)).latent_dist.mean, network)
         return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean.float()))
 
     def decode(self, latents: Tensor) -> Any:
         """Return what `AutoencoderKL.decode` does."""
-        with self._usable() as network:
-            return SimpleNamespace(sample=_usual(network.decode(latents.to(network.dtype)).sample, network))
+        with self._upcast() as network:
+            return SimpleNamespace(sample=_without_nan(network.decode(latents.to(network.dtype)).sample, network))
 
     @contextmanager
-    def _usable(self) -> Iterator[Any]:
+    def _upcast(self) -> Iterator[Any]:
         upcast = self.network.dtype == torch.float16 and self.network.config.get("force_upcast")
         if upcast:
-            nn.Module.to(self.network, torch.float32)  # diffusers' own `to` warns of it
+            nn.Module.to(self.network, torch.float32)  # without the warning of diffusers' own `to`
         try:
             yield self.network
         finally:
@@ -73,8 +72,8 @@ class _HeldVAE(_Held):
                 nn.Module.to(self.network, torch.float16)
 
 
-def _usual(x: Tensor, vae: Any) -> Tensor:
-    """Return what a VAE has computed. Raises: UserError for NaN, which would become black."""
+def _without_nan(x: Tensor, vae: Any) -> Tensor:
+    """Return a VAE's output. Raises: UserError for NaN, which would become black."""
     if x.isnan().any():
         name, wide = str(vae.dtype).removeprefix("torch."), vae.dtype == torch.float32
         advice = "check its weights" if wide else "cast it: pipe.vae.to(torch.float32)"
@@ -96,12 +95,12 @@ def family_of(pipe: Any) -> Family:
 
 
 def device_of(pipe: Any) -> torch.device:
-    """Return the device that a pipeline computes on, also where its modules wait elsewhere."""
+    """Return the device that a pipeline computes on, also where its modules are offloaded."""
     return torch.device(getattr(pipe, "_execution_device", pipe.device))
 
 
 def brought_model(pipe: Any, config: ModelConfig) -> Model:
-    """Return the model that a pipeline's modules are. Raises: UserError where one has no weights or a wrong config."""
+    """Return a model that computes with a pipeline's modules. Raises: UserError where these do not fit."""
     family, folder = family_of(pipe), Path(mkdtemp(prefix="latentmix-"))
     try:
         _register(pipe, family, folder)
@@ -118,7 +117,7 @@ def brought_model(pipe: Any, config: ModelConfig) -> Model:
 
 @contextmanager
 def in_its_words(folder: Path) -> Iterator[None]:
-    """Let errors in this context name a pipeline in place of the folder that stands for it."""
+    """Let errors in this context name the pipeline instead of its temporary folder."""
     try:
         yield
     except UserError as error:
@@ -126,7 +125,7 @@ def in_its_words(folder: Path) -> Iterator[None]:
 
 
 def parts_of(pipe: Any) -> list[Any]:
-    """Return what changes where a pipeline gets another module, scheduler, precision or device."""
+    """Return a value that differs once a pipeline has another module, scheduler, precision or device."""
     parts = [getattr(pipe, part, None) for part in family_of(pipe).parts]
     modules = [(id(part), str(getattr(part, "dtype", ""))) for part in parts]
     return [device_of(pipe), modules, dict(getattr(pipe.scheduler, "config", {}))]
@@ -148,7 +147,7 @@ def denoiser_and_vae(pipe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _register(pipe: Any, family: Family, folder: Path) -> None:
-    """Write the JSON files, and remember the modules under their paths."""
+    """Write the JSON files, and register the modules under the paths that they would have in the folder."""
     pipe.save_config(folder)
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": family.pipeline}))
@@ -167,7 +166,7 @@ def _register(pipe: Any, family: Family, folder: Path) -> None:
 
 
 def _precision(denoiser: Any, part: str) -> str:
-    """Return the name of a denoiser's dtype; that of its computations where its weights are quantised."""
+    """Return the name of a denoiser's dtype; float16 if it is none of `DTYPES`, as with quantised weights."""
     if denoiser.dtype == torch.float64:
         raise UserError(f"the pipeline's {part} is in float64; cast it: pipe.to(torch.float32)")
     dtype = denoiser.dtype if denoiser.dtype in DTYPES.values() else torch.float16

@@ -1,6 +1,6 @@
-"""The diffusion network by torch.compile, where a run asks for it.
+"""torch.compile for the diffusion network (`speed.compile`).
 
-Compiled kernels round differently, as another batch size does. torch keeps what it compiled for the next process, in
+Compiled kernels round differently, as another batch size does. torch keeps them for later processes in
 TORCHINDUCTOR_CACHE_DIR.
 """
 
@@ -13,16 +13,16 @@ import torch
 
 from latentmix.errors import UserError, warn_once
 
-LAYOUTS = 64  # batch sizes, with guidance and without, that a network is compiled for before torch gives up
+LAYOUTS = 64  # input shapes (batch sizes, with guidance and without) that a network is compiled for at most
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")  # of a transformer, with few kinds among them
 WORTH = 200_000 * 512**2  # evaluations times pixels: about ten minutes of Stable Diffusion 1.5 on an H100
 
 
 def compiled(network: Any) -> Any:
-    """Return a network that is compiled at the first batch of each size. Padding makes these few.
+    """Return a network that is compiled at the first batch of each size. Batches are padded, so sizes are few.
 
-    The blocks of a transformer are compiled one by one on a GPU, where nearly all of its time is in them: those of a
-    kind share their code, which takes a fraction of the minutes that the whole takes.
+    On a GPU the blocks of a transformer are compiled one by one. Blocks of a kind share compiled code, so this takes a
+    fraction of the minutes that the whole network takes, and nearly all of its time is spent in them.
     Raises: UserError where nothing can be compiled.
     """
     device = next(network.parameters()).device
@@ -35,14 +35,14 @@ def compiled(network: Any) -> Any:
 
 
 def pays(evaluations: int, pixels: int, device: torch.device) -> bool:
-    """Return whether compiling pays for so many evaluations of images of so many pixels, and can be done, on a GPU.
+    """Return whether compiling saves time over `evaluations` of images of `pixels`, and is possible; False on a CPU.
 
-    Where it can't be done, or fails later on, a warning says why and networks run plainly.
+    Where it is not possible, or fails later on, a warning says why and networks run without it.
     """
     if device.type != "cuda" or evaluations * pixels < WORTH:
         return False
     if reason := _failure(device):
-        _run_plainly(reason)
+        _warn(reason)
         return False
     torch._dynamo.config.suppress_errors = True
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_in_one_line)
@@ -50,19 +50,19 @@ def pays(evaluations: int, pixels: int, device: torch.device) -> bool:
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Say in one line what torch could not compile, in place of its page of text. Return whether torch logs it."""
+    """Warn in one line of what torch could not compile, instead of its page of text. Return whether torch logs it."""
     error = record.exc_info[1] if record.exc_info and record.levelno >= logging.WARNING else None
     if error is not None:
-        _run_plainly(_in_short(error))
+        _warn(_summary(error))
     return error is None
 
 
-def _run_plainly(reason: str) -> None:
+def _warn(reason: str) -> None:
     warn_once(f"speed.compile=auto could not compile the networks, which run plainly and take longer ({reason})")
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Run networks plainly in this context, even those that are compiled; no size of batch is compiled for it."""
+    """Run networks without compiled kernels in this context, and compile nothing, even for those that are compiled."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
@@ -78,11 +78,11 @@ def _failure(device: torch.device) -> str:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
     except Exception as error:  # of dynamo, of inductor, of Triton, of the system
-        return _in_short(error)
+        return _summary(error)
     return ""
 
 
-def _in_short(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     """Return the beginning of an error's text. The first line may only say which backend raised it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:200] or type(error).__name__

@@ -1,7 +1,6 @@
-"""How a diffusion network gets onto its device: whole, with quantized weights, or layer by layer from main memory.
+"""Loading the diffusion network onto its device: whole, with quantized weights, or layer by layer from main memory.
 
-A precision such as "bfloat16+nf4" says in which type products are computed, and in which one the weights of linear
-layers are kept.
+A precision such as "bfloat16+nf4" names the type of products, and that of the weights of linear layers.
 """
 
 import importlib
@@ -45,7 +44,7 @@ def load_denoiser(
     channels_last = folder.name == "unet" and speed.channels_last
     layout = {"memory_format": torch.channels_last} if channels_last else {}
     network = network.to("cpu" if offload else device, **layout)
-    if offload:  # its weights are nowhere to be compiled for
+    if offload:  # it is not compiled, as its weights move during each evaluation
         from accelerate import cpu_offload
 
         return cpu_offload(network, execution_device=device)
@@ -53,9 +52,9 @@ def load_denoiser(
 
 
 def with_fused_norms(network: Any) -> Any:
-    """Return a network of diffusers after replacing its RMSNorms, which take seven kernels, by torch's, which is one.
+    """Return a network of diffusers after replacing its RMSNorms, of seven kernels, by torch's, which is one.
 
-    It squares, averages and scales in float32, as diffusers does, and rounds once, where diffusers rounds twice.
+    torch squares, averages and scales in float32, as diffusers does, and rounds once, where diffusers rounds twice.
     """
     from diffusers.models.normalization import RMSNorm
 
@@ -74,8 +73,8 @@ def with_fused_norms(network: Any) -> Any:
 def _quantized(load: Callable[..., Any], folder: Path, kind: str, dtype: torch.dtype) -> Any:
     """Return the network in a folder, with the weights of its linear layers quantized by diffusers.
 
-    diffusers quantizes weights while it reads them from a folder. Those with LoRA added, and those of a single file,
-    are written to a folder for it first.
+    diffusers quantizes weights while it reads them from a folder. Weights with LoRA, and those of a single file, are
+    first written to a temporary folder.
     """
     from diffusers import BitsAndBytesConfig, TorchAoConfig
 

@@ -1,4 +1,4 @@
-"""What latentmix knows about a family of models before it opens any of their weights."""
+"""The description of a family of models, which needs none of their weights."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ class Family:
     `latentmix.models`.
     """
 
-    pipeline: str  # the diffusers class, as model_index.json has it
-    networks: Mapping[str, str]  # the parts that hold weights -> the class each must be, "library.Class"
-    others: tuple[str, ...]  # the parts that hold none: tokenizers and the scheduler
+    pipeline: str  # the diffusers class in model_index.json
+    networks: Mapping[str, str]  # the parts that have weights -> the class that each must have, "library.Class"
+    others: tuple[str, ...]  # the parts without weights: tokenizers and the scheduler
     denoiser: str  # which of the networks predicts the noise or the velocity
     flow: bool  # whether it is a rectified flow
     gpu_precision: str  # of the denoiser on a GPU, under precision=auto; on a CPU it is float32
@@ -31,9 +31,9 @@ class Family:
     call: Callable[[Tensor, float, ModelConfig], dict[str, Any]] = lambda z, guidance, _: {
         "latents": z,
         "guidance_scale": guidance,
-    }  # (latents, guidance, settings) -> arguments of the diffusers pipeline, by which `bench` compares
+    }  # (latents, guidance, settings) -> the arguments with which `bench` calls the diffusers pipeline
     optional: tuple[str, ...] = ()  # parts that a pipeline can be saved without
-    unread: Mapping[str, Any] = field(default_factory=dict)  # diffusers' arguments that leave out what is not read here
+    unread: Mapping[str, Any] = field(default_factory=dict)  # arguments for diffusers that leave out unused parts
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Family:
     def precision(self, asked: str, device: torch.device, float32: Collection[str] = ()) -> str:
         """Return the denoiser's precision. `float32` names denoisers that precision=auto leaves in 32 bits.
 
-        These are TF32 on a GPU. On another device TF32 is float32.
+        On a GPU, precision=auto then is TF32. On another device TF32 is float32.
         """
         if asked == "auto":
             on_gpu = "tf32" if self.denoiser in float32 else self.gpu_precision

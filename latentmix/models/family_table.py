@@ -10,12 +10,12 @@ from latentmix.plugins import Table
 
 OWN = (unet.FAMILY, sdxl.FAMILY, mmdit.FAMILY, flux.FAMILY)
 FAMILIES = Table("models", {family.pipeline: family for family in OWN}, Family)
-BESIDE = re.compile(r"Img2Img|Inpaint(ing)?|ControlNet(Union)?|PAG")  # what diffusers' names add for the same parts
+TASKS = re.compile(r"Img2Img|Inpaint(ing)?|ControlNet(Union)?|PAG")  # in names of pipelines with the same networks
 
 
 def pipeline_class(name: str) -> str:
     """Return the class of the text-to-image pipeline that has the parts of the class `name`."""
-    return name if name in FAMILIES else BESIDE.sub("", name)
+    return name if name in FAMILIES else TASKS.sub("", name)
 
 
 def family_of(folder: Path) -> Family:

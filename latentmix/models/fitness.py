@@ -1,6 +1,6 @@
-"""Which pipelines are refused before any work: those that can't be right, and those that can't be inverted.
+"""Checks of a pipeline's configs: refuse, before any work, what would give wrong results or can't be inverted.
 
-Their settings tell. diffusers itself reads most of them without a word, and takes defaults for what it does not find.
+diffusers loads most of these pipelines without a warning, with defaults for settings that it does not find.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ OTHER_INPUTS = {  # settings of a U-Net -> what it needs beside latents, time an
     "time_cond_proj_dim": "a guidance scale, as networks distilled for few steps do",
 }
 MADE_FOR = {5: "depth maps", 7: "upscaling", 8: "editing by instructions", 9: "inpainting"}  # U-Nets by input channels
-SILENT = 1e-6  # ᾱ of a level that has no signal left, for what a network can tell
+NO_SIGNAL = 1e-6  # ᾱ below which a level has no signal that a network could use
 
 
 def check_discrete(folder: Path, predictions: Mapping[str, Any]) -> None:
@@ -83,27 +83,31 @@ def check_unet(folder: Path, config: Mapping[str, Any], addition: str | None, ch
         raise UserError(f"{place} has addition_embed_type={config.get('addition_embed_type')}, not {addition}")
     dim = config.get("cross_attention_dim", 1280)
     if width not in (dim if isinstance(dim, list) else [dim]):
-        raise UserError(f"{place} reads prompts of width {dim}, and its text encoder's have {width}; one is another's")
+        raise UserError(
+            f"{place} reads prompts of width {dim}, and its text encoder's have {width}; one is another model's"
+        )
 
 
 def check_transformer(folder: Path, config: Mapping[str, Any], channels: int, width: int | None) -> None:
     """Raise UserError for a transformer that does not fit its VAE's channels, or the width of its T5's states."""
     place, inputs = folder / "transformer", config["in_channels"]
     if inputs != channels:
-        raise UserError(f"{place} takes {inputs} channels, and the VAE's latents have {channels}; one is another's")
+        raise UserError(
+            f"{place} takes {inputs} channels, and the VAE's latents have {channels}; one is another model's"
+        )
     if width not in (None, config["joint_attention_dim"]):
         asked = config["joint_attention_dim"]
         raise UserError(f"{place} reads prompts of width {asked}, and T5's have {width}; one is another model's")
 
 
 def check_levels(folder: Path, alphas: Sequence[float], timesteps: Sequence[int], predicted: str) -> None:
-    """Raise UserError for timesteps outside a schedule of ᾱ, and for a level from which ε does not tell the image."""
+    """Raise UserError for timesteps outside a schedule of ᾱ, and for a network that predicts ε at a level of noise."""
     last = len(alphas) - 1
     if not 0 <= timesteps[0] <= timesteps[-1] <= last:
         steps = f"{len(timesteps)} steps run from {timesteps[0]} to {timesteps[-1]}"
         advice = "take fewer steps, or trailing in place of leading"
         raise UserError(f"{steps}, and {folder / 'scheduler'} ends at {last}; {advice}")
-    if predicted == "epsilon" and alphas[timesteps[-1]] < SILENT:
+    if predicted == "epsilon" and alphas[timesteps[-1]] < NO_SIGNAL:
         silent = "ends without signal (zero terminal SNR), where no network that predicts ε can tell the image"
         advice = "if this one predicts v, set model.prediction=v_prediction; otherwise unset rescale_betas_zero_snr"
         instead = "take spacing=leading inversion.spacing=leading"

@@ -70,7 +70,7 @@ class FluxModel(FlowModel):
 
     @timed("text encoders")
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts: T5's states, and CLIP's summary of the last token."""
+        """Return T5's states, and CLIP's pooled embedding."""
         pooled = [out.pooler_output for out in text_encoders.clip(self.folder, "", prompts, self.device, False)]
         length = self.config.max_sequence_length
         states = text_encoders.t5(self.folder, "_2", prompts, length, self.dtype, self.device)

@@ -1,8 +1,8 @@
 """Linear layers by oneDNN on a CPU (`speed.onednn=true`).
 
 torch multiplies matrices by MKL, which is slow on AMD's processors; docs/performance.md says how much this saves there.
-It uses a private operation of torch, so it is off by default. Both libraries round in float32, and differ in nothing
-else.
+It uses a private operation of torch, so it is off by default. Both libraries compute in float32; results differ by
+rounding.
 """
 
 import math
@@ -44,7 +44,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
     return out
 
 
-FLOPS: dict[Any, Any] = {}  # how torch's FlopCounterMode is to count the private operation, by the shapes of its inputs
+FLOPS: dict[Any, Any] = {}  # for torch's FlopCounterMode: the private operation -> its FLOPs from its inputs' shapes
 if AVAILABLE:
     FLOPS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]
 
@@ -85,5 +85,5 @@ def _geglu() -> dict[type, type]:
 
 
 def _supported(x: Tensor) -> bool:
-    """Return True on a CPU in float32, unless torch compiles the network: then it chooses kernels itself."""
+    """Return True on a CPU in float32, unless torch compiles the network and so chooses kernels itself."""
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()

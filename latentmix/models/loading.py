@@ -1,4 +1,4 @@
-"""How the parts of a pipeline folder are read: networks, tokenizers, schedulers."""
+"""Reading the parts of a pipeline folder: networks, tokenizers, schedulers."""
 
 import inspect
 import json
@@ -19,16 +19,16 @@ from latentmix.weight_files import JSONObject, read_object, read_source, under_p
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES["tf32"] = torch.float32  # see gpu.py
 SHOWN = 60  # characters of a prompt that a warning shows
-NETWORKS: dict[Path, Any] = {}  # of pipelines that callers brought (brought.py), by the folders they would be in
+NETWORKS: dict[Path, Any] = {}  # networks and tokenizers of callers' own pipelines (brought.py), by folder
 TOKENIZERS: dict[Path, Any] = {}
-TOKENIZER_FILES = (  # what transformers reads of a tokenizer's folder, where it is there
+TOKENIZER_FILES = (  # the files that transformers may read in a tokenizer's folder
     *("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json"),
 )
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Return the type of products of a precision, which may also name that of weights, as "bfloat16+nf4" does."""
+    """Return the dtype of products in a precision such as "bfloat16", or "bfloat16+nf4" with quantized weights."""
     return DTYPES[precision.partition("+")[0]]
 
 
@@ -73,14 +73,14 @@ def opened_files(folder: Path, family: Family) -> dict[str, Path]:
 
 
 def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, **options: Any) -> Any:
-    """Load a part of a pipeline. Raises: UserError, in one line that has `name`, where its files are damaged."""
+    """Load a part of a pipeline. Raises: UserError, which names `name` or the folder, where its files are damaged."""
     if folder in TOKENIZERS:
         return TOKENIZERS[folder]
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
     try:
-        with quiet(logging, diffusers_logging):  # small files load at once
+        with quiet(logging, diffusers_logging):
             return load(folder, local_files_only=True, **options)
     except UserError:
         raise
@@ -90,9 +90,9 @@ def load_part(load: Callable[..., Any], folder: Path, name: Path | None = None, 
 
 
 def load_scheduler(kind: Any, folder: Path) -> Any:
-    """Return a pipeline's scheduler, of a class of diffusers, by the settings that this class has.
+    """Return a pipeline's scheduler as one of class `kind`, with those settings that this class knows.
 
-    `from_pretrained` would import all compatible schedulers first, which takes half a second.
+    `from_pretrained` would first import all compatible schedulers, which takes half a second.
     """
     known = inspect.signature(kind).parameters
     settings = {name: value for name, value in read_scheduler(folder).items() if name in known}
@@ -100,7 +100,7 @@ def load_scheduler(kind: Any, folder: Path) -> Any:
 
 
 def load_network(load: Callable[..., Any], folder: Path, onednn: bool = False, **options: Any) -> Any:
-    """Load a network, frozen. Raises: UserError where its files lack weights, which libraries fill with random ones."""
+    """Load a network, frozen. Raises: UserError where its files lack weights; libraries would make random ones."""
     if folder in NETWORKS:
         return NETWORKS[folder]
     library = load.__self__.__module__.partition(".")[0]  # type: ignore[attr-defined]
@@ -133,10 +133,13 @@ def warn_of_cut_prompts(tokenizer: Any, prompts: Sequence[str], length: int) -> 
 
 
 def encode_prompts(encoder: Any, tokenizer: Any, prompts: Sequence[str], length: int, **options: Any) -> list[Any]:
-    """Return a text encoder's output for each prompt, of `length` tokens; one by one, as batches round differently."""
+    """Return a text encoder's output for each prompt, padded or cut to `length` tokens.
+
+    Prompts are encoded one by one, as the rounding of a network depends on its batch.
+    """
     padding = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids = tokenizer(list(prompts), max_length=length, **padding).input_ids
-    hooks = [getattr(module, "_hf_hook", None) for module in encoder.modules()]  # where weights wait elsewhere
+    hooks = [getattr(module, "_hf_hook", None) for module in encoder.modules()]  # of offloaded weights
     devices = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
     device = devices[0] if devices else encoder.device
     return [encoder(row, **options) for row in ids.to(device).split(1)]

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from latentmix.errors import UserError
 from latentmix.weight_files import instead_of_weights
 
-PARTS = {  # how names of weights begin, with underscores for dots -> the network
+PARTS = {  # the beginning of a weight's name, with underscores for dots -> the network
     **{"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"},
     **{f"{part}_": part for part in ("unet", "transformer", "text_encoder_2", "text_encoder")},
 }
-BARE = {  # how names begin that a single network wrote, without its own name
+BARE = {  # the same for names that do not name the network
     **dict.fromkeys(("down_blocks_", "mid_block_", "up_blocks_"), "unet"),
     **dict.fromkeys(("transformer_blocks_", "single_transformer_blocks_"), "transformer"),
 }
 WEIGHT = re.compile(
     r"(?P<module>.+?)(?:_lora)?_(?:lora_|linear_layer_)*(?P<kind>A|B|down|up)(?:_default(?:_0)?)?_weight|(?P<of>.+)_alpha"
 )
-COMPVIS = ("input_blocks_", "middle_block_", "output_blocks_")  # as files for SDXL name the blocks of the U-Net
+COMPVIS = ("input_blocks_", "middle_block_", "output_blocks_")  # the U-Net's blocks in files for SDXL
 BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)_(?:(\d+)_)?(resnets|attentions)_(\d+)_")
 RESNET = (
     *(("conv1", "in_layers_2"), ("conv2", "out_layers_3"), ("time_emb_proj", "emb_layers_1")),
@@ -40,7 +40,7 @@ Change = dict[str, str]
 
 
 def parse(setting: str) -> tuple[Path, float]:
-    """Return file and factor of FILE or FILE:FACTOR; of a folder, the file that diffusers saves. Raises: UserError."""
+    """Return the file and the factor in FILE or FILE:FACTOR; for a folder, diffusers' file in it. Raises: UserError."""
     name, _, factor = setting.rpartition(":")
     path, number = Path(setting), 1.0
     if setting.isdecimal() and not path.exists():
@@ -58,7 +58,10 @@ def parse(setting: str) -> tuple[Path, float]:
 
 
 def changes(file: Path, names: Iterable[str]) -> dict[str, dict[str, Change]]:
-    """Return a file's changes by network and module, in underscores. Raises: UserError for what is no plain LoRA."""
+    """Return a file's changes by network and module, whose name has underscores for dots.
+
+    Raises: UserError for what is no plain LoRA.
+    """
     found: dict[str, dict[str, Change]] = {}
     for name in names:
         flat = name.replace(".", "_").removeprefix("base_model_model_")
@@ -87,7 +90,7 @@ def parts(file: Path) -> set[str]:
 
 
 def compvis_name(name: str, layers: int) -> str:
-    """Return the name of a U-Net's module, with underscores for dots, in CompVis' layout of so many layers a block."""
+    """Return CompVis' name of a U-Net's module, both with underscores for dots; `layers` are those of a block."""
     if found := BLOCK.match(name):
         side, level, kind, layer = found.groups()
         number, rest = int(level or 0) * (layers + 1) + int(layer), name[found.end() :]
@@ -101,7 +104,10 @@ def compvis_name(name: str, layers: int) -> str:
 
 
 def targets(network: nn.Module, part: str, file: Path, names: Iterable[str]) -> Iterator[tuple[Any, str, Change]]:
-    """Yield each module that a file changes, its name there, and how. Raises: UserError for an unknown module."""
+    """Yield each module that a file changes, its name in the file, and its change.
+
+    Raises: UserError for a module that the network does not have.
+    """
     wanted = changes(file, names).get(part, {})
     modules = {name.replace(".", "_").removeprefix("text_model_"): module for name, module in network.named_modules()}
     if any(name.startswith(COMPVIS) for name in wanted):

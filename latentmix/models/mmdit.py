@@ -61,7 +61,7 @@ class MMDiTModel(FlowModel):
         return shape
 
     def _clip(self, prompts: Sequence[str], suffix: str) -> Text:
-        """Return the last hidden state but one of each token, and the projection of the last token's."""
+        """Return the tokens' hidden states before the last layer, and the projected embedding of the prompt."""
         outs = text_encoders.clip(self.folder, suffix, prompts, self.device, True, output_hidden_states=True)
         states = torch.cat([out.hidden_states[-2] for out in outs])
         return Text(states.to(self.dtype), torch.cat([out.text_embeds for out in outs]).to(self.dtype))

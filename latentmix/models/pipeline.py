@@ -26,18 +26,18 @@ from latentmix.weight_files import (
     weight_files,
 )
 
-INSIDE = ("*", "snapshots/*", "*/snapshots/*")  # where a folder may hold a pipeline: one around it, of the hub's cache
+INSIDE = ("*", "snapshots/*", "*/snapshots/*")  # where a folder that is no pipeline, or the hub's cache, may have one
 
 
 def find(config: ModelConfig) -> Path:
-    """Return the pipeline folder that settings make: of a path, an embedded or a hub's one. Raises: UserError."""
+    """Return the pipeline folder for settings: from a path, embedded, or fetched from the hub. Raises: UserError."""
     if config.path is not None:
         return _checked(Path(config.path), config)
     if config.embedded is not None:
         return _checked(embedded_folder(config.embedded), config)
     if config.hub is None:
         raise UserError(f"model {config.name!r} has neither path nor hub; give the folder with model.path=FOLDER")
-    return _checked(_snapshot(config), config)
+    return _checked(snapshot(config) or _fetched(config), config)
 
 
 def network_files(folder: Path, pickled: bool = True) -> dict[str, list[Path]]:
@@ -55,7 +55,7 @@ def check_weights(folder: Path) -> Path:
 
 
 def diffusers_options(folder: Path) -> dict[str, Any]:
-    """Return the arguments by which diffusers reads the same parts. Raises: UserError where it can't, or would not."""
+    """Return the arguments with which diffusers reads the same parts. Raises: UserError where it can't read them."""
     family = family_of(folder)
     for part, files in network_files(folder).items():
         if not are_plain(folder / part, files, family.package(part)) or read_source(folder / part).loras:
@@ -66,8 +66,8 @@ def diffusers_options(folder: Path) -> dict[str, Any]:
 def wanted_files(config: ModelConfig, names: Collection[str] = ()) -> dict[str, Any]:
     """Return which files of a repository to fetch, as arguments of `snapshot_download`.
 
-    Repositories hold the same weights in several formats and precisions. Where the `names` of its files are known, the
-    same ones are chosen as of a folder.
+    Repositories hold the same weights in several formats and precisions. If the `names` of all files are given, those
+    are chosen that would be read from a folder.
     """
     unread = set() if config.t5 else {part for family in FAMILIES.values() for part in family.optional}
     unread |= {"vae"} if config.vae else set()
@@ -96,7 +96,7 @@ def files_on_hub(config: ModelConfig) -> dict[str, Any]:
 
 
 def snapshot(config: ModelConfig) -> Path | None:
-    """Return a repository's folder in the hub's cache, asking no network; None where it is not there whole."""
+    """Return a repository's folder in the hub's cache, without network access; None unless it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -109,12 +109,10 @@ def snapshot(config: ModelConfig) -> Path | None:
         return None
 
 
-def _snapshot(config: ModelConfig) -> Path:
-    """Return a repository's folder in the hub's cache, fetched if it is not there."""
+def _fetched(config: ModelConfig) -> Path:
+    """Fetch a repository, and return its folder in the hub's cache. Raises: UserError where it can't be fetched."""
     from huggingface_hub import snapshot_download
 
-    if (folder := snapshot(config)) is not None:
-        return folder
     hub, instead = str(config.hub), "or give its folder with model.path=FOLDER"
     try:
         return Path(snapshot_download(hub, revision=config.revision, **files_on_hub(config)))
@@ -132,10 +130,10 @@ def _snapshot(config: ModelConfig) -> Path:
 
 
 def _checked(base: Path, config: ModelConfig) -> Path:
-    """Return the pipeline folder that settings make of `base`, which is a folder or a single file.
+    """Return the pipeline folder for `base`, a folder or a single file, and settings; see `assembled`.
 
-    Code of the folder's own is never run, and pickled weights are read only where the settings allow them.
-    Raises: UserError, which says what is missing, where no pipeline of a known family is there, whole.
+    Code in the folder is never run, and pickled weights are read only where the settings allow it.
+    Raises: UserError, which says what is missing, unless it is a complete pipeline of a known family.
     """
     if not is_single_file(base):
         check_index(base)
@@ -158,7 +156,7 @@ def _checked(base: Path, config: ModelConfig) -> Path:
 
 
 def _check_tokenizer(folder: Path, kind: Any) -> None:
-    """Raise UserError where a tokenizer's files are missing or don't fit: its library would cut prompts differently."""
+    """Raise UserError where a tokenizer's files are missing or don't fit: its library would split prompts wrongly."""
     if (folder / "tokenizer.json").is_file() or (folder / "spiece.model").is_file():
         return
     files = ["spiece.model"] if "T5" in str(kind) else ["vocab.json", "merges.txt"]
@@ -169,11 +167,11 @@ def _check_tokenizer(folder: Path, kind: Any) -> None:
         lines = merges.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"{merges} can't be read: {error}; copy the whole folder again") from error
-    made = {"".join(line.split()) for line in lines if not line.startswith("#version")} - {""}
-    whole = {word for word in vocabulary if len(word.removesuffix("</w>")) == 1 or re.fullmatch("<.*>", word)}
-    if unmade := vocabulary.keys() - made - whole - read_json(folder / "added_tokens.json").keys():
-        raise UserError(f"{merges} is cut short: {len(unmade)} tokens are missing; copy the whole folder again")
-    if made - vocabulary.keys():
+    merged = {"".join(line.split()) for line in lines if not line.startswith("#version")} - {""}
+    basic = {word for word in vocabulary if len(word.removesuffix("</w>")) == 1 or re.fullmatch("<.*>", word)}
+    if missing_merges := vocabulary.keys() - merged - basic - read_json(folder / "added_tokens.json").keys():
+        raise UserError(f"{merges} is cut short: {len(missing_merges)} tokens are missing; copy the whole folder again")
+    if merged - vocabulary.keys():
         raise UserError(f"{folder / files[0]} is not that of {merges}; copy the whole folder again")
 
 

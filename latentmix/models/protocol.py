@@ -14,13 +14,13 @@ from latentmix.sampling import Level, Predict, Schedule
 
 @dataclass(frozen=True)
 class Text:
-    """Encoded prompts, a row each: states [B, S, D] and a summary `pooled` [B, P]; P is 0 for families without one."""
+    """Encoded prompts: `states` [B, S, D] of tokens and an embedding `pooled` [B, P]; P = 0 in families without one."""
 
     states: Tensor
     pooled: Tensor
 
     def expand(self, rows: int) -> "Text":
-        """Return one prompt repeated for a batch; no change where it has `rows` rows already."""
+        """Return one prompt repeated to `rows` rows; prompts that are as many already are returned as they are."""
         return Text(self.states.expand(rows, -1, -1), self.pooled.expand(rows, -1))
 
     def mixed(self, weights: Tensor) -> "Text":
@@ -29,7 +29,7 @@ class Text:
         return Text(*((w @ x.float().flatten(1)).unflatten(1, x.shape[1:]).to(x.dtype) for x in parts))
 
     def __add__(self, other: "Text") -> "Text":
-        """Return the rows of both."""
+        """Return the prompts of both, concatenated."""
         return Text(torch.cat([self.states, other.states]), torch.cat([self.pooled, other.pooled]))
 
 
@@ -42,16 +42,16 @@ class Conditioning:
     guidance: float = 1.0
 
     def expand(self, rows: int) -> Text:
-        """Return the prompt for each of `rows` latents; under guidance, after as many times the empty prompt."""
+        """Return the prompt for each of `rows` latents; under guidance, the empty prompt as many times before it."""
         text = self.text.expand(rows)
         return text if self.guidance == 1 else self.null.expand(rows) + text
 
 
 class Model(Protocol):
-    """Everything that a family of models must provide."""
+    """A diffusion model, as every family provides it."""
 
     def latent_shape(self, size: int | str) -> tuple[int, int, int]:
-        """Return C, h, w of the latents of images of a size, 512 or "768x512". Raises: ValueError for an unfit one."""
+        """Return C, h, w for images of a size, 512 or "768x512". Raises: ValueError where the model can't take it."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,30 +59,30 @@ class Model(Protocol):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Return what results depend on: the weights and their precision."""
+        """Return what results depend on: a digest of the weights, the precision, and more in some families."""
 
     def schedule(self, steps: int, spacing: str) -> Schedule:
-        """Return the intervals from clean to noisy."""
+        """Return the intervals from clean to noisy. Raises: UserError for steps or a spacing that it can't have."""
 
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts, one row each. The text encoders are loaded and freed within the call."""
+        """Return prompts encoded, one row each. The text encoders are loaded and freed within the call."""
 
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """Return x0 and ε for latents [B, C, h, w] at a noise level, all in float32."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
+        """Return clean latents [B, C, h, w], float32, of uint8 images [B, 3, H, W]: the scaled posterior mean."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
+        """Return uint8 images [B, 3, H, W] of clean latents [B, C, h, w], rounded."""
 
     @property
     def text_shape(self) -> tuple[int, int]:
-        """S, D of a prompt's states, read without loading weights."""
+        """Return S, D of a prompt's states, without loading weights."""
 
 
 def products(model: object) -> AbstractContextManager[None]:
-    """Compute float32 products of a model, forwards and backwards, as its precision says: in 32 bits, or in TF32."""
+    """Return a context in which products of float32 tensors are TF32 if the model's precision says so, else float32."""
     return tf32(getattr(model, "precision", "float32").startswith("tf32"))
 
 
@@ -92,7 +92,7 @@ def predictor(model: Model, conditioning: Conditioning) -> Predict:
 
 
 def guided(network: Callable[[Tensor, Text], Tensor], z: Tensor, conditioning: Conditioning) -> Tensor:
-    """Return the network's output under classifier-free guidance (Ho & Salimans), both halves in one batch."""
+    """Return the network's output under classifier-free guidance (Ho & Salimans), both predictions in one batch."""
     text = conditioning.expand(len(z))
     if conditioning.guidance == 1:
         return network(z, text)

@@ -27,7 +27,7 @@ class SDXLModel(unet.UNetModel):
 
     @timed("text encoders")
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts. The empty one is zeros where the pipeline says so, as diffusers has it under guidance."""
+        """Return encoded prompts. The empty one is zeros if the pipeline says so, as in diffusers under guidance."""
         encoders = (("", False), ("_2", True))
         first, second = (
             text_encoders.clip(self.folder, suffix, prompts, self.device, projection, output_hidden_states=True)
@@ -41,7 +41,7 @@ class SDXLModel(unet.UNetModel):
         return Text(text.states * keep[:, None], text.pooled.to(self.dtype) * keep)
 
     def _added(self, z: Tensor, text: Text) -> dict[str, Any]:
-        """Return the pooled embedding, and the image's size, its crop and its size again: all of it is seen, uncut."""
+        """Return the pooled embedding, and original size, crop and target size of an image that is not cropped."""
         height, width = (side * self.vae.reduction for side in z.shape[2:])
         ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=z.device)
         return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": ids.expand(len(z), -1)}}

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from latentmix.settings import STRICT, Guidance, ImageSize, LocalPath, Several
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}  # what others call them
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}  # other names
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,13 +19,13 @@ class ModelConfig:
     prompt: str
     features: LocalPath  # "embedded", "things", "inception", or a DINOv2 of the hub or in a folder
     clip: str  # "embedded", "things" or "ARCHITECTURE/PRETRAINED" of open_clip
-    world: Literal["shapes", "things", "imagenet"]  # what it draws: classes and data follow it
-    perceptual: str = "alex"  # "embedded", "things", or the network that LPIPS is taken in
-    counterpart: str | None = None  # a rectified flow for the figures that the paper has of one; None: it is one
+    world: Literal["shapes", "things", "imagenet"]  # what it was trained to draw; decides the default data and classes
+    perceptual: str = "alex"  # "embedded", "things", or a network of LPIPS
+    counterpart: str | None = None  # the rectified flow of figures that need one; None: this model is one
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights
     hub: LocalPath | None = None  # OWNER/NAME of a pipeline on the Hugging Face hub
     revision: str | None = None
-    # the published one that a dry run plans with while the files are not here, or a folder for what a single file lacks
+    # the published one to plan a dry run with before files are fetched, or a folder with what a single file lacks
     architecture: LocalPath | None = None
     embedded: str | None = None  # a pipeline's folder in latentmix/embedded
     precision: Annotated[
@@ -34,10 +34,10 @@ class ModelConfig:
     ] = "auto"
     quantize: Literal["int8", "fp8", "nf4"] | None = None  # the weights of the diffusion network's linear layers
     offload: bool = False  # whether the diffusion network stays in main memory; changes no result
-    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # tokens that T5 reads, where there is one
+    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256  # of T5, in tokens
     embedded_guidance: Guidance | None = None  # a number that FLUX.1-dev reads; no classifier-free guidance
     pickled: bool = False  # whether a folder given by path may hold its weights in *.bin files
-    variant: str | None = None  # of the weights, such as fp16; None takes full precision, or else what is there
+    variant: str | None = None  # of the weights, such as fp16; None prefers full precision
     lora: Several[LocalPath] = ()  # FILE or FILE:FACTOR, added to the weights
     vae: LocalPath | None = None  # a folder or a file, in place of the pipeline's own
     t5: bool = True  # false leaves T5 out, where a pipeline can do without

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class SharedPrefix:
-    """Makes modules run on the first half of their inputs, and repeats their outputs."""
+    """Hooks that let modules run on the first half of their inputs, and repeat the outputs, within `on_one_half`."""
 
     def __init__(self, modules: Iterator[nn.Module]) -> None:
         self._active = False
@@ -48,7 +48,7 @@ def _each_tensor(work: Callable[[Tensor], Tensor], x: Any) -> Any:
 def prefix_modules(unet: Any) -> Iterator[nn.Module]:
     """Yield the modules of diffusers' `UNet2DConditionModel` before its first cross-attention, in their order.
 
-    With an additional embedding, as SDXL's, all after the first convolution read the prompt with the time step.
+    With an additional embedding, as in SDXL, all modules after the first convolution read the prompt.
     """
     yield unet.conv_in
     if unet.config.addition_embed_type is not None:

@@ -28,7 +28,7 @@ PREFIXES = {  # of the weights of each network: before SDXL, and since
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-SCALED = (".scale_weight", ".weight_scale", "scaled_fp8")  # how names end beside weights that are kept in 8 bits
+SCALED = (".scale_weight", ".weight_scale", "scaled_fp8")  # endings of names in files with scaled 8-bit weights
 
 
 def is_single_file(path: Path) -> bool:
@@ -37,7 +37,7 @@ def is_single_file(path: Path) -> bool:
 
 
 def headers(file: Path, pickled: bool) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint, on torch's meta device if it is in safetensors. Raises: UserError."""
+    """Return the tensors of a checkpoint; those of safetensors are on the meta device. Raises: UserError."""
     if not file.is_file():
         raise UserError(f"there is no file {file}; check model.path")
     if file.suffix == ".safetensors":
@@ -88,7 +88,7 @@ def holds(tensors: Mapping[str, Tensor], part: str) -> bool:
 
 
 def load(from_pretrained: Callable[..., Any], folder: Path, **options: Any) -> tuple[Any, list[str]]:
-    """Return a network with the weights that the file named in `folder` has for it, and the names of those it lacks."""
+    """Return the network in `folder` with weights from the file that it names, and the names of missing weights."""
     network_class: Any = from_pretrained.__self__  # type: ignore[attr-defined]
     source, dtype = read_source(folder), options.get("torch_dtype", options.get("dtype"))
     tensors = _read(source.place, PREFIXES[folder.name])

@@ -1,4 +1,4 @@
-"""The text encoders of pipelines, CLIP and T5. Each is loaded for one call, and freed when the call returns."""
+"""Text encoders: CLIP and T5. Each is loaded for one call, and freed when the call returns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def clip(
 ) -> list[Any]:
     """Return the output of the CLIP in `text_encoder{suffix}` for each prompt, in float32.
 
-    `projection` says whether the pipeline has it with the projection into the space that images share.
+    `projection` says whether it is a CLIPTextModelWithProjection, which adds `text_embeds` to the output.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -24,7 +24,7 @@ def clip(
     network = CLIPTextModelWithProjection if projection else CLIPTextModel
     encoder = load_network(network.from_pretrained, folder / f"text_encoder{suffix}", dtype=torch.float32)
     length = encoder.config.max_position_embeddings
-    if ["transformers", "T5EncoderModel"] not in read_index(folder).values():  # which would read the rest
+    if ["transformers", "T5EncoderModel"] not in read_index(folder).values():  # T5 reads longer prompts
         warn_of_cut_prompts(tokenizer, prompts, length)
     return encode_prompts(encoder.to(device), tokenizer, prompts, length, **options)
 

@@ -26,7 +26,7 @@ PREDICTIONS = {"epsilon": sampling.from_epsilon, "v_prediction": sampling.from_v
 class UNetModel(PipelineModel):
     """A `Model` from the folder of a Stable Diffusion pipeline."""
 
-    addition: str | None = None  # what its U-Net reads beside time and text: `addition_embed_type` of its config
+    addition: str | None = None  # the U-Net's `addition_embed_type`: what it reads besides time and text
 
     def check(self) -> None:
         fitness.check_discrete(self.folder, PREDICTIONS)
@@ -55,7 +55,7 @@ class UNetModel(PipelineModel):
     @property
     def text_shape(self) -> tuple[int, int]:
         encoders = [part for part in self.family.networks if part.startswith("text_encoder")]
-        configs = [read_config(self.folder / part) for part in encoders]  # whose states are put side by side
+        configs = [read_config(self.folder / part) for part in encoders]  # their states are concatenated
         return configs[0]["max_position_embeddings"], sum(config["hidden_size"] for config in configs)
 
     @timed("text encoders")
@@ -75,7 +75,7 @@ class UNetModel(PipelineModel):
         return self._prefix.on_one_half(conditioning.guidance != 1)
 
     def _added(self, z: Tensor, text: Text) -> dict[str, Any]:
-        """Return further arguments of the U-Net, for the families that have some."""
+        """Return further arguments of the U-Net."""
         return {}
 
     @cached_property
@@ -84,7 +84,7 @@ class UNetModel(PipelineModel):
 
     @cached_property
     def _scheduler(self) -> Any:
-        """Its settings and ᾱ; `sampling` does the steps. Configs of other discrete schedulers are read alike."""
+        """Return a DDIM scheduler, whatever discrete one the pipeline has: only its settings and ᾱ are used."""
         from diffusers import DDIMScheduler
 
         return load_scheduler(DDIMScheduler, self.folder)

@@ -21,7 +21,7 @@ TILE = 512  # pixels along a side, where the VAE works in tiles; neighbours over
 
 
 class VAE:
-    """In float32, since some decoders overflow to NaN in float16; `speed.vae` is what the decoder computes in."""
+    """An `AutoencoderKL` in float32, as some decoders overflow in float16. `speed.vae` sets the decoder's precision."""
 
     def __init__(self, folder: Path, device: torch.device, speed: SpeedConfig = USUAL) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class VAE:
     @timed("VAE")
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Return uint8 images [B, 3, H, W] as clean latents [B, C, h, w]: the posterior mean in the network scale."""
+        """Return clean latents [B, C, h, w], float32, of uint8 images [B, 3, H, W]: the scaled posterior mean."""
         config = self._network.config
         pixels = (images.to(self.device).float() / 127.5 - 1).contiguous(memory_format=self._layout)
         with tf32(False):  # inversions start here, and few images are encoded
@@ -41,7 +41,7 @@ class VAE:
     @timed("VAE")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Clean latents [B, C, h, w] -> uint8 [B, 3, H, W], rounded."""
+        """Return uint8 images [B, 3, H, W] of clean latents [B, C, h, w], rounded."""
         config, dtype = self._network.config, torch.bfloat16 if self.speed.vae == "bfloat16" else torch.float32
         z = latents / config.scaling_factor + (config.shift_factor or 0.0)
         z = z.contiguous(memory_format=self._layout).to(dtype)
@@ -52,12 +52,12 @@ class VAE:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Return what images depend on besides the weights: the decoder's precision, if it has 16 bits, and tiles."""
+        """Return what images depend on besides the weights: a decoder in 16 bits, and tiles."""
         decoder = {"decoder": self.speed.vae} if self.speed.vae == "bfloat16" else {}
         return decoder | ({"vae tiles": str(TILE)} if self.speed.vae_tiling else {})
 
     def latent_shape(self, size: int | str, patch: int = 1) -> tuple[int, int, int]:
-        """Return C, h, w of latents of a size. Raises: ValueError unless it is whole patches of `patch` latents."""
+        """Return C, h, w for images of a size. Raises: ValueError unless h and w are multiples of `patch`."""
         height, width = height_width(size)
         if height % (self.reduction * patch) or width % (self.reduction * patch):
             raise ValueError(f"must be a multiple of {self.reduction * patch} for this model")
@@ -65,17 +65,17 @@ class VAE:
 
     @property
     def channels(self) -> int:
-        """Channels of the latents."""
+        """Return the number of channels of the latents."""
         return self._config.get("latent_channels", 4)
 
     @property
     def reduction(self) -> int:
-        """Pixels per latent, along a side."""
+        """Return the pixels per latent position along a side."""
         return 2 ** (len(self._config["block_out_channels"]) - 1)
 
     @property
     def _layout(self) -> torch.memory_format:
-        """Return the memory layout. cuDNN's channels-last convolutions in full float32 are slow."""
+        """Return the memory layout. On a GPU, channels-last convolutions in full float32 are slow."""
         slow = self.device.type == "cuda" and self.speed.vae == "ieee"
         return torch.channels_last if self.speed.channels_last and not slow else torch.contiguous_format
 
@@ -84,8 +84,8 @@ class VAE:
         return read_config(self.folder)
 
     def _parts(self, batch: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-        """Split a batch into single images if the VAE works in tiles, else into parts of two images of 512 px, or as
-        many pixels: they keep a GPU busy, and take 1.5 GiB."""
+        """Return a batch in parts: single images if the VAE works in tiles, else as many as have the pixels of two
+        images of 512 px, which keep a GPU busy and take 1.5 GiB."""
         return batch.split(1 if self.speed.vae_tiling else max(1, 2 * 512**2 // math.prod(size)))
 
     @cached_property

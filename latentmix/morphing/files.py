@@ -1,4 +1,4 @@
-"""Frames -> a file: mp4, gif, webp, or numbered PNGs, by the ending of its name."""
+"""Write frames as mp4, gif, webp, or numbered PNGs, by the ending of the file's name."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from latentmix.errors import UserError, optional_imports
 from latentmix.images import encoded, to_pil
 
 SLOWEST = 0.01  # frames per second
-RATES = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": math.inf}  # the most frames per second; files have no others
+RATES = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": math.inf}  # the most frames per second that a file can have
 Frames = Sequence[Image.Image]
 
 
 def check_ending(path: Path) -> None:
-    """Raise UserError where no writer knows a file's ending, or what it needs is not installed."""
+    """Raise UserError where no writer has a file's ending, or the writer's package is not installed."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"{path} must end in {', '.join(WRITERS)}, which says what to write")
     if path.suffix.lower() == ".mp4":
@@ -52,7 +52,7 @@ def write_frames(path: Path, images: Tensor, fps: float, loop: bool = False) -> 
 
 
 def _gif(path: Path, frames: Frames, fps: float, loop: bool) -> None:
-    """Write a GIF; its times are in hundredths of a second, and 256 colours are chosen for each frame."""
+    """Write a GIF, with a palette for each frame. Frames last whole hundredths of a second, rounded without drift."""
     indexed = [frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
     times = [round(100 * (i + 1) / fps) - round(100 * i / fps) for i in range(len(frames))]
     options = {"save_all": True, "append_images": indexed[1:], "duration": [10 * t for t in times]}
@@ -65,7 +65,7 @@ def _webp(path: Path, frames: Frames, fps: float, loop: bool) -> None:
 
 
 def _mp4(path: Path, frames: Frames, fps: float, loop: bool) -> None:
-    """Write H.264 in the pixel format that every player reads, whose sides are even."""
+    """Write H.264 with pixels in yuv420p, which every player reads. It needs even sides, so images are cropped."""
     import av
 
     width, height = (side - side % 2 for side in frames[0].size)

@@ -1,4 +1,4 @@
-"""All mixtures of three or four pictures: a triangle or a square, as one image and as a page to drag a point over."""
+"""A triangle or square of mixtures of three or four pictures, as one image and as a page with a point to drag."""
 
 import base64
 import html
@@ -15,7 +15,7 @@ from latentmix.cache import write_atomic
 from latentmix.errors import UserError
 from latentmix.images import encoded, to_pil
 
-GAP = 0.04  # between cells, of a cell's width
+GAP = 0.04  # between cells, as a share of a cell's width
 CORNERS = {3: ("top", "bottom left", "bottom right"), 4: ("top left", "top right", "bottom left", "bottom right")}
 
 
@@ -33,8 +33,10 @@ def places(count: int, side: int) -> list[Place]:
 
     Raises: UserError for another number of pictures, and for fewer than two cells along a side.
     """
-    if count not in CORNERS or side < 2:
-        raise UserError(f"a grid needs three or four pictures and a side of at least 2, not {count} and {side}")
+    if count not in CORNERS:
+        raise UserError(f"a grid needs three or four pictures, not {count}")
+    if side < 2:
+        raise UserError(f"a grid needs at least 2 cells along each side, not {side}")
     last = side - 1
     if count == 3:
         cells = [(row, column) for row in range(side) for column in range(row + 1)]
@@ -44,7 +46,7 @@ def places(count: int, side: int) -> list[Place]:
 
 
 def sheet(images: Tensor, cells: Sequence[Place]) -> Image.Image:
-    """Return images, uint8 [F, 3, H, W], at their places on white."""
+    """Return one picture of images, uint8 [F, 3, H, W], at the positions of their cells, on white."""
     height, width = images.shape[2:]
     gap = max(1, round(GAP * width))
     across, down = (1 + max(getattr(cell, axis) for cell in cells) for axis in ("x", "y"))

@@ -15,10 +15,10 @@ from torch import Tensor
 from latentmix.errors import UserError
 
 Render = Callable[[Tensor], Tensor]  # weights [K, N] -> images, uint8 [K, 3, H, W]
-Distance = Callable[[Tensor, Tensor], Tensor]  # two of uint8 [B, 3, H, W] -> [B]
+Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of images, uint8 [B, 3, H, W] -> [B]
 
-ROUNDS = 3  # of halving the steps that are too long
-FEWEST_PROBES = 4  # steps between two pictures that are measured at first
+ROUNDS = 3  # in which steps that are too long are halved
+FEWEST_PROBES = 4  # least number of steps between two pictures that are measured at first
 
 
 def frame_weights(
@@ -45,10 +45,10 @@ def frame_weights(
 
 
 def weights_at(times: Sequence[float], count: int) -> Tensor:
-    """Return the weights [F, N] at some times: n for picture n alone, and N for picture 0 again."""
+    """Return the weights [F, N] at times: at n picture n alone, at N picture 0 again."""
     t = torch.tensor(times, dtype=torch.float64)[:, None]
     away = (t - torch.arange(count)).abs()
-    away = torch.minimum(away, count - away)  # on a circle, as a loop has it
+    away = torch.minimum(away, count - away)  # on a circle, for loops
     weights = (1 - away).clamp_min(0)
     return (weights / weights.sum(1, keepdim=True)).float()
 
@@ -88,7 +88,7 @@ def _shares(steps: int, lengths: Sequence[float]) -> list[int]:
 
 
 def _divided(times: Sequence[float], lengths: Sequence[float], count: int) -> list[float]:
-    """Return the starts of `count` steps of equal length; time passes linearly where nothing was measured."""
+    """Return the starts of `count` steps of equal length; within a measured step, length is linear in time."""
     ends = torch.cumsum(torch.tensor([0.0, *lengths], dtype=torch.float64), 0)
     if ends[-1] <= 0:  # the two pictures look the same
         return [k / count for k in range(count)]

@@ -1,4 +1,4 @@
-"""Finished runs -> report.html: one page that needs no other files."""
+"""The report of finished runs: one HTML page that needs no other files."""
 
 import hashlib
 import warnings
@@ -17,7 +17,7 @@ IMAGE = b"data:image/webp"
 def write_report(names: Sequence[str]) -> Path:
     """Write the page of finished runs: `report.html` in the folder of a single one, otherwise beside the first one.
 
-    A page that is there and has images that this one would lack is kept under another name.
+    If an existing page has more images, as when the cache is gone, it is kept under another name.
     Raises UserError if a run is missing or not finished.
     """
     runs = [read_contents(run) for run in read_runs(names)]
@@ -27,7 +27,7 @@ def write_report(names: Sequence[str]) -> Path:
         joined = f"{joined[:80]}-{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
     path = folder / "report.html" if len(runs) == 1 else folder.parent / f"report-{joined}.html"
     page, old = render(*runs).encode(), path.read_bytes() if path.exists() else b""
-    if notes and old.count(IMAGE) > page.count(IMAGE):  # as of a run that was copied without its cache
+    if notes and old.count(IMAGE) > page.count(IMAGE):
         write_atomic(kept := path.with_name(f"{path.stem}-with-images.html"), old)
         notes[-1] += f"; the page as it was, with more images, is kept as {kept}"
     for note in notes:

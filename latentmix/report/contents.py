@@ -1,4 +1,4 @@
-"""What a page shows: read from the files of a run and from the cache beside it."""
+"""The contents of a page, read from the files of a run and from the cache beside it."""
 
 import base64
 from collections import Counter
@@ -29,7 +29,7 @@ ImageKey = tuple[str, int, str, int]  # class, N, method, draw
 
 @dataclass(frozen=True)
 class Images:
-    """Images as data URIs, the inputs of each draw of a class in the order of N, and a note about missing ones."""
+    """Images as data URIs, a note about missing ones, and the inputs of each draw; the first N are mixed for N."""
 
     uris: Mapping[ImageKey, str]
     note: str = ""
@@ -44,7 +44,7 @@ class Contents:
     titles: Mapping[str, str]  # of the classes in `results`
     images: Images
     pairs: Sequence[Mapping[str, str]]  # the rows of pairs.csv
-    records: Sequence[Mapping[str, Any]] = ()  # what its workers did
+    records: Sequence[Mapping[str, Any]] = ()  # of its workers; see runner/records.py
     files: Mapping[str, str] = field(default_factory=dict)  # tables to download
 
     @property
@@ -76,10 +76,10 @@ def read_contents(run: Run) -> Contents:
 
 
 def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -> Experiment:
-    """Return the run's experiment, with the cache beside the folder where the run is now.
+    """Return the run's experiment, with the cache beside `folder`, to which the run may have been moved.
 
-    The path of an image depends on the precision of the model, which a GPU may have decided. So the precision is taken
-    from the model's identity, and no GPU is needed.
+    Paths in the cache depend on the model's precision, and precision=auto on the device. So the precision is taken from
+    the model's identity, and no GPU is needed.
     """
     precision: Any = identity.get("precision", config.model.precision)
     model = replace(config.model, precision=precision)
@@ -87,7 +87,7 @@ def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -
 
 
 def _titles(experiment: Experiment, class_ids: Iterable[str]) -> dict[str, str]:
-    """Return a name for each class: its id if the data set is gone, and with its id if two classes share a title."""
+    """Return a name for each class: its title, with its id if another class has the same; its id without a data set."""
     try:
         titles = {class_id: experiment.title(class_id) for class_id in experiment.classes}
     except (UserError, OSError):
@@ -110,7 +110,6 @@ def _images(experiment: Experiment) -> Images:
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
-            # The images that a draw mixes; the first N are those of its mixture of N.
             order = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
             mixed = [shown(class_id, index) for index in order] if any(n for _, n, _, _ in images) else []
             size += sum(map(len, (*images.values(), *mixed)))
@@ -142,7 +141,7 @@ def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[Im
 
 
 def _data_uri(opened: Image.Image, size: int = REDUCED_SIZE, lossless: bool = True) -> str:
-    """Return an image as WebP: without loss if it is small and that is wanted, otherwise reduced."""
+    """Return an image as a WebP: reduced to `size`, or lossless if it is small and `lossless`."""
     with opened as image:
         lossless = lossless and max(image.size) <= LOSSLESS_SIZE
         image.thumbnail((size, size))

@@ -1,4 +1,4 @@
-"""The JSON in a page, from which its script draws curves and tables."""
+"""The JSON in a page, from which the page's script draws curves and tables."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def to_json(runs: Sequence[Contents]) -> str:
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
-    """Return what the script draws and tabulates of one run."""
+    """Return the data of one run for the script."""
     results, answers = contents.run.results, wording.answers(contents)
     average_first = sorted(dict.fromkeys(r.class_id for r in results), key=lambda class_id: class_id != AVERAGE)
     metrics = dict.fromkeys([answer.metric for answer in answers] + [r.metric for r in results])
@@ -103,7 +103,7 @@ def _diagnosis(contents: Contents) -> dict[str, Any] | None:
     """Return a table, verdicts, and the growth of the two channels with the largest means."""
     if not (diagnosis := contents.run.diagnosis):
         return None
-    order = [*contents.titles, *diagnosis]  # that of the results, then any others
+    order = [*contents.titles, *diagnosis]  # classes of the results first
     classes = dict(sorted(diagnosis.items(), key=lambda item: order.index(item[0])))
     titled = [(_title(contents, class_id), found) for class_id, found in classes.items()]
     channels = _largest_channels(list(classes.values()))
@@ -133,7 +133,7 @@ def _largest_channels(diagnoses: Sequence[Mapping[str, Any]]) -> list[int]:
 def _diagnosis_row(title: str, found: Mapping[str, Any], channels: Sequence[int]) -> list[object]:
     """Return a row of the table. A list [value, low, high] is a value with its interval."""
     means = [[found["means"][channel][part] for part in ("value", "low", "high")] for channel in channels]
-    bias, limits = found["bias"], found.get("safe", {})  # which an older run lacks
+    bias, limits = found["bias"], found.get("safe", {})  # older runs lack "safe"
     return [
         title,
         found["norms"]["mean"],

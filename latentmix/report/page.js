@@ -60,12 +60,15 @@ const swatch = (style) =>
   make("svg", { width: 36, height: 14, "aria-hidden": "true" },
     make("path", { d: "M0,7H36", stroke: style.colour, "stroke-width": 2, "stroke-dasharray": style.dash || null }), mark(style.marker, style.colour, 18, 7));
 
-// Return the range of y. It begins at 0 unless all values are far from 0. Wide intervals are cut off, so that they do not
-// flatten the curves.
-function span(values, ends) {
+// Return the range of y. It begins at 0 unless all values are far from 0. There is room for the median interval; wider ones
+// may be cut off, so that they do not flatten the curves.
+function span(values, points) {
+  const known = points.filter((point) => point.low !== null && point.low !== undefined);
+  const ends = known.flatMap((point) => [point.low, point.high]);
+  const reach = known.map((point) => Math.max(point.high - point.value, point.value - point.low)).sort((a, b) => a - b);
   const least = Math.min(...values), most = Math.max(...values);
   const bottom = least >= 0 && least < 0.6 * most ? 0 : least - 0.15 * (most - least || Math.abs(most) || 1);
-  const room = 0.5 * (most - bottom || 1);
+  const room = Math.max(0.5 * (most - bottom || 1), 1.1 * (reach[Math.floor(reach.length / 2)] || 0));
   const low = Math.min(least, ...ends), high = Math.max(most, ...ends);
   return [least >= 0 ? Math.max(Math.min(bottom, low), bottom && bottom - room, 0) : Math.max(Math.min(bottom, low), bottom - room),
     Math.max(Math.min(high, most + room), most + 0.06 * (most - bottom || 1))];
@@ -79,7 +82,7 @@ function ticks(low, high) {
   return found;
 }
 
-// Return a button that saves a plot as a file of its own, with the styles that it has now.
+// Return a button that saves a plot as a file of its own, with the styles that it has now, its title and its legend.
 function saver(svg, title) {
   const save = () => {
     const copy = svg.cloneNode(true), [from, to] = [svg, copy].map((node) => [node, ...node.querySelectorAll("*")]);
@@ -87,6 +90,15 @@ function saver(svg, title) {
       const style = getComputedStyle(node);
       for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "text-anchor"])
         to[place].setAttribute(name, style.getPropertyValue(name));
+    });
+    const words = (x, y, text) => make("text", { x, y, fill: getComputedStyle(document.body).color, "font-size": 12, "font-family": "sans-serif" }, text);
+    const { width, height } = svg.viewBox.baseVal, curves = [...copy.querySelectorAll("[data-name] .curve")];
+    copy.setAttribute("viewBox", `0 -24 ${width} ${height + 32 + 18 * curves.length}`);
+    copy.append(words(8, -8, title));
+    curves.forEach((curve, row) => {
+      const line = curve.cloneNode(), y = height + 18 * row + 16;
+      line.setAttribute("d", `M8,${y - 4}h32`);
+      copy.append(line, words(48, y, curve.parentNode.dataset.name));
     });
     copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     copy.setAttribute("style", `background: ${getComputedStyle(document.body).backgroundColor}`);
@@ -121,8 +133,7 @@ function plot(holder, title, note, scale, { band = null, says = [] } = {}) {
     if (!points.length) return void svg.append(make("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "nothing to show"));
     const curved = shown.filter((one) => !one.flat).flatMap((one) => one.points.map((point) => point.n));
     const ns = unique(curved.length ? curved : points.map((point) => point.n)).sort((a, b) => a - b);
-    const ends = points.flatMap((point) => [point.low, point.high]).filter((x) => x !== null && x !== undefined);
-    const [low, high] = span(points.map((point) => point.value).concat(band || []), ends);
+    const [low, high] = span(points.map((point) => point.value).concat(band || []), points);
     const marks = ticks(low, high);
     const left = 14 + 7 * Math.max(...marks.map((tick) => say(tick).length)), right = 14, top = 10, bottom = 40;
     const [first, last] = [scale(ns[0]), scale(ns[ns.length - 1])];

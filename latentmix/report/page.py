@@ -1,4 +1,4 @@
-"""The HTML of a page. Texts are escaped and written here; numbers and images go to the script as JSON."""
+"""The HTML of a page. Texts are inserted here, escaped; numbers and images are JSON for the page's script."""
 
 import base64
 import re
@@ -33,7 +33,7 @@ def render(*runs: Contents) -> str:
 
 
 def _of_each(runs: Sequence[Contents], part: Callable[[Contents], str]) -> str:
-    """Return a part of the page for each run; the script shows that of the run that is chosen."""
+    """Return a part of the page for each run; the script shows that of the selected run."""
     return "".join(f'<div data-run="{index}">{part(run)}</div>' for index, run in enumerate(runs))
 
 
@@ -69,7 +69,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _downloads(files: Mapping[str, str]) -> str:
-    """Return links that save tables, which are in the page itself."""
+    """Return links that save the tables, whose content is in the links."""
     links = [
         f'<a download="{name}" href="data:text/csv;base64,{base64.b64encode(text.encode()).decode()}">{name}</a>'
         for name, text in files.items()
@@ -78,7 +78,7 @@ def _downloads(files: Mapping[str, str]) -> str:
 
 
 def _compared(runs: Sequence[Contents]) -> str:
-    """Return a table with a column for each run: what it answers, and the settings that differ."""
+    """Return a table with a column for each run: its answer, and the settings that differ."""
     flat = [flat_settings(run.run.settings.as_dict()) for run in runs]
     answers = ["".join(_marked(answer) for answer in wording.answers(run)[:1]) for run in runs]
     cells = {

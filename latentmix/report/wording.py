@@ -1,10 +1,11 @@
-"""The texts of a page: the answer that the numbers give, and what was run, how, where and when."""
+"""The texts of a page: the best and worst methods, the settings, and where and when the run was computed."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentmix.experiment.results import AVERAGE, Result, average_comparison
+from latentmix.experiment.tables import three_digits
 from latentmix.figures.style import method_styles, metric_label
 from latentmix.metrics import METRICS, Comparison, Estimate, paired
 from latentmix.report.contents import Contents
@@ -16,7 +17,7 @@ QUESTION = "Which way of mixing still gives good images as N grows?"
 
 @dataclass(frozen=True)
 class Answer:
-    """The best and the worst method by one metric at the largest N, and how sure that is; at length and in short."""
+    """The best and the worst method by one metric at the largest N, in a long and a short sentence with an interval."""
 
     metric: str
     best: str
@@ -26,7 +27,7 @@ class Answer:
 
 
 def answers(contents: Contents) -> list[Answer]:
-    """Return an answer by each metric that has a better end, those of Fig. 7 first."""
+    """Return an answer for each metric of which lower or higher values are better, those of Fig. 7 first."""
     styles = method_styles([result.method for result in contents.run.results])
     results = [r for r in contents.run.results if r.class_id == AVERAGE and r.n and not styles[r.method].control]
     results = [r for r in results if not math.isnan(r.estimate.value)]
@@ -41,13 +42,13 @@ def answers(contents: Contents) -> list[Answer]:
 
 
 def _average(contents: Contents, metric: str) -> dict[str, Estimate]:
-    """Return the averages over classes by one metric, by method; at the largest N that a method has."""
+    """Return each method's average over classes of one metric, at the method's largest N."""
     rows = [r for r in contents.run.results if (r.class_id, r.metric) == (AVERAGE, metric)]
     return {r.method: r.estimate for r in sorted(rows, key=lambda r: r.n)}
 
 
 def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
-    """Return the answer that results of one metric and N give, which are in order from the best to the worst."""
+    """Return the answer for results of one metric and N, in order from the best to the worst."""
     best, worst, n, label = order[0], order[-1], order[0].n, metric_label(order[0].metric).text
     values = f"{say(best.estimate.value)} against {say(worst.estimate.value)}"
     ends = f"{best.method} {say(best.estimate.value)}, {worst.method} {say(worst.estimate.value)}"
@@ -75,7 +76,7 @@ def _answer(contents: Contents, order: Sequence[Result]) -> Answer:
 
 
 def contrast(contents: Contents, a: Result, b: Result) -> Estimate | None:
-    """Return a − b of two methods on the same draws, averaged over classes; None if the run kept no parts of values."""
+    """Return a − b of two methods on the same draws, averaged over classes; None if the run has no pseudo-values."""
     comparisons, samples = list[Comparison](), contents.run.samples
     limits = (-math.inf, math.inf)
     for class_id in contents.titles.keys() - {AVERAGE}:
@@ -89,11 +90,11 @@ def contrast(contents: Contents, a: Result, b: Result) -> Estimate | None:
 
 def say(x: float) -> str:
     """Return a number with three digits and a true minus sign."""
-    return f"{x:.3g}".replace("-", "−")
+    return three_digits(x).replace("-", "−")
 
 
 def notes(contents: Contents, metric: str) -> str:
-    """Return what must be known to read a metric, above all where the value of real images is not the best."""
+    """Return a note on how to read a metric, also if the value of real images is not the best."""
     label = metric_label(metric)
     values = _average(contents, metric)
     real = values.get("real")
@@ -113,7 +114,7 @@ def notes(contents: Contents, metric: str) -> str:
 
 
 def settings(contents: Contents) -> list[tuple[str, str]]:
-    """Return what was run, as terms and their descriptions."""
+    """Return the settings of a run, as terms and their descriptions."""
     config = contents.run.settings
     model, data = config.model, config.data
     height, width = height_width(model.size)
@@ -153,7 +154,7 @@ def _guidance(scale: float) -> str:
 
 
 def circumstances(contents: Contents) -> list[tuple[str, str]]:
-    """Return when, for how long, where and how fast a run was computed, as far as its workers noted it."""
+    """Return when, for how long, where and how fast a run was computed, from its workers' records."""
     about, records = contents.run.about, contents.records
     rows = []
     if records:

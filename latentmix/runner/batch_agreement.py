@@ -1,4 +1,4 @@
-"""How the workers of a run agree on the number of items per batch, since results depend on it (to rounding)."""
+"""The batch size that the workers of a run agree on, since the rounding of results depends on it."""
 
 import json
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from latentmix.runner.claims import Claims
 
 
 class BatchSize:
-    """A batch size. Several workers share theirs through a file in the run's folder.
+    """A batch size, which several workers share through a file in the run's folder.
 
-    `name` identifies the settings that it holds for. `halved` is called with each smaller value.
+    `name` identifies the settings that it is for. `halved` is called with each smaller value.
     """
 
     def __init__(self, value: int, claims: Claims, name: str, halved: Callable[[int], None]) -> None:
@@ -37,7 +37,7 @@ class BatchSize:
 
 
 def agree(claims: Claims, name: str, find: Callable[[], int]) -> int:
-    """Return the batch size that `find` determines; among several workers, the first one to come determines it."""
+    """Return the batch size that `find` determines. Only the first of several workers calls it; the others wait."""
     path, task = _file(claims, name), f"batch-{name}"
     if claims.shard.count == 1 or _read(path) is not None:
         return _read(path) or find()

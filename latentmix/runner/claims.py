@@ -1,14 +1,14 @@
 """Share tasks among workers that have nothing in common but a folder, which may be on NFS.
 
-A *claim* is a file that only one worker can create. It is a lease: it holds as long as its worker is alive. A worker
-writes a *heartbeat*, a file that changes every `HEARTBEAT` seconds. Another worker takes it for lost when its heartbeat
-has not changed for `LOST_AFTER` seconds of the watcher's own clock, or at once when it ran on the watcher's machine and
-its process has ended. No clocks of two machines are compared.
+A *claim* is a file that only one worker can create. It is a lease: it holds as long as its worker is alive. Each worker
+writes a *heartbeat*, a file that changes every `HEARTBEAT` seconds. Other workers take it for lost when its heartbeat
+has not changed for `LOST_AFTER` seconds of their own clock, or at once if it ran on the same machine and its process
+has ended. Clocks of two machines are never compared.
 
 A call that hangs in a driver does not stop the heartbeat. So the heartbeat also says how long the present task has run,
-by the worker's own clock. A worker is lost, too, when its task runs for many times what the slowest of its kind took.
-A first task loads weights and may compile, so this takes `SHORTEST_PATIENCE` at least, and hours if no task of the kind
-has ever been finished.
+by the worker's own clock. A worker is also lost when this is many times what the slowest task of the kind took. As a
+first task loads weights and may compile, at least `SHORTEST_PATIENCE` must pass, and `LONGEST_PATIENCE` if no task of
+the kind was ever finished.
 
 A finished task is listed before its claim is released, so the next worker that claims it finds it in a list. If two
 workers do the same task, time is lost but nothing else: files are written atomically, and both write the same bytes.
@@ -37,16 +37,16 @@ from latentmix.runner.tasks import Task
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
 LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago
-SHORTEST_PATIENCE, LONGEST_PATIENCE = 1800.0, 6 * 3600.0  # seconds that a task may take; the latter if none was done
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 1800.0, 6 * 3600.0  # seconds; see above
 USUAL_TIMES = 20  # how many times as long as the slowest of its kind a task may take
-POLL, LONGEST_POLL = 0.5, 10.0  # seconds between two looks at what others do; they grow while nothing happens
+POLL, LONGEST_POLL = 0.5, 10.0  # seconds between two checks of other workers' files; they grow while nothing changes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The i-th of n parts of a run, counted from 0. The default is the whole run.
+    """Part `index` of `count` parts of a run, counted from 0. The default is the whole run.
 
-    A static shard does nothing but its own part, and claims nothing.
+    A shard first does its own tasks, then tasks of others. A static one does only its own, and claims nothing.
     """
 
     index: int = 0
@@ -66,9 +66,9 @@ class Shard:
 
 
 class DoneLists:
-    """The names of finished tasks: each worker appends to a list of its own.
+    """The names of finished tasks: each worker appends to a file of its own.
 
-    `read` maps each list to the bytes of it that have been read.
+    `read` has the number of bytes of each file that have been read.
     """
 
     def __init__(self, folder: Path, read: Mapping[str, int] | None = None) -> None:
@@ -93,7 +93,7 @@ class DoneLists:
 
 
 class Claims(AbstractContextManager["Claims"]):
-    """One worker among those that share `folder`. It writes nothing before its first claim or record."""
+    """The claims of one worker among those that share `folder`. Nothing is written before the first claim or record."""
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         self.folder = folder
@@ -116,7 +116,7 @@ class Claims(AbstractContextManager["Claims"]):
             self._heartbeat_file(self.name).unlink()
 
     def _begin(self) -> None:
-        """Start the heartbeat. This is the first write, made only once the settings of the run have been accepted."""
+        """Start the heartbeat, unless it runs already. This is a worker's first write."""
         if self._thread.is_alive():
             return
         for part in ("claims", "workers"):
@@ -191,7 +191,7 @@ class Claims(AbstractContextManager["Claims"]):
                     try:
                         file.write(self.name)
                         file.flush()
-                    except OSError:  # the disk is full, and a claim without a name would block all other workers
+                    except OSError:  # of a full disk; a claim without a name would block all other workers
                         path.unlink()
                         raise
                 return True
@@ -206,7 +206,7 @@ class Claims(AbstractContextManager["Claims"]):
         return False
 
     def wait_for(self, name: str) -> None:
-        """Claim a task as soon as no other worker that is alive holds it."""
+        """Claim a task once no other live worker holds it."""
         while not self.claim(name):
             time.sleep(POLL)
 
@@ -214,7 +214,7 @@ class Claims(AbstractContextManager["Claims"]):
         """Give up a claim, if this worker still holds it."""
         path = self.folder / "claims" / name
         if read_text(path) == self.name:
-            with suppress(OSError):  # a disk that can't be written to has already stopped the task with an error
+            with suppress(OSError):  # if the disk can't be written, the task itself has already failed
                 path.unlink()
 
     def _is_lost(self, worker: str) -> bool:
@@ -238,7 +238,7 @@ class Claims(AbstractContextManager["Claims"]):
         self._beats += 1
         about: dict[str, Any] = {"shard": str(self.shard), "doing": self.doing, "beats": self._beats}
         about |= {"slowest": self._slowest, "seconds": time.monotonic() - self._begun if self.doing else 0.0}
-        text = json.dumps(about).ljust(500).encode()  # always as long, in one write: no reader sees half of it
+        text = json.dumps(about).ljust(500).encode()  # of constant length, in one write: no reader sees half of it
         path = self._heartbeat_file(self.name)
         with suppress(OSError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
             file.write(text)
@@ -249,22 +249,22 @@ class Claims(AbstractContextManager["Claims"]):
             self._beat()
 
     def record_stage(self, stage: str, about: Mapping[str, Any]) -> None:
-        """Write what `latentmix status` shows of a stage, with how far the done lists had been read by then."""
+        """Write what `latentmix status` shows of a stage, and how many bytes of the done lists it accounts for."""
         self._begin()
         write_json(self.folder / "stages" / f"{stage.replace(' ', '-')}.json", {**about, "read": self.done.read})
 
 
 class StaticClaims(Claims):
-    """A worker that does every N-th task, and writes nothing but results: no claims, no heartbeat, no lists.
+    """A worker that does every N-th task, and writes nothing but results: no claims, no heartbeat, no done list.
 
-    Nobody does the tasks of a worker that died. It must be started again, as most schedulers do.
+    No other worker does the tasks of one that died. It must be started again, as most schedulers do.
     """
 
-    _pause = POLL  # seconds before the next look at what others have done
+    _pause = POLL  # seconds to wait for other workers' results
 
     def claim_each(self, remaining: MutableMapping[str, Task]) -> Iterator[str | None]:
-        """Yield the names of the shard's own tasks. Wait before returning if those of others remain: the caller then
-        looks again at what is there."""
+        """Yield the names of the shard's own tasks. If those of others remain, wait before returning, as the caller
+        then plans again."""
         own = [name for name in self.order(remaining) if self._is_own(remaining[name])]
         yield from own
         if any(not self._is_own(task) for task in remaining.values()):
@@ -276,12 +276,12 @@ class StaticClaims(Claims):
         return task.number % self.shard.count == self.shard.index
 
     def claim(self, name: str) -> bool:
-        """Return whether this is the shard that does what only one may do, such as writing the results."""
+        """Return True for shard 0, which does what only one worker may do, such as writing the results."""
         return self.shard.index == 0
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Keep nobody out: what several workers do at the same time has the same result."""
+        """Do nothing: what several workers do at the same time has the same result."""
         yield
 
     def release(self, name: str) -> None:
@@ -297,7 +297,7 @@ class StaticClaims(Claims):
 
 
 def kind_of(doing: str) -> str:
-    """Return the kind of a task, which its description begins with: "generate: star" is of the kind "generate"."""
+    """Return the kind of a task from its description: "generate" for "generate: star"."""
     return doing.partition(":")[0]
 
 
@@ -337,7 +337,7 @@ def _has_ended(worker: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """Return the hostname with a digest of boot and PID namespace, since process numbers mean nothing outside them."""
+    """Return the hostname with a digest of boot and PID namespace, within which process numbers are valid."""
     suffix = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()

@@ -1,4 +1,4 @@
-"""What a run shows on the console: progress bars, the plan of a dry run, and where the time went."""
+"""Console output of a run: progress bars, the plan of a dry run, and a profile."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from latentmix.profiling import Profile
+from latentmix.runner.progress import is_shown, report
 from latentmix.runner.tasks import Stage
 
-Show = Callable[[str, int], None]  # shows what is being done and how many items remain
+Show = Callable[[str, int], None]  # takes a label for the current task, and the number of items that remain
 
 
 class Rate(ProgressColumn):
@@ -27,7 +28,7 @@ class Rate(ProgressColumn):
 def bars(*more: ProgressColumn) -> Progress:
     """Return progress bars on standard error, with further columns."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
-    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=120)
+    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=120, disable=not is_shown())
 
 
 @contextmanager
@@ -37,12 +38,17 @@ def stage_bar(stage: Stage) -> Iterator[Show]:
     labels = TextColumn("{task.fields[label]}", markup=False)  # a class may have any name
     with bars(Rate(), labels) as progress:
         bar = progress.add_task(stage.name, total=total, completed=stage.finished, label="")
-        yield lambda label, remaining: progress.update(bar, label=label, completed=total - remaining)
+
+        def show(label: str, remaining: int) -> None:
+            progress.update(bar, label=label, completed=total - remaining)
+            report(stage.name, total - remaining, total)
+
+        yield show
 
 
 def say(text: str) -> None:
     """Print a line about the run to standard error."""
-    Console(stderr=True).print(text, markup=False)  # paths and classes may have brackets
+    Console(stderr=True, quiet=not is_shown()).print(text, markup=False)  # paths and classes may have brackets
 
 
 def show_plan(stages: Sequence[Stage], seconds: Iterable[float | None]) -> None:

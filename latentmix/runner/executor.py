@@ -23,15 +23,15 @@ class Executor:
 
     claims: Claims
     batch_size: BatchSize
-    rates: Callable[[], Rates]  # asked once the stages have begun, as compiled networks have rates of their own
-    settings: object  # JSON, all that results depend on: workers with equal settings share tasks, others do not
+    rates: Callable[[], Rates]  # called after `begin`, which may turn on compilation, on which rates depend
+    settings: object  # JSON of all that results depend on: workers share tasks only if their settings are equal
     before_planning: Callable[[], None] = lambda: None  # finishes what a stopped run left half done
-    begin: Callable[[Sequence[Stage]], None] = lambda stages: None  # is called with all plans, before any task is run
+    begin: Callable[[Sequence[Stage]], None] = lambda stages: None  # called with all planned stages before any task
     deadline: float = math.inf  # of time.monotonic; no task is begun after it
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # by stage: images of this worker, seconds
 
     def run(self, plans: Sequence[Plan]) -> None:
-        """Run all stages, one after another, each until a plan finds nothing left to do, here or by other workers."""
+        """Run all stages, one after another, each until a plan finds no unfinished tasks, of other workers either."""
         stages = [self._plan(plan) for plan in plans]
         self.begin(stages)
         if self.claims.shard.index == 0:
@@ -50,7 +50,7 @@ class Executor:
     def _plan(self, plan: Plan) -> Stage:
         """Plan a stage in the batch size that the workers agreed on."""
         self.batch_size.refresh()
-        self.claims.done.read_new()  # the plan itself finds out about everything that is listed by now
+        self.claims.done.read_new()  # skip what is listed by now, as the plan finds its results itself
         self.before_planning()
         with timed("planning"):
             return plan(self.batch_size.value)
@@ -62,13 +62,12 @@ class Executor:
         self.claims.record_stage(stage.name, record)
 
     def _tasks(self, stage: Stage) -> dict[str, Task]:
-        """Return tasks by the names that all workers with the same settings give them, and no others."""
+        """Return tasks by name. Workers have the same names if and only if their settings are the same."""
         prefix = key([self.settings, self.batch_size.value, stage.name])
         return {key([prefix, task.name]): task for task in stage.tasks}
 
     def _finish(self, stage: Stage) -> bool:
-        """Run the stage. Return True only if this worker ran every task; otherwise the caller plans again to confirm
-        the rest."""
+        """Run the stage. Return True only if this worker ran every task; otherwise the caller must plan again."""
         try:
             return self._run_tasks(stage)
         except Exception as error:
@@ -84,7 +83,7 @@ class Executor:
                 f"memory ran out, and --static shards must all use the same batch; give all of them batch="
                 f"{self.batch_size.value // 2}"
             )
-        self.batch_size.halve()  # outside of `except`, where the error and all that its frames hold are released
+        self.batch_size.halve()  # not within `except`, where the error's frames still hold memory
         say(f"memory ran out; going on with {self.batch_size.value} images at once")
         return False
 
@@ -93,8 +92,7 @@ class Executor:
         self._check_time(remaining)
         try:
             with stage_bar(stage) as show, Prefetcher() as prefetcher:
-                # The batches are different ones once another worker has run out of memory.
-                stop = self.batch_size.refresh
+                stop = self.batch_size.refresh  # if another worker halves the batch size, this plan is obsolete
                 for task, duration in run_claimed(stage.name, self.claims, remaining, prefetcher, show, stop):
                     own, work, seconds = own + 1, work + (task.nfe or task.items), seconds + duration
                     images += task.items
@@ -123,8 +121,8 @@ def run_claimed(
 ) -> Iterator[tuple[Task, float]]:
     """Run the tasks that this worker claims, until other workers have finished the rest too, or `stop` returns True.
 
-    Yield each task that was run with its duration in seconds. By then its results are safe, and it is listed as done;
-    its image files may still be pending, and any later plan writes them.
+    Yield each task that was run with its duration in seconds. By then its results are on disk, and it is listed as
+    done; its image files may still be pending, and any later plan writes them.
     """
     order = claims.order(remaining)
     for name in claims.claim_each(remaining):
@@ -136,8 +134,8 @@ def run_claimed(
             show(f"waiting for {len(remaining)} batches of other workers", _items(remaining))
             continue
         task, start = remaining[name], time.monotonic()
-        show(task.label, _items(remaining))
         with claims.holding(name, f"{stage}: {task.label}"):
+            show(task.label, _items(remaining))
             inputs = prefetcher.read(task)
             following = next((other for other in order if other in remaining and other != name), None)
             prefetcher.prefetch(None if following is None else remaining[following])

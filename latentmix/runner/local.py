@@ -14,6 +14,7 @@ from rich.progress import TaskID
 from latentmix.errors import STOPPED, Interrupted, UserError
 from latentmix.runner import status
 from latentmix.runner.console import bars
+from latentmix.runner.progress import report
 
 if TYPE_CHECKING:
     from latentmix.config import LaunchConfig
@@ -34,10 +35,10 @@ class Process:
 
 
 def run(launch: "LaunchConfig", work: Path, freeze: Callable[[int], Path]) -> None:
-    """Run all stages by several processes, shown as one.
+    """Run all stages by several processes, under common progress bars.
 
-    `freeze` writes the config for workers of so many threads, and returns its file. What a dead process leaves undone
-    the others do. Raise UserError if none comes to the end.
+    `freeze` takes a number of threads, writes the config of workers with as many, and returns its file. If a process
+    dies, the others do its tasks. Raise UserError if all fail.
     """
     from latentmix.threads import usable_cores
 
@@ -57,7 +58,7 @@ def run(launch: "LaunchConfig", work: Path, freeze: Callable[[int], Path]) -> No
 
 
 def _gpus(launch: "LaunchConfig") -> list[str]:
-    """Return the GPU that each worker sees; an empty string stands for the CPU."""
+    """Return the value of CUDA_VISIBLE_DEVICES for each worker; "" for a worker on the CPU."""
     if not launch.gpus:
         return [""] * launch.workers
     import torch
@@ -87,6 +88,7 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
                 if stage.stage not in shown:
                     shown[stage.stage] = progress.add_task(stage.stage, total=stage.total)
                 progress.update(shown[stage.stage], total=stage.total, completed=stage.finished)
+                report(stage.stage, stage.finished, stage.total)
             stuck = {member.process for member in status.workers(work) if member.stuck}
             for process in processes:
                 if str(process.popen.pid) in stuck and process.popen.poll() is None:
@@ -103,7 +105,7 @@ def _watch(work: Path, processes: Sequence[Process]) -> None:
 def _end(processes: Sequence[Process]) -> None:
     """Terminate the processes that still run, and kill those that do not end within 30 seconds."""
     for process in processes:
-        process.popen.terminate()  # nothing happens to those that have ended
+        process.popen.terminate()
     for process in processes:
         try:
             process.popen.wait(30)

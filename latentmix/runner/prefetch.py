@@ -1,7 +1,7 @@
 """Read the next batch and write the last one in other threads, while the networks compute the current one.
 
-Prefetching takes no claim: if another worker claims the prefetched batch, its data are discarded. Only files whose
-content is already safe on disk are written behind (images, whose pixels are kept until then), of one batch at most.
+Prefetching takes no claim: if another worker claims the prefetched batch, its data are discarded. Only image files are
+written behind, of one batch at most: their pixels are already on disk in a pending file (see `images`).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         self._writing: Future[None] | None = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish what is being written, in every case. Raise its errors unless another one is on its way."""
+        """Wait for the writer. Raise its error unless another one is being raised."""
         self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown()
         if kind is None:
@@ -34,13 +34,13 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
 
     @timed("reading")
     def read(self, task: Task) -> Any:
-        """Return what a task needs, prefetched or read now. Raises whatever reading raised."""
+        """Return what a task needs, prefetched or read now. Raises what `task.read` raises."""
         if self._prefetched is not None and self._prefetched[0] is task:
             return self._prefetched[1].result()
         return task.read()
 
     def write_behind(self, write: Callable[[], None]) -> None:
-        """Call `write` in the writing thread, after the previous call has finished. Raises that one's errors."""
+        """Call `write` in the writing thread, after the previous call has finished. Raises that call's error."""
         self._finish_writing()
         self._writing = self._writer.submit(write)
 

@@ -8,7 +8,7 @@ import torch
 
 
 def set_up_process(threads: int | None) -> None:
-    """Set the number of threads (None leaves it to torch), compute 32-bit convolutions in 32 bits, keep memory."""
+    """Set the number of threads (None leaves it to torch), turn TF32 off for convolutions, keep freed memory."""
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # the old name, which leaves both names readable
@@ -18,8 +18,8 @@ def set_up_process(threads: int | None) -> None:
 def _keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that were freed.
 
-    A network frees and allocates the same blocks all the time. Returning them to the system in between takes a CPU
-    a third of its time.
+    A network frees and allocates the same blocks all the time. On a CPU, returning them to the system in between takes
+    a third of the time.
     """
     libc = ctypes.util.find_library("c")
     if sys.platform == "linux" and libc is not None:

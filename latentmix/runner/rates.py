@@ -1,4 +1,4 @@
-"""How fast each stage ran on this machine before. A dry run estimates its time by these rates."""
+"""Measured rates of stages on this machine, from which a dry run estimates its time."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -13,7 +13,7 @@ FOLDER = "records"
 
 
 def write_record(work: Path, began: float, device: str, spent: Mapping[str, tuple[int, float]]) -> None:
-    """Note what a worker did from the time `began` until now: by stage, images and seconds.
+    """Write what a worker did from the time `began` until now; `spent` has images and seconds by stage.
 
     Static shards have no folder `work`, and leave no record.
     """

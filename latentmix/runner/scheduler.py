@@ -1,6 +1,6 @@
-"""`--shard auto`: which part of a run a process does, from the variables of what started it.
+"""`--shard auto`: the shard of this process, from the environment variables of its launcher or scheduler.
 
-LATENTMIX_SHARDS says the number of parts where a scheduler does not.
+LATENTMIX_SHARDS is the number of shards if the scheduler sets none.
 """
 
 import os
@@ -13,18 +13,18 @@ from latentmix.runner.claims import Shard
 
 @dataclass(frozen=True)
 class Scheduler:
-    """The variables of a scheduler: the index of a process, and what else says its place among all."""
+    """The names of a scheduler's environment variables for the index of a process and the range of indices."""
 
     name: str
     index: str
     count: str = "LATENTMIX_SHARDS"
-    first: str = ""  # the lowest index, which is 0 where no variable says it
+    first: str = ""  # the lowest index; 0 without a variable
     last: str = ""  # the highest index
-    step: str = ""
-    alone: bool = False  # whether an index without a count is that of a single process
+    step: str = ""  # between two indices; 1 without a variable
+    alone: bool = False  # index 0 without a count is a single process
 
 
-# The first one whose index is set counts: a launcher inside a job comes before the job.
+# The first one whose index is set is taken, so launchers inside a job come before the job's scheduler.
 SCHEDULERS = (
     Scheduler("torchrun", "RANK", "WORLD_SIZE"),
     Scheduler(
@@ -43,11 +43,11 @@ SCHEDULERS = (
     Scheduler("Torque", "PBS_ARRAYID"),
     Scheduler("SGE", "SGE_TASK_ID", "", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
 )
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")  # which of the processes of one machine it is
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")  # the index of a process among those of its machine
 
 
 def find_shard(environment: Mapping[str, str] = os.environ) -> Shard:
-    """Return the shard of this process. Raises UserError if no scheduler says it, or the number of shards."""
+    """Return the shard of this process. Raises UserError if its index or the number of shards is not known."""
     for scheduler in SCHEDULERS:
         if (index := _number(environment, scheduler.index)) is not None:
             return _shard(scheduler, index, environment)
@@ -62,7 +62,7 @@ def _shard(scheduler: Scheduler, index: int, environment: Mapping[str, str]) -> 
     first, step = first or 0, step or 1
     if last is not None:
         evenly_spaced = (last - first) // step + 1
-        if count not in (None, evenly_spaced):  # a list with gaps, of which no process knows its place
+        if count not in (None, evenly_spaced):  # indices with gaps, so positions can't be computed
             raise UserError(f"{scheduler.name} has {count} indices from {first} to {last}; number them 0-{count - 1}")
         count = evenly_spaced
     if count is None and scheduler.alone and index == 0:
@@ -77,7 +77,7 @@ def _shard(scheduler: Scheduler, index: int, environment: Mapping[str, str]) -> 
 
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Return which of the processes of this machine this one is, if a launcher says so."""
+    """Return the index of this process among those of its machine; None if no launcher sets it."""
     return next((rank for name in LOCAL_RANKS if (rank := _number(environment, name)) is not None), None)
 
 

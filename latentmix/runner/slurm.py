@@ -1,7 +1,7 @@
 """Run a sweep as an array of Slurm jobs, by submitit: one job for each shard.
 
-A job that is preempted or out of time goes back into the queue, and goes on where it was. A job reacts to signals only
-after submitit has imported this module, so everything that takes long to import is imported inside functions.
+A job that is preempted or out of time goes back into the queue, and then continues where it stopped. A job handles
+signals only after submitit has imported this module, so slow imports are inside functions.
 """
 
 import importlib
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from latentmix.config import Config, LaunchConfig
 
-WARNING_S = 120  # Slurm warns a job this long before its end, or up to a minute earlier
-MIN_TIMEOUT = 5  # minutes; in a shorter job the warning comes at once
-MAX_TIMEOUTS = 1000  # how often a job that runs out of time goes back into the queue
-# A signal that announces preemption would end a Python that does not handle it yet, and the job would count as failed.
-# If it is ignored, a kill follows at the end of the job's grace time, after which Slurm requeues the job itself.
+WARNING_S = 120  # seconds before its end at which Slurm signals a job; it may do so up to a minute earlier
+MIN_TIMEOUT = 5  # minutes; in a shorter job the signal would come at once
+MAX_TIMEOUTS = 1000  # how often a job that runs out of time is requeued
+# A signal of preemption ends a Python process that does not handle it yet, and the job counts as failed. If it is
+# ignored until then, Slurm kills the job at the end of its grace time, and requeues it.
 IGNORE_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard, as submitit keeps it: the file of the frozen config, and the function ("module:name") to call."""
+    """One shard, as submitit pickles it: the function to call ("module:name"), and its arguments."""
 
     function: str
     config: str
@@ -46,8 +46,8 @@ class Job:
     def checkpoint(self) -> "DelayedSubmission":
         """Return the same job, to be requeued after a preemption or a time limit.
 
-        Raises: Terminated if it is not to be requeued. What submitit would raise is a RuntimeError, which might come
-        inside code that catches such errors and goes on: the job would run until it is killed.
+        Raises: Terminated if it is not to be requeued. submitit would raise a RuntimeError, which code that is running
+        might catch, and the job would run until it is killed.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -57,10 +57,10 @@ class Job:
 
 
 def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> Iterator[str]:
-    """Submit an array of jobs that call `function` with the frozen config and their shard.
+    """Submit an array of jobs that call `function` with the file of the frozen config and their shard.
 
-    `freeze` writes the config for workers of so many threads, and returns its file. Yield lines on what to do next;
-    raise UserError if Slurm refuses.
+    `freeze` takes a number of threads, writes the config of workers with as many, and returns its file. Yield lines on
+    what to do next; raise UserError if Slurm refuses.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -74,7 +74,7 @@ def submit(config: "Config", freeze: Callable[[int], Path], function: str) -> It
             f"end, and the job stops then; give it {MIN_TIMEOUT} minutes at least"
         )
     frozen = freeze(launch.threads or launch.cpus).resolve()
-    folder = frozen.parent / "slurm"  # shared by all jobs: submitit may create one of a job's own after it starts
+    folder = frozen.parent / "slurm"  # one for all jobs, as submitit may create a folder of a job after its start
     python = f"{IGNORE_SIGNALS} {shlex.quote(sys.executable)}"
     executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS, python=python)
     executor.update_parameters(**_parameters(config.name, launch))
@@ -100,7 +100,7 @@ def _reason(error: Exception) -> str:
 
 
 def _parameters(name: str, launch: "LaunchConfig") -> dict[str, Any]:
-    """Return the settings by submitit's names. An accounting key (wckey), which submitit sets, is left out."""
+    """Return the settings by submitit's names, without submitit's default accounting key (wckey)."""
     extra = launch.extra or {}
     names_gpus = any(name.startswith(("gres", "gpus")) for name in extra)
     parameters = {

@@ -1,4 +1,4 @@
-"""How far a run is, from the files that its workers leave in its folder. Nothing is loaded or waited for."""
+"""The progress of a run, from the files that its workers write to its folder."""
 
 import time
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that has not left. `silent` is the age of its last heartbeat in seconds, as far as clocks agree.
+    """A worker that has not exited. `silent` is the age of its last heartbeat in seconds, by this machine's clock.
 
-    `stuck` says that its present task makes no progress, as far as one can tell.
+    `stuck` says that its present task has taken so long that it is taken for hanging; see `claims.is_stuck`.
     """
 
     name: str
@@ -63,13 +63,13 @@ def progress(work: Path) -> list[Progress]:
 
 
 def workers(work: Path) -> list[Worker]:
-    """Return all workers that have not left."""
+    """Return all workers that have not exited."""
     found = []
     for path in sorted(work.glob("workers/*.json")):
         about = read_json(path)
         try:
             silent = time.time() - path.stat().st_mtime
-        except OSError:  # left meanwhile
+        except OSError:  # it has exited meanwhile
             continue
         shard, doing = about.get("shard", "?"), about.get("doing", "")
         found.append(Worker(path.stem, shard, doing, max(0.0, silent), is_stuck(about, work)))

@@ -12,17 +12,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-WriteBack = Callable[[], None]  # writing that may be left to another thread, once the results are safe
-Compute = Callable[[Any, int], WriteBack | None]  # of what was read, and the number of items to pad it to
+WriteBack = Callable[[], None]  # writes files from results that are already on disk, so another thread may call it
+Compute = Callable[[Any, int], WriteBack | None]  # takes what was read, and the number of items to pad it to
 
 
 @dataclass(frozen=True)
 class Task:
     """One batch of a stage.
 
-    A task has two parts: `read` loads its inputs. `compute` runs the networks on them, saves the results and returns
-    what is left to write, if anything. Only `compute` uses the device, so the executor may call `read` ahead of time in
-    another thread.
+    A task has two parts: `read` loads its inputs; `compute` runs the networks on them, saves the results, and may
+    return a function that writes further files. Only `compute` uses the device, so the executor may call `read` ahead
+    of time in another thread.
     """
 
     number: int  # position among all batches of the stage, finished ones included
@@ -42,8 +42,8 @@ class Stage:
     nfe_per_item: int = 0
     tasks: list[Task] = field(default_factory=list)
     finished: int = 0
-    batches: int = 0  # so far, finished ones included
-    bytes: int = 0  # that the unfinished tasks write to the disk, roughly
+    batches: int = 0  # number of batches, finished ones included
+    bytes: int = 0  # roughly what the unfinished tasks write to the disk
 
     @property
     def items(self) -> int:
