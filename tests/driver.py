@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from latentmix import cli
+from latentmix import cli, figures, report
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ def invoke(*arguments: str) -> Said:
         except SystemExit as stop:
             code = stop.code
     return Said(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def leave_out_pages(patch: pytest.MonkeyPatch) -> None:
+    """Draw no figures and write no report at the end of a run: they take longer than all the rest of a small one."""
+    patch.setattr(figures, "draw_run", lambda _: [])
+    patch.setattr(report, "write_report", lambda runs: Path(runs[0]) / "report.html")
 
 
 def refusal(*arguments: str, code: int = 2) -> str:

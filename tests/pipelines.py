@@ -68,21 +68,17 @@ def save_all(folder: Path) -> None:
         flux().save_pretrained(folder / "flux")
 
 
-def stable_diffusion() -> Any:
-    """Return a StableDiffusionPipeline: a U-Net of two levels, with cross-attention in the lower one."""
+def stable_diffusion(**unet: Any) -> Any:
+    """Return a StableDiffusionPipeline: a U-Net of two levels, with cross-attention in the lower one, or as given."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    unet = UNet2DConditionModel(
-        **UNET,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-    )
+    network = UNet2DConditionModel(**UNET | {"cross_attention_dim": WIDTH, "attention_head_dim": 4} | unet)
     return StableDiffusionPipeline(
         vae=AutoencoderKL(**VAE),
         text_encoder=CLIPTextModel(_clip()).eval(),
         tokenizer=_tokenizer(),
-        unet=unet,
+        unet=network,
         scheduler=DDIMScheduler.from_pretrained(embedded_folder("tiny") / "scheduler"),
         safety_checker=None,
         feature_extractor=None,
@@ -90,7 +86,7 @@ def stable_diffusion() -> Any:
     )
 
 
-def stable_diffusion_3() -> Any:
+def stable_diffusion_3(layers: int = 2) -> Any:
     """Return a StableDiffusion3Pipeline: a transformer of two blocks and two CLIP text encoders, without T5."""
     from diffusers import (
         AutoencoderKL,
@@ -105,7 +101,7 @@ def stable_diffusion_3() -> Any:
         patch_size=1,
         in_channels=4,
         out_channels=4,
-        num_layers=2,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=2 * WIDTH,

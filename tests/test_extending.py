@@ -1,21 +1,27 @@
 """docs/extending.md: its package is built from the page as it stands, and runs to the end."""
 
 import csv
-import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driver import Said
-from pipelines import FOLDER, SD
+from driver import Said, invoke
+from pipelines import SD
+
+from latentmix.data import DATASETS
+from latentmix.inversion import INVERSIONS
+from latentmix.metrics import METRICS
+from latentmix.mixing import MEANS, NORMS
+from latentmix.models.family_table import FAMILIES
+from latentmix.plugins import Table
 
 ROOT = Path(__file__).parents[1]
+TABLES = (NORMS, MEANS, INVERSIONS, METRICS, DATASETS, FAMILIES)
 FILES = re.compile(r"^`([\w./-]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
@@ -41,34 +47,27 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# All commands in one process, as starting one takes seconds.
-RUN = """
-import contextlib, io, json, sys
-from latentmix import cli
-said = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv, code = ["latentmix", *arguments], 0
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+@contextmanager
+def installed(package: Path) -> Iterator[None]:
+    """Let latentmix find the package in this context, as it finds an installed one."""
+    known = {*sys.modules}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package)
+        for table in TABLES:
+            patch.setitem(vars(table), "_loaded", {})
+            patch.setitem(vars(table), "_entry_points", vars(Table)["_entry_points"].func(table))
         try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    said.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(said))
-"""
+            yield
+        finally:
+            for name in {*sys.modules} - known:
+                if name.partition(".")[0] == "mylab":
+                    del sys.modules[name]
 
 
-def run(package: Path, *commands: Sequence[str]) -> list[Said]:
-    """Return what each command says where the package is installed."""
-    paths = os.pathsep.join([str(package), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    given = json.dumps([["--config-dir", str(package / "configs"), *command] for command in commands])
-    environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": "200"}
-    assert FOLDER in environment
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, given], capture_output=True, text=True, env=environment, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    return [Said(*said) for said in json.loads(done.stdout.splitlines()[-1])]
+def run(package: Path, *command: str) -> Said:
+    """Return what a command says where the package is installed."""
+    with installed(package):
+        return invoke("--config-dir", str(package / "configs"), *command)
 
 
 @pytest.mark.slow
@@ -76,12 +75,9 @@ def test_the_pages_package_runs_to_the_end(package: Path, tmp_path: Path) -> Non
     """And its inversion keeps the contract."""
     few = ("pool=6", "draws=4", "steps=2", "data.reference=6", "launch.threads=1", f"outputs={tmp_path}")
     folder = tmp_path / "stripes-sd"
-    check, sweep, report = run(
-        package,
-        ["check-inversion", "heun", "steps=10", f"outputs={tmp_path}"],
-        ["sweep", "experiment=stripes", *SD, *few, "keep=1"],
-        ["report", str(folder)],
-    )
+    check = run(package, "check-inversion", "heun", "steps=10", f"outputs={tmp_path}")
+    sweep = run(package, "sweep", "experiment=stripes", *SD, *few, "keep=1")
+    report = run(package, "report", str(folder))
     assert check.code == 0, check.out + check.err
     assert check.out.count("ok") == 6 and "broken" not in check.out
     assert sweep.code == 0, sweep.out + sweep.err
@@ -97,32 +93,22 @@ def test_the_pages_package_runs_to_the_end(package: Path, tmp_path: Path) -> Non
 
 
 Broken = tuple[str, str, list[str], str]  # group, entry, what uses it, what is said
-INVERSION: Broken = (
-    "inversions",
-    "lost = mylab.heun:LOST",
-    ["inversion=heun", "inversion.kind=lost"],
-    "can't be imported: ",
-)
-OTHERS: list[Broken] = [
+BROKEN: list[Broken] = [
+    ("inversions", "lost = mylab.heun:LOST", ["inversion=heun", "inversion.kind=lost"], "can't be imported: "),
     ("norms", "lost = mylab.nothing:lost", ["methods=[lost/0]"], "norms entry point lost = mylab.nothing:lost of"),
     ("norms", "odd = mylab.mixing:row", ["methods=[odd/0]"], "is a Mean; it must be a Norm"),
     ("metrics", "lost = mylab:LOST", ["metrics=[lost]"], "can't be imported: "),
 ]
 
 
-@pytest.mark.parametrize("entries", [[INVERSION], OTHERS])  # each run reads the inversions
-def test_a_broken_entry_is_named_where_it_is_used(entries: list[Broken], package: Path) -> None:
-    for number, (group, entry, _, _) in enumerate(entries):
-        broken = package / f"broken{number}-1.dist-info"
-        broken.mkdir()
-        (broken / "METADATA").write_text(f"Metadata-Version: 2.1\nName: broken{number}\nVersion: 1\n")
-        (broken / "entry_points.txt").write_text(f"[latentmix.{group}]\n{entry}\n")
-    try:
-        everything = run(package, *(["sweep", "--dry-run", *SD, "pool=4", "n=[2]", *uses] for _, _, uses, _ in entries))
-    finally:
-        for folder in package.glob("broken*"):
-            shutil.rmtree(folder)
-    for said, (_, _, _, message) in zip(everything, entries, strict=True):
-        assert said.code == 2
-        assert message in said.err and "Traceback" not in said.err, said.err
-        assert len(said.err.strip().splitlines()) == 1
+@pytest.mark.parametrize(("group", "entry", "uses", "message"), BROKEN)
+def test_a_broken_entry_is_named_where_it_is_used(
+    group: str, entry: str, uses: list[str], message: str, package: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(package, tmp_path / "package") / "broken-1.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (broken / "entry_points.txt").write_text(f"[latentmix.{group}]\n{entry}\n")
+    said = run(broken.parent, "sweep", "--dry-run", *SD, "pool=4", "n=[2]", *uses)
+    assert said.code == 2
+    assert message in said.err and len(said.err.splitlines()) == 1, said.err

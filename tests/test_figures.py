@@ -36,7 +36,10 @@ FEW = {  # of each figure, enough to see whether it is right
     "fig4": ("pool=4", "n=[2]", "data.classes=[star,heart]"),
     "fig5": ("pool=4", "n=[2,4]", "data.reference=2"),
     "fig6": (),
-    "fig7": ("pool=4", "n=[2,4]", "data.classes=[star,heart]", "draws=4", "data.reference=9"),
+    "fig7": (
+        *("pool=4", "n=[2,4]", "data.classes=[star,heart]", "methods=[fix/0,nin/chm]", "draws=4"),
+        *("data.reference=9", "metrics=[fid,clip_distance]"),
+    ),
     "fig8": ("pool=4", "n=[2,4]"),
     "fig9": ("pool=4", "n=[3]"),
     "fig10": ("pool=4", "n=[2,4]", "inversion.steps=2"),

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from driver import Said, invoke
+from driver import Said, invoke, leave_out_pages
 from PIL import Image
 from pipelines import SD
 
-from latentmix import figures
 from latentmix.cache import write_checked_json
 from latentmix.commands import sweep
 from latentmix.compose import compose
@@ -39,7 +38,7 @@ NAMES = [f"grid-{inversion}-seed{seed}" for inversion in ("ddim", "fixed_point")
 def no_figures() -> Iterator[None]:
     """They take longer than all the rest, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_run", lambda _: [])
+        leave_out_pages(patch)
         yield
 
 

@@ -32,8 +32,8 @@ CPU = torch.device("cpu")
 PROMPT = "a photo of a star"
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SMALL = (
-    *("data=shapes", "data.classes=[star]", "pool=2", "n=[2]", "methods=[fix/0]", "draws=2", "steps=1"),
-    *("inversion.steps=1", "data.reference=2", "model.size=16", "model.name=m"),
+    *("data=shapes", "data.classes=[star]", "pool=2", "n=[2]", "methods=[fix/0]", "metrics=[fid]", "draws=2"),
+    *("steps=1", "inversion.steps=1", "data.reference=2", "model.size=16", "model.name=m"),
 )
 
 

@@ -15,10 +15,9 @@ import driver
 import pytest
 import torch
 import yaml
-from driver import Said, invoke
+from driver import Said, invoke, leave_out_pages
 from pipelines import SD
 
-from latentmix import figures
 from latentmix.commands import rounds, session, sweep
 from latentmix.compose import compose
 from latentmix.errors import OutOfTime, UserError
@@ -44,7 +43,7 @@ BASE = (
 def no_figures() -> Iterator[None]:
     """They take longer than all the rest, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_run", lambda _: [])
+        leave_out_pages(patch)
         yield
 
 

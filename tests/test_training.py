@@ -1,11 +1,13 @@
 """The training of the embedded networks, with settings that are as small as they can be: that it runs, and resumes."""
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import math
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,22 @@ STAGES = ("vae", "vae_sd3", "clip", "classifier", "unet", "transformer")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Every stage, then two of them again; the gates; and what was printed."""
-    folder = tmp_path_factory.mktemp("training")
-    command = [sys.executable, "-m", "scripts.training", "--settings", "smoke", "--device", "cpu"]
-    command += ["--work", str(folder / "work"), "--to", str(folder / "weights")]
-    command += ["images", *STAGES, "unet", "vae", "spectrum", "gates_tiny", "gates_sd3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder / "weights", done.stdout
+    folder, tf32 = tmp_path_factory.mktemp("training"), torch.backends.cuda.matmul.allow_tf32
+    arguments = ["--settings", "smoke", "--device", "cpu"]
+    arguments += ["--work", str(folder / "work"), "--to", str(folder / "weights")]
+    arguments += ["images", *STAGES, "unet", "vae", "spectrum", "gates_tiny", "gates_sd3"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.backends.cudnn.flags(),  # which the training sets, as it sets TF32
+        torch.random.fork_rng(),
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
+        patch.syspath_prepend(str(ROOT))
+        patch.setattr(sys, "argv", ["scripts.training", *arguments])
+        assert importlib.import_module("scripts.training.__main__").main() == 0
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    return folder / "weights", printed.getvalue()
 
 
 @pytest.mark.slow

@@ -16,14 +16,13 @@ from pathlib import Path
 import driver
 import pytest
 import torch
-from driver import Said, invoke
+from driver import Said, invoke, leave_out_pages
 from pipelines import SD
 from submitit.core.job_environment import SignalHandler
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from latentmix import compose as compose_module
-from latentmix import figures
 from latentmix.commands import session, sweep
 from latentmix.compose import compose
 from latentmix.errors import Terminated, UserError
@@ -36,13 +35,14 @@ from latentmix.runner import slurm
 from latentmix.runner.claims import Claims, Shard
 from latentmix.runner.status import progress, workers
 
-pytestmark = pytest.mark.usefixtures("random_pipelines")
+pytestmark = pytest.mark.usefixtures("random_pipelines", "no_figures")
 
 BASE = (
     *SD,
     "data.classes=[star,heart]",
     "n=[2]",
     "methods=[fix/0,fix/chm]",
+    "metrics=[fid,clip_distance]",
     "pool=4",
     "draws=4",
     "data.reference=6",
@@ -53,12 +53,6 @@ BASE = (
     "launch.threads=1",  # as in processes of their own: another number of threads rounds otherwise
 )
 BATCHES = 2 * 3 + 2 * 2 + 4 * 2  # of real images, inverted and generated
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than all the rest, and are tested elsewhere."""
-    monkeypatch.setattr(figures, "draw_run", lambda _: [])
 
 
 def run(outputs: Path, *more: str) -> Said:
@@ -83,7 +77,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of one worker that nothing disturbed; tests read them and leave them as they are."""
     outputs = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_run", lambda _: [])
+        leave_out_pages(patch)
         run(outputs)
     names = driver.results(outputs)
     assert sum("/features-" in name and name.endswith(".safetensors") for name in names) == 4 * 2 * 2
@@ -108,16 +102,14 @@ def fatal_write(path, content):
         os.kill(os.getpid(), signal.SIGKILL)
 
 store.write_atomic = fatal_write  # before it is imported by name
-from latentmix import cli, figures
+from latentmix import cli, figures, report
 from latentmix.runner.claims import Claims
 from latentmix.commands import sweep
-import diffusers, open_clip, pyarrow.parquet, scipy.stats, transformers
+import diffusers, hydra, open_clip, pandas, pyarrow.parquet, scipy.stats, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
-figures.draw_run = lambda bench: []
-orders = json.loads(sys.argv[1])
+figures.draw_run, report.write_report = lambda _: [], lambda runs: runs[0]
 begin, beat = Claims._begin, Claims._beat
-together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
 
 def begin_together(claims):
     if not where and not claims._thread.is_alive():
@@ -129,54 +121,64 @@ def slow_beat(claims):
     beat(claims)
 
 Claims._begin, Claims._beat = begin_together, slow_beat
-for arguments, where, count in orders:
-    if (child := os.fork()) == 0:
-        sys.argv = ["latentmix", *arguments]
-        try:
-            cli.main()
-        except SystemExit as stop:
-            os._exit(stop.code or 0)
-        finally:
-            os._exit(1)
-    if where:  # what it does before it dies does not hang on who is first
-        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-ends = []
-try:
-    while True:
-        ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
-except ChildProcessError:
-    print(*sorted(ends))
+for orders in json.loads(sys.argv[1]):
+    together = multiprocessing.Barrier(sum(not where for _, where, _ in orders))
+    for arguments, where, count in orders:
+        if (child := os.fork()) == 0:
+            sys.argv = ["latentmix", *arguments]
+            try:
+                cli.main()
+            except SystemExit as stop:
+                os._exit(stop.code or 0)
+            finally:
+                os._exit(1)
+        if where:  # what it does before it dies does not hang on who is first
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    ends = []
+    try:
+        while True:
+            ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
+    except ChildProcessError:
+        print("ended", *sorted(ends), flush=True)
+        print("done", file=sys.stderr, flush=True)
 """
+DEATHS = {"none": [("", 0)] * 3, "one": [("cache/latents/", 1), ("", 0), ("", 0)]}  # at which write a shard dies
 
 
-def together(outputs: Path, deaths: list[tuple[str, int]], *more: str) -> str:
-    """Shards that run at the same time, those that die at something before the others: what they said."""
-    count = len(deaths)
-    command = ["sweep", *BASE, f"outputs={outputs}", *more, "--shard"]
-    orders = [([*command, f"{index}/{count}"], *death) for index, death in enumerate(deaths)]
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """Return the outputs of shards that ran at the same time, and what they said; those that die do so first."""
+    places = {name: tmp_path_factory.mktemp("shards") for name in DEATHS}
+    groups = [
+        [
+            (["sweep", *BASE, f"outputs={places[name]}", "--shard", f"{index}/{len(deaths)}"], *death)
+            for index, death in enumerate(deaths)
+        ]
+        for name, deaths in DEATHS.items()
+    ]
     # One thread, so that there are none to be lost in a fork.
     alone = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(orders)], env=alone, capture_output=True, text=True, timeout=900
+        [sys.executable, "-c", DRIVER, json.dumps(groups)], env=alone, capture_output=True, text=True, timeout=900
     )
-    ends = ["0"] * sum(not where for where, _ in deaths)
-    assert done.stdout.split()[-count:] == ["-9"] * (count - len(ends)) + ends, done.stdout + done.stderr
-    return done.stderr
+    ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert ends == ["ended 0 0 0", "ended -9 0 0"], done.stdout + done.stderr
+    return dict(zip(DEATHS, zip(places.values(), done.stderr.split("done\n"), strict=False), strict=True))
 
 
-def test_three_shards_end_with_the_bytes_of_one(whole: Path, tmp_path: Path) -> None:
-    together(tmp_path, [("", 0)] * 3)
-    assert_same(tmp_path, whole)
-    assert len(listed(tmp_path)) == len(set(listed(tmp_path))) == BATCHES
-    assert len(list(tmp_path.glob("small/work/workers/*.done"))) == 3  # each of them did something
-    assert not [*tmp_path.glob("small/work/claims/*"), *tmp_path.glob("small/work/workers/*.json")]
+def test_three_shards_end_with_the_bytes_of_one(whole: Path, shards: dict[str, tuple[Path, str]]) -> None:
+    outputs, _ = shards["none"]
+    assert_same(outputs, whole)
+    assert len(listed(outputs)) == len(set(listed(outputs))) == BATCHES
+    assert len(list(outputs.glob("small/work/workers/*.done"))) == 3  # each of them did something
+    assert not [*outputs.glob("small/work/claims/*"), *outputs.glob("small/work/workers/*.json")]
 
 
-def test_what_a_dead_shard_leaves_is_done_by_the_others(whole: Path, tmp_path: Path) -> None:
-    said = together(tmp_path, [("cache/latents/", 1), ("", 0), ("", 0)])
-    assert_same(tmp_path, whole)
+def test_what_a_dead_shard_leaves_is_done_by_the_others(whole: Path, shards: dict[str, tuple[Path, str]]) -> None:
+    outputs, said = shards["one"]
+    assert_same(outputs, whole)
     assert "is gone; its batch is done by others" in said
-    assert BATCHES <= len(listed(tmp_path)) <= BATCHES + 1
+    assert BATCHES <= len(listed(outputs)) <= BATCHES + 1
 
 
 def test_a_shard_whose_others_never_come_does_it_all_and_a_sweep_after_it_has_nothing_left_to_do(

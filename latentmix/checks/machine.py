@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -80,6 +81,7 @@ def check_speed(experiment: Experiment, work: Sequence[Stage]) -> list[Finding]:
     return [Finding("warning", "device", text)]
 
 
+@cache
 def _operations_per_second() -> float:
     """Return the floating-point operations a second of large matrix products on this CPU."""
     a, seconds = torch.ones(1024, 1024), []
