@@ -18,6 +18,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.tables import read_rows
 from latentmix.images import encoded
 from latentmix.runner.records import read_records
+from latentmix.threads import on_all_threads
 
 LOSSLESS_SIZE = 128  # pixels; larger images are reduced to `REDUCED_SIZE` and compressed with a small loss
 REDUCED_SIZE = 256
@@ -111,7 +112,7 @@ def _images(experiment: Experiment) -> Images:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
             order = subset(config.seed, class_id, draw, config.pool)[: min(max(config.n), INPUTS)]
-            mixed = [shown(class_id, index) for index in order] if any(n for _, n, _, _ in images) else []
+            mixed = on_all_threads(partial(shown, class_id), order) if any(n for _, n, _, _ in images) else []
             size += sum(map(len, (*images.values(), *mixed)))
             if uris and size > MAX_BYTES:
                 note = f"{len(uris)} images fit in this page; the others are in the cache"
@@ -133,7 +134,9 @@ def _input(experiment: Experiment, class_id: str, index: int) -> str:
 def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:
     cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
     paths = {(class_id, cell.n, cell.method_name, draw): experiment.layout.image_path(cell, draw) for cell in cells}
-    images = {where: _data_uri(Image.open(path)) for where, path in paths.items() if path.exists()}
+    existing = {where: path for where, path in paths.items() if path.exists()}
+    uris = on_all_threads(lambda path: _data_uri(Image.open(path)), existing.values())
+    images = dict(zip(existing, uris, strict=True))
     if images and draw < len(experiment.references(class_id)):
         pixels = experiment.references(class_id)[draw].pixels(experiment.config.model.size)
         images[class_id, 0, "real", draw] = _data_uri(Image.fromarray(pixels))
@@ -145,5 +148,5 @@ def _data_uri(opened: Image.Image, size: int = REDUCED_SIZE, lossless: bool = Tr
     with opened as image:
         lossless = lossless and max(image.size) <= LOSSLESS_SIZE
         image.thumbnail((size, size))
-        content = encoded(image.convert("RGB"), "WEBP", lossless=lossless, quality=85)
+        content = encoded(image.convert("RGB"), "WEBP", lossless=lossless, quality=85, method=2)
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
