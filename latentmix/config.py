@@ -142,7 +142,7 @@ class LaunchConfig:
 
     @property
     def on_gpus_elsewhere(self) -> bool:
-        """Whether the work runs on GPUs of other machines."""
+        """Return whether the work runs on GPUs of other machines."""
         return self.name == "slurm" and self.gpus > 0
 
     @property
