@@ -30,6 +30,7 @@ from latentmix.mixing import Method
 from latentmix.report.contents import Contents, Images, find_experiment
 from latentmix.report.page import render
 from latentmix.report.wording import answers, notes, say
+from latentmix.runner.records import FOLDER, read_records, write_record
 
 NASTY = """</script><script>document.title='x'</script><img src=x onerror="document.title='x'">'&amp;{{script}}"""
 NS, METHODS = (2, 4, 16), ("fix/0", "fix/chm")
@@ -622,3 +623,11 @@ def test_a_page_with_little_content(chromium: Browser, tmp_path: Path) -> None:
         page = opened(chromium, tmp_path, contents)
         assert page.run("document.querySelectorAll('#numbers tbody tr').length") >= 1
         assert page.run("document.querySelector('#grid').hidden") == (not contents.images.uris)
+
+
+def test_the_record_of_a_worker_is_left_out_where_it_is_damaged(tmp_path: Path) -> None:
+    write_record(tmp_path, began=0, device="cpu", spent={"generate": (4, 1.5)})
+    [record], [file] = read_records(tmp_path), (tmp_path / FOLDER).glob("*.json")
+    assert record["stages"] == {"generate": [4, 1.5]}
+    file.write_text(file.read_text().replace('"machine"', '"mashine"'))
+    assert read_records(tmp_path) == []

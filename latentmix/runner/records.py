@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import read_json, write_json
+from latentmix.cache import read_checked_json, write_checked_json
 
 FOLDER = "records"
 
@@ -27,10 +27,10 @@ def write_record(work: Path, began: float, device: str, spent: Mapping[str, tupl
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "stages": spent,
     }
-    write_json(work / FOLDER / f"{platform.node()}-{os.getpid()}-{ended.timestamp():.0f}.json", record)
+    write_checked_json(work / FOLDER / f"{platform.node()}-{os.getpid()}-{ended.timestamp():.0f}.json", record)
 
 
 def read_records(work: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's workers, in order of their ends."""
-    records = [read_json(path) for path in (work / FOLDER).glob("*.json")]
+    """Return the records of a run's workers, in order of their ends, without damaged ones."""
+    records = [read_checked_json(path) for path in (work / FOLDER).glob("*.json")]
     return sorted((record for record in records if record), key=lambda record: record["ended"])
