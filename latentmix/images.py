@@ -6,6 +6,7 @@ writes the PNGs from this file instead of generating the images again.
 """
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from latentmix.profiling import timed
 from latentmix.threads import on_all_threads
 
 PENDING = Path("work", "pending")  # folder of pending files
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -47,13 +49,14 @@ def read_image(path: Path) -> Tensor:
 
 
 def is_image(path: Path) -> bool:
-    """Return True if the file is a complete image; PNGs have checksums."""
+    """Return True if the file is a whole PNG, by its checksums; PIL does not look at the one of the last chunk."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             image.verify()
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
     except (OSError, SyntaxError, ValueError):
         return False
-    return True
 
 
 @timed("writing")

@@ -352,13 +352,12 @@ def test_the_same_tensors_are_saved_as_the_same_bytes(tmp_path: Path) -> None:
 
 def test_any_flipped_byte_of_a_picture_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    pictures.write_image(path, image)
+    pictures.write_image(path, torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8))
+    assert pictures.is_image(path)
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
-        # The last chunk holds nothing, and Pillow does not look at its checksum.
-        assert not pictures.is_image(path) or torch.equal(pictures.read_image(path), image)
+        assert not pictures.is_image(path)
 
 
 def test_a_dry_run_leaves_damaged_files_where_they_are(copy: Path) -> None:
