@@ -235,6 +235,11 @@ class Config:
         return self.outputs / "cache"
 
     @property
+    def measures_diversity(self) -> bool:
+        """Return whether pairs of images are compared."""
+        return "diversity" in self.metrics
+
+    @property
     def work(self) -> Path:
         """Return the folder in which the workers of this run coordinate."""
         return self.folder / "work"

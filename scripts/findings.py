@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-from latentmix import checks, cli
+from latentmix import cli
 from latentmix.checks.finding import readable_size
 from latentmix.commands import session
 from latentmix.compose import compose
@@ -67,8 +67,7 @@ def plan(arguments: list[str], rate: float) -> tuple[float, float, float]:
 
     Seconds are by the rates of earlier runs; for stages that never ran, by `rate` evaluations per second.
     """
-    experiment = session.prepare(compose(arguments))
-    checks.use_placeholders(experiment)
+    experiment = session.prepare(compose(arguments)).planned()
     size, known = determine(experiment, measure=False), session.rates(experiment)
     stages = [plan(size) for plan in session.plans(experiment, SWEEP)]
     seconds = [known.estimate(stage, size) for stage in stages]

@@ -205,9 +205,9 @@ def test_one_hot_mixtures_of_an_exact_round_trip_would_be_copies(photos: Path) -
     from latentmix.images import write_image
 
     experiment = prepare(photos, 6, "2", 1.0, "nin/chm", [*SD, "steps=2", f"outputs={photos.parent / 'outputs'}"])
-    (cell,) = experiment.cells_of("big dog")
-    pixels = [source.pixels(SIZE).astype(int) for source in experiment.pool("big dog")]
-    for draw in experiment.draws(cell):
+    (cell,) = experiment.cells.of("big dog")
+    pixels = [source.pixels(SIZE).astype(int) for source in experiment.data.pool("big dog")]
+    for draw in experiment.cells.draws(cell):
         shifted = (pixels[draw % 4] + draw).clip(0, 255).astype(np.uint8)
         write_image(experiment.layout.image_path(cell, draw), torch.from_numpy(shifted).permute(2, 0, 1))
     distances = _distances(experiment, cell)

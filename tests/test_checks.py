@@ -205,7 +205,7 @@ def test_classes_that_share_a_name_are_warned_of_and_the_advice_parts_them(tmp_p
     assert doubts(sd15(*settings, "data.classes=[goldfish]")) == []
     (advice,) = re.findall("'(data.titles=.*)'", doubt)
     followed = sd15(*settings, advice)
-    assert doubts(followed) == [] and len({followed.prompt(class_id) for class_id in cranes}) == 2
+    assert doubts(followed) == [] and len({followed.data.prompt(class_id) for class_id in cranes}) == 2
 
 
 def test_images_of_the_hub_are_fetched_and_then_found_without_it(

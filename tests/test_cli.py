@@ -320,10 +320,10 @@ def test_other_metrics_by_their_functions(run: Run) -> None:
         metric = METRICS[name]
         made, real = (torch.from_numpy(x) for x in features(experiment, cell, metric.network))
         if metric.of_prompt:
-            real = experiment.prompt_features("heart")
+            real = experiment.texts.features("heart", experiment.networks["clip"])
         row = run.row("heart", 4, "fix/chm", metric.column(name, "embedded"))
         assert float(row["value"]) == pytest.approx(metric.sample(made, real).value, rel=1e-6, abs=1e-9)
-        ids = [source.id for source in experiment.references("heart")]
+        ids = [source.id for source in experiment.data.references("heart")]
         there = cached(experiment.layout.references("heart", experiment.networks[metric.network]).folder, "features")
         ordered = torch.from_numpy(np.stack([there[id_] for id_ in ids]))
         row = run.row("heart", 0, "real", metric.column(name, "embedded"))
@@ -437,7 +437,10 @@ def test_random_latents_are_a_control(copy: Run) -> None:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     image = pipeline(
-        experiment.prompt("star"), latents=z[:1], num_inference_steps=STEPS, guidance_scale=experiment.config.guidance
+        experiment.data.prompt("star"),
+        latents=z[:1],
+        num_inference_steps=STEPS,
+        guidance_scale=experiment.config.guidance,
     ).images[0]
     with Image.open(experiment.layout.image_path(cell, 0)) as kept:
         assert np.abs(np.asarray(kept).astype(int) - np.asarray(image).astype(int)).max() <= 2

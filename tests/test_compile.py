@@ -21,7 +21,7 @@ FEW = ("data.classes=[star,heart]", "steps=2", "batch=2", "launch.threads=1")
 
 def generated(experiment: Experiment, class_id: str) -> Tensor:
     """Clean latents, guided."""
-    z, cond = experiment.noise(class_id, range(2)), experiment.conditioning(class_id, 3.0)
+    z, cond = experiment.noise(class_id, range(2)), experiment.texts.conditioning(class_id, 3.0, experiment.model)
     with torch.no_grad():
         return sampling.generate(predictor(experiment.model, cond), z, experiment.generation_schedule)
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from latentmix.compose import compose
 from latentmix.data.shapes import Shapes
 from latentmix.experiment import diversity
-from latentmix.experiment.experiment import MAX_PAIRS, Experiment
+from latentmix.experiment.cells import MAX_PAIRS
+from latentmix.experiment.experiment import Experiment
 from latentmix.metrics import mean_interval
 
 DRAWS = 5
@@ -84,7 +85,7 @@ def test_a_clip_score_is_added_without_generating_again(copy: Run) -> None:
     experiment = copy.experiment()
     kept = map(load_file, (copy.outputs / "cache" / "prompts").glob("*/*.safetensors"))
     (prompt,) = (row["features"] for row in kept if "features" in row)  # others are the diffusion model's
-    cell = experiment.cells[1]
+    cell = experiment.cells.mixed[1]
     ids = [f"{draw:06d}" for draw in range(DRAWS)]
     made = experiment.layout.features(cell, experiment.networks["clip"]).gather(ids, "features")
     expected = 100 * torch.nn.functional.cosine_similarity(made, prompt)
@@ -99,7 +100,7 @@ def test_a_diversity_needs_pictures(copy: Run) -> None:
 
 
 def pictures(experiment: Experiment, place: int) -> torch.Tensor:
-    paths = [experiment.layout.image_path(experiment.cells[place], draw) for draw in range(DRAWS)]
+    paths = [experiment.layout.image_path(experiment.cells.mixed[place], draw) for draw in range(DRAWS)]
     return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2)
 
 
@@ -136,7 +137,7 @@ def test_what_was_measured_before_stays(finished: Run, diverse: Run) -> None:
 def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: int) -> None:
     run = Run(shutil.copytree(diverse.outputs, tmp_path / "outputs"))
     usual, other = (run.experiment("metrics=[diversity]", f"batch={size}") for size in (32, batch))
-    cell = usual.cells[0]
+    cell = usual.cells.mixed[0]
     before = diversity.draw_pairs(usual, cell).distances
     shutil.rmtree(usual.layout.distances(cell, usual.perceptual).folder)
     tasks = diversity.COMPARE_PAIRS.plan(other, batch).tasks
@@ -149,8 +150,8 @@ def test_no_distance_depends_on_the_batch(diverse: Run, tmp_path: Path, batch: i
 
 @pytest.mark.filterwarnings("ignore:draws=1000 is more")
 def test_few_pictures_are_kept_for_pairs(finished: Run) -> None:
-    assert finished.experiment().images_kept == 1
-    assert finished.experiment("metrics=[diversity]").images_kept == 2 * MAX_PAIRS
-    assert finished.experiment("metrics=[diversity]", "keep=400").images_kept == 400
+    assert finished.experiment().cells.images_kept == 1
+    assert finished.experiment("metrics=[diversity]").cells.images_kept == 2 * MAX_PAIRS
+    assert finished.experiment("metrics=[diversity]", "keep=400").cells.images_kept == 400
     experiment = finished.experiment("metrics=[diversity]", "draws=1000", "pool=20")
-    assert len(diversity.draw_pairs(experiment, experiment.cells[0]).pairs) == MAX_PAIRS
+    assert len(diversity.draw_pairs(experiment, experiment.cells.mixed[0]).pairs) == MAX_PAIRS

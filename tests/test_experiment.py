@@ -119,8 +119,10 @@ def test_draws_that_were_distinct_already_keep_their_numbers() -> None:
 
 def test_mixtures_with_random_weights_differ_though_their_images_are_the_same() -> None:
     weighted = experiment("weights=1.0", "pool=3", "n=[1,2]", "draws=10")
-    assert len(weighted.draws(Cell("star", 2, FIX))) == 10 and len(weighted.draws(Cell("star", 1, FIX))) == 3
-    assert "3 of n=1; each" in weighted.few_draws
+    assert (
+        len(weighted.cells.draws(Cell("star", 2, FIX))) == 10 and len(weighted.cells.draws(Cell("star", 1, FIX))) == 3
+    )
+    assert "3 of n=1; each" in weighted.cells.few_draws
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -206,7 +208,7 @@ def test_another_class_or_seed_draws_other_images() -> None:
 
 
 def test_cells_are_every_class_n_and_method_once_and_class_by_class() -> None:
-    there = experiment("methods=[fix/0,nin/m,fix/0]", "data.classes=[star,heart,star]").cells
+    there = experiment("methods=[fix/0,nin/m,fix/0]", "data.classes=[star,heart,star]").cells.mixed
     assert len(set(there)) == len(there) == 2 * 2 * 2
     assert [cell.class_id for cell in there] == ["star"] * 4 + ["heart"] * 4
 
@@ -266,8 +268,10 @@ def test_what_changes_a_result_changes_its_key(override: str, changed: set[str])
 
 def test_an_experiment_that_nobody_holds_is_freed_with_its_networks() -> None:
     made = experiment()
-    cell = made.cells[0]
-    assert made.pool("star") is made.pool("star") and made.layout.cell_folder(cell) == made.layout.cell_folder(cell)
+    cell = made.cells.mixed[0]
+    assert made.data.pool("star") is made.data.pool("star") and made.layout.cell_folder(
+        cell
+    ) == made.layout.cell_folder(cell)
     gone = weakref.ref(made)
     del made
     gc.collect()

@@ -148,7 +148,7 @@ def test_a_package_that_is_run_from_its_folder_has_no_version(monkeypatch: pytes
 def test_a_transformer_is_given_timesteps_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment(compose([*SD3, *SMALL]))
     model: Any = experiment.model
-    z, cond = experiment.noise("star", range(2)), experiment.conditioning("star", 1.0)
+    z, cond = experiment.noise("star", range(2)), experiment.texts.conditioning("star", 1.0, model)
     kinds: list[torch.dtype] = []
     model.denoiser.register_forward_pre_hook(lambda _, args: kinds.append(args[3].dtype))
     for timestep in (0, 250.5):
@@ -449,7 +449,7 @@ def test_products_are_exact_unless_they_are_tf32() -> None:
 def test_gradients_of_null_text_have_the_same_bits_each_time(model: tuple[str, ...]) -> None:
     settings = ("inversion=null_text", "inversion.iterations=3", "guidance=3", "device=cuda")
     experiment = Experiment(compose([*model, *SMALL, *settings]))
-    cond = experiment.conditioning("star", 3.0, experiment.inverter)
+    cond = experiment.texts.conditioning("star", 3.0, experiment.inverter)
     z, schedule, own = experiment.noise("star", range(4)), experiment.inversion_schedule, experiment.config.inversion
     first, second = (experiment.inversion.invert(experiment.inverter, z, schedule, cond, own) for _ in range(2))
     assert torch.equal(first["nulls"], second["nulls"]) and first["nulls"].is_cuda

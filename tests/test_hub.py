@@ -126,8 +126,8 @@ def test_only_the_wanted_classes_are_kept(fruit: Path, cache: Path) -> None:
 def test_all_classes_come_in_one_stream_and_never_again(fruit: Path, opened: list[str]) -> None:
     experiment = Experiment(compose(["data=hub", f"data.hub={fruit}", "data.classes=[plum,apple]", "pool=3", "n=[2]"]))
     assert experiment.classes == ("plum", "apple")
-    assert [len(experiment.pool(class_id)) for class_id in experiment.classes] == [3, 3]
-    assert [len(experiment.references(class_id)) for class_id in experiment.classes] == [20, 20]
+    assert [len(experiment.data.pool(class_id)) for class_id in experiment.classes] == [3, 3]
+    assert [len(experiment.data.references(class_id)) for class_id in experiment.classes] == [20, 20]
     assert opened == [str(fruit)] * 2  # once for the names of the labels
     opened.clear()
     assert greys(data(fruit), "plum", 1) == [0]
@@ -425,11 +425,11 @@ def test_imagenette_is_read_from_the_hubs_parquet_copy(tmp_path: Path, labels: l
     for subset, grey in (("full_size", 1), ("160px", 3)):
         experiment = Experiment(compose([*run, f"data.subset={subset}"]))
         assert experiment.classes == ("n02102040",)
-        assert [source.pixels(8)[0, 0, 0] for source in experiment.references("n02102040")] == [grey]
+        assert [source.pixels(8)[0, 0, 0] for source in experiment.data.references("n02102040")] == [grey]
     with pytest.raises(
         UserError, match=r"no class in .* is called 'tree frog'; try '.*'; there are tench, English spr"
     ):
-        experiment.data.resolve("tree frog")
+        experiment.data.dataset.resolve("tree frog")
 
 
 # What is wrong

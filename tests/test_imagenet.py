@@ -269,8 +269,8 @@ def test_classes_are_chosen_by_name_and_known_by_id(tmp_path: Path) -> None:
     run = ["data=imagenet", f"data.path={path}", "pool=2", "n=[2]", "steps=2"]
     experiment = Experiment(compose([*run, "data.classes=[tree frog,tench,n01644373]"]))
     assert experiment.classes == (FROG, TENCH)
-    assert experiment.prompt(FROG).endswith("tree frog")
-    assert greys(experiment.pool(TENCH)) == [10, 20]
+    assert experiment.data.prompt(FROG).endswith("tree frog")
+    assert greys(experiment.data.pool(TENCH)) == [10, 20]
     assert Experiment(compose(run)).classes == (TENCH, FROG)
     with pytest.raises(UserError, match="2 classes of ImageNet are called 'crane'"):
         _ = Experiment(compose([*run, "data.classes=[crane]"])).classes

@@ -438,7 +438,7 @@ def test_the_preset_says_under_which_guidance_a_run_inverts(preset: str, guidanc
     assert said.code == 0, said.err
     experiment = Experiment(compose(overrides))
     rows = experiment.layout.latents("star").read()
-    cond = experiment.conditioning("star", guidance)
+    cond = experiment.texts.conditioning("star", guidance, experiment.model)
     for row in rows.values():
         z = sampling.invert(predictor(experiment.model, cond), row["clean"][None], experiment.inversion_schedule)
         assert away(row["latents"], z[0]) < 1e-4

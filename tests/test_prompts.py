@@ -57,7 +57,7 @@ def test_each_image_is_inverted_under_its_own_prompt(kind: str, run: tuple[str, 
         assert invoke("invert", *settings, *own).code == 0
         found = Experiment(compose([*settings, *own]))
         latents = rows(found.layout.latents("cat").folder, "latents")
-        return [latents[source.id] for source in found.pool("cat")]
+        return [latents[source.id] for source in found.data.pool("cat")]
 
     found = inverted(write(tmp_path, ALL))
     expected = inverted("model.prompt='a {}, number 1'", "name=alone")
@@ -70,20 +70,20 @@ def test_a_run_with_prompts_goes_through_and_its_keys_follow_them(run: tuple[str
     for command in (["sweep"], ["reconstruct", "guidance=1"]):
         result = invoke(*command, *run, own)
         assert result.code == 0, result.err
-    before = [source.id for source in Experiment(compose([*run, own])).pool("cat")]
+    before = [source.id for source in Experiment(compose([*run, own])).data.pool("cat")]
     changed = write(tmp_path, ALL.replace("cat, number 1", "tiger"))
-    after = [source.id for source in Experiment(compose([*run, changed])).pool("cat")]
+    after = [source.id for source in Experiment(compose([*run, changed])).data.pool("cat")]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
-    plain = [source.id for source in Experiment(compose(run)).pool("cat")]
+    plain = [source.id for source in Experiment(compose(run)).data.pool("cat")]
     assert [id_.partition("-")[0] for id_ in before] == plain
 
 
 def test_images_without_a_prompt_have_that_of_their_class(run: tuple[str, ...], tmp_path: Path) -> None:
     found = Experiment(compose([*run, write(tmp_path, "image,caption\ncat/0.png,striped\ncat/2.png,black\n")]))
     with pytest.warns(UserWarning, match=r"no prompt for 1 images of class 'cat': .*cat/1.png; theirs is the class's"):
-        assert [source.prompt for source in found.pool("cat")] == ["striped", None, "black"]
+        assert [source.prompt for source in found.data.pool("cat")] == ["striped", None, "black"]
     with pytest.raises(UserError, match=r"names no image of class 'dog'; write them as CLASS/NAME, such as dog/0.png"):
-        found.pool("dog")
+        found.data.pool("dog")
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_a_name_of_several_images_is_refused(run: tuple[str, ...], tmp_path: Pat
     """Each would get the prompt of another one."""
     pets = tmp_path / "pets"
     found = Experiment(compose([*run, write(tmp_path, "file_name,prompt\n0.png,a cat\n")]))
-    found.pool("cat")
+    found.data.pool("cat")
     expected = (
         f"0.png is the name of {pets}/cat/0.png and of {pets}/dog/0.png; write them as CLASS/NAME, such as dog/0.png"
     )
     (pets / "dog" / "0.png").write_bytes((pets / "cat" / "1.png").read_bytes())
     with pytest.raises(UserError, match=expected):
-        found.pool("dog")
+        found.data.pool("dog")
 
 
 def test_files_are_named_by_any_path_that_ends_in_their_name(
@@ -168,7 +168,7 @@ def test_files_are_named_by_any_path_that_ends_in_their_name(
     file = write(tmp_path, f"file_name,prompt\n{cats}/0.png,one\ncat/é.png,two\n{tmp_path.name}/pets/cat/z.png,three\n")
     monkeypatch.chdir(tmp_path / "pets")
     found = Experiment(compose([*run, file, "data.path=.", "data.classes=[cat]"]))
-    assert [source.prompt for source in found.pool("cat")] == ["one", "two", "three"]
+    assert [source.prompt for source in found.data.pool("cat")] == ["one", "two", "three"]
 
 
 def test_a_prompt_that_a_comma_would_cut_is_refused(tmp_path: Path) -> None:
@@ -182,4 +182,4 @@ def test_augmentation_inverts_under_them_too(run: tuple[str, ...], tmp_path: Pat
     pets, settings = tmp_path / "pets", [setting for setting in run if setting.startswith("model.")]
     experiment = augment.prepare(pets, 2, "2", 1.0, "fix/chm", [*settings, file, f"outputs={tmp_path / 'out'}"])
     with pytest.warns(UserWarning, match="has no prompt for 2 images"):
-        assert [source.prompt for source in experiment.pool("cat")] == ["one", None, None]
+        assert [source.prompt for source in experiment.data.pool("cat")] == ["one", None, None]

@@ -44,8 +44,9 @@ def test_what_is_measured_is_the_way_there_and_back(tmp_path: Path) -> None:
     for name in QUANTITIES:
         assert found["all", name] == pytest.approx((found["star", name] + found["heart", name]) / 2, rel=1e-6)
     experiment = Experiment(compose([*TINY, f"outputs={tmp_path}", "guidance=1"]))
-    told, model, errors = experiment.conditioning("star", 1), experiment.model, []
-    for source in experiment.pool("star"):
+    model = experiment.model
+    told, errors = experiment.texts.conditioning("star", 1, model), []
+    for source in experiment.data.pool("star"):
         image = torch.from_numpy(source.pixels(64).copy()).permute(2, 0, 1)[None]
         z = clean = model.encode(image)
         with torch.no_grad():

@@ -93,8 +93,8 @@ def test_small_images_are_those_of_the_cache_exactly(outputs: Path) -> None:
         with Image.open(experiment.layout.image_path(Cell("star", n, Method.parse(method)), draw)) as image:
             np.testing.assert_array_equal(decoded(uri), np.asarray(image))
     real = [p["src"] for p in page["images"] if p["method"] == "real"]
-    np.testing.assert_array_equal(decoded(real[1]), experiment.references("star")[1].pixels(64))
-    first, order = experiment.pool("star"), subset(experiment.config.seed, "star", 1, experiment.config.pool)
+    np.testing.assert_array_equal(decoded(real[1]), experiment.data.references("star")[1].pixels(64))
+    first, order = experiment.data.pool("star"), subset(experiment.config.seed, "star", 1, experiment.config.pool)
     (inputs,) = (one["src"] for one in page["inputs"] if one["draw"] == 1)
     expected = np.asarray(Image.fromarray(first[order[0]].pixels(64)).resize((48, 48))).astype(int)
     assert len(inputs) == 4 and np.abs(decoded(inputs[0]).astype(int) - expected).mean() < 12

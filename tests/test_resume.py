@@ -256,7 +256,7 @@ def assert_close(one: Experiment, other: Experiment) -> None:
         for class_id in one.classes:
             of_real = (stacked(b.layout.references(class_id, network), "features") for b in (one, other))
             assert deviation(*of_real) < 1e-5
-        for cell in one.cells:
+        for cell in one.cells.mixed:
             assert deviation(*(stacked(b.layout.features(cell, network), "features") for b in (one, other))) < 1e-3
     tables = [read_table(b.config.folder / "metrics.csv") for b in (one, other)]
     for result, wanted in zip(*tables, strict=True):
@@ -434,7 +434,7 @@ def test_few_draws_of_many_cells_fill_batches(
     assert sizes == {6}
     assert worked[begun:].count("_generate star") == 2
     together, alone = experiment(tmp_path / "packed", *few, "batch=6"), experiment(tmp_path / "alone", *few)
-    for cell in alone.cells:
+    for cell in alone.cells.mixed:
         rows = [stacked(b.layout.features(cell, b.networks["clip"]), "features") for b in (together, alone)]
         assert len(rows[0]) == 3 and deviation(*rows) < 1e-3
 
@@ -445,9 +445,9 @@ def test_what_one_cell_lost_is_made_in_its_old_batch(copy: Path, whole: Path) ->
     run(copy, "batch=4")
     before = results(copy)
     made = experiment(copy, "batch=4")
-    lost = made.layout.features(made.cells[1], made.networks["clip"]).folder
+    lost = made.layout.features(made.cells.mixed[1], made.networks["clip"]).folder
     shutil.rmtree(lost)
-    made.layout.image_path(made.cells[1], 0).unlink()
+    made.layout.image_path(made.cells.mixed[1], 0).unlink()
     run(copy, "batch=4")
     assert results(copy) == before and lost.exists()
 
@@ -467,7 +467,7 @@ def test_more_draws_add_to_those_that_are_there(
     assert len(worked) == begun
     longer, usual = experiment(copy, f"draws={draws}"), experiment(whole)
     for network in usual.networks.values():
-        for cell in usual.cells:
+        for cell in usual.cells.mixed:
             made = stacked(longer.layout.features(cell, network), "features")
             assert len(made) == max(draws, 6)
             assert deviation(made[:6], stacked(usual.layout.features(cell, network), "features")) < 1e-5
@@ -476,7 +476,7 @@ def test_more_draws_add_to_those_that_are_there(
 def test_more_draws_in_longer_batches_give_the_same_images(copy: Path, whole: Path) -> None:
     run(copy, "draws=10", "batch=10")
     longer, usual = experiment(copy, "draws=10"), experiment(whole)
-    for cell in usual.cells:
+    for cell in usual.cells.mixed:
         rows = stacked(longer.layout.features(cell, longer.networks["clip"]), "features")
         wanted = stacked(usual.layout.features(cell, usual.networks["clip"]), "features")
         assert len(rows) == 10

@@ -234,9 +234,9 @@ def test_further_draws_are_added_to_the_end_of_a_stream(tmp_path: Path, monkeypa
         )
         experiment = Experiment(compose([*BASE, "pool=64", f"outputs={tmp_path}", f"draws={count}", "controls=[]"]))
         stages.GENERATE.plan(experiment, 8)
-    cells = len(experiment.cells)
+    cells = len(experiment.cells.mixed)
     assert len(streams[50]) == 50 * cells and len(streams[100]) == 100 * cells
-    size = 50 * len(experiment.cells_of(experiment.classes[0]))
+    size = 50 * len(experiment.cells.of(experiment.classes[0]))
     assert streams[100][:size] == streams[50][:size]
 
 

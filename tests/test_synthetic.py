@@ -38,7 +38,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_of(outputs: Path, *more: str) -> Synthetic:
-    data = Experiment(compose([*BASE, *more, f"outputs={outputs}"])).data
+    data = Experiment(compose([*BASE, *more, f"outputs={outputs}"])).data.dataset
     assert isinstance(data, Synthetic)
     return data
 
@@ -124,4 +124,4 @@ def test_pictures_that_were_not_made_are_asked_for(tmp_path: Path) -> None:
     assert "have not been generated; run latentmix generate first" in said.err.splitlines()[-1]
     experiment = Experiment(compose([*BASE, f"outputs={tmp_path}"]))
     with pytest.raises(UserError, match="is missing or damaged; run latentmix invert, which makes such images"):
-        experiment.pool(experiment.classes[0])[0].pixels(64)
+        experiment.data.pool(experiment.classes[0])[0].pixels(64)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib import metadata
 
 from latentmix.checks.data import check_data, doubts, offline
-from latentmix.checks.downloads import local_pipeline, look, on_hub
+from latentmix.checks.downloads import look
 from latentmix.checks.finding import Finding
 from latentmix.checks.machine import check_device, check_disk, check_memory, check_speed
 from latentmix.config import Config
@@ -19,8 +19,6 @@ from latentmix.experiment.stages import StageType, reads
 from latentmix.feature_networks import frechet_width
 from latentmix.metrics.distances import PARTS
 from latentmix.mixing import HALF_A_POOL
-from latentmix.models import check_size
-from latentmix.models.architectures import placeholder
 from latentmix.runner.tasks import Stage
 
 # Packages that results depend on.
@@ -31,7 +29,7 @@ def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tupl
     """Return the keys in `downloads.FILES` of the networks that the stages measure with."""
     needed = reads(stages)
     parts = experiment.measured_with if "networks" in needed else ()
-    return (*parts, "pairs") if "perceptual" in needed and experiment.measures_diversity else parts
+    return (*parts, "pairs") if "perceptual" in needed and experiment.config.measures_diversity else parts
 
 
 def examine(experiment: Experiment, stages: Sequence[StageType], plan: bool = True) -> list[Finding]:
@@ -114,19 +112,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def use_placeholders(experiment: Experiment) -> None:
-    """Replace a model and images of the hub that are not here by stand-ins, which suffice for plans."""
-    config = experiment.config
-    if on_hub(config.model) and local_pipeline(config.model) is None:
-        settings = config.inversion
-        experiment.inverter = placeholder(config.model, settings.float32)
-        same = settings.float32_in == "both"
-        experiment.model = experiment.inverter if same else placeholder(config.model)
-        check_size(experiment.model, config.model.size)
-    if (data := load_dataset(config.data)).repository() is not None:
-        experiment.data = data.planned()
-
-
 def _check_settings(experiment: Experiment, found: Finding) -> Finding:
     """Return `found`, or a finding that the model's settings can't be used."""
     try:
@@ -139,10 +124,8 @@ def _check_settings(experiment: Experiment, found: Finding) -> Finding:
 
 def _check_work(experiment: Experiment, stages: Sequence[StageType], ready: bool) -> list[Finding]:
     """Return findings on disk and CPU for the work of the stages; unless `ready`, it is planned with stand-ins."""
-    planned = experiment if ready else experiment.renewed()
+    planned = experiment if ready else experiment.planned()
     try:
-        if not ready:
-            use_placeholders(planned)
         work = [stage.plan(planned, determine(planned, measure=False)) for stage in stages]
         slow = [] if planned.config.launch.on_gpus_elsewhere else check_speed(planned, work)
         return [check_disk(planned.config.outputs, work), *slow]

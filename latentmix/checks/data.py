@@ -22,21 +22,21 @@ def check_data(experiment: Experiment, needed: Collection[Read]) -> Finding:
     Those of a data set of the hub may also be downloaded later.
     """
     images = "pool" in needed
-    if experiment.data.repository() is not None:
+    if experiment.data.dataset.repository() is not None:
         import datasets  # noqa: F401 - on import it reads HF_HUB_OFFLINE, before `offline` sets it
     try:
         with offline():
             for class_id in experiment.classes:
-                experiment.prompt(class_id)
+                experiment.data.prompt(class_id)
                 if images:
-                    experiment.pool(class_id)
+                    experiment.data.pool(class_id)
                 if "references" in needed:
-                    experiment.references(class_id)
+                    experiment.data.references(class_id)
     except NotFetched:
-        return _elsewhere(experiment.data, images)
+        return _elsewhere(experiment.data.dataset, images)
     except UserError as error:
         return Finding("missing", "data", str(error))
-    if experiment.data.from_model:
+    if experiment.data.dataset.from_model:
         return Finding("ok", "data", f"{class_count(experiment)}; the model generates their images")
     enough = "with enough images" if images else "of which only the names are needed"
     return Finding("ok", "data", f"{class_count(experiment)} of {experiment.config.data.name}, {enough}")
@@ -49,7 +49,7 @@ def class_count(experiment: Experiment) -> str:
 
 def doubts(experiment: Experiment) -> list[Finding]:
     """Return warnings of settings that run, but whose results would be misleading."""
-    model, data = experiment.config.model, experiment.data
+    model, data = experiment.config.model, experiment.data.dataset
     texts = []
     if model.world == "imagenet" and data.world in DRAWN:
         texts.append(f"{model.name} knows photographs, not drawn images; take data=imagenet or another of photographs")
@@ -57,17 +57,17 @@ def doubts(experiment: Experiment) -> list[Finding]:
         images = f"data={data.world}" if data.world in DRAWN else "other images"
         other = DRAWN.get(data.world, "sd15")
         texts.append(f"{model.name} knows nothing but data={model.world}; take model={other} for {images}")
-    nameless = [class_id for class_id in experiment.classes if NO_NAME.fullmatch(experiment.title(class_id))]
+    nameless = [class_id for class_id in experiment.classes if NO_NAME.fullmatch(experiment.data.title(class_id))]
     if nameless:
         imagenet = "for ImageNet's classes take data=imagenet, or with data=hub data.synsets=true"
         setting = f"'data.titles={{{nameless[0]}: NAME}}'"
-        texts.append(f"a prompt is {experiment.prompt(nameless[0])!r}; name the class with {setting}; {imagenet}")
+        texts.append(f"a prompt is {experiment.data.prompt(nameless[0])!r}; name the class with {setting}; {imagenet}")
     titles: dict[str, list[str]] = {}
     for class_id in data.classes():
-        titles.setdefault(experiment.title(class_id).casefold(), []).append(class_id)
+        titles.setdefault(experiment.data.title(class_id).casefold(), []).append(class_id)
     for alike in titles.values():
         if len(alike) > 1 and not set(experiment.classes).isdisjoint(alike):
-            names, title = " and ".join(alike), experiment.title(alike[0])
+            names, title = " and ".join(alike), experiment.data.title(alike[0])
             setting = f"'data.titles={{{alike[0]}: another name}}'"
             texts.append(f"prompts call {names} by the same name, {title!r}; tell them apart with {setting}")
     return [Finding("warning", "meaning", text) for text in texts]

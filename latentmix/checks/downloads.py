@@ -24,7 +24,7 @@ from latentmix.feature_networks.clip import clip_folder, pretrained_config
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
 from latentmix.feature_networks.embedded import classifier_folder
 from latentmix.feature_networks.lpips import LPIPS
-from latentmix.models.pipeline import check_weights, files_on_hub, find, network_files, snapshot
+from latentmix.models.pipeline import check_weights, files_on_hub, find, is_on_hub, network_files, snapshot
 from latentmix.models.settings import ModelConfig
 from latentmix.weight_files import VARIANTS
 
@@ -109,21 +109,16 @@ def nearest_folder(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def on_hub(config: ModelConfig) -> bool:
-    """Return whether a model comes from the Hugging Face hub."""
-    return config.path is None and not config.embedded and config.hub is not None
-
-
 def local_pipeline(config: ModelConfig) -> Path | None:
     """Return the pipeline folder of a model; None if it is missing in the hub's cache, or incomplete there."""
-    if on_hub(config) and snapshot(config) is None:
+    if is_on_hub(config) and snapshot(config) is None:
         return None
     return check_weights(find(config))
 
 
 def _model(config: ModelConfig) -> Files:
     def origin() -> Path | None:  # where the user put the files, not where settings assembled them
-        folder = snapshot(config) if on_hub(config) else check_weights(find(config))
+        folder = snapshot(config) if is_on_hub(config) else check_weights(find(config))
         return folder if config.path is None else Path(config.path)
 
     def variants_read() -> str:
@@ -132,7 +127,7 @@ def _model(config: ModelConfig) -> Files:
         read = [variant for variant in known if variant and any(f".{variant}" in name for name in names)]
         return f"; its {' and '.join(read)} weights are read" if read else ""
 
-    if not on_hub(config):
+    if not is_on_hub(config):
         return Files(config.name, origin, note=variants_read)
     hub, revision = str(config.hub), config.revision
     return Files(

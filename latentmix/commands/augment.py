@@ -77,7 +77,7 @@ def _sizes(of: str) -> list[int]:
 def _settings(experiment: Augmentation, options: Options) -> dict[str, Any]:
     """Return what a training set depends on, for its config.yaml."""
     config = experiment.config
-    images = {class_id: [source.id for source in experiment.pool(class_id)] for class_id in experiment.classes}
+    images = {class_id: [source.id for source in experiment.data.pool(class_id)] for class_id in experiment.classes}
     own = {"per_class": config.draws, "of": list(config.n), "method": str(config.methods[0])}
     own |= {**asdict(options), "images": key(images)}
     return {"augment": own} | {name: x for name, x in config.as_dict().items() if name not in WITHOUT_MEANING}

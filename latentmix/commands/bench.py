@@ -174,7 +174,7 @@ def _batch(experiment: Experiment, size: int) -> Batch:
     return Batch(
         config=experiment.config,
         folder=folder,
-        prompt=experiment.prompt(experiment.classes[0]),
+        prompt=experiment.data.prompt(experiment.classes[0]),
         latents=experiment.noise(experiment.classes[0], range(size)).cpu(),
         precision=experiment.model.identity["precision"],
         device=str(experiment.device),

@@ -18,14 +18,14 @@ def run(experiment: Experiment) -> bool:
     checks.require(experiment, [INVERT])
     experiment.check()
     config, class_id = experiment.config, experiment.classes[0]
-    images = pixels(experiment.pool(class_id)[:IMAGES], config.model.size)
+    images = pixels(experiment.data.pool(class_id)[:IMAGES], config.model.size)
     trial = Trial(
         experiment.inversion,
         config.inversion,
         experiment.inverter,
         experiment.inversion_schedule,
         experiment.model.encode(images),
-        experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter),
+        experiment.texts.conditioning(class_id, config.inversion.guidance, experiment.inverter),
     )
     findings = check(trial)
     for finding in findings:

@@ -37,7 +37,7 @@ def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     session.note_analysis(experiment.config, "diagnose")
     diagnoses = {class_id: diagnose_class(experiment, class_id) for class_id in experiment.classes}
     _show(experiment, diagnoses)
-    lines = [(experiment.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
+    lines = [(experiment.data.title(class_id), diagnosis) for class_id, diagnosis in diagnoses.items()]
     figure = draw_growth({experiment.config.model.name: lines}, experiment.config.folder / "fig4")
     return [_record(experiment, diagnoses), *figure, *draw_octaves(lines, experiment.config.folder / "octaves")]
 
@@ -69,11 +69,11 @@ def _show(experiment: Experiment, diagnoses: Mapping[str, Diagnosis]) -> None:
     n = max(experiment.config.n)
     table = Table(*headings, title=f"latents at t = T of {experiment.config.pool} images", caption=LEGEND)
     for class_id, diagnosis in diagnoses.items():
-        table.add_row(escape(experiment.title(class_id)), *_row(diagnosis))
+        table.add_row(escape(experiment.data.title(class_id)), *_row(diagnosis))
     console = Console()
     console.print(table)
     for class_id, diagnosis in diagnoses.items():
-        console.print(f"{experiment.title(class_id)}: {diagnosis.verdict(n)}", highlight=False, markup=False)
+        console.print(f"{experiment.data.title(class_id)}: {diagnosis.verdict(n)}", highlight=False, markup=False)
     console.print(overlap(n, experiment.config.pool), highlight=False, markup=False)
 
 

@@ -27,7 +27,7 @@ def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
     classes = experiment.classes  # may fetch their names
     if "pool" not in needed:
         return
-    read = [experiment.pool, *([experiment.references] if "references" in needed else [])]
+    read = [experiment.data.pool, *([experiment.data.references] if "references" in needed else [])]
     images = {source.id for images_of in read for class_id in classes for source in images_of(class_id)}
     state = "there" if before.state == "ok" else "new"
-    yield row(state, "data", f"{len(images):,} images of {class_count(experiment)} {experiment.data.home()}")
+    yield row(state, "data", f"{len(images):,} images of {class_count(experiment)} {experiment.data.dataset.home()}")

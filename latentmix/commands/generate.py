@@ -30,8 +30,8 @@ def _copy_images(experiment: Experiment) -> Path:
     Also write a table of what each was mixed from, and the settings.
     """
     folder, settings, rows = experiment.config.folder / FOLDER, experiment.config.as_dict(), list[tuple[object, ...]]()
-    for cell in experiment.cells:
-        for draw in experiment.draws(cell):
+    for cell in experiment.cells.mixed:
+        for draw in experiment.cells.draws(cell):
             write_atomic(folder / _name(cell, draw), experiment.layout.image_path(cell, draw).read_bytes())
         rows += _rows(experiment, cell)
     write_table(folder / "metadata.csv", COLUMNS, rows)
@@ -47,8 +47,8 @@ def _name(cell: Cell, draw: int) -> str:
 
 def _rows(experiment: Experiment, cell: Cell) -> Iterator[tuple[object, ...]]:
     """Yield the rows of `COLUMNS` for a cell; sources are files, or ids of images that are no files."""
-    pool, config = experiment.pool(cell.class_id), experiment.config
-    for draw, weights in zip(experiment.draws(cell), experiment.weights(cell, experiment.draws(cell)), strict=True):
+    pool, config, draws = experiment.data.pool(cell.class_id), experiment.config, experiment.cells.draws(cell)
+    for draw, weights in zip(draws, experiment.cells.weights(cell, draws), strict=True):
         mixed = weights.nonzero()[:, 0].tolist()
         sources = json.dumps([pool[index].label for index in mixed], ensure_ascii=False)
         shares = json.dumps([round(weights[index].item(), 4) for index in mixed])

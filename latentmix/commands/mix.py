@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix import checks
 from latentmix.cache import LONGEST, file_name, key, load_tensors, save_tensors
 from latentmix.commands import session
 from latentmix.errors import UserError
@@ -25,25 +24,24 @@ STAGES_OF_ONE = (SYNTHESIZE, INVERT)
 def run(experiment: Experiment, dry_run: bool) -> None:
     """Mix the latents of every class, N, method and draw, and keep the mixtures in the cache."""
     if session.run_stages(experiment, STAGES, "mix", dry_run):
-        session.say(f"centroids of {len(experiment.cells)} cells are in {experiment.config.cache / 'cells'}")
+        session.say(f"centroids of {len(experiment.cells.mixed)} cells are in {experiment.config.cache / 'cells'}")
 
 
 def run_one(experiment: Experiment, class_name: str | None, weights: str, dry_run: bool) -> list[Path]:
     """Make one mixture by each method: the latent and its image. Return the files written."""
-    if dry_run:
-        checks.use_placeholders(experiment)  # looking up the class might download data
-    class_id = experiment.class_of(class_name)
     shares = parse(experiment, weights)
     if dry_run:
+        experiment.planned().data.class_of(class_name)  # with nothing downloaded
         session.report_plan(experiment, STAGES_OF_ONE)
         return []
+    class_id = experiment.data.class_of(class_name)
     files = {method: _file(experiment, class_id, shares, method) for method in experiment.config.methods}
     about = {method: _about(experiment, class_id, shares, method) for method in files}
     for method, file in files.items():
         _refuse_to_overwrite(experiment, file, about[method])
     session.run_stages(experiment, STAGES_OF_ONE, "mix --weights")
     experiment.finish_inverting()
-    cond = experiment.conditioning(class_id, experiment.config.guidance)
+    cond = experiment.texts.conditioning(class_id, experiment.config.guidance, experiment.model)
     written = []
     for method, file in files.items():
         state = experiment.latents.mix(class_id, _of_pool(shares, experiment.config.pool), method)

@@ -27,7 +27,7 @@ def run(experiment: Experiment, probe: Probe, dry_run: bool) -> list[Path]:
     if not session.run_stages(experiment, [probes.probe_stage(probe)], "probe", dry_run):
         return []
     images = probes.decode(experiment, probe)
-    config, class_id = experiment.config, experiment.class_of(probe.class_id)
+    config, class_id = experiment.config, experiment.data.class_of(probe.class_id)
     folder = config.folder / "probe" / file_name(class_id)
     for (t, draw, b), image in images.items():
         write_image(folder / f"{draw_id(draw)}-t={t}-b={b:g}.png", image)

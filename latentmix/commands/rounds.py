@@ -65,7 +65,7 @@ def forget_changed(config: Config) -> None:
         return
     try:
         experiment = session.prepare(config)
-        if experiment.data.repository() is not None or session.inputs(experiment) == noted:
+        if experiment.data.dataset.repository() is not None or session.inputs(experiment) == noted:
             return
     except UserError:
         return

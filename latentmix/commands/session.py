@@ -69,12 +69,8 @@ def joined(
 
 def inputs(experiment: Experiment) -> dict[str, str]:
     """Return keys of the contents of the images and weights that a run reads."""
-    images = {
-        class_id: [
-            [source.id for source in images] for images in (experiment.pool(class_id), experiment.references(class_id))
-        ]
-        for class_id in experiment.classes
-    }
+    read = experiment.data.pool, experiment.data.references
+    images = {c: [[source.id for source in images(c)] for images in read] for c in experiment.classes}
     return {"images": key(images), "weights": experiment.model.identity.get("weights", "")}
 
 
@@ -86,7 +82,7 @@ def note_folders(experiment: Experiment, command: str, results_exist: bool = Tru
     layout = experiment.layout
     for identity in (layout.model, layout.inverter):
         layout.prompts({"model": identity})  # plans do not use them
-    record_references(experiment.config.folder, command, {*layout.used, *experiment.folders_of_data}, results_exist)
+    record_references(experiment.config.folder, command, {*layout.used, *experiment.data.own_folders}, results_exist)
 
 
 def run_stages(experiment: Experiment, stages: Sequence[StageType], command: str, dry_run: bool = False) -> bool:
@@ -110,9 +106,9 @@ def plans(experiment: Experiment, stages: Sequence[StageType]) -> list[Plan]:
 
 def report_plan(experiment: Experiment, stages: Sequence[StageType]) -> None:
     """Print what running these stages would do. Nothing is computed or downloaded."""
-    checks.use_placeholders(experiment)
+    findings = [found for found in checks.examine(experiment, stages) if found.state != "ok"]
+    experiment = experiment.planned()
     experiment.check(images="pool" in reads(stages))
-    findings = [found for found in checks.examine(experiment.renewed(), stages) if found.state != "ok"]
     batch_size = determine(experiment, measure=False)
     planned = [plan(batch_size) for plan in plans(experiment, stages)]
     known = rates(experiment)

@@ -65,7 +65,7 @@ def largest(fits: Callable[[int], bool], most: int = MAX_BATCH) -> int:
 def _measure(experiment: Experiment) -> int:
     device, room = experiment.device, MEMORY_SHARE * _free_memory(experiment.device)
     for model in (experiment.inverter, experiment.model):  # load and free the text encoders before memory is measured
-        experiment.conditioning(experiment.classes[0], 1.0, model)
+        experiment.texts.conditioning(experiment.classes[0], 1.0, model)
     torch.cuda.empty_cache()
 
     def fits(size: int) -> bool:
@@ -95,10 +95,11 @@ def _heaviest_steps(experiment: Experiment, size: int) -> None:
     config, class_id, inversion = experiment.config, experiment.classes[0], experiment.inversion
     z = torch.randn(size, *experiment.model.latent_shape(config.model.size), device=experiment.device)
     with uncompiled():  # otherwise each size that is tried would be compiled
-        cond = experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter)
+        cond = experiment.texts.conditioning(class_id, config.inversion.guidance, experiment.inverter)
         step = experiment.inversion_schedule[-inversion.intervals_per_step :]
         inversion.run(experiment.inverter, z, step, cond, config.inversion, [str(row) for row in range(size)])
-        cond, interval = experiment.conditioning(class_id, config.guidance), experiment.generation_schedule[-1]
+        cond = experiment.texts.conditioning(class_id, config.guidance, experiment.model)
+        interval = experiment.generation_schedule[-1]
         experiment.model.decode(experiment.model.predict(z, interval.noisy, interval.timestep, cond)[0])
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from latentmix.cache import TensorCache
 from latentmix.errors import UserError
+from latentmix.experiment.cells import MAX_PAIRS
 from latentmix.experiment.draws import Cell, draw_id
-from latentmix.experiment.experiment import MAX_PAIRS, Experiment
+from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded, padded, pixels
 from latentmix.experiment.stages import StageType
 from latentmix.images import read_image
@@ -43,10 +44,10 @@ class Pairs:
 def _plan_pairs(experiment: Experiment, batch_size: int) -> Stage:
     """Plan images -> distances within pairs, if the run measures diversity."""
     stage = Stage("pairs")
-    if not experiment.measures_diversity:
+    if not experiment.config.measures_diversity:
         return stage
     real = [real_pairs(experiment, class_id) for class_id in experiment.classes]
-    for group in (*real, *(draw_pairs(experiment, cell) for cell in experiment.generated_cells)):
+    for group in (*real, *(draw_pairs(experiment, cell) for cell in experiment.cells.generated)):
         finished = group.cached.ids()
         missing = {pair for pair in group.pairs if _row_id(pair) not in finished}
         compute, read = partial(_compare, experiment, group), partial(_load, group)
@@ -59,7 +60,7 @@ COMPARE_PAIRS = StageType(_plan_pairs, frozenset({"references", "perceptual"}))
 
 def real_pairs(experiment: Experiment, class_id: str) -> Pairs:
     """Return the pairs of real images of a class."""
-    sources = {source.id: source for source in experiment.references(class_id)}
+    sources = {source.id: source for source in experiment.data.references(class_id)}
 
     def read(ids: Sequence[str]) -> Tensor:
         return pixels([sources[id_] for id_ in ids], experiment.config.model.size)
@@ -70,7 +71,7 @@ def real_pairs(experiment: Experiment, class_id: str) -> Pairs:
 
 def draw_pairs(experiment: Experiment, cell: Cell) -> Pairs:
     """Return the pairs of generated images of a cell: the first and the second draw, the third and the fourth..."""
-    paths = {draw_id(draw): experiment.layout.image_path(cell, draw) for draw in experiment.draws(cell)}
+    paths = {draw_id(draw): experiment.layout.image_path(cell, draw) for draw in experiment.cells.draws(cell)}
 
     def read(ids: Sequence[str]) -> Tensor:
         try:

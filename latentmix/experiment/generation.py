@@ -67,7 +67,7 @@ def generate_plainly(
     experiment: Experiment, class_id: str, z: Tensor, schedule: sampling.Schedule, label: str
 ) -> Tensor:
     """Generate from latents by DDIM or Euler steps, whatever the inversion. Return clean latents."""
-    cond = experiment.conditioning(class_id, experiment.config.guidance)
+    cond = experiment.texts.conditioning(class_id, experiment.config.guidance, experiment.model)
     clean = sampling.generate(predictor(experiment.model, cond), z, schedule)
     refuse_nan(clean, f"generating {label}")
     return clean

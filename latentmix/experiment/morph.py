@@ -117,6 +117,6 @@ def _mixed(experiment: Experiment, morph: Morph, weights: Tensor) -> State:
 
 def _conditioning(experiment: Experiment, model: Model, morph: Morph, weights: Tensor, guidance: float) -> Conditioning:
     """Return the prompts' embeddings mixed by weights [K, N]."""
-    known = experiment.embeddings(morph.prompts, model)
+    known = experiment.texts.embeddings(morph.prompts, model)
     texts = reduce(add, [known[prompt] for prompt in morph.prompts])
     return Conditioning(texts.mixed(weights), known[""], guidance)

@@ -107,14 +107,14 @@ def _plan_probe(experiment: Experiment, batch_size: int, probe: Probe) -> Stage:
     finished = cached(experiment, probe).ids()
     missing = {item for item in probe.items if row_id(item) not in finished}
     stage.bytes = len(missing) * disk_sizes.latent(experiment) + 2 * len(probe.items) * disk_sizes.image(experiment)
-    label, compute = experiment.class_of(probe.class_id), partial(_generate, experiment, probe)
+    label, compute = experiment.data.class_of(probe.class_id), partial(_generate, experiment, probe)
     stage.add(label, probe.items, missing, batch_size, compute)
     return stage
 
 
 @torch.no_grad()
 def _generate(experiment: Experiment, probe: Probe, items: Sequence[Item], size: int) -> None:
-    class_id, inside = experiment.class_of(probe.class_id), mask(experiment, probe)
+    class_id, inside = experiment.data.class_of(probe.class_id), mask(experiment, probe)
     shape = experiment.model.latent_shape(experiment.config.model.size)
     noises = random_latents(experiment.config.seed, "probe", [draw for draw, _ in items], shape)
     z = torch.stack([offset(x, b, probe.channels, inside) for x, (_, b) in zip(noises, items, strict=True)])
@@ -127,7 +127,7 @@ def cached(experiment: Experiment, probe: Probe) -> TensorCache:
     """Return the cached `clean` latents: a row for each item."""
     return experiment.layout.probes(
         {
-            "prompt": experiment.prompt(experiment.class_of(probe.class_id)),
+            "prompt": experiment.data.prompt(experiment.data.class_of(probe.class_id)),
             "guidance": experiment.config.guidance,
             "schedule": schedule_key(experiment.plain_schedule),
             "channels": probe.channels,

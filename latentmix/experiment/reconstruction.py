@@ -23,7 +23,7 @@ def _plan_reconstruction(experiment: Experiment, batch_size: int) -> Stage:
     config = experiment.config
     stage = Stage("reconstruct", config.steps * experiment.inversion.nfe_generation(config.guidance))
     for class_id in experiment.classes:
-        sources, finished = experiment.pool(class_id), experiment.layout.reconstructions(class_id).ids()
+        sources, finished = experiment.data.pool(class_id), experiment.layout.reconstructions(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
         compute, each = partial(_reconstruct, experiment, class_id), 3 * 3 * math.prod(height_width(config.model.size))
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment), each)  # three images of each row
@@ -41,7 +41,7 @@ def _reconstruct(experiment: Experiment, class_id: str, real: Loaded[str], size:
     clean = state.pop("clean")
     by_vae = experiment.model.decode(clean).cpu()[:count]
     experiment.finish_inverting()
-    cond = experiment.conditioning(class_id, experiment.config.guidance, experiment.model, ids, size)
+    cond = experiment.texts.conditioning(class_id, experiment.config.guidance, experiment.model, ids, size)
     returned, images = generate(experiment, cond, state, f"the reconstruction of {class_id}")
     images = images.cpu()[:count]
     rows = {

@@ -56,7 +56,7 @@ def evaluate(experiment: Experiment) -> list[Result]:
     measured = dict[Cell, Samples]()
     for class_id in experiment.classes:
         real = _real_features(experiment, class_id)
-        cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
+        cells = [cell for cell in experiment.cells.generated if cell.class_id == class_id]
         samples = {cell: _samples(experiment, _cell_features(experiment, cell), real) for cell in cells}
         rows = [(cell.n, cell.method_name, by_metric) for cell, by_metric in samples.items()]
         if "real" in experiment.config.controls and len(real["clip"]) >= 4:  # two in each half, to have a covariance
@@ -75,14 +75,14 @@ def evaluate(experiment: Experiment) -> list[Result]:
     folder, run = experiment.config.folder, run_names(experiment.config)
     write_table(folder / "metrics.csv", COLUMNS, [(*run, *result.row) for result in results])
     write_table(folder / "pairs.csv", PAIR_COLUMNS, [(*run, *pair, *difference_row(c)) for pair, c in pairs.items()])
-    write_parts(folder, measured, columns, experiment.draws)
+    write_parts(folder, measured, columns, experiment.cells.draws)
     return results
 
 
 def labels(experiment: Experiment) -> dict[str, str]:
     """Return the names of the run's metrics in tables, which name their networks: {"fid": "fd_embedded"}."""
     networks = {name: network.name for name, network in experiment.networks.items()}
-    if experiment.measures_diversity:
+    if experiment.config.measures_diversity:
         networks["pairs"] = experiment.perceptual.name
     wanted = dict.fromkeys(experiment.config.metrics)
     return {name: METRICS[name].column(name, networks[METRICS[name].network]) for name in wanted}
@@ -133,22 +133,22 @@ def _result(row: Mapping[str, str]) -> Result:
 
 def _real_features(experiment: Experiment, class_id: str) -> dict[str, Tensor]:
     """Return the features of the real images of a class, by network; `prompt` and `pairs` if some metric needs them."""
-    ids, layout = [source.id for source in experiment.references(class_id)], experiment.layout
+    ids, layout = [source.id for source in experiment.data.references(class_id)], experiment.layout
     networks = experiment.networks.items()
     features = {name: layout.references(class_id, network).gather(ids, "features") for name, network in networks}
     if any(METRICS[name].of_prompt for name in experiment.config.metrics):
-        features["prompt"] = experiment.prompt_features(class_id)
-    if experiment.measures_diversity:
+        features["prompt"] = experiment.texts.features(class_id, experiment.networks["clip"])
+    if experiment.config.measures_diversity:
         features["pairs"] = real_pairs(experiment, class_id).distances
     return features
 
 
 def _cell_features(experiment: Experiment, cell: Cell) -> dict[str, Tensor]:
     """Return the features of the generated images of a cell, by network."""
-    ids, layout = [draw_id(draw) for draw in experiment.draws(cell)], experiment.layout
+    ids, layout = [draw_id(draw) for draw in experiment.cells.draws(cell)], experiment.layout
     networks = experiment.networks.items()
     features = {name: layout.features(cell, network).gather(ids, "features") for name, network in networks}
-    if experiment.measures_diversity:
+    if experiment.config.measures_diversity:
         features["pairs"] = draw_pairs(experiment, cell).distances
     return features
 

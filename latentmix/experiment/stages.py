@@ -58,10 +58,10 @@ def reads(stages: Sequence[StageType]) -> frozenset[Read]:
 def _plan_synthesis(experiment: Experiment, batch_size: int) -> Stage:
     """Plan noise -> images that stand for real ones, where the data are `synthetic`."""
     stage = Stage("synthesize", len(experiment.plain_schedule) * cfg_factor(experiment.config.guidance))
-    data = experiment.data
+    data = experiment.data.dataset
     if isinstance(data, Synthetic):
         for class_id in experiment.classes:
-            indices = range(max(len(experiment.pool(class_id)), len(experiment.references(class_id))))
+            indices = range(max(len(experiment.data.pool(class_id)), len(experiment.data.references(class_id))))
             missing = {index for index in indices if not is_image(data.path(class_id, index))}
             compute, each = partial(_synthesize, experiment, data, class_id), disk_sizes.image(experiment)
             stage.add(class_id, indices, missing, batch_size, compute, bytes_each=each)
@@ -94,7 +94,7 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
     settings = experiment.config.inversion
     stage = Stage("invert", settings.steps * experiment.inversion.nfe(settings))
     for class_id in experiment.classes:
-        sources, finished = experiment.pool(class_id), experiment.layout.latents(class_id).ids()
+        sources, finished = experiment.data.pool(class_id), experiment.layout.latents(class_id).ids()
         missing = {source for source in sources if source.id not in finished}
         compute, each = partial(_invert, experiment, class_id), disk_sizes.inverted(experiment)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment), each)
@@ -103,7 +103,7 @@ def _plan_inversion(experiment: Experiment, batch_size: int) -> Stage:
 
 def _invert(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
     guidance, ids = experiment.config.inversion.guidance, images.ids
-    cond = experiment.conditioning(class_id, guidance, experiment.inverter, ids, size)
+    cond = experiment.texts.conditioning(class_id, guidance, experiment.inverter, ids, size)
     state = invert(experiment, padded(images.pixels, size), cond, class_id)
     experiment.layout.latents(class_id).write(ids, {name: x[: len(ids)] for name, x in state.items()})
 
@@ -119,7 +119,7 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
     stage = Stage("real images")
     for class_id in experiment.classes:
         kept = (experiment.layout.references(class_id, network) for network in experiment.networks.values())
-        sources, finished = experiment.references(class_id), _in_all(kept)
+        sources, finished = experiment.data.references(class_id), _in_all(kept)
         missing = {source for source in sources if source.id not in finished}
         compute, each = partial(_measure_real, experiment, class_id), disk_sizes.features(experiment)
         stage.add(class_id, sources, missing, batch_size, compute, loader(experiment), each)
@@ -141,7 +141,7 @@ MEASURE_REFERENCES = StageType(_plan_references, frozenset({"references", "netwo
 def _plan_mixing(experiment: Experiment, batch_size: int) -> Stage:
     """Plan latents -> mixed latents in the cache. A sweep mixes during generation instead, as mixing is fast."""
     stage = Stage("mix")
-    for cell in experiment.cells:
+    for cell in experiment.cells.mixed:
         draws, finished = _draws(experiment, cell), experiment.layout.centroids(cell).ids()
         missing = {draw for draw in draws if draw_id(draw) not in finished}
         compute, each = partial(_mix, experiment, cell), disk_sizes.latent(experiment)
@@ -156,7 +156,7 @@ def _mix(experiment: Experiment, cell: Cell, draws: Sequence[int], size: int) ->
 
 def mix_cell(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> State:
     """Return the mixtures of some draws of a cell, a row for each; at least float32, whatever the networks run in."""
-    weights = experiment.weights(cell, draws).to(experiment.device)
+    weights = experiment.cells.weights(cell, draws).to(experiment.device)
     latents = experiment.gaussian_latents if cell.gaussian else experiment.latents
     return latents.mix(cell.class_id, weights, cell.method)
 
@@ -176,7 +176,7 @@ def _plan_generation(
     """
     config = experiment.config
     stage = Stage("generate", config.steps * experiment.inversion.nfe_generation(config.guidance))
-    for name, cells in experiment.streams.items():
+    for name, cells in experiment.cells.streams.items():
         draws = {cell: _draws(experiment, cell, None if measure else keep) for cell in cells}
         lost = {cell: _without_image(experiment, cell, draws[cell]) for cell in cells}
         unseen = {(cell, draw) for cell in cells for draw in draws[cell][:keep] if draw in lost[cell]}
@@ -208,7 +208,7 @@ def _generate(
         images = experiment.model.decode(generate_plainly(experiment, first.class_id, z, schedule, label))
     else:
         experiment.finish_inverting()
-        cond = experiment.conditioning(first.class_id, experiment.config.guidance)
+        cond = experiment.texts.conditioning(first.class_id, experiment.config.guidance, experiment.model)
         _, images = generate(experiment, cond, state, label)
     # Features first: once all images of a cell are written, a later plan measures them from their files.
     if unmeasured.intersection(drawn):
@@ -226,7 +226,7 @@ def generation(keep: int | None = None, copies: int = 1) -> StageType:
 
 
 GENERATE = StageType(
-    lambda experiment, batch_size: _plan_generation(experiment, batch_size, experiment.images_kept, measure=True),
+    lambda experiment, batch_size: _plan_generation(experiment, batch_size, experiment.cells.images_kept, measure=True),
     frozenset({"pool", "networks"}),
 )
 
@@ -240,7 +240,7 @@ def _plan_measurement(experiment: Experiment, batch_size: int, required: bool) -
     The batches are those of generation, since a network's rounding also depends on the place in the batch.
     """
     stage = Stage("measure")
-    for name, cells in experiment.streams.items():
+    for name, cells in experiment.cells.streams.items():
         draws, missing = {cell: _draws(experiment, cell) for cell in cells}, set[Drawn]()
         for cell in cells:
             unmeasured = _unmeasured(experiment, cell)
@@ -279,7 +279,7 @@ MEASURE_IF_COMPLETE = StageType(partial(_plan_measurement, required=False), froz
 @timed("writing")
 def finish_images(experiment: Experiment) -> None:
     """Write the image files that a stopped run left pending."""
-    for folder in (experiment.config.cache, *experiment.folders_of_data):
+    for folder in (experiment.config.cache, *experiment.data.own_folders):
         write_pending(folder)
 
 
@@ -324,12 +324,12 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
     finished = _in_all(experiment.layout.features(cell, network) for network in experiment.networks.values())
-    return {draw for draw in experiment.draws(cell) if draw_id(draw) not in finished}
+    return {draw for draw in experiment.cells.draws(cell) if draw_id(draw) not in finished}
 
 
 def _draws(experiment: Experiment, cell: Cell, most: int | None = None) -> Sequence[int]:
     """Return the draws of a cell, or the first `most`. Warn once if there are fewer than are asked for."""
-    draws, wanted = experiment.draws(cell, most), experiment.config.draws
+    draws, wanted = experiment.cells.draws(cell, most), experiment.config.draws
     if len(draws) < min(wanted, wanted if most is None else most):
-        warn_once(experiment.few_draws)
+        warn_once(experiment.cells.few_draws)
     return draws

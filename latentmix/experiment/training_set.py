@@ -59,7 +59,7 @@ def write_training_set(experiment: Augmentation, options: Options, folder: Path,
     """Write images, table and card of all classes of `folder` to `out`. Return the counts of each class."""
     rows, counts = list[Row](), dict[str, Counts]()
     for class_id in experiment.classes:
-        sources = experiment.pool(class_id)
+        sources = experiment.data.pool(class_id)
         names = [Path(source.name).relative_to(folder).as_posix() for source in sources]
         reasons = _reasons_to_drop(experiment, options, class_id)
         mixed = _write_mixtures(experiment, class_id, names, out, set(reasons))
@@ -74,9 +74,9 @@ def write_training_set(experiment: Augmentation, options: Options, folder: Path,
 
 def similarities(experiment: Augmentation, class_id: str) -> tuple[Tensor, Tensor]:
     """Return the cosines of CLIP embeddings with the class's mean embedding: of each mixture, and of each input."""
-    (cell,), network = experiment.cells_of(class_id), experiment.networks["clip"]
+    (cell,), network = experiment.cells.of(class_id), experiment.networks["clip"]
     real = experiment.layout.references(class_id, network).gather(experiment.layout.pool_ids(class_id), "features")
-    generated = experiment.layout.features(cell, network).gather(map(draw_id, experiment.draws(cell)), "features")
+    generated = experiment.layout.features(cell, network).gather(map(draw_id, experiment.cells.draws(cell)), "features")
     return 1 - cosine_distances(generated, real), 1 - cosine_distances(real, real)
 
 
@@ -84,8 +84,8 @@ def _write_mixtures(
     experiment: Augmentation, class_id: str, names: Sequence[str], out: Path, dropped: set[int]
 ) -> list[Row]:
     """Write the mixtures of a class, under the numbers of their draws. Return their rows of the table."""
-    (cell,), config = experiment.cells_of(class_id), experiment.config
-    used = [draw for draw in experiment.draws(cell) if draw not in dropped]
+    (cell,), config = experiment.cells.of(class_id), experiment.config
+    used = [draw for draw in experiment.cells.draws(cell) if draw not in dropped]
     files = [f"{class_id}/{draw_id(draw)}.jpg" for draw in used]
 
     def write(item: tuple[int, str]) -> None:
@@ -97,7 +97,7 @@ def _write_mixtures(
     on_all_threads(write, list(zip(used, files, strict=True)))
     rows = list[Row]()
     for draw, file in zip(used, files, strict=True):
-        mixture = experiment.mixtures(class_id)[draw]
+        mixture = experiment.cells.mixtures(class_id)[draw]
         mixed, weights = [names[index] for index in mixture.indices], [round(w, 4) for w in mixture.weights]
         run = (str(cell.method), config.inversion.name, config.seed)
         rows.append((file, class_id, json.dumps(mixed, ensure_ascii=False), json.dumps(weights), *run))
@@ -107,7 +107,7 @@ def _write_mixtures(
 def _copy_originals(experiment: Augmentation, class_id: str, names: Sequence[str], out: Path) -> list[Row]:
     """Copy the files of a class as they are. Return their rows of the table."""
     rows = list[Row]()
-    for index, (source, name) in enumerate(zip(experiment.pool(class_id), names, strict=True)):
+    for index, (source, name) in enumerate(zip(experiment.data.pool(class_id), names, strict=True)):
         suffix = Path(source.name).suffix.lower()
         file = f"{class_id}/original-{draw_id(index)}{SUFFIXES.get(suffix, suffix)}"
         if not (out / SPLIT / file).exists():
@@ -118,10 +118,10 @@ def _copy_originals(experiment: Augmentation, class_id: str, names: Sequence[str
 
 def _reasons_to_drop(experiment: Augmentation, options: Options, class_id: str) -> dict[int, str]:
     """Return the draws of a class that are not used, and why."""
-    (cell,), reasons = experiment.cells_of(class_id), dict[int, str]()
+    (cell,), reasons = experiment.cells.of(class_id), dict[int, str]()
     if options.min_similarity is not None:
         similar, _ = similarities(experiment, class_id)
-        reasons = {draw: "unlike" for draw in experiment.draws(cell) if similar[draw] < options.min_similarity}
+        reasons = {draw: "unlike" for draw in experiment.cells.draws(cell) if similar[draw] < options.min_similarity}
     copies = {draw: "near copy" for draw, d in _distances(experiment, cell).items() if d < options.copy_threshold}
     return reasons | copies
 
@@ -129,13 +129,13 @@ def _reasons_to_drop(experiment: Augmentation, options: Options, class_id: str) 
 def _distances(experiment: Augmentation, cell: Cell) -> dict[int, float]:
     """Return how much each draw differs from the nearest image of its class: levels of 255, root mean square."""
     size = experiment.config.model.size
-    inputs = np.stack([_small(Image.fromarray(source.pixels(size))) for source in experiment.pool(cell.class_id)])
+    inputs = np.stack([_small(Image.fromarray(source.pixels(size))) for source in experiment.data.pool(cell.class_id)])
 
     def distance(draw: int) -> float:
         with Image.open(experiment.layout.image_path(cell, draw)) as image:
             return float(np.sqrt(np.square(inputs - _small(image)).mean((1, 2, 3))).min())
 
-    draws = experiment.draws(cell)
+    draws = experiment.cells.draws(cell)
     return dict(zip(draws, on_all_threads(distance, draws), strict=True))
 
 
@@ -147,6 +147,7 @@ def _small(image: Image.Image) -> np.ndarray:
 def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts], name: str) -> str:
     """Return the data card, in Markdown with the header that the Hugging Face hub reads."""
     config, total = experiment.config, sum(count.written + count.copied for count in counts.values())
+    alpha = experiment.cells.alpha
     size = next(label for most, label in SIZES.items() if total < most)
     header = {"task_categories": ["image-classification"], "size_categories": [size], "tags": ["synthetic"]}
     lines = [
@@ -161,7 +162,7 @@ def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts],
         config=config,
         method=config.methods[0],
         sizes=f"{min(config.n)} to {max(config.n)}" if len(config.n) > 1 else config.n[0],
-        weights="equal" if np.isinf(experiment.alpha) else f"Dirichlet, α = {experiment.alpha:g}, in whole percents",
+        weights="equal" if np.isinf(alpha) else f"Dirichlet, α = {alpha:g}, in whole percents",
         rows="\n".join(lines),
         threshold=options.copy_threshold,
         copy_size=COPY_SIZE,

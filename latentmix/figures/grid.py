@@ -72,7 +72,7 @@ def _titles(experiment: Experiment, columns: Sequence[tuple[int, int]]) -> list[
     classes, ns = {index for index, _ in columns}, experiment.config.n
     titles = []
     for index, n in columns:
-        name = experiment.title(experiment.classes[index]) if n == ns[0] else ""
+        name = experiment.data.title(experiment.classes[index]) if n == ns[0] else ""
         lines = [*([name] if len(classes) > 1 else []), *([f"N = {n}"] if len(ns) > 1 else [])]
         titles.append("\n".join(lines) or f"N = {n}")
     return titles

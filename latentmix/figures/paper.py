@@ -48,7 +48,7 @@ def settings(template: str, config: Config) -> str:
 
 
 def _draw_growth(experiments: Sequence[Experiment], stem: Path) -> list[Path]:
-    models = {e.config.model.name: [(e.title(c), diagnose_class(e, c)) for c in e.classes] for e in experiments}
+    models = {e.config.model.name: [(e.data.title(c), diagnose_class(e, c)) for c in e.classes] for e in experiments}
     return draw_growth(models, stem)
 
 
@@ -170,10 +170,10 @@ def caption(name: str, experiments: Sequence[Experiment]) -> str:
     figure, fields = FIGURES[name], dict[str, str]()
     if experiments:
         first, config = experiments[0], experiments[0].config
-        classes = {e.config.model.name: ", ".join(map(e.title, e.classes)) for e in experiments}
+        classes = {e.config.model.name: ", ".join(map(e.data.title, e.classes)) for e in experiments}
         if len(set(classes.values())) > 1:
             classes = {model: f"{titles} ({model})" for model, titles in classes.items()}
-        fields = {"classes": " and ".join(dict.fromkeys(classes.values())), "first": first.title(first.classes[0])}
+        fields = {"classes": " and ".join(dict.fromkeys(classes.values())), "first": first.data.title(first.classes[0])}
         fields["n"] = ", ".join(map(str, config.n))
         fields |= {"inversion": config.inversion.name, "steps": str(config.inversion.steps)}
         fields["controls"] = "; ".join(CONTROLS[control][0] for control in config.controls) or "none"

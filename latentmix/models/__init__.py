@@ -13,17 +13,28 @@ from latentmix.settings import height_width
 
 
 def load_model(
-    config: ModelConfig, device: torch.device, float32: Collection[str] = (), speed: SpeedConfig = USUAL
+    config: ModelConfig,
+    device: torch.device,
+    float32: Collection[str] = (),
+    speed: SpeedConfig = USUAL,
+    only_planned: bool = False,
 ) -> Model:
     """Return the model that settings name. Its networks are loaded when they are first used.
 
-    `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits.
+    `float32` names the denoisers, `unet` or `transformer`, that precision=auto leaves in 32 bits. If it is
+    `only_planned`, a model of the hub that is not here has a stand-in without weights.
     Raises: UserError where the model can't be read or fetched, or can't take images of the size.
     """
     from latentmix.models.denoiser import check_quantization
     from latentmix.models.family_table import family_of
-    from latentmix.models.pipeline import find
+    from latentmix.models.pipeline import find, is_on_hub, snapshot
 
+    if only_planned and is_on_hub(config) and snapshot(config) is None:
+        from latentmix.models.architectures import placeholder
+
+        model = placeholder(config, float32)
+        check_size(model, config.size)
+        return model
     folder = find(config)
     family = family_of(folder)
     precision = family.precision(config.precision, device, float32)

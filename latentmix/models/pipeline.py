@@ -40,6 +40,11 @@ def find(config: ModelConfig) -> Path:
     return _checked(snapshot(config) or _fetched(config), config)
 
 
+def is_on_hub(config: ModelConfig) -> bool:
+    """Return whether a model comes from the Hugging Face hub."""
+    return config.path is None and not config.embedded and config.hub is not None
+
+
 def network_files(folder: Path, pickled: bool = True) -> dict[str, list[Path]]:
     """Return the files of weights of each network of a pipeline."""
     family = family_of(folder)

@@ -90,7 +90,7 @@ def find_experiment(config: Config, folder: Path, identity: Mapping[str, str]) -
 def _titles(experiment: Experiment, class_ids: Iterable[str]) -> dict[str, str]:
     """Return a name for each class: its title, with its id if another class has the same; its id without a data set."""
     try:
-        titles = {class_id: experiment.title(class_id) for class_id in experiment.classes}
+        titles = {class_id: experiment.data.title(class_id) for class_id in experiment.classes}
     except (UserError, OSError):
         titles = {}
     shared = {title for title, count in Counter(titles.values()).items() if count > 1}
@@ -107,7 +107,7 @@ def _images(experiment: Experiment) -> Images:
     inputs: dict[tuple[str, int], list[str]] = {}
     note, size, config = "", 0, experiment.config
     shown = cache(partial(_input, experiment))  # draws share images
-    draws = sorted({draw for cell in experiment.generated_cells for draw in experiment.draws(cell, config.keep)})
+    draws = sorted({draw for cell in experiment.cells.generated for draw in experiment.cells.draws(cell, config.keep)})
     try:
         for draw, class_id in ((draw, class_id) for draw in draws for class_id in experiment.classes):
             images = _images_of_draw(experiment, class_id, draw)
@@ -127,18 +127,18 @@ def _images(experiment: Experiment) -> Images:
 
 
 def _input(experiment: Experiment, class_id: str, index: int) -> str:
-    pixels = experiment.pool(class_id)[index].pixels(experiment.config.model.size)
+    pixels = experiment.data.pool(class_id)[index].pixels(experiment.config.model.size)
     return _data_uri(Image.fromarray(pixels), INPUT_SIZE, lossless=False)
 
 
 def _images_of_draw(experiment: Experiment, class_id: str, draw: int) -> dict[ImageKey, str]:
-    cells = [cell for cell in experiment.generated_cells if cell.class_id == class_id]
+    cells = [cell for cell in experiment.cells.generated if cell.class_id == class_id]
     paths = {(class_id, cell.n, cell.method_name, draw): experiment.layout.image_path(cell, draw) for cell in cells}
     existing = {where: path for where, path in paths.items() if path.exists()}
     uris = on_all_threads(lambda path: _data_uri(Image.open(path)), existing.values())
     images = dict(zip(existing, uris, strict=True))
-    if images and draw < len(experiment.references(class_id)):
-        pixels = experiment.references(class_id)[draw].pixels(experiment.config.model.size)
+    if images and draw < len(experiment.data.references(class_id)):
+        pixels = experiment.data.references(class_id)[draw].pixels(experiment.config.model.size)
         images[class_id, 0, "real", draw] = _data_uri(Image.fromarray(pixels))
     return images
 

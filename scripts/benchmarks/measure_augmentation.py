@@ -85,7 +85,7 @@ class Maker:
         experiment = self._experiment(seed, SHOTS[0], "fix/chm", "controls=[noise]")
         with contextlib.redirect_stdout(io.StringIO()):
             session.run_stages(experiment, augment.STAGES, "augment")
-        cells = {cell.class_id: cell for cell in experiment.generated_cells if cell.method_name == "noise"}
+        cells = {cell.class_id: cell for cell in experiment.cells.generated if cell.method_name == "noise"}
         paths = {c: [experiment.layout.image_path(cells[c], k) for k in range(PER_CLASS)] for c in CLASSES}
         return labelled({c: [np.asarray(Image.open(path)) for path in of_class] for c, of_class in paths.items()})
 

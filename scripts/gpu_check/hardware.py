@@ -104,12 +104,12 @@ class _Pair:
         settings = (f"model={self.name}", f"inversion={inversion}", *GUIDED.get(inversion, ()))
         experiment = self.check.experiment(*settings, *self.few, *more)
         config, model, class_id = experiment.config, experiment.model, experiment.classes[0]
-        images = pixels(experiment.pool(class_id), config.model.size)
+        images = pixels(experiment.data.pool(class_id), config.model.size)
         clean = model.encode(images)
-        cond = experiment.conditioning(class_id, config.inversion.guidance, experiment.inverter)
+        cond = experiment.texts.conditioning(class_id, config.inversion.guidance, experiment.inverter)
         levels, kind = experiment.inversion_schedule, experiment.inversion
         state = kind.run(experiment.inverter, clean, levels, cond, config.inversion, image_names(images))
-        cond = experiment.conditioning(class_id, config.guidance)
+        cond = experiment.texts.conditioning(class_id, config.guidance)
         back = kind.generate(model, state, experiment.generation_schedule, cond, config.inversion)
         return {"clean": clean, "latents": state["latents"], "back": back, "images": model.decode(back)}
 

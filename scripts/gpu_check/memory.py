@@ -104,7 +104,7 @@ def _null_text(check: Check, size: int, precision: str) -> None:
     )
     experiment = check.experiment(*check.full_size("sd15"), *few, f"model.precision={precision}", "batch=1")
     config, model = experiment.config, experiment.inverter
-    cond, step = experiment.conditioning(experiment.classes[0], 7.5, model), experiment.inversion_schedule[-1:]
+    cond, step = experiment.texts.conditioning(experiment.classes[0], 7.5, model), experiment.inversion_schedule[-1:]
     z = torch.randn(size, *model.latent_shape(config.model.size), device=check.device)
 
     def invert() -> torch.Tensor:
