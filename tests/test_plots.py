@@ -145,6 +145,20 @@ def test_a_value_without_an_interval_has_no_bar() -> None:
         assert len(y(lines(axes)["lin/0"])) == len(NS)
 
 
+def test_a_few_wide_intervals_do_not_flatten_a_panel() -> None:
+    """They are cut at the top, while all points and usual intervals are in it."""
+    results = invented_results()
+    wide = [
+        replace(r, estimate=replace(r.estimate, high=5000.0)) if (r.method, r.n) == ("lin/0", 64) else r
+        for r in results
+    ]
+    for before, axes in zip(curves(results).axes, curves(wide).axes, strict=True):
+        shown = max(point for line in axes.lines for point in y(line))
+        assert shown < before.get_ylim()[1] <= axes.get_ylim()[1] < 2 * shown
+        usual = [high for rows in intervals(axes).values() for *_, high in rows if high < 5000]
+        assert max(usual) < axes.get_ylim()[1] and before.get_ylim()[0] == 0
+
+
 def test_metrics_that_fig_7_is_not_about_are_drawn_alone() -> None:
     def renamed(**names: str) -> list[Result]:
         return [replace(r, metric=names[r.metric]) for r in invented_results() if r.metric in names]

@@ -1,6 +1,7 @@
 """Fig. 7: distance to real images against N, with a line for each method."""
 
 import math
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.draws import GAUSS
 from latentmix.experiment.results import AVERAGE, Result, read_table
 from latentmix.figures.style import GREY, MethodStyle, method_styles, metric_label, save, styled
+from latentmix.metrics import Estimate
 
 COLUMNS = 3  # panels beside each other
 QUIET = "#59626a"  # colour of notes
@@ -71,6 +73,15 @@ def _panel(axes: Axes, results: Sequence[Result], styles: Mapping[str, MethodSty
     axes.minorticks_off()
     if not any(result.estimate.value < 0 for result in results):
         axes.set_ylim(bottom=0)  # cuts wide intervals of distances; unbiased estimates may be below 0
+        drawn = [r.estimate for r in results if not styles[r.method].control and not math.isnan(r.estimate.low)]
+        axes.set_ylim(top=_top([r.estimate.value for r in results if not math.isnan(r.estimate.value)], drawn))
+
+
+def _top(values: Sequence[float], drawn: Sequence[Estimate]) -> float:
+    """Return the upper end of an axis from 0; it cuts a few intervals that are far wider than usual, as the report."""
+    most, highest = max(values, default=0.0), max((e.high for e in drawn), default=0.0)
+    usual = statistics.median([e.high - e.value for e in drawn] or [0.0])
+    return 1.05 * max(most, min(highest, most + max(0.5 * most, 1.1 * usual))) or 1.0
 
 
 def _line(axes: Axes, results: Sequence[Result], style: MethodStyle, shift: float) -> None:
