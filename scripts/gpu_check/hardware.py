@@ -109,7 +109,7 @@ class _Pair:
         cond = experiment.texts.conditioning(class_id, config.inversion.guidance, experiment.inverter)
         levels, kind = experiment.inversion_schedule, experiment.inversion
         state = kind.run(experiment.inverter, clean, levels, cond, config.inversion, image_names(images))
-        cond = experiment.texts.conditioning(class_id, config.guidance)
+        cond = experiment.texts.conditioning(class_id, config.guidance, experiment.model)
         back = kind.generate(model, state, experiment.generation_schedule, cond, config.inversion)
         return {"clean": clean, "latents": state["latents"], "back": back, "images": model.decode(back)}
 

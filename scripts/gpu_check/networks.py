@@ -85,7 +85,7 @@ class _Steps:
         experiment = self.loaded[1]
         config, model, interval = experiment.config, experiment.model, experiment.generation_schedule[-1]
         model.speed = replace(model.speed, attention=attention[0] if attention else "auto")
-        cond = experiment.texts.conditioning(experiment.classes[0], config.guidance)
+        cond = experiment.texts.conditioning(experiment.classes[0], config.guidance, experiment.model)
         z = torch.randn(batch, *model.latent_shape(config.model.size), device=self.check.device)
         return torch.no_grad()(lambda: model.predict(z, interval.noisy, interval.timestep, cond)), model
 
