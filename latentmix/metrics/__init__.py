@@ -16,6 +16,7 @@ from latentmix.metrics.distances import (
     cmmd,
     cosine_distances,
     frechet_distance,
+    frechet_distance_to,
     frechet_infinity,
     kid,
 )
@@ -72,7 +73,7 @@ class Metric:
 
 
 def _frechet(x: Features, y: Others) -> Sample:
-    return jackknifed(partial(frechet_distance, y=y), x)
+    return jackknifed(frechet_distance_to(y), x)
 
 
 def _frechet_infinity(x: Features, y: Others) -> Sample:

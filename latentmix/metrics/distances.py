@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,13 +39,22 @@ def frechet_distance(x: Features, y: Float[Any, "m _"]) -> float:
     needs no square root of a matrix, and stays exact if fewer images than dimensions make Σ singular.
     Raises ValueError for fewer than two rows or different widths.
     """
-    x, y = read(x, y)
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"features must be [n, D] and [m, D], n, m at least 2, not {list(x.shape)}, {list(y.shape)}")
-    mean_x, root_x = _mean_and_root(x)
-    mean_y, root_y = _mean_and_root(y)
-    overlap = _nuclear_norm(root_x @ root_y.T)
-    return ((mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * overlap).item()
+    return frechet_distance_to(y)(x)
+
+
+def frechet_distance_to(y: Float[Any, "m D"]) -> Callable[[Features], float]:
+    """Return the Fréchet distance to y as a function of x, which fits a Gaussian to y once."""
+    mean_y, root_y = _mean_and_root(*read(y))
+
+    def distance(x: Features) -> float:
+        (x,) = read(x)
+        if x.shape[1] != len(mean_y):
+            raise ValueError(f"features must be [n, D] and [m, D] of one width D, not {x.shape[1]} and {len(mean_y)}")
+        mean_x, root_x = _mean_and_root(x)
+        overlap = _nuclear_norm(root_x @ root_y.T)
+        return ((mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * overlap).item()
+
+    return distance
 
 
 def _nuclear_norm(x: Float[Tensor, "n m"]) -> Tensor:
@@ -75,7 +83,7 @@ def frechet_infinity(x: Features, y: Others, parts: int = PARTS) -> float:
     is not removed. The bias is linear in 1/n only if n is well above D, so if n/`parts` is smaller than D, the result
     is no better than the plain distance. NaN for fewer than four rows.
     """
-    return extrapolated(partial(frechet_distance, y=y), x, parts)
+    return extrapolated(frechet_distance_to(y), x, parts)
 
 
 def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int = PARTS) -> float:
@@ -98,7 +106,9 @@ def extrapolated(statistic: Callable[[Tensor], float], x: Features, parts: int =
 
 
 def _mean_and_root(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean [D], and a root R [min(n, D), D] of the unbiased covariance: RᵀR = Σ."""
+    """Return the mean [D], and a root R [min(n, D), D] of the unbiased covariance: RᵀR = Σ. Raises: ValueError."""
+    if len(x) < 2:
+        raise ValueError(f"features must be [n, D] with n at least 2, not {list(x.shape)}")
     mean = x.mean(0)
     root = (x - mean) / math.sqrt(len(x) - 1)
     return mean, torch.linalg.qr(root, mode="r").R if len(x) > x.shape[1] else root
