@@ -64,7 +64,7 @@ def size_of(value: Any) -> str:
     return f"model.size={value}"
 
 
-def check_brought(settings: Sequence[str]) -> None:
+def check_loaded(settings: Sequence[str]) -> None:
     """Raise UserError for settings of loading, which have no effect on a pipeline that is loaded already."""
     for setting in settings:
         key = setting.lstrip("+").partition("=")[0]

@@ -24,12 +24,13 @@ from latentmix.overrides import for_hydra, mapping, takes_fractions
 from latentmix.settings import expand_home, refusal_of_url
 
 GROUPS = ("model", "data", "inversion", "launch", "experiment")
-# Keys with which experiments choose settings by `model.world`. They are no settings, and are removed.
-BY_WORLD = ("_classes", "_draws", "_steps", "_prompt")
+# Keys with which experiments choose settings by `model.domain`. They are no settings, and are removed.
+BY_DOMAIN = ("_classes", "_draws", "_steps", "_prompt")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's kinds of error
 DEFAULT_DATA = "shapes"  # of configs/config.yaml
 RENAMED = {  # old key -> what to say instead
     "speed.offload": "model.offload",
+    "model.world": "model.domain",
     "speed.shared_half": "speed.shared_prefix",
     "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
 }
@@ -210,8 +211,8 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
     try:
         with LOCK, _apart_from_the_callers_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
-            if world := _drawn_world(composed, overrides, presets):
-                typed = [f"data={world}", *typed]
+            if domain := _drawn_domain(composed, overrides, presets):
+                typed = [f"data={domain}", *typed]
                 composed = hydra_compose("config", [*typed, *presets.overrides], return_hydra_config=True)
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         for key, names in mappings.values():
@@ -229,16 +230,16 @@ def _composed(overrides: Sequence[str], presets: Presets) -> Preset:
         presets.check(overrides)
         folders = ", ".join(map(str, (config_folder(), *presets.dirs)))
         raise UserError(f"the configs in {folders} can't be read: {' '.join(str(error).split())}") from error
-    return {key: value for key, value in plain.items() if key not in BY_WORLD}
+    return {key: value for key, value in plain.items() if key not in BY_DOMAIN}
 
 
-def _drawn_world(composed: Any, overrides: Sequence[str], presets: Presets) -> str | None:
+def _drawn_domain(composed: Any, overrides: Sequence[str], presets: Presets) -> str | None:
     """Return the drawn data that the model was trained on, if no data were chosen and they are not the default."""
-    world, experiment = composed.model.get("world"), composed.hydra.runtime.choices.get("experiment")
+    domain, experiment = composed.model.get("domain"), composed.hydra.runtime.choices.get("experiment")
     chosen = any(override.lstrip("+").startswith("data=") for override in overrides)
-    if chosen or world not in DRAWN or world == DEFAULT_DATA or presets.overridden("data", experiment):
+    if chosen or domain not in DRAWN or domain == DEFAULT_DATA or presets.overridden("data", experiment):
         return None
-    return world
+    return domain
 
 
 def _unpin_other(config: Any, option: str, overrides: Sequence[str], presets: Presets) -> None:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from latentmix.arguments import (
-    check_brought,
+    check_loaded,
     check_pairs,
     count_of,
     for_each,
@@ -41,7 +41,14 @@ from latentmix.latents import Latents, Prompt, joined, weighted
 from latentmix.mixing import Method
 from latentmix.model_names import native_size, nearest_preset, overrides_for
 from latentmix.models import check_size, load_model, of_latents
-from latentmix.models.brought import brought_model, denoiser_and_vae, device_of, family_of, in_its_words, parts_of
+from latentmix.models.from_diffusers import (
+    denoiser_and_vae,
+    device_of,
+    family_of,
+    in_its_words,
+    model_from_diffusers,
+    state_of,
+)
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.progress import CountedSteps, Progress, bar, shown
@@ -69,8 +76,8 @@ class Pipeline:
         self.batch: int | str | None = config.batch  # None or "auto": as many as usually fit
         self._overrides = tuple(overrides)
         self._texts: dict[str, Text] = {}
-        self._brought: Any = None  # the caller's own diffusers pipeline; see `from_diffusers`
-        self._parts: list[Any] = []  # its `parts_of` when `model` was made
+        self._diffusers: Any = None  # the caller's own diffusers pipeline; see `from_diffusers`
+        self._state: list[Any] = []  # its `state_of` when `model` was made
 
     @classmethod
     @alone()
@@ -108,12 +115,12 @@ class Pipeline:
         denoiser, vae = denoiser_and_vae(pipe)
         device, native = device_of(pipe), native_size(denoiser, vae)
         overrides = [f"model={nearest_preset(family_of(pipe).pipeline, denoiser)}", f"device={device}"]
-        check_brought(given := in_one_list(settings))
+        check_loaded(given := in_one_list(settings))
         overrides += [f"model.size={native}"] * (native is not None) + given
         overrides += [] if size is None else [size_of(size)]
         config = compose(overrides)
-        made = cls(brought_model(pipe, config.model), config, overrides, device)
-        made._brought, made._parts = pipe, parts_of(pipe)
+        made = cls(model_from_diffusers(pipe, config.model), config, overrides, device)
+        made._diffusers, made._state = pipe, state_of(pipe)
         check_size(made.model, config.model.size)
         return made
 
@@ -336,18 +343,22 @@ class Pipeline:
         with torch.no_grad(), tf32(allowed=False), shown(self.progress), bar(what, total, unit="step") as moved:
             yield CountedSteps(self.model, moved, steps)
             moved.update(moved.total - moved.n)
-        if self._brought is not None:
-            self._brought.maybe_free_model_hooks()  # as diffusers does after each call
+        if self._diffusers is not None:
+            self._diffusers.maybe_free_model_hooks()  # as diffusers does after each call
 
     def _use_precision(self, float32: Collection[str]) -> None:
-        """Replace the model if `float32`, the networks to keep in 32 bits, or a changed `_brought` needs it."""
-        if self._brought is not None:
+        """Replace the model if `float32`, the networks to keep in 32 bits, or a changed `_diffusers` needs it."""
+        if (pipe := self._diffusers) is not None:
             self._texts = {}  # the caller may have set other adapters
-            if (parts := parts_of(self._brought)) != self._parts:  # or moved or cast it, or set another module
-                denoiser_and_vae(self._brought)
-                self.model, self.device = brought_model(self._brought, self.config.model), device_of(self._brought)
-                self._parts = parts
-        if self._brought is not None or self.config.model.precision != "auto":
+            if (state := state_of(pipe)) != self._state:  # or moved or cast it, or set another module
+                denoiser_and_vae(pipe)
+                self.model, self.device, self._state = (
+                    model_from_diffusers(pipe, self.config.model),
+                    device_of(pipe),
+                    state,
+                )
+            return
+        if self.config.model.precision != "auto":
             return
         needed = load_model(self.config.model, self.device, float32, self.config.speed)  # its weights are not read yet
         precisions = [getattr(model, "precision", model.dtype) for model in (needed, self.model)]  # TF32 is no dtype
@@ -357,7 +368,7 @@ class Pipeline:
     def _schedule(self, kind: Inversion, own: InversionSettings, latent: Sequence[int] = ()) -> Schedule:
         """Return the schedule of latents [C, h, w]; by default, of the pipeline's size."""
         model = of_latents(self.model, self.config.model, latent) if latent else self.model
-        with in_its_words(getattr(model, "folder", Path())) if self._brought is not None else nullcontext():
+        with in_its_words(getattr(model, "folder", Path())) if self._diffusers is not None else nullcontext():
             return model.schedule(own.steps * kind.intervals_per_step, own.spacing)
 
     def _slices(self, count: int) -> list[slice]:

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=math.nan, help="evaluations per second, where none was measured")
     parser.add_argument("overrides", nargs="*", help="as of latentmix, KEY=VALUE")
     given = parser.parse_intermixed_args()
-    drawn = compose([f"model={given.model}"]).model.world != "imagenet"
+    drawn = compose([f"model={given.model}"]).model.domain != "imagenet"
     runs = {run: overrides(run, given) for run in given.runs.split(",") if drawn or run not in DRAWN}
     if given.dry_run:
         show_plan({run: plan(arguments, given.rate) for run, arguments in runs.items()})

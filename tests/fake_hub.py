@@ -217,7 +217,7 @@ def experiment(*overrides: str) -> Experiment:
 
 def sd15(*overrides: str) -> Experiment:
     """Return Stable Diffusion 1.5, measured by networks that come with latentmix."""
-    return experiment("model=sd15", *EMBEDDED, "model.world=shapes", *overrides)
+    return experiment("model=sd15", *EMBEDDED, "model.domain=shapes", *overrides)
 
 
 def states(of: Experiment, stages: Sequence[StageType] = SWEEP) -> dict[str, str]:

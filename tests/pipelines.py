@@ -29,7 +29,7 @@ FLUX = (
     f"model.path=${{oc.env:{FOLDER}}}/flux",
     f"model.size={SIZE}",
     "model.max_sequence_length=8",
-    "model.world=shapes",
+    "model.domain=shapes",
     *(f"model.{network}=embedded" for network in ("features", "clip", "perceptual")),
 )
 VAE = {

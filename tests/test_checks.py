@@ -24,8 +24,9 @@ from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, probe_stage
-from latentmix.experiment.stages import MEASURE_REFERENCES, SYNTHESIZE, StageType
+from latentmix.experiment.stages import MEASURE_REFERENCES, StageType
 from latentmix.experiment.sweep import SWEEP
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.runner.tasks import Stage
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
@@ -183,14 +184,14 @@ def test_images_of_a_kind_that_the_model_does_not_know_are_warned_of(tmp_path: P
     assert doubt == "tiny knows nothing but data=shapes; take model=sd15 for other images"
     said = invoke("invert", *SMALL, *photographs)
     assert said.code == 0 and f"latentmix: warning: {doubt}" in said.err.splitlines()
-    assert doubts(sd15("model.world=imagenet"))[0].startswith("sd15 knows photographs, not drawn images; ")
-    for fitting in ((*photographs, "model.world=imagenet"), ("data=synthetic", "data.reference=4")):
+    assert doubts(sd15("model.domain=imagenet"))[0].startswith("sd15 knows photographs, not drawn images; ")
+    for fitting in ((*photographs, "model.domain=imagenet"), ("data=synthetic", "data.reference=4")):
         assert doubts(sd15(*fitting)) == []
     assert doubts(experiment(*photographs, f"model.path={embedded_folder('tiny')}")) == []  # which may be any model
 
 
 def test_a_prompt_without_a_name_is_warned_of(tmp_path: Path, snapshot: Path) -> None:
-    folder = (*imagenet(tmp_path / "images", "n01443537"), "model.world=imagenet", "data.classes=[n01443537]")
+    folder = (*imagenet(tmp_path / "images", "n01443537"), "model.domain=imagenet", "data.classes=[n01443537]")
     nameless = ("data=folder", *folder[1:])
     (doubt,) = doubts(sd15(*nameless))
     assert doubt.startswith("a prompt is 'a photo of a n01443537'") and "take data=imagenet" in doubt
@@ -199,7 +200,7 @@ def test_a_prompt_without_a_name_is_warned_of(tmp_path: Path, snapshot: Path) ->
 
 def test_classes_that_share_a_name_are_warned_of_and_the_advice_parts_them(tmp_path: Path, snapshot: Path) -> None:
     cranes = ("n02012849", "n03126707")
-    settings = (*imagenet(tmp_path / "images", *cranes, "n01443537"), "model.world=imagenet")
+    settings = (*imagenet(tmp_path / "images", *cranes, "n01443537"), "model.domain=imagenet")
     (doubt,) = doubts(sd15(*settings, f"data.classes=[{cranes[1]}]"))
     assert "n02012849 and n03126707 by the same name, 'crane'" in doubt
     assert doubts(sd15(*settings, "data.classes=[goldfish]")) == []

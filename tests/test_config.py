@@ -115,7 +115,7 @@ def test_an_embedded_model_brings_the_data_that_it_knows(tmp_path: Path) -> None
     assert data("model=tiny-128", "data=shapes") == data("experiment=demo", "model=tiny") == "shapes"
     assert compose(["model=tiny-128", "data.classes=[cup]", "data.limit=900"]).data.limit == 900
     assert compose(["experiment=demo", "model=tiny-sd3"]).data.classes == ("circle", "heart", "star")
-    assert data("model=tiny", "model.world=imagenet") == "shapes"
+    assert data("model=tiny", "model.domain=imagenet") == "shapes"
     (tmp_path / "experiment").mkdir()
     mine = "# @package _global_\ndefaults:\n  - override /data: shapes\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(mine)

@@ -285,7 +285,7 @@ def test_latents_that_cannot_be_generated_from_are_refused(pipe: lm.Pipeline, la
 
 def test_a_folder_is_read_as_the_preset_that_is_most_like_it() -> None:
     pipe = lm.Pipeline.from_pretrained(f"{os.environ[FOLDER]}/sd", "steps=2", device="cpu")
-    assert pipe.config.model.size == SIZE and pipe.config.model.world == "imagenet"
+    assert pipe.config.model.size == SIZE and pipe.config.model.domain == "imagenet"
     pipe.progress = False
     assert pipe.generate(pipe.noise(seed=3), "a cat").size == (SIZE, SIZE)
     wide = lm.Pipeline.from_pretrained(f"{os.environ[FOLDER]}/sd", "steps=1", device="cpu", size="24x16")

@@ -51,12 +51,12 @@ def doubts(experiment: Experiment) -> list[Finding]:
     """Return warnings of settings that run, but whose results would be misleading."""
     model, data = experiment.config.model, experiment.data.dataset
     texts = []
-    if model.world == "imagenet" and data.world in DRAWN:
+    if model.domain == "imagenet" and data.domain in DRAWN:
         texts.append(f"{model.name} knows photographs, not drawn images; take data=imagenet or another of photographs")
-    if model.embedded and model.path is None and data.world != model.world and not data.from_model:
-        images = f"data={data.world}" if data.world in DRAWN else "other images"
-        other = DRAWN.get(data.world, "sd15")
-        texts.append(f"{model.name} knows nothing but data={model.world}; take model={other} for {images}")
+    if model.embedded and model.path is None and data.domain != model.domain and not data.from_model:
+        images = f"data={data.domain}" if data.domain in DRAWN else "other images"
+        other = DRAWN.get(data.domain, "sd15")
+        texts.append(f"{model.name} knows nothing but data={model.domain}; take model={other} for {images}")
     nameless = [class_id for class_id in experiment.classes if NO_NAME.fullmatch(experiment.data.title(class_id))]
     if nameless:
         imagenet = "for ImageNet's classes take data=imagenet, or with data=hub data.synsets=true"

@@ -17,7 +17,7 @@ from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.data.hub_errors import disk_is_full
 from latentmix.data.hub_errors import refusal as why_refused
-from latentmix.embedded import WORLDS, embedded_folder
+from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import dinov2_folder, perceptual_network
 from latentmix.feature_networks.clip import clip_folder, pretrained_config
@@ -142,7 +142,7 @@ def _model(config: ModelConfig) -> Files:
 
 
 def _features(config: ModelConfig) -> Files:
-    if config.features in WORLDS:
+    if config.features in NETWORK_FOLDERS:
         return _classifier(config.features)
     if config.features == "inception":
         return _torch_hub_file("Inception-v3", INCEPTION_URL)
@@ -169,7 +169,7 @@ def _classifier(name: str) -> Files:
 def _perceptual(config: ModelConfig) -> Files:
     """Return the files of torchvision's network for LPIPS; LPIPS' own weights come with torchmetrics."""
     perceptual_network(config.perceptual, torch.device("cpu"))  # raises UserError if there is none
-    if config.perceptual in WORLDS:
+    if config.perceptual in NETWORK_FOLDERS:
         return _classifier(config.perceptual)
     from torchvision.models import get_model_weights
 
@@ -179,7 +179,7 @@ def _perceptual(config: ModelConfig) -> Files:
 
 def _clip(config: ModelConfig) -> Files:
     """Return the files of an embedded CLIP, or those that open_clip looks for on the hub, safetensors first."""
-    if config.clip in WORLDS:
+    if config.clip in NETWORK_FOLDERS:
         return Files("the embedded CLIP", lambda: clip_folder(config.clip))
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME

@@ -15,7 +15,8 @@ from latentmix.commands import session
 from latentmix.diagnosis import Diagnosis, limit_text
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.experiment.stages import INVERT
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.experiment.tables import without_nan
 from latentmix.figures.diagnosis import draw_growth, draw_octaves
 from latentmix.octaves import shared_images

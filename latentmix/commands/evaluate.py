@@ -12,7 +12,8 @@ from latentmix.cache import check_writable
 from latentmix.commands import session, sweep
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES, SYNTHESIZE
+from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.experiment.tables import interval, three_digits, write_table
 
 COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count")

@@ -8,7 +8,8 @@ from latentmix.cache import file_name, write_atomic, write_checked_json
 from latentmix.commands import session
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import INVERT, SYNTHESIZE, generation
+from latentmix.experiment.stages import INVERT, generation
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.experiment.tables import write_table
 
 STAGES = (SYNTHESIZE, INVERT, generation(copies=2))  # in the cache, and under readable names

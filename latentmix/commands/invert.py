@@ -2,7 +2,8 @@
 
 from latentmix.commands import session
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.experiment.stages import INVERT
+from latentmix.experiment.synthesis import SYNTHESIZE
 
 STAGES = (SYNTHESIZE, INVERT)
 

@@ -12,7 +12,8 @@ from latentmix.commands import session
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate
-from latentmix.experiment.stages import INVERT, MIX, SYNTHESIZE
+from latentmix.experiment.stages import INVERT, MIX
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.images import write_image
 from latentmix.mixing import Method, mix
 from latentmix.settings import numbers

@@ -11,7 +11,8 @@ from latentmix.commands import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.reconstruction import QUANTITIES, RECONSTRUCT
 from latentmix.experiment.results import AVERAGE
-from latentmix.experiment.stages import INVERT, SYNTHESIZE
+from latentmix.experiment.stages import INVERT
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.experiment.tables import RUN, interval, run_names, write_table
 from latentmix.figures.grid import draw_grid
 from latentmix.metrics import Estimate, mean_interval

@@ -36,7 +36,7 @@ class Dataset(Protocol):
     The constructor should read nothing: files are read when classes or images are first asked for.
     """
 
-    world: str = "photographs"  # what the images show; a model may know only one world, such as "shapes"
+    domain: str = "photographs"  # what the images show; a model may know only one domain, such as "shapes"
     from_model: bool = False  # whether the run's model generates the images
 
     def classes(self) -> tuple[str, ...]:

@@ -117,6 +117,6 @@ SHAPES: dict[str, Distance] = {
 class Shapes(Drawn):
     """The drawn shapes as a data set."""
 
-    world = "shapes"
+    domain = "shapes"
     names = tuple(sorted(SHAPES))
     draw = staticmethod(draw)

@@ -134,6 +134,6 @@ def _texture(rng: np.random.Generator, channels: int) -> Array:
 class Things(Drawn):
     """The drawn objects as a data set."""
 
-    world = "things"
+    domain = "things"
     names = CLASSES
     draw = staticmethod(draw)

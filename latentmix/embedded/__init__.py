@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-WORLDS = {"embedded": "", "things": "things"}  # name of a feature network -> its folder; "" is this one
-DRAWN = {"shapes": "tiny", "things": "tiny-128"}  # kinds of drawn images (`model.world`), and a model for each
+NETWORK_FOLDERS = {"embedded": "", "things": "things"}  # name of a feature network -> its folder; "" is this one
+DRAWN = {"shapes": "tiny", "things": "tiny-128"}  # kinds of drawn images (`model.domain`), and a model for each
 
 
 def embedded_folder(name: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from latentmix.embedded import WORLDS
+from latentmix.embedded import NETWORK_FOLDERS
 from latentmix.errors import UserError
 from latentmix.feature_networks import dinov2, embedded, inception, lpips
 from latentmix.feature_networks.base import Network, Perceptual
@@ -29,12 +29,12 @@ __all__ = ["FRECHET", "PERCEPTUAL", "Classifier", "Network", "Perceptual", "clip
 __all__ += ["dinov2_folder", "embedded_classifier", "frechet_network", "frechet_width", "load", "perceptual_network"]
 
 FRECHET: Mapping[str, Callable[[torch.device], Network]] = {
-    **{name: partial(embedded.frechet, name) for name in WORLDS},
+    **{name: partial(embedded.frechet, name) for name in NETWORK_FOLDERS},
     "inception": inception.frechet,
     **{name: partial(dinov2.of_hub, name) for name in (*dinov2.SHORT, *DINOV2)},
 }
 PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual]] = {
-    **{name: partial(embedded.perceptual, name) for name in WORLDS},
+    **{name: partial(embedded.perceptual, name) for name in NETWORK_FOLDERS},
     **{name: partial(lpips.perceptual, name) for name in LPIPS},
 }
 
@@ -65,7 +65,7 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
 
 def frechet_width(name: str) -> int:
     """Return the number of features of a network of the Fréchet distance; no weights are read."""
-    widths = dict.fromkeys(WORLDS, Classifier.WIDTH) | {"inception": inception.WIDTH}
+    widths = dict.fromkeys(NETWORK_FOLDERS, Classifier.WIDTH) | {"inception": inception.WIDTH}
     widths |= {network: width for network, (_, width) in DINOV2.items()}
     if dinov2_name(name) in widths:
         return widths[dinov2_name(name)]

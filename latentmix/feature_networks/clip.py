@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from latentmix.embedded import WORLDS, embedded_folder
+from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.errors import UserError, optional_imports
 from latentmix.feature_networks.base import Encoder, Network, fetching, identity
 from latentmix.isolation import without_root_handlers
@@ -43,7 +43,7 @@ def clip_network(name: str, device: torch.device, texts: bool = True) -> Network
 
 
 def _identity(name: str) -> dict[str, str]:
-    if name not in WORLDS:
+    if name not in NETWORK_FOLDERS:
         pretrained_config(name)
         return identity(VERSION, clip=name)
     folder = clip_folder(name)
@@ -52,12 +52,12 @@ def _identity(name: str) -> dict[str, str]:
 
 def clip_folder(name: str) -> Path:
     """Return the folder of an embedded CLIP, `embedded` or `things`."""
-    return embedded_folder(WORLDS[name]) / "clip"
+    return embedded_folder(NETWORK_FOLDERS[name]) / "clip"
 
 
 def clip_width(name: str) -> int:
     """Return the number of features of a CLIP; no weights are read."""
-    if name in WORLDS:
+    if name in NETWORK_FOLDERS:
         return json.loads((clip_folder(name) / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
     return _open_clip().get_model_config(name.partition("/")[0])["embed_dim"]
 
@@ -80,7 +80,7 @@ def _open_clip() -> Any:
 
 def _load(name: str) -> Any:
     open_clip = _open_clip()
-    if name in WORLDS:
+    if name in NETWORK_FOLDERS:
         return open_clip.create_model(_architecture(name))
     architecture, _, pretrained = name.partition("/")
     # OpenAI's weights need QuickGELU, which is a setting of the weights, not of the architecture.
@@ -116,4 +116,4 @@ def _text_encoder(name: str, model: Any, device: torch.device) -> Callable[[str]
 
 def _architecture(name: str) -> str:
     """Return open_clip's name of a CLIP's architecture."""
-    return f"local-dir:{clip_folder(name)}" if name in WORLDS else name.partition("/")[0]
+    return f"local-dir:{clip_folder(name)}" if name in NETWORK_FOLDERS else name.partition("/")[0]

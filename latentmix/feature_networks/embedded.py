@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentmix.embedded import WORLDS, embedded_folder
+from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.feature_networks.base import Network, Perceptual, identity
 from latentmix.metrics import activation_distances
 from latentmix.weight_files import digest
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
 
 def classifier_folder(name: str) -> Path:
     """Return the folder of an embedded classifier, `embedded` or `things`."""
-    return embedded_folder(WORLDS[name]) / "classifier"
+    return embedded_folder(NETWORK_FOLDERS[name]) / "classifier"
 
 
 def embedded_classifier(folder: Path) -> Classifier:

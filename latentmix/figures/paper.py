@@ -16,8 +16,9 @@ from latentmix.errors import UserError
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import PAPER, decode, probe_stage
-from latentmix.experiment.stages import INVERT, SYNTHESIZE, StageType, generation
+from latentmix.experiment.stages import INVERT, StageType, generation
 from latentmix.experiment.sweep import SWEEP
+from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.figures.curves import draw_curves
 from latentmix.figures.diagnosis import draw_growth
 from latentmix.figures.grid import draw_mixtures, draw_offsets
@@ -133,7 +134,7 @@ def configs(name: str, overrides: Sequence[str]) -> list[Config]:
         return [own]
     counterpart, left_out = own.model.counterpart, ["model=", "model."]
     if counterpart is not None and "diffusion" in figure.families:
-        alike = compose([f"model={counterpart}"]).model.world == own.model.world
+        alike = compose([f"model={counterpart}"]).model.domain == own.model.domain
         left_out += [] if alike else ["data=", "data."]
     others = [override for override in complete if not override.startswith(tuple(left_out))]
     flow = own if counterpart is None else compose([*others, f"model={counterpart}"])

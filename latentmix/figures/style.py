@@ -16,7 +16,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from latentmix.cache import write_atomic
-from latentmix.embedded import WORLDS
+from latentmix.embedded import NETWORK_FOLDERS
 from latentmix.errors import UserError
 from latentmix.experiment.draws import GAUSS
 from latentmix.metrics import METRICS, Metric
@@ -60,7 +60,7 @@ SPARE_CONTROL_LINES: tuple[Line, ...] = (":", "-.")
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 SHAPES = ("o", "s", "^", "v", "D", "x", "+", "*")
 
-NETWORKS = dict.fromkeys(WORLDS, "embedded classifier") | {"inception": "Inception"}
+NETWORKS = dict.fromkeys(NETWORK_FOLDERS, "embedded classifier") | {"inception": "Inception"}
 
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
@@ -170,7 +170,7 @@ def metric_label(column: str) -> MetricLabel:
     name = max(known, key=len)
     metric, network = titles[name], column[len(name) + 1 :]
     words = NETWORKS.get(network, network)
-    if metric.network == "clip" and network in WORLDS:
+    if metric.network == "clip" and network in NETWORK_FOLDERS:
         words = "embedded CLIP"
     elif network and metric.network == "clip" and "CLIP" not in metric.label:
         words = f"CLIP {words}"
@@ -185,8 +185,8 @@ def _titles() -> dict[str, Metric]:
     for name in METRICS:
         with suppress(UserError):
             found[name] = metric = METRICS[name]
-            if metric.elsewhere:
-                prefix, label = metric.elsewhere
+            if metric.other_networks:
+                prefix, label = metric.other_networks
                 found[prefix] = replace(metric, label=label)
     return found
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentmix.gpu import deterministic
 from latentmix.inversion.base import Inversion, InversionSettings, State
 from latentmix.models.compile import uncompiled
-from latentmix.models.protocol import Conditioning, Model, Text, predictor, products
+from latentmix.models.protocol import Conditioning, Model, Text, matmul_precision, predictor
 from latentmix.sampling import Interval, Schedule, step, trajectory
 from latentmix.settings import STRICT, Positive
 
@@ -33,7 +33,7 @@ def invert(model: Model, z0: Tensor, schedule: Schedule, cond: Conditioning, set
     path = list(trajectory(predictor(model, replace(cond, guidance=1.0)), z0, schedule))
     z, null, nulls = path[-1], cond.null.expand(len(z0)), []
     # Batches of many sizes are not compiled. The gradients need the contexts that `predict` has.
-    with uncompiled(), products(model), deterministic(z0.device):
+    with uncompiled(), matmul_precision(model), deterministic(z0.device):
         for index, (interval, target) in enumerate(zip(reversed(schedule), reversed(path[:-1]), strict=True)):
             guided_step = _GuidedStep(model, z, interval, cond)
             null = _optimise(guided_step, null, target, index, settings)

@@ -41,7 +41,7 @@ class Metric:
     better: Literal["lower", "higher", "nearer"]  # "nearer": the nearer to the value of real images
     network: str  # "frechet", the network of the Fréchet distance, "clip" or "pairs"
     sample: Callable[[Features, Others], Sample]
-    elsewhere: tuple[str, str] | None = None  # name and label with networks other than Inception
+    other_networks: tuple[str, str] | None = None  # name and label with networks other than Inception
     of_prompt: bool = False  # compares with the embedding [1, D] of the prompt, not with real images
     plotted: bool = True  # has a panel in Fig. 7; metrics without one are drawn only if no other metric was measured
     limits: tuple[float, float] = (-math.inf, math.inf)  # of its values and intervals
@@ -67,9 +67,9 @@ class Metric:
 
     def column(self, name: str, network: str) -> str:
         """Return the metric's name in tables, which contains the network: `fid` (Inception), else as `fd_embedded`."""
-        if self.elsewhere is None:
+        if self.other_networks is None:
             return f"{name}_{network}"
-        return name if network == "inception" else f"{self.elsewhere[0]}_{network}"
+        return name if network == "inception" else f"{self.other_networks[0]}_{network}"
 
 
 def _frechet(x: Features, y: Others) -> Sample:

@@ -17,7 +17,7 @@ from latentmix.models.attention import attention
 from latentmix.models.denoiser import load_denoiser
 from latentmix.models.family import Family
 from latentmix.models.loading import dtype_of, load_scheduler, opened_files
-from latentmix.models.protocol import Conditioning, Text, guided, products
+from latentmix.models.protocol import Conditioning, Text, guided, matmul_precision
 from latentmix.models.settings import USUAL, ModelConfig, SpeedConfig
 from latentmix.models.vae import VAE
 from latentmix.profiling import timed
@@ -76,7 +76,7 @@ class PipelineModel(ABC):
 
     @timed("diffusion")
     def predict(self, z: Tensor, level: Level, timestep: float, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        with attention(self.speed.attention, self.device), products(self), self.guidance_context(conditioning):
+        with attention(self.speed.attention, self.device), matmul_precision(self), self.guidance_context(conditioning):
             output = guided(partial(self.output, timestep=timestep), z, conditioning)
         return self.x0_and_noise(output, z, level)
 

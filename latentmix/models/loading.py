@@ -19,7 +19,7 @@ from latentmix.weight_files import JSONObject, read_object, read_source, under_p
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES["tf32"] = torch.float32  # see gpu.py
 SHOWN = 60  # characters of a prompt that a warning shows
-NETWORKS: dict[Path, Any] = {}  # networks and tokenizers of callers' own pipelines (brought.py), by folder
+NETWORKS: dict[Path, Any] = {}  # networks and tokenizers of callers' own pipelines (from_diffusers.py), by folder
 TOKENIZERS: dict[Path, Any] = {}
 TOKENIZER_FILES = (  # the files that transformers may read in a tokenizer's folder
     *("added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json"),

@@ -81,7 +81,7 @@ class Model(Protocol):
         """Return S, D of a prompt's states, without loading weights."""
 
 
-def products(model: object) -> AbstractContextManager[None]:
+def matmul_precision(model: object) -> AbstractContextManager[None]:
     """Return a context in which products of float32 tensors are TF32 if the model's precision says so, else float32."""
     return tf32(getattr(model, "precision", "float32").startswith("tf32"))
 

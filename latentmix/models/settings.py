@@ -19,7 +19,7 @@ class ModelConfig:
     prompt: str
     features: LocalPath  # "embedded", "things", "inception", or a DINOv2 of the hub or in a folder
     clip: str  # "embedded", "things" or "ARCHITECTURE/PRETRAINED" of open_clip
-    world: Literal["shapes", "things", "imagenet"]  # what it was trained to draw; decides the default data and classes
+    domain: Literal["shapes", "things", "imagenet"]  # what it was trained to draw; decides the default data and classes
     perceptual: str = "alex"  # "embedded", "things", or a network of LPIPS
     counterpart: str | None = None  # the rectified flow of figures that need one; None: this model is one
     path: LocalPath | None = None  # a pipeline folder, or a single file of weights

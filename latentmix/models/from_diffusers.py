@@ -99,7 +99,7 @@ def device_of(pipe: Any) -> torch.device:
     return torch.device(getattr(pipe, "_execution_device", pipe.device))
 
 
-def brought_model(pipe: Any, config: ModelConfig) -> Model:
+def model_from_diffusers(pipe: Any, config: ModelConfig) -> Model:
     """Return a model that computes with a pipeline's modules. Raises: UserError where these do not fit."""
     family, folder = family_of(pipe), Path(mkdtemp(prefix="latentmix-"))
     try:
@@ -124,7 +124,7 @@ def in_its_words(folder: Path) -> Iterator[None]:
         raise UserError(str(error).replace(f"{folder}/", "the pipeline's ")) from error
 
 
-def parts_of(pipe: Any) -> list[Any]:
+def state_of(pipe: Any) -> list[Any]:
     """Return a value that differs once a pipeline has another module, scheduler, precision or device."""
     parts = [getattr(pipe, part, None) for part in family_of(pipe).parts]
     modules = [(id(part), str(getattr(part, "dtype", ""))) for part in parts]
