@@ -160,7 +160,7 @@ def refuse_to_overwrite(config: Config, folder: str = "", analysis: str = "") ->
     if config.overwrite:
         return
     results = config.folder / folder
-    notes = {} if analysis else {results / "done.json": ("",)}
+    notes: dict[Path, tuple[str, ...]] = {} if analysis else {results / "done.json": ("",)}
     notes |= {} if folder else dict.fromkeys(_of_others(config, analysis or "sweep"), OF_LATENTS)
     if different := next(filter(None, (_different(config, note, only) for note, only in notes.items())), None):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
