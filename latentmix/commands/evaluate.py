@@ -1,6 +1,7 @@
 """`latentmix evaluate`: measure images that a run generated, or those of any folder."""
 
 from collections.abc import Mapping, Sequence
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run_folders(
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
     if out is not None:
         check_writable(out, "-o")
-    estimates = evaluation.evaluate(images, reference, metrics, **networks)
+    estimates = unwrap(evaluation.evaluate)(images, reference, metrics, **networks)  # its errors name options
     table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
     for name, e in estimates.items():
         table.add_row(name, three_digits(e.value), f"[{three_digits(e.low)}, {three_digits(e.high)}]", str(e.count))

@@ -65,7 +65,7 @@ class Augmentation(Experiment):
         wanted, pools = self.config.draws, {class_id: len(self.pool(class_id)) for class_id in self.classes}
         counts = {c: count_mixtures(self._sizes(pool), self.alpha, pool) for c, pool in pools.items()}
         few = ", ".join(f"{class_id} has {count}" for class_id, count in counts.items() if count < wanted)
-        return f"--per-class {wanted} is more than the different mixtures of some classes, which get all: {few}"
+        return f"{wanted} for each class is more than the different mixtures of some, which get all: {few}"
 
     @cached_method
     def references(self, class_id: str) -> list[Source]:
