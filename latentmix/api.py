@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from latentmix import diagnosis
+from latentmix.arguments import count_of
 from latentmix.data.pictures import read_pictures
 from latentmix.diagnosis import Diagnosis
-from latentmix.errors import optional_imports, retry_lost_rows
+from latentmix.errors import UserError, optional_imports, retry_lost_rows
 from latentmix.experiment.tables import number, read_rows
 from latentmix.feature_networks import Network, load
 from latentmix.gpu import find_device
@@ -92,6 +94,10 @@ def augment(
     from latentmix.compose import in_one_list
     from latentmix.experiment.training_set import Options
 
+    for name, value in {"alpha": alpha, "copy_threshold": copy_threshold, "min_similarity": min_similarity}.items():
+        if not isinstance(value, Real) and (value is not None or name != "min_similarity"):
+            raise UserError(f"{name}={value!r} must be a number")
+    per_class = count_of("per_class", per_class, least=2)
     source, target = (Path(expand_home(str(path))) for path in (folder, out))
     number = str(of) if isinstance(of, str) or not isinstance(of, Sequence) else "-".join(map(str, of))
 

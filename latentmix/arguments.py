@@ -29,7 +29,8 @@ def for_each(prompts: Any, count: int) -> list[Prompt]:
     one = isinstance(prompts, str | bytes | Mapping | Set) or not hasattr(prompts, "__iter__")
     listed = [prompts] * count if one else list(prompts)
     if wrong := [prompt for prompt in listed if not isinstance(prompt, str | Mapping)]:
-        raise UserError(f"a prompt is a text, or texts with their weights, not {type(wrong[0]).__name__}")
+        hint = "" if isinstance(wrong[0], Real | None) else "; several images or latents go in a list"
+        raise UserError(f"a prompt is a text, or texts with their weights, not {type(wrong[0]).__name__}{hint}")
     if len(listed) != count:
         raise UserError(f"there are {len(listed)} prompts for {count} images; give one prompt for all, or one for each")
     return [prompt if isinstance(prompt, str) else _checked_weights(prompt) for prompt in listed]
@@ -50,11 +51,16 @@ def _checked_weights(prompt: Mapping[Any, Any]) -> Prompt:
     return weights
 
 
-def count_of(name: str, value: Any) -> int:
-    """Return a whole number of at least 1. Raises: UserError for anything else."""
-    if not hasattr(value, "__index__") or (number := operator.index(value)) < 1:
-        raise UserError(f"{name}={value!r} must be a whole number of at least 1")
-    return number
+def count_of(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number of at least `least`. Raises: UserError for anything else."""
+    try:
+        if (number := operator.index(value)) >= least:
+            return number
+    except TypeError:
+        pass
+    shown = repr(value) if isinstance(value, str | Real | None) else type(value).__name__
+    hint = "; several images go in a list" if name == "frames" and not isinstance(value, Real) else ""
+    raise UserError(f"{name}={shown} must be a whole number of at least {least}{hint}")
 
 
 def size_of(value: Any) -> str:
@@ -76,7 +82,9 @@ def check_loaded(settings: Sequence[str]) -> None:
 
 def plain_latents(latents: Any, channels: int) -> Tensor:
     """Return latents of unknown origin, a single one or several, as float32. Raises: UserError for anything else."""
-    expected = f"latents must be [{channels}, h, w] or [N, {channels}, h, w], or what `invert` or `lm.mix` returned"
+    expected = (
+        f"latents must be [{channels}, h, w] or [N, {channels}, h, w], or what `invert`, `noise` or `lm.mix` returned"
+    )
     try:
         rows = list(map(as_tensor, latents)) if isinstance(latents, list) else []
         singles = bool(rows) and all(row.ndim == 4 for row in rows)  # [1, C, h, w], as diffusers has them
@@ -94,9 +102,7 @@ def plain_latents(latents: Any, channels: int) -> Tensor:
 
 def seed_of(value: Any) -> int:
     """Return a seed. Raises: UserError for what is none."""
-    if not hasattr(value, "__index__") or (number := operator.index(value)) < 0:
-        raise UserError(f"seed={value!r} must be a whole number of at least 0")
-    return number
+    return count_of("seed", value, least=0)
 
 
 def guidance_of(value: Any) -> float:

@@ -1,5 +1,6 @@
 """The exceptions that users see: one line that says what is wrong and what to do."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,19 @@ class UserError(Exception):
     """An error that the user can correct. The command line prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 2
+
+
+OPTION = re.compile(r"(?<![^\s(])-(?:-(?P<name>[a-z][a-z-]*)|o)\b(?: (?=\S))?")  # with the space before its value
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Let UserErrors that are raised within name arguments of Python: `per_class=500`, not `--per-class 500`."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (OPTION.sub(lambda found: f"{(found['name'] or 'out').replace('-', '_')}=", str(error)),)
+        raise
 
 
 class OutOfTime(UserError):

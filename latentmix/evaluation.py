@@ -54,6 +54,23 @@ def evaluate(
 
     Raises: UserError for an unknown metric or network, and for anything that is no image.
     """
+    return against(images, reference, metrics, str(features), clip, perceptual, device, progress)[0]
+
+
+def against(
+    images: Any,
+    reference: Any,
+    metrics: str | Sequence[str],
+    features: str,
+    clip: str,
+    perceptual: str,
+    device: str | torch.device | None = None,
+    progress: Progress = True,
+) -> tuple[dict[str, Estimate], dict[str, float]]:
+    """Return what `evaluate` does, and each metric of one half of the reference images against the other half.
+
+    Of fewer than four reference images there are no halves. The diversity of reference images is not measured.
+    """
     names = metrics.split(",") if isinstance(metrics, str) else _names(metrics)
     wanted = {name.strip(): _metric(name.strip()) for name in names if name.strip()}
     if not wanted:
@@ -62,7 +79,7 @@ def evaluate(
     place = find_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     networks = dict[str, Network]()
     if "frechet" in kinds:
-        networks["frechet"] = frechet_network(str(features), place)
+        networks["frechet"] = frechet_network(features, place)
     if "clip" in kinds:
         networks["clip"] = clip_network(clip, place, texts=False)
     labels = {kind: network.name for kind, network in networks.items()}
@@ -74,10 +91,13 @@ def evaluate(
         between = perceptual_network(perceptual, place)
         labels["pairs"], x["pairs"] = between.name, _distances(items, between.between)
         y["pairs"] = x["pairs"]  # diversity does not use it
-    return {
-        metric.column(name, labels[metric.network]): metric.sample(x[metric.network], y[metric.network]).interval()
-        for name, metric in wanted.items()
-    }
+    found, real = dict[str, Estimate](), dict[str, float]()
+    for name, metric in wanted.items():
+        of, column = y[metric.network], metric.column(name, labels[metric.network])
+        found[column] = metric.sample(x[metric.network], of).interval()
+        if metric.network != "pairs" and len(of) >= 4:
+            real[column] = metric.sample(of[::2], of[1::2]).value
+    return found, real
 
 
 def _names(metrics: Any) -> list[str]:

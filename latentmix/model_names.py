@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.compose import Presets, compose
-from latentmix.data.hub_errors import refusal
+from latentmix.data.hub_errors import hub_refusal, refusal
 from latentmix.errors import UserError
 from latentmix.models import single_file
 from latentmix.models.architectures import ARCHITECTURES
@@ -16,6 +16,7 @@ from latentmix.models.pipeline import check_index
 from latentmix.settings import expand_home, refusal_of_url
 from latentmix.weight_files import read_config
 
+_READ = ["model_index.json", *(f"{part}/config.json" for part in ("transformer", "unet", "vae"))]
 _LOADED = "; for a pipeline of diffusers that is loaded, call from_diffusers"
 
 
@@ -78,16 +79,20 @@ def _like(folder: Path) -> list[str]:
 
 
 def _indices(hub: str) -> Path:
-    """Return the folder of a repository's configs, fetched if they are not here."""
+    """Return the folder of a repository's configs, fetched if they are not here.
+
+    The hub is asked first, as `snapshot_download` waits for it without a limit.
+    """
     from huggingface_hub import snapshot_download
 
+    refused = hub_refusal(hub, "model_index.json")
     try:
-        return Path(snapshot_download(hub, allow_patterns=["model_index.json", "*/config.json"]))
+        return Path(snapshot_download(hub, allow_patterns=_READ, local_files_only=refused is not None))
     except Exception as error:  # of httpx, of the hub's library, of the system
-        if (reason := refusal(error, hub)) is not None:
-            raise UserError(f"there is no preset and no folder {hub!r}, and {reason}") from error
         failed = f"the hub's repository of this name could not be fetched ({type(error).__name__})"
-        raise UserError(f"there is no preset and no folder {hub!r}, and {failed}; check its name, be online") from error
+        reason = refused or refusal(error, hub) or failed
+        advice = "" if ":" in reason else "; check its name, be online"  # a refusal that is no failure has its own
+        raise UserError(f"there is no preset and no folder {hub!r}, and {reason}{advice}") from error
 
 
 def _quoted(path: Path) -> str:

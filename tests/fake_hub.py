@@ -103,6 +103,7 @@ def server(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
 
         def do_GET(self) -> None:
             state.asked.append(self.path)
+            time.sleep(state.delay)
             self.send_error(404)
 
         def log_message(self, *_: object) -> None: ...

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ def test_images_of_other_options_are_not_taken_from_the_cache(photos: Path, othe
 def test_more_than_there_are_is_said_in_one_line(photos: Path) -> None:
     said = augment(photos, "--alpha", "inf", "--of", "3-4", "--copy-threshold", "0")
     assert said.code == 0
-    line = "--per-class 6 is more than the different mixtures of some classes, which get all: "
+    line = "6 for each class is more than the different mixtures of some, which get all: "
     assert said.err.count(f"{line}big dog has 5, it's a cat has 1\n") == 1
     assert len(table(photos.parent / "out")) == 5 + 1
 
@@ -276,7 +277,7 @@ def test_a_dry_run_writes_nothing(photos: Path) -> None:
         (("--alpha", "nan"), "--alpha nan must be at least 0.01"),
         (("--method", "nin/cmh"), "did you mean 'nin/chm'?"),
         (("n=[2]",), "leave out n=[2]; latentmix augment takes this from --of"),
-        (("data.path=elsewhere",), "takes this from DIR"),
+        (("data.path=elsewhere",), "takes this from its folder"),
         (
             (
                 "--of",
@@ -341,3 +342,30 @@ def test_the_python_function_writes_what_the_command_writes(photos: Path) -> Non
     settings = (*SD, "steps=2", "launch.threads=1", f"outputs={photos.parent / 'outputs'}")
     out = lm.augment(photos, photos.parent / "by python", *settings, per_class=6, keep_originals=True)
     assert listing(out) == listing(photos.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"of": "1-3"}, "of=1-3 must be a number of images from 2 to 100"),
+        ({"of": 2.5}, "of=2.5 must be a number of images"),
+        ({"alpha": 0}, "alpha=0 must be at least 0.01"),
+        ({"alpha": "x"}, "alpha='x' must be a number"),
+        ({"min_similarity": "x"}, "min_similarity='x' must be a number"),
+        ({"copy_threshold": None}, "copy_threshold=None must be a number"),
+        ({"per_class": 1}, "per_class=1 must be a whole number of at least 2"),
+        ({"method": "nin"}, "method=nin: there is no method 'nin'; did you mean 'nin/m'"),
+        ({"methods": "nin/m"}, "leave out methods=nin/m; latentmix augment takes this from method=$"),
+        ({"draws": 3}, "leave out draws=3; latentmix augment takes this from per_class=$"),
+        ({"out": "here"}, "would be taken for one of the classes; give a new folder with out=$"),
+        ({"out": "file"}, "choose another place with out=$|is a file; give a new folder with out=$"),
+    ],
+)
+def test_errors_of_the_python_function_name_its_arguments(photos: Path, wrong: dict[str, Any], message: str) -> None:
+    (photos.parent / "a file").touch()
+    places = {"here": photos / "more", "file": photos.parent / "a file"}
+    settings = [*SD, *(f"{name}={value}" for name, value in wrong.items() if name in ("methods", "draws"))]
+    options = {name: value for name, value in wrong.items() if name not in ("methods", "draws", "out")}
+    with pytest.raises(lm.UserError, match=message) as caught:
+        lm.augment(photos, places.get(wrong.get("out", ""), photos.parent / "new"), settings, **options)
+    assert "--" not in str(caught.value) and "\n" not in str(caught.value)

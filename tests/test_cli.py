@@ -862,6 +862,26 @@ def test_a_run_is_not_written_beside_analyses_of_other_latents(tmp_path: Path) -
     assert all(path.exists() for path in analyses)
 
 
+@pytest.mark.parametrize(("command", "other"), [("reconstruct", "diagnose"), ("diagnose", "reconstruct")])
+def test_an_analysis_is_not_written_beside_results_of_other_latents(copy: Run, command: str, other: str) -> None:
+    """With overwrite=true, the results of other latents go, and the sweep's own command makes them again."""
+    done(other, *copy.arguments)
+    before = files(copy.folder)
+    assert "holds results of other settings" in refusal(command, *copy.arguments, "inversion.steps=3")
+    assert files(copy.folder) == before
+    done(command, *copy.arguments, "seed=0", "guidance=1", "overwrite=true")  # the same latents
+    assert before.keys() <= files(copy.folder).keys()
+    done(command, *copy.arguments, "inversion.steps=3", "overwrite=true")
+    left = {name.partition(".")[0] for name in files(copy.folder) if "/" not in name}
+    assert (
+        left - {"cache"} == {"diagnose": {"diagnosis", "fig4", "octaves"}, "reconstruct": {"reconstruction"}}[command]
+    )
+    assert "holds results of other settings" in refusal(other, *copy.arguments)
+    assert "holds results of other settings" in refusal("sweep", *copy.arguments)
+    done("sweep", *copy.arguments, "overwrite=true")
+    assert files(copy.folder)["metrics.csv"][0] == before["metrics.csv"][0]
+
+
 # Folders of images
 
 

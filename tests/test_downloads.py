@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -12,17 +13,22 @@ import pytest
 import torch
 from driver import invoke, refusal
 from fake_hub import CLIP, REVISION, SD15, SMALL, Server, experiment, finding, folder_of, in_cache, sd15, text
+from huggingface_hub import constants
 
-from latentmix.checks import downloads, require
+import latentmix as lm
+from latentmix.checks import require
 from latentmix.checks.downloads import INCEPTION_URL
 from latentmix.commands import invert
 from latentmix.compose import compose
+from latentmix.data import hub_errors
 from latentmix.errors import UserError
 from latentmix.experiment.sweep import SWEEP
+from latentmix.models import pipeline
 from latentmix.models.pipeline import wanted_files
 
 empty_caches, offline = fake_hub.empty_caches, fake_hub.offline
 server, snapshot = fake_hub.server, fake_hub.snapshot
+IMAGE = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
 UNET = "unet/diffusion_pytorch_model.safetensors"
 DINOV2_FILES = ("config.json", "model.safetensors")
 
@@ -89,9 +95,44 @@ def test_why_the_hub_refuses_is_said(server: Server, code: int, reason: str, exp
 
 def test_a_hub_that_can_not_be_reached_is_given_up_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "'a/b/c' is not OWNER/NAME" in text(sd15("model.hub=a/b/c"), "model")
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.1)
+    monkeypatch.setattr(hub_errors, "TIMEOUT", 0.1)
     server.delay = 1.0
     assert "can't be reached (ReadTimeout)" in text(sd15(), "model")
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (
+            lambda: lm.Pipeline.from_pretrained("me/tuned"),
+            "'me/tuned', and the Hugging Face hub can't be reached (Conn",
+        ),
+        (lambda: lm.Pipeline.from_pretrained("sd15"), f"{SD15} is not in the local cache and could not be fetched (C"),
+        (lambda: lm.features("dinov2")(IMAGE), "are not here, and the Hugging Face hub can't be reached (ConnectError"),
+        (lambda: lm.features("ViT-L-14/openai")(IMAGE), "openai are not here, and the Hugging Face hub can't be reac"),
+    ],
+)
+def test_python_functions_do_not_ask_again_and_again(
+    call: Callable[[], object], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[float]()
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(UserError) as caught:
+        call()
+    assert error in str(caught.value) and "\n" not in str(caught.value)
+    assert not waited
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set|\(OfflineModeIsEnabled\)"):
+        call()
+
+
+def test_python_functions_do_not_wait_for_a_hub_that_is_silent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (hub_errors, pipeline):
+        monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    server.delay = 30.0
+    for name in ("me/tuned", "sd15"):
+        with pytest.raises(UserError, match="ReadTimeout"):
+            lm.Pipeline.from_pretrained(name)
 
 
 def test_a_folder_in_place_of_a_repository_is_named_without_a_network(offline: list[str]) -> None:

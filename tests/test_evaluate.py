@@ -136,6 +136,13 @@ def test_the_command_writes_what_python_returns(folders: tuple[Path, Path], tmp_
         assert name in said.out
         if "infinity" not in name:
             assert float(rows[name]["low"]) < estimate.value < float(rows[name]["high"])
+    real = sorted(folders[1].rglob("*.png"))
+    halves = lm.evaluate(real[::2], real[1::2], names, features="embedded", clip="embedded", perceptual="embedded")
+    for name, estimate in halves.items():
+        if "diversity" in name:
+            assert not rows[name]["real"]
+        else:
+            assert float(rows[name]["real"]) == pytest.approx(estimate.value)
 
 
 def test_folders_arrays_tensors_and_pictures_are_the_same(folders: tuple[Path, Path]) -> None:

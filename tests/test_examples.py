@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import latentmix as lm
 from latentmix.data.shapes import Shapes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -59,7 +60,16 @@ def test_a_training_set_is_read_by_torchvision(
     run("augment", "photos", "out", "per_class=3", "steps=2", monkeypatch=monkeypatch)
     said = capsys.readouterr().out
     assert "'heart': 3, 'star': 3" in said and "'sources'" in said
+    Image.open(photos[1]).rotate(9).resize((80, 60)).save("photos/star/another size.png")
+    batches, network = list[int](), lm.features("embedded")
+
+    def counted(images: list[Image.Image]) -> Any:
+        batches.append(len(images))
+        return network(images)
+
+    monkeypatch.setattr(lm, "features", lambda _: counted)
     run("did_it_help", "photos", "out/train", "photos", "embedded", monkeypatch=monkeypatch)
+    assert batches == [4, 1, 6, 4, 1]
     names, values = zip(*(line.split()[:2] for line in capsys.readouterr().out.splitlines()), strict=True)
     assert (names, values[:2]) == (("real", "both", "gain"), ("1.000", "1.000"))  # on images that it learned from
 

@@ -80,7 +80,7 @@ def test_a_list_of_latents_is_mixed_as_their_rows_are() -> None:
     [
         (Z[[]], None, "there are no latents to mix"),
         (Z, torch.zeros(0, 3), r"not \[0, 3\]"),
-        (Z[:1], 1.0, r"not \[\]"),
+        (Z[:1], 1.0, "not one number"),
         (Z, [0.5, 0.5], r"not \[2\]"),
         ([Z[0], Z.tensor[1]], None, "not Latents"),
         (Z[0], Z[1], r"latents go in a list: lm.mix\(\[a, b\], \[0.5, 0.5\]\)"),

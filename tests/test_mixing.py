@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
+from inspect import unwrap
 from itertools import pairwise
 from typing import Any
 
@@ -672,7 +673,7 @@ def test_whatever_is_no_method_raises_value_error(text: str) -> None:
         ([[0.5, 0.5]], r"not \[1, 2\]"),
         (torch.zeros(0, 3), r"not \[0, 3\]"),
         ([[[0.2, 0.3, 0.5]]], r"not \[1, 1, 3\]"),
-        (1.0, r"not \[\]"),
+        (1.0, "not one number"),
         (torch.ones(1, 2, 2), r"latents go in a list: lm.mix\(\[a, b\], \[0.5, 0.5\]\)"),
         ([], r"not \[0\]"),
     ],
@@ -680,6 +681,34 @@ def test_whatever_is_no_method_raises_value_error(text: str) -> None:
 def test_weights_that_cannot_be_meant_are_refused(weights: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mix(noise(3, 1, 2, 2), torch.as_tensor(weights))
+
+
+@pytest.mark.parametrize("method", [0.5, [0.5, 0.5], torch.tensor(0.5), None])
+def test_two_latents_as_two_arguments_are_refused(method: Any) -> None:
+    """With `lm.mix(a, b, 0.5)`, the weight would be taken for the method."""
+    a, b = noise(2, 4, 8, 8)
+    with pytest.raises(ValueError, match=r"latents go in a list: lm.mix\(\[a, b\], \[0.5, 0.5\]\)"):
+        unwrap(mix)(a, b, method)  # the types of arguments are checked in tests alone
+    with pytest.raises(ValueError, match="a method is a text, such as 'nin/chm', not a"):
+        unwrap(Method.parse.__func__)(Method, method)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z, w: mix(z, "nin/chm"), "write method='nin/chm' for a method"),
+        (lambda z, w: mix(["a.png"], [1]), "not str; images become latents by Pipeline.invert"),
+        (lambda z, w: unwrap(mixtures)(z, w, "nin/chm"), r"methods go in a list: \['nin/chm'\]; lm.mix takes one"),
+        (lambda z, w: unwrap(mixtures)(z, w, Method("nin", "m")), r"methods go in a list: \['nin/m'\]"),
+        (lambda z, w: unwrap(mixtures)(z, w[0], ["nin/m"]), r"weights one \[K, N\]; lm.mix takes others"),
+        (lambda z, w: unwrap(mixtures)(z[1:], w, ["nin/m"]), r"weights one \[K, N\]; lm.mix takes others"),
+        (lambda z, w: unwrap(mixtures)(list(z), w, ["nin/m"]), r"latents must be a tensor \[N, C, H, W\]"),
+        (lambda z, w: unwrap(mixtures)(z, w.tolist(), ["nin/m"]), r"weights one \[K, N\]"),
+    ],
+)
+def test_other_calls_that_come_to_mind_are_refused_with_what_to_do(call: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(noise(3, 4, 8, 8), random_weights(2, 3))
 
 
 @pytest.mark.parametrize("weights", ["half each", [[0.2, 0.3, 0.5], [1.0]], [None] * 3, object()])

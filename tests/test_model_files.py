@@ -788,6 +788,16 @@ def test_another_vae_takes_its_place(kind: str, original: Path, folder: Path, tm
     assert identity(original, f"model.vae={given}") != identity(original)
 
 
+def test_the_same_vae_has_one_key_however_it_is_given(original: Path, folder: Path, tmp_path: Path) -> None:
+    (file,) = (folder / "vae").glob("*.safetensors")
+    save_file({name: 1.1 * value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    shutil.copy(file, tmp_path / "my_vae.safetensors")
+    given = [folder, folder / "vae", file, tmp_path / "my_vae.safetensors"]
+    assert len({identity(original, f"model.vae={place}")["weights"] for place in given}) == 1
+    shutil.copy(original / "vae" / file.name, tmp_path / "my_vae.safetensors")
+    assert identity(original, f"model.vae={given[-1]}") != identity(original, f"model.vae={folder}")
+
+
 def test_a_vae_that_is_not_there_or_another_is_refused(original: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "none") in refusal(original, f"model.vae={tmp_path / 'none'}")
     shutil.copytree(original / "vae", tmp_path / "vae")

@@ -632,7 +632,7 @@ def test_a_model_that_cannot_be_fetched_is_named(kind: str, reason: str, monkeyp
         error.args = ("of a kind\nat all",)
         raise error
 
-    for name in ("snapshot_download", "HfApi.list_repo_files"):  # the latter would try for 23 seconds
+    for name in ("snapshot_download", "HfApi.model_info"):
         monkeypatch.setattr(f"huggingface_hub.{name}", fail)
     if kind != "OSError":
         monkeypatch.setattr("latentmix.models.pipeline.snapshot", lambda _: None)

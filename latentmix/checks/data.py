@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from latentmix.cache import user_cache
-from latentmix.checks.downloads import elsewhere, hub_refusal
+from latentmix.checks.downloads import elsewhere
 from latentmix.checks.finding import Finding
 from latentmix.data import Dataset, NotFetched
+from latentmix.data.hub_errors import hub_refusal
 from latentmix.embedded import DRAWN
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment

@@ -15,8 +15,7 @@ import torch
 
 from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
-from latentmix.data.hub_errors import disk_is_full
-from latentmix.data.hub_errors import refusal as why_refused
+from latentmix.data.hub_errors import TIMEOUT, disk_is_full, hub_refusal
 from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.errors import UserError
 from latentmix.feature_networks import dinov2_folder, perceptual_network
@@ -31,7 +30,6 @@ from latentmix.weight_files import VARIANTS
 INCEPTION_URL = (  # torch-fidelity's; importing it takes seconds
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-TIMEOUT = 5  # seconds that a server has to answer
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def _model(config: ModelConfig) -> Files:
         origin,
         lambda: hub_refusal(hub, "model_index.json", revision),
         lambda: find(config),
-        lambda: _download_size(hub, revision=revision, **files_on_hub(config)),
+        lambda: _download_size(hub, lambda: {"revision": revision, **files_on_hub(config)}),
         f"{_hub_copy(hub)}; or copy the pipeline's folder, and give it as model.path=FOLDER",
         variants_read,
     )
@@ -157,7 +155,7 @@ def _features(config: ModelConfig) -> Files:
         lambda: _cached(hub, "model.safetensors") if _cached(hub, "config.json") else None,
         lambda: hub_refusal(hub, "config.json"),
         lambda: snapshot_download(hub, allow_patterns=wanted),
-        lambda: _download_size(hub, allow_patterns=wanted),
+        lambda: _download_size(hub, lambda: {"allow_patterns": wanted}),
         f"{_hub_copy(hub)}; or copy its folder, and give it as model.features=FOLDER",
     )
 
@@ -192,7 +190,7 @@ def _clip(config: ModelConfig) -> Files:
         lambda: _cached(hub, safe) or _cached(hub, file or HF_WEIGHTS_NAME),
         lambda: hub_refusal(hub, safe),
         lambda: open_clip.download_pretrained(about),
-        lambda: _download_size(hub, allow_patterns=[safe]),
+        lambda: _download_size(hub, lambda: {"allow_patterns": [safe]}),
         _hub_copy(hub),
     )
 
@@ -208,12 +206,12 @@ def _cached(hub: str, name: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _download_size(hub: str, **wanted: Any) -> int | None:
+def _download_size(hub: str, wanted: Callable[[], dict[str, Any]]) -> int | None:
     """Return the bytes of those wanted files that are not in the hub's cache; None if that is not known."""
     from huggingface_hub import snapshot_download
 
     try:
-        files = snapshot_download(hub, dry_run=True, **wanted)
+        files = snapshot_download(hub, dry_run=True, **wanted())
     except Exception:
         return None
     return sum(file.file_size or 0 for file in files if file.will_download) or None
@@ -236,25 +234,6 @@ def _torch_hub_file(name: str, url: str) -> Files:
 
     copy = f"{path.name}, which comes from {url}, to {path.parent}"
     return Files(name, lambda: path if path.is_file() else None, lambda: _url_refusal(url), get, copy=copy)
-
-
-def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
-    """Return why a file of the hub can't be read from here; None if it can. A pipeline must have model_index.json."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    try:
-        url = hf_hub_url(hub, file, revision=revision, repo_type=kind)  # refuses what is no OWNER/NAME
-        if constants.is_offline_mode():
-            return "HF_HUB_OFFLINE is set"
-        get_hf_file_metadata(url, timeout=TIMEOUT)
-    except Exception as error:  # of the network or the hub, from several libraries
-        if (reason := why_refused(error, hub, revision, kind)) is not None:
-            return reason
-        if "EntryNotFoundError" not in (each.__name__ for each in type(error).__mro__):
-            return f"the Hugging Face hub can't be reached ({type(error).__name__})"
-        if file == "model_index.json":  # if another file is missing, its repository can still be read
-            return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
-    return None
 
 
 def _url_refusal(url: str) -> str | None:

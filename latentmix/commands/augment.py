@@ -18,6 +18,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.stages import GENERATE, INVERT, MEASURE_IF_COMPLETE, MEASURE_REFERENCES, generation
 from latentmix.experiment.training_set import CARD, TABLE, Counts, Options, similarities, write_training_set
+from latentmix.mixing import Method
 
 STAGES = (INVERT, generation(copies=2))  # in the cache, and in the training set
 STAGES_WITH_CLIP = (MEASURE_REFERENCES, INVERT, MEASURE_IF_COMPLETE, GENERATE)
@@ -25,7 +26,7 @@ CONFIG = "config.yaml"
 ELSEWHERE = "give a new folder with -o"
 # Settings that options and arguments of the command set.
 OWN = {"n": "--of", "weights": "--alpha", "draws": "--per-class", "methods": "--method"}
-OWN |= dict.fromkeys(("data", "data.path", "pool"), "DIR")
+OWN |= dict.fromkeys(("data", "data.path", "pool"), "its folder")
 WITHOUT_MEANING = ("n", "pool", "draws", "methods", "metrics", "controls", "keep")
 
 
@@ -54,6 +55,10 @@ def prepare(
     sizes = _sizes(of)
     if not alpha >= 0.01:
         raise UserError(f"--alpha {alpha:g} must be at least 0.01; inf gives all images of a mixture equal weights")
+    try:
+        Method.parse(method)
+    except ValueError as error:
+        raise UserError(f"--method {method}: {error}") from error
     weights = "uniform" if math.isinf(alpha) else alpha
     for override in overrides:
         if (name := override.split("=")[0].lstrip("+~")) in OWN:

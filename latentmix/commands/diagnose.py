@@ -32,7 +32,7 @@ LEGEND = (
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Diagnose every class. Show a table, and return the files written: `diagnosis.json`, Fig. 4 and the octaves."""
     if not dry_run:
-        session.refuse_to_overwrite(experiment.config, analysis=True)
+        session.refuse_to_overwrite(experiment.config, analysis="diagnose")
     if not session.run_stages(experiment, STAGES, "diagnose", dry_run):
         return []
     session.note_analysis(experiment.config, "diagnose")

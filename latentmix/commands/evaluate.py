@@ -16,7 +16,11 @@ from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES
 from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.experiment.tables import interval, three_digits, write_table
 
-COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count")
+COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count", "real")
+REAL = (
+    "real: one half of the reference images against the other half; these are fewer images, which makes Fréchet "
+    "distances larger"
+)
 STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
 
 
@@ -34,13 +38,17 @@ def run_folders(
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""
     if out is not None:
         check_writable(out, "-o")
-    estimates = evaluation.evaluate(images, reference, metrics, **networks)
-    table = Table("metric", "value", "95 % interval", "images", title=f"{images} against {reference}")
+    estimates, real = evaluation.against(images, reference, metrics, **networks)
+    headings, title = ("metric", "value", "95 % interval", "images", "real"), f"{images} against {reference}"
+    table = Table(*headings, title=title, caption=REAL if real else None)
     for name, e in estimates.items():
-        table.add_row(name, three_digits(e.value), f"[{three_digits(e.low)}, {three_digits(e.high)}]", str(e.count))
+        limits = f"[{three_digits(e.low)}, {three_digits(e.high)}]"
+        table.add_row(
+            name, three_digits(e.value), limits, str(e.count), three_digits(real[name]) if name in real else "–"
+        )
     Console().print(table)
     if out is None:
         return []
-    rows = [(images, reference, name, *interval(e), e.count) for name, e in estimates.items()]
+    rows = [(images, reference, name, *interval(e), e.count, real.get(name, "")) for name, e in estimates.items()]
     write_table(out, COLUMNS, rows)
     return [out]

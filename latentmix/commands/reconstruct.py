@@ -25,7 +25,7 @@ STAGES = (SYNTHESIZE, INVERT, RECONSTRUCT)
 def run(experiment: Experiment, dry_run: bool) -> list[Path]:
     """Write `reconstruction.csv` and a picture, and show the averages. Return what was written."""
     if not dry_run:
-        session.refuse_to_overwrite(experiment.config, analysis=True)
+        session.refuse_to_overwrite(experiment.config, analysis="reconstruct")
     if not session.run_stages(experiment, STAGES, "reconstruct", dry_run):
         return []
     session.note_analysis(experiment.config, "reconstruct")

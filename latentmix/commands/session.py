@@ -138,28 +138,37 @@ OF_IMAGES = [f.name for f in fields(DataConfig) if f.name not in ("name", "refer
 OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in OF_IMAGES))
 
 
-# Commands that describe a run's latents -> what they write in its folder. Their settings are noted in its work folder.
-ANALYSES = {"diagnose": ("diagnosis.json", "fig4.*", "octaves.*"), "reconstruct": ("reconstruction.*",)}
+# Commands -> where they note their settings, and what they write, in a run's folder.
+WRITTEN = {
+    "sweep": ("done.json", ("metrics.csv", "pairs.csv", "*.parquet", "fig1.*", "fig7.*", "config.yaml", "report.html")),
+    "diagnose": ("work/diagnose.json", ("diagnosis.json", "fig4.*", "octaves.*")),
+    "reconstruct": ("work/reconstruct.json", ("reconstruction.*",)),
+}
 
 
-def refuse_to_overwrite(config: Config, folder: str = "", analysis: bool = False) -> None:
+def refuse_to_overwrite(config: Config, folder: str = "", analysis: str = "") -> None:
     """Raise UserError if the run's folder holds results of other settings, unless `overwrite=true`.
 
-    `folder` is a part of the run's folder that has results and a config of its own. Results of a run and analyses must
-    be of the same latents, as the report shows both as one run's; an `analysis` may replace another one.
+    `folder` is a part of the run's folder that has results and a config of its own. Otherwise all that is in the folder
+    must be of the same latents, as the report shows it as one run's. An `analysis` (`diagnose` or `reconstruct`) may
+    replace an earlier one of its own.
     """
     if config.overwrite:
         return
     results = config.folder / folder
-    notes = {results / "done.json": OF_LATENTS if analysis else ("",)}
-    if not analysis and not folder:
-        notes |= {config.work / f"{command}.json": OF_LATENTS for command in ANALYSES}
+    notes: dict[Path, tuple[str, ...]] = {} if analysis else {results / "done.json": ("",)}
+    notes |= {} if folder else dict.fromkeys(_of_others(config, analysis or "sweep"), OF_LATENTS)
     if different := next(filter(None, (_different(config, note, only) for note, only in notes.items())), None):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise UserError(
             f"{results} holds results of other settings ({'; '.join(different[:2])}{more}); choose another name=..., "
             "or replace them with overwrite=true"
         )
+
+
+def _of_others(config: Config, command: str) -> dict[Path, tuple[str, ...]]:
+    """Return the notes of the commands other than `command` in a run's folder, and patterns of what these write."""
+    return {config.folder / note: written for other, (note, written) in WRITTEN.items() if other != command}
 
 
 def _different(config: Config, note: Path, only: tuple[str, ...]) -> list[str]:
@@ -173,14 +182,15 @@ def _different(config: Config, note: Path, only: tuple[str, ...]) -> list[str]:
 
 
 def note_analysis(config: Config, command: str) -> None:
-    """Note the settings of an analysis, before it is written."""
+    """Note the settings of an analysis, before it is written; see `remove_other_latents`."""
+    remove_other_latents(config, command)
     write_checked_json(config.work / f"{command}.json", {"config": config.as_dict()})
 
 
-def remove_other_analyses(config: Config) -> None:
-    """Remove analyses of other latents from the folder of a run that is written with `overwrite=true`."""
-    for command, patterns in ANALYSES.items():
-        if _different(config, note := config.work / f"{command}.json", OF_LATENTS):
+def remove_other_latents(config: Config, command: str) -> None:
+    """Remove what the other commands wrote of other latents, from a folder that is written with `overwrite=true`."""
+    for note, patterns in _of_others(config, command).items():
+        if _different(config, note, OF_LATENTS):
             for path in (note, *(path for pattern in patterns for path in config.folder.glob(pattern))):
                 path.unlink(missing_ok=True)
 

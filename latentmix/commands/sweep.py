@@ -147,7 +147,7 @@ def finish(experiment: Experiment, arguments: Sequence[str]) -> None:
     with timed("drawing"):
         figures = draw_run(experiment)
     config, folder = experiment.config.as_dict(), experiment.config.folder
-    session.remove_other_analyses(experiment.config)
+    session.remove_other_latents(experiment.config, "sweep")
     session.write_config(folder, config)
     about = {
         "config": config,

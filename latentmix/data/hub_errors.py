@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face hub's libraries, explained in one line that says what is wrong and what to do."""
+"""Why the Hugging Face hub can't be read, from errors of its libraries, in one line that says what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ NETWORK = {"ConnectionError", "TimeoutError", "TransportError", "ProtocolError",
 NO_REPOSITORY = {"DatasetNotFoundError", "RepositoryNotFoundError"}
 GATED = ("gated dataset", "private or gated")
 REFUSED = (401, 403)  # statuses of HTTP
+TIMEOUT = 5  # seconds that a server has to answer
 
 
 def explain(error: BaseException, name: str, kept: Path, instead: str = "") -> UserError:
@@ -58,6 +59,25 @@ def refusal(error: BaseException, hub: str, revision: str | None = None, kind: s
         "HFValidationError": f"{hub!r} is not OWNER/NAME, as the hub names things; give a folder as {setting}={hub}",
     }
     return next((reasons[name] for name in _kinds(error) if name in reasons), None)
+
+
+def hub_refusal(hub: str, file: str, revision: str | None = None, kind: str = "model") -> str | None:
+    """Return why a file of the hub can't be read from here; None if it can. A pipeline must have model_index.json."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    try:
+        url = hf_hub_url(hub, file, revision=revision, repo_type=kind)  # refuses what is no OWNER/NAME
+        if constants.is_offline_mode():
+            return "HF_HUB_OFFLINE is set"
+        get_hf_file_metadata(url, timeout=TIMEOUT)
+    except Exception as error:  # of the network or the hub, from several libraries
+        if (reason := refusal(error, hub, revision, kind)) is not None:
+            return reason
+        if "EntryNotFoundError" not in (each.__name__ for each in type(error).__mro__):
+            return f"the Hugging Face hub can't be reached ({type(error).__name__})"
+        if file == "model_index.json":  # if another file is missing, its repository can still be read
+            return f"the hub's {hub} has no {file}, so it is no pipeline; if it has one file, get that: model.path="
+    return None
 
 
 def is_of_network(error: BaseException) -> bool:

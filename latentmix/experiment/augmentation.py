@@ -80,7 +80,7 @@ class RandomMixtures(Cells):
         config, pools = self.config, {class_id: len(self.data.pool(class_id)) for class_id in self.data.classes}
         counts = {c: count_mixtures(sizes(config, pool), self.alpha, pool) for c, pool in pools.items()}
         few = ", ".join(f"{class_id} has {count}" for class_id, count in counts.items() if count < config.draws)
-        return f"--per-class {config.draws} is more than the different mixtures of some classes, which get all: {few}"
+        return f"{config.draws} for each class is more than the different mixtures of some, which get all: {few}"
 
     def weights(self, cell: Cell, draws: Sequence[int]) -> Tensor:
         mixtures = self.mixtures(cell.class_id)

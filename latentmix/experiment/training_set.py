@@ -166,7 +166,7 @@ def _card(experiment: Augmentation, options: Options, counts: dict[str, Counts],
         rows="\n".join(lines),
         threshold=options.copy_threshold,
         copy_size=COPY_SIZE,
-        similarity="Similarity to the class was not measured, as --min-similarity was not given."
+        similarity="Similarity to the class was not measured, as no lowest similarity was given."
         if options.min_similarity is None
         else f"An image unlike its class has a CLIP cosine below {options.min_similarity:g} with its mean.",
     )

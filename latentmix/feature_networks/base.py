@@ -1,14 +1,12 @@
 """What every feature network provides, and how its weights are loaded."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from latentmix.errors import UserError
 from latentmix.profiling import timed
 
 Encoder = Callable[..., Tensor]
@@ -41,19 +39,6 @@ def lazy(load: Callable[[], Encoder]) -> Encoder:
     """Return an encoder that calls `load` when it is first used, so that planning needs no weights."""
     loaded = cache(timed("loading weights")(load))
     return lambda *args: loaded()(*args)
-
-
-@contextmanager
-def fetching(what: str, instead: str) -> Iterator[None]:
-    """Raise UserError where `what` can't be loaded within. `instead` is the setting of another network, or says what
-    else to measure with."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        if instead in ("features", "clip", "perceptual"):
-            instead = f"model.{instead}=embedded (--{instead} embedded beside --images)"
-        advice = f"fetch them on a machine that is online, or measure with {instead}"
-        raise UserError(f"{what} are not here and could not be fetched ({type(error).__name__}); {advice}") from error
 
 
 def identity(version: int, **what: Any) -> dict[str, str]:

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.errors import UserError, optional_imports
-from latentmix.feature_networks.base import Encoder, Network, fetching, identity
+from latentmix.feature_networks.base import Encoder, Network, identity
+from latentmix.feature_networks.fetching import fetching
 from latentmix.isolation import without_root_handlers
 from latentmix.profiling import timed
 from latentmix.weight_files import digest
@@ -84,8 +85,9 @@ def _load(name: str) -> Any:
         return open_clip.create_model(_architecture(name))
     architecture, _, pretrained = name.partition("/")
     # OpenAI's weights need QuickGELU, which is a setting of the weights, not of the architecture.
-    quick = bool(pretrained_config(name).get("quick_gelu", False))
-    with fetching(f"the weights of open_clip's {name}", "clip"):
+    about = pretrained_config(name)
+    quick, hub = bool(about.get("quick_gelu", False)), about.get("hf_hub", "").rpartition("/")[0]
+    with fetching(f"the weights of open_clip's {name}", "clip", hub):
         return open_clip.create_model(architecture, pretrained=pretrained, force_quick_gelu=quick)
 
 

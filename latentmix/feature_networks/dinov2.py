@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentmix.errors import UserError
-from latentmix.feature_networks.base import Encoder, Network, fetching, identity, lazy
+from latentmix.feature_networks.base import Encoder, Network, identity, lazy
+from latentmix.feature_networks.fetching import fetching
 from latentmix.isolation import quiet
 from latentmix.weight_files import digest, read_config, weight_files
 
@@ -37,7 +38,7 @@ def of_hub(name: str, device: torch.device) -> Network:
     hub, _ = DINOV2[name]
 
     def load() -> Encoder:
-        with fetching(f"the weights of {name} ({hub})", "features"):
+        with fetching(f"the weights of {name} ({hub})", "features", hub):
             return _encoder(hub, device)
 
     return Network(name, identity(VERSION, features=name), lazy(load))

@@ -3,7 +3,8 @@
 import torch
 
 from latentmix.errors import optional_imports
-from latentmix.feature_networks.base import Encoder, Network, fetching, identity, lazy
+from latentmix.feature_networks.base import Encoder, Network, identity, lazy
+from latentmix.feature_networks.fetching import fetching
 
 VERSION = 1
 WIDTH = 2048

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from latentmix.errors import optional_imports
-from latentmix.feature_networks.base import Encoder, Perceptual, fetching, identity, lazy
+from latentmix.feature_networks.base import Encoder, Perceptual, identity, lazy
+from latentmix.feature_networks.fetching import fetching
 
 VERSION = 1
 LPIPS = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet1_1"}  # torchmetrics' names -> torchvision's

@@ -57,6 +57,8 @@ class Method:
 
         Raises: ValueError, which names the nearest method or says why there is none; UserError for a broken plugin.
         """
+        if not isinstance(text, str | Method):
+            raise ValueError(f"a method is a text, such as 'nin/chm', not a {type(text).__name__}")
         text = str(text)
         norm, _, mean = text.partition("/")
         try:
@@ -132,8 +134,8 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
     Raises: ValueError for an unknown method, for shapes that do not fit, for NaN or infinity, for weights that are
     negative or do not sum to 1, and for `pool` and `pchm` if nearly the whole pool is mixed.
     """
-    if hasattr(weights, "mixed"):
-        raise ValueError(f"weights must be numbers; {IN_A_LIST}")
+    if hasattr(weights, "mixed") or not isinstance(method, str | Method):
+        raise ValueError(f"weights must be numbers, and the method one text, such as 'nin/chm'; {IN_A_LIST}")
     if not hasattr(latents, "mixed"):
         latents = entries(latents)
     if isinstance(latents, list) and latents and all(hasattr(one, "mixed") for one in latents):
@@ -152,12 +154,17 @@ def mix(latents: Any, weights: Any = None, method: str | Method = "fix/chm") -> 
 def mixtures(latents: Latents, weights: Weights, methods: Sequence[str | Method]) -> list[Mixtures]:
     """Return what `mix` does for each of several methods, at the cost of one matrix product: m = Σ w z − Σ w d.
 
-    `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; neither is checked. Return a tensor
-    [K, C, H, W] for each method, float32 at least. `torch.vmap` can be applied to it, except for `slerp`, `adain`,
-    `nao` and the means of a pool.
+    `latents` is a tensor [N, C, H, W] and `weights` one [K, N] whose rows sum to 1; values are not checked. Return a
+    tensor [K, C, H, W] for each method, float32 at least. `torch.vmap` can be applied to it, except for `slerp`,
+    `adain`, `nao` and the means of a pool.
 
         plain, kept = lm.mixtures(latents, torch.full((1, n), 1 / n), ["lin/0", "nin/chm"])
     """
+    tensors = isinstance(latents, Tensor) and isinstance(weights, Tensor)
+    if not tensors or latents.ndim != 4 or weights.ndim != 2 or weights.shape[1] != len(latents):
+        raise ValueError("latents must be a tensor [N, C, H, W], and weights one [K, N]; lm.mix takes others")
+    if isinstance(methods, str | Method):
+        raise ValueError(f"methods go in a list: [{str(methods)!r}]; lm.mix takes one")
     parsed = [Method.parse(method) for method in methods]
     z = latents.to(torch.promote_types(latents.dtype, torch.float32))
     w = weights.to(z)

@@ -62,8 +62,8 @@ def checked_weights(z: Tensor, weights: Any) -> Tensor:
     w = _numbers(entries(weights))
     refuse_not_real(w, "weights")
     if w.ndim not in (1, 2) or w.shape[-1] != len(z) or not len(w):
-        hint = f"; {IN_A_LIST}" * (w.ndim > 2)
-        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {list(w.shape)}{hint}")
+        hint, shape = f"; {IN_A_LIST}" * (w.ndim > 2), list(w.shape) or "one number"
+        raise ValueError(f"weights must be [{len(z)}] or [K, {len(z)}] for {len(z)} latents, not {shape}{hint}")
     rounding = torch.finfo(w.dtype).eps if w.dtype in (torch.float16, torch.bfloat16) else 0.0
     w = w.to(torch.float64 if rounding else z.dtype).to(z.device)
     if not bool(w.isfinite().all()) or bool((w < 0).any()):
@@ -84,13 +84,14 @@ def _numbers(weights: Any) -> Tensor:
             return as_tensor(weights)
         return torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"weights must be numbers, a list, a tensor or an array of them: {error}") from error
+        reason = "write method='nin/chm' for a method" if isinstance(weights, str) else error
+        raise ValueError(f"weights must be numbers, a list, a tensor or an array of them: {reason}") from error
 
 
 def _tensor(x: Any) -> Tensor:
     """Return a tensor or an array as a tensor. Raises: ValueError for anything else."""
     if not hasattr(x, "ndim"):
-        raise ValueError(f"{EXPECTED}, not {type(x).__name__}")
+        raise ValueError(f"{EXPECTED}, not {type(x).__name__}; images become latents by Pipeline.invert")
     try:
         return as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:

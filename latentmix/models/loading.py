@@ -14,7 +14,7 @@ from latentmix.isolation import quiet
 from latentmix.models import lora, single_file
 from latentmix.models.family import Family
 from latentmix.models.linear import by_onednn
-from latentmix.weight_files import JSONObject, read_object, read_source, under_plain_names, weight_files
+from latentmix.weight_files import STEMS, JSONObject, read_object, read_source, under_plain_names, weight_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES["tf32"] = torch.float32  # see gpu.py
@@ -53,15 +53,19 @@ def read_scheduler(folder: Path) -> JSONObject:
 
 
 def opened_files(folder: Path, family: Family) -> dict[str, Path]:
-    """Return the files that a model is read from, and no others, by names that do not depend on where they are."""
+    """Return the files that a model is read from, and no others, by names that do not depend on where they are.
+
+    A checkpoint is the file of several networks. The file of one network has the same name as in a folder.
+    """
     files = {"model_index.json": folder / "model_index.json"}
+    checkpoint = read_source(folder / family.denoiser).place
     for part in present_parts(folder, family):
         if part in family.networks:
-            source = read_source(folder / part)
-            own = [
-                ("checkpoint" if source.place.is_file() else f"{part}/{file.name}", file)
-                for file in weight_files(folder / part, family.package(part), pickled=True)
-            ]
+            source, stems = read_source(folder / part), STEMS[family.package(part)]
+            own = []
+            for file in weight_files(folder / part, family.package(part), pickled=True):
+                name = file.name if file.name.startswith(stems) else f"{stems[0]}{file.suffix}"
+                own.append(("checkpoint" if file == checkpoint else f"{part}/{name}", file))
             own += [(f"lora {number} * {factor:g}", file) for number, (file, factor) in enumerate(source.loras)]
             for name, file in own:  # parts may have several checkpoints, and each its own first LoRA
                 files[name if files.get(name, file) == file else f"{part} {name}"] = file

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.cache import DiskFull, read_json
-from latentmix.data.hub_errors import disk_is_full, is_of_network, refusal
+from latentmix.data.hub_errors import TIMEOUT, disk_is_full, is_of_network, refusal
 from latentmix.data.protocol import one_line
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
@@ -91,13 +91,19 @@ def wanted_files(config: ModelConfig, names: Collection[str] = ()) -> dict[str, 
 
 
 def files_on_hub(config: ModelConfig) -> dict[str, Any]:
-    """Return which files of a repository to fetch, by what the hub lists; if it lists nothing, by their usual names."""
+    """Return which files of a repository to fetch, by what the hub lists; if it lists nothing, by their usual names.
+
+    Raises the library's error if the hub can't be reached: other requests would be repeated for half a minute.
+    """
     from huggingface_hub import HfApi
 
     try:
-        return wanted_files(config, HfApi().list_repo_files(str(config.hub), revision=config.revision))
-    except Exception:  # the download itself will say what is wrong
-        return wanted_files(config)
+        listed = HfApi().model_info(str(config.hub), revision=config.revision, timeout=TIMEOUT).siblings or ()
+        return wanted_files(config, [file.rfilename for file in listed])
+    except Exception as error:
+        if is_of_network(error):
+            raise
+        return wanted_files(config)  # the download itself will say what is wrong
 
 
 def snapshot(config: ModelConfig) -> Path | None:
