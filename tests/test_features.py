@@ -513,7 +513,7 @@ def test_dinov2_is_timms_on_what_the_code_of_fd_dinov2_makes_of_an_image(dino_fo
         expected = in_timm(dino_folder)(torch.stack([prepare(image) for image in images]))
     ours = frechet_network(str(dino_folder), CPU).extract(stacked(images))
     assert ours.shape == (3, 32) and ours.dtype == torch.float32
-    assert distance(ours, expected) < (1e-5 if size == 224 else 5e-3)
+    assert distance(ours, expected) < (1e-5 if size == 224 else 1.5e-2)
     assert distance(ours[:1], ours[1:2]) > 0.1
 
 

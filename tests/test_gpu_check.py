@@ -202,3 +202,23 @@ def test_a_stage_is_run_within_its_time_and_skipped_without(tmp_path: Path) -> N
     assert "SKIPPED ceilings" in done.stdout.decode()
     with contextlib.suppress(FileNotFoundError):
         assert not (tmp_path / "out" / "results.jsonl").read_text()
+
+
+def test_stages_that_time_nothing_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, started = part("__main__"), list[str]()
+    assert main.grouped(["vae", "tests", "unet", "agree"]) == [["vae"], ["tests", "agree"], ["unet"]]
+    assert main.grouped(["vae"]) == [["vae"]]
+
+    def start(run: Any, name: str, **_: object) -> Any:
+        started.append(name)
+        (tmp_path / f"{name}.log").write_text(f"RESULT {name}: found")
+        code = "raise SystemExit(3)" if name == "agree" else "import time; time.sleep(60)"
+        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+    monkeypatch.setattr(main.Run, "start", start)
+    run = main.Run(SimpleNamespace(slow=0.05, seconds=60, work=tmp_path, out=tmp_path), main.time.monotonic())
+    run.run(["agree", "tests"])
+    assert started == ["agree", "tests"]  # both at once, and one that fails or takes too long costs no other
+    assert "STAGE agree: ended with FAIL, code 3" in " ".join(run.summary)
+    assert "STAGE tests: ended with FAIL, out of time" in " ".join(run.summary)
+    assert "RESULT agree: found" in run.summary and (tmp_path / "log.txt").exists()

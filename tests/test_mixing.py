@@ -591,7 +591,7 @@ def test_the_gradient_of_fix_at_a_one_hot_weight_is_finite(mean: str) -> None:
         assert gradient.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # of torch's own rules for forward mode
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # of torch's own rules for forward mode
 @pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("slerp")])
 def test_transforms_of_torch_can_be_applied(method: str) -> None:
     z, w = noise(2, 3, 2, 3, 3) + 0.3, random_weights(2, 1, 3)

@@ -31,7 +31,10 @@ def experiment(*overrides: str) -> Experiment:
 def made(experiment: Experiment) -> tuple[Tensor, int, set[str]]:
     """Guided images, the FLOPs of their network and the names of its operations."""
     z, cond = experiment.noise("star", range(2)), experiment.texts.conditioning("star", 3.0, experiment.model)
-    with torch.profiler.profile() as profile, FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    with (
+        torch.profiler.profile(acc_events=True) as profile,
+        FlopCounterMode(display=False, custom_mapping=FLOPS) as counter,
+    ):
         clean = sampling.generate(predictor(experiment.model, cond), z, experiment.generation_schedule)
     return experiment.model.decode(clean), counter.get_total_flops(), {event.key for event in profile.key_averages()}
 

@@ -6,8 +6,11 @@ import importlib
 import io
 import json
 import math
+import subprocess
 import sys
+import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,30 @@ def test_the_gates_are_measured_for_both_pipelines(trained: tuple[Path, str]) ->
         assert len(found) == 10
         assert all("value" in gate for gate in found)
     assert json.loads((trained[0] / "spectrum-tiny.json").read_text())["directions"] == 1024
+
+
+def test_a_time_limit_ends_a_late_stage_and_its_wheels_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of a time limit run in processes of their own, with the packages of the wheels."""
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "some-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("sitecustomize.py", "print('from a wheel')")
+    command = [sys.executable, "-m", "scripts.training", "images", "--settings", "smoke", "--device", "cpu"]
+    command += ["--wheels", str(tmp_path / "wheels"), "--work", str(tmp_path / "work"), "--to", str(tmp_path / "to")]
+    done = subprocess.run([*command, "--minutes", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "failed: none" in done.stdout and "from a wheel" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "work").glob("*.npy")) == ["held-out-2.npy", "images-4.npy"]
+
+    monkeypatch.syspath_prepend(str(ROOT))
+    main = importlib.import_module("scripts.training.__main__")
+    codes = {"slow": "import time; time.sleep(60)", "broken": "raise SystemExit(3)", "good": ""}
+    children = [
+        main.Child(name, subprocess.Popen([sys.executable, "-c", code], start_new_session=True))
+        for name, code in codes.items()
+    ]
+    assert main.wait(children, late=time.time() + 3) == ["slow", "broken"]
+    assert children[0].process.returncode == -9
 
 
 def test_unused_directions_are_found_and_pushed_up(monkeypatch: pytest.MonkeyPatch) -> None:

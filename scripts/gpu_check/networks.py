@@ -41,14 +41,14 @@ def vae(check: Check) -> None:
                 check.say(f"encode {name} {shape}", ms_image=ms / len(x))
                 del network
     if check.on_gpu:
+        with check.trying("networks that measure"), torch.no_grad():
+            _measuring(check)
         with check.trying("decode compiled"), torch.no_grad(), tf32():
             network = copy.deepcopy(plain).to(memory_format=torch.channels_last)
             network.decoder.compile(dynamic=False)
             took = check.once(lambda: network.decode(z[:2]).sample)
             ms = check.timed(lambda: network.decode(z[:2]).sample, 0.5, 8, 1)
             check.say("decode float32 tf32 NHWC 2 at once compiled", ms_image=ms / 2, compiling_s=took / 1e3)
-        with check.trying("networks that measure"), torch.no_grad():
-            _measuring(check)
 
 
 def _measuring(check: Check) -> None:
@@ -93,6 +93,7 @@ class _Steps:
         for batch in sizes:
             with self.check.trying(f"{self.what} batch {batch}"):
                 step, _ = self.step(batch)
+                self.check.free()  # the peak is not that of loading
                 ms = self.check.timed(step)
                 numbers = {"queue_ms": self.check.queued(step), "peak_gib": self.check.peak()}
                 self.check.say(f"{self.what} batch {batch}", ms=ms, image_steps_s=1e3 * batch / ms, **numbers)

@@ -117,7 +117,7 @@ class Check:
         if not self.on_gpu:
             return
         self.once(work)
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as taken:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as taken:
             self.once(work)
         events = [event for event in taken.key_averages() if event.self_device_time_total > 0]
         whole = sum(event.self_device_time_total for event in events) or 1

@@ -112,6 +112,7 @@ def tests(check: Check) -> None:
     with check.trying("tests"):
         if check.on_gpu:
             command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]
+            command += ["-W", "default"]  # another version of torch warns of other things
             last, environ = "nothing was said", environment(check.work)
             with subprocess.Popen(
                 command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

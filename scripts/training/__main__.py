@@ -9,14 +9,14 @@ README.md beside this file says what each stage makes, how to go on from stored 
 
 import argparse
 import importlib
-import os
 import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from scripts.gpu_check.environment import end, environment, unpack
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEIGHTS = ROOT / "latentmix" / "embedded" / "things"
@@ -36,15 +36,16 @@ GRACE = 15.0  # seconds after its deadline at which a stage is ended
 
 
 def main() -> int:
-    given = arguments()
+    given, began = arguments(), time.time()
     given.work.mkdir(parents=True, exist_ok=True)
     if given.wheels is not None:
-        install(given.wheels, given.work / "site")
+        unpack(given.wheels, given.work / "site")
+        sys.path.insert(0, str(given.work / "site"))
     if given.start is not None and given.start.resolve() != given.to.resolve():
         shutil.copytree(given.start, given.to, dirs_exist_ok=True)
     given.to.mkdir(parents=True, exist_ok=True)
     if given.minutes is not None:
-        return run_in_time(given)
+        return run_in_time(given, began + 60 * given.minutes)
     for stage in given.stages:
         run_stage(given, stage)
     return 0
@@ -66,16 +67,12 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if unknown := [stage for stage in given.stages if stage not in STAGES]:
         parser.error(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    if given.wheels is not None and not list(given.wheels.glob("*.whl")):
+        parser.error(f"--wheels {given.wheels} has no wheels; `make gpu-wheels` fetches them where there is a network")
+    if given.start is not None and not given.start.is_dir():
+        parser.error(f"--from {given.start} is no folder")
+    given.work, given.to = given.work.resolve(), given.to.resolve()
     return given
-
-
-def install(wheels: Path, site: Path) -> None:
-    """Unpack wheels into a folder of their own, for this process and those it starts."""
-    for wheel in sorted(wheels.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(site)
-    sys.path.insert(0, str(site))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
 
 def run_stage(given: argparse.Namespace, stage: str) -> None:
@@ -87,8 +84,9 @@ def run_stage(given: argparse.Namespace, stage: str) -> None:
 
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = TABLE[given.settings or device.type]
-    settings = replace(settings, half=settings.half or given.half)
-    prepare(device, exact=stage.startswith(("gates", "spectrum")))
+    exact = stage.startswith(("gates", "spectrum"))
+    settings = replace(settings, half=(settings.half or given.half) and not exact)
+    prepare(device, exact)
     module, function = STAGES[stage].split(".")
     run = Run(settings, device, given.work, given.to, given.deadline, given.compile)
     getattr(importlib.import_module(f".{module}", __package__), function)(run)
@@ -102,49 +100,51 @@ class Child:
     process: subprocess.Popen[bytes]
 
 
-def run_in_time(given: argparse.Namespace) -> int:
-    """Run the stages phase by phase. Return 1 if one of them failed; the others go on all the same."""
+def run_in_time(given: argparse.Namespace, until: float) -> int:
+    """Run the stages phase by phase until a time. Return 1 if one of them failed; the others go on all the same."""
     from .settings import PHASES
 
-    end, failed = time.time() + 60 * given.minutes, []
+    failed = list[str]()
     phases = [(share, [stage for stage in stages if stage in given.stages]) for share, stages in PHASES]
     phases = [(share, stages) for share, stages in phases if stages]
     for number, (share, stages) in enumerate(phases):
-        left, shares = end - time.time(), sum(each for each, _ in phases[number:])
+        left, shares = until - time.time(), sum(each for each, _ in phases[number:])
         deadline = time.time() + left * share / shares
         print(f"{' and '.join(stages)}: {deadline - time.time():.0f} s", flush=True)
-        late = end if stages == ["images"] else deadline + GRACE
-        failed += wait([start(stage, deadline) for stage in stages], late)
-    print(f"{given.minutes - (end - time.time()) / 60:.1f} minutes; failed: {', '.join(failed) or 'none'}", flush=True)
+        late = until if stages == ["images"] else deadline + GRACE
+        failed += wait([start(given, stage, deadline) for stage in stages], late)
+    print(
+        f"{given.minutes - (until - time.time()) / 60:.1f} minutes; failed: {', '.join(failed) or 'none'}", flush=True
+    )
     return int(bool(failed))
 
 
-def start(stage: str, deadline: float) -> Child:
+def start(given: argparse.Namespace, stage: str, deadline: float) -> Child:
     """Start a stage with the arguments of this process."""
-    command = [sys.executable, "-m", "scripts.training", stage, *options(), "--deadline", str(deadline)]
-    return Child(stage, subprocess.Popen(command, cwd=ROOT))
-
-
-def options() -> list[str]:
-    """Return what children need of this process's arguments."""
-    given = arguments()
     flags = [f"--{name}" for name in ("half", "compile") if getattr(given, name)]
-    named = {"--work": given.work.resolve(), "--to": given.to.resolve()}
-    named |= {"--settings": given.settings, "--device": given.device}
-    return [*flags, *(str(part) for pair in named.items() if pair[1] is not None for part in pair)]
+    named = {"--work": given.work, "--to": given.to, "--settings": given.settings, "--device": given.device}
+    named["--deadline"] = deadline
+    options = [*flags, *(str(part) for pair in named.items() if pair[1] is not None for part in pair)]
+    command = [sys.executable, "-m", "scripts.training", stage, *options]
+    return Child(stage, subprocess.Popen(command, cwd=ROOT, env=environment(given.work), start_new_session=True))
 
 
 def wait(children: list[Child], late: float) -> list[str]:
     """Wait for the stages of a phase, end those that are `late`, and return the names of those that failed."""
-    for child in children:
-        try:
-            child.process.wait(max(1.0, late - time.time()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
-    failed = [child.stage for child in children if child.process.returncode != 0]
-    for stage in failed:
-        print(f"{stage}: FAILED", flush=True)
+    failed = list[str]()
+    try:
+        for child in children:
+            try:
+                code = child.process.wait(max(1.0, late - time.time()))
+                reason = f"code {code}" if code else ""
+            except subprocess.TimeoutExpired:
+                reason = "out of time"
+            if reason:
+                print(f"{child.stage}: FAILED, {reason}", flush=True)
+                failed.append(child.stage)
+    finally:
+        for child in children:
+            end(child.process)
     return failed
 
 
