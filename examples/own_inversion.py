@@ -9,7 +9,7 @@ import sys
 import torch
 
 import latentmix as lm
-from latentmix.data.pictures import read_pictures
+from latentmix.data.caller_images import read_pictures
 from latentmix.inversion.base import Inversion
 from latentmix.sampling import move
 

@@ -10,7 +10,7 @@ import torch
 
 from latentmix import diagnosis
 from latentmix.arguments import count_of
-from latentmix.data.pictures import read_pictures
+from latentmix.data.caller_images import read_pictures
 from latentmix.diagnosis import Diagnosis
 from latentmix.errors import UserError, optional_imports, retry_lost_rows
 from latentmix.experiment.tables import number, read_rows

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmix.data.caller_images import is_one, list_of, read_pictures
 from latentmix.data.image_files import digest, image_files
-from latentmix.data.pictures import is_one, list_of, read_pictures
 from latentmix.data.protocol import first_few
 from latentmix.errors import UserError, no_such, warn_once
 from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network

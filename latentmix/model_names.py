@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentmix.compose import Presets, compose
+from latentmix.compose import compose
 from latentmix.data.hub_errors import hub_refusal, refusal
 from latentmix.errors import UserError
 from latentmix.models import single_file
@@ -13,6 +13,7 @@ from latentmix.models.architectures import ARCHITECTURES
 from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.pipeline import check_index
+from latentmix.presets import Presets
 from latentmix.settings import expand_home, refusal_of_url
 from latentmix.weight_files import read_config
 

@@ -24,9 +24,9 @@ from latentmix.arguments import (
     seed_of,
     size_of,
 )
-from latentmix.compose import Presets, compose, in_one_list
+from latentmix.compose import compose, in_one_list
 from latentmix.config import Config
-from latentmix.data.pictures import read_pictures
+from latentmix.data.caller_images import read_pictures
 from latentmix.errors import UserError
 from latentmix.experiment.draws import random_latents
 from latentmix.experiment.experiment import Experiment
@@ -51,6 +51,7 @@ from latentmix.models.from_diffusers import (
 )
 from latentmix.models.protocol import Conditioning, Model, Text
 from latentmix.morphing.path import frame_weights
+from latentmix.presets import Presets
 from latentmix.runner.progress import CountedSteps, Progress, bar, shown
 from latentmix.sampling import Schedule
 from latentmix.settings import height_width

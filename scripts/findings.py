@@ -15,7 +15,7 @@ from pathlib import Path
 
 from latentmix import cli
 from latentmix.checks.finding import readable_size
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.sweep import SWEEP

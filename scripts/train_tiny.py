@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentmix.data import drawn_scenes, shapes
+from latentmix.data import shapes
+from latentmix.data.drawn import scenes as drawn_scenes
 from latentmix.models.linear import by_onednn
 from latentmix.runner.process import set_up_process
 from latentmix.sampling import shifted

@@ -17,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 
-from latentmix.compose import Preset, Presets, config_folder
+from latentmix.presets import Preset, Presets, config_folder
 
 config_loader_impl: Any = hydra_loader  # whose functions are replaced
 Loader: Any = ConfigLoaderImpl

@@ -18,7 +18,8 @@ from PIL import Image
 from latentmix import checks, mixing
 from latentmix.checks import examine, machine, require, require_work
 from latentmix.checks.downloads import INCEPTION_URL
-from latentmix.commands import generate, invert, mix, reconstruct, session
+from latentmix.commands import generate, invert, mix, reconstruct
+from latentmix.commands.shared import session
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes

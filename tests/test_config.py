@@ -14,11 +14,12 @@ from driver import invoke
 from PIL import Image
 
 from latentmix import compose as composition
+from latentmix import presets
 from latentmix.cache import key, user_cache
-from latentmix.compose import compose, config_folder, find_run, validate
+from latentmix.compose import compose, validate
 from latentmix.config import Config, differences, result_settings
 from latentmix.data import DATASETS
-from latentmix.data.pictures import read_pictures
+from latentmix.data.caller_images import read_pictures
 from latentmix.data.settings import BUILT_IN, READERS
 from latentmix.errors import UserError
 from latentmix.experiment.draws import Cell
@@ -27,6 +28,8 @@ from latentmix.inversion.fixed_point import FixedPointSettings
 from latentmix.mixing import Method
 from latentmix.models.pipeline import find
 from latentmix.overrides import unwrapped
+from latentmix.presets import config_folder
+from latentmix.run_folders import find_run
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]
@@ -65,7 +68,7 @@ def test_the_configs_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_configs_of_an_installed_latentmix_lie_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composition, "__file__", str(tmp_path / "site" / "latentmix" / "compose.py"))
+    monkeypatch.setattr(presets, "__file__", str(tmp_path / "site" / "latentmix" / "presets.py"))
     assert config_folder() == tmp_path / "site" / "configs"
     (tmp_path / "site" / "latentmix" / "configs").mkdir(parents=True)
     assert config_folder() == tmp_path / "site" / "latentmix" / "configs"

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentmix import cli
-from latentmix.commands.grid import combinations
+from latentmix.commands.shared.grid import combinations
 from latentmix.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent

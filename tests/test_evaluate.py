@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import latentmix as lm
-from latentmix.cli import sweep as options
+from latentmix.cli import evaluate as options
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
 from latentmix.feature_networks import FRECHET, PERCEPTUAL, frechet_network

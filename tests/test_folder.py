@@ -14,9 +14,9 @@ from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 from latentmix.commands import augment
 from latentmix.compose import compose
 from latentmix.data import choose, decoded_images
+from latentmix.data.caller_images import picture_source
 from latentmix.data.folder import Folder
 from latentmix.data.image_files import Rules, digest, image_id
-from latentmix.data.pictures import picture_source
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment.experiment import Experiment
 

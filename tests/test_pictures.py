@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import latentmix as lm
-from latentmix.data.pictures import read_pictures
+from latentmix.data.caller_images import read_pictures
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 CLEAR = Image.new("RGBA", (16, 16), (255, 0, 0, 128))

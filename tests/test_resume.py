@@ -18,7 +18,7 @@ from pipelines import SD
 
 from latentmix import cache as store
 from latentmix import images as pictures
-from latentmix.commands.session import prepare
+from latentmix.commands.shared.session import prepare
 from latentmix.compose import compose
 from latentmix.experiment import stages
 from latentmix.experiment.draws import Cell

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentmix.data.drawn_scenes import TRAINING_START, caption, pink
+from latentmix.data.drawn.scenes import TRAINING_START, caption, pink
 from latentmix.data.shapes import EXPONENT, SHAPES, SIZE, Shapes, draw, scene
 from latentmix.data.things import Things
 

@@ -18,7 +18,8 @@ import yaml
 from driver import Said, invoke, leave_out_pages
 from pipelines import SD
 
-from latentmix.commands import rounds, session, sweep
+from latentmix.commands import sweep
+from latentmix.commands.shared import rounds, session
 from latentmix.compose import compose
 from latentmix.errors import OutOfTime, UserError
 from latentmix.experiment import draws, stages
@@ -27,7 +28,7 @@ from latentmix.experiment.generation import Loaded
 from latentmix.experiment.results import read_table
 from latentmix.runner import claims as claiming
 from latentmix.runner.claims import Shard, StaticClaims
-from latentmix.runner.scheduler import find_shard, local_rank
+from latentmix.runner.job_schedulers import find_shard, local_rank
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"

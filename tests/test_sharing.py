@@ -91,7 +91,7 @@ def test_a_tracker_that_fails_costs_no_results(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("track", ["trackio", "mlflow", "tensorboard"])
 def test_a_tracker_that_is_not_installed(track: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentmix.commands.tracking.find_spec", lambda _: None)
+    monkeypatch.setattr("latentmix.commands.shared.tracking.find_spec", lambda _: None)
     said = sweep(tmp_path, f"track={track}")
     (line,) = said.err.splitlines()
     assert said.code == 2 and f"track={track} needs {track}, which is not installed: pip install {track}" in line

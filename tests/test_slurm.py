@@ -12,7 +12,7 @@ from cluster import cluster, missing
 from driver import assert_same, invoke
 
 from latentmix import figures
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.config import result_settings
 from latentmix.experiment.experiment import Experiment

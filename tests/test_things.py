@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from latentmix.compose import compose
 from latentmix.data import load_dataset
 from latentmix.data.decoded_images import DECODED
-from latentmix.data.drawn_objects import OBJECTS, box, disc, ellipse, line, polygon
-from latentmix.data.drawn_scenes import TRAINING_START, caption, pink
+from latentmix.data.drawn.objects import OBJECTS, box, disc, ellipse, line, polygon
+from latentmix.data.drawn.scenes import TRAINING_START, caption, pink
 from latentmix.data.things import CLASSES, EXPONENT, PALETTES, SIZE, Things, draw, scene
 from latentmix.errors import UserError
 

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from latentmix.cache import file_name
-from latentmix.commands.session import rates
+from latentmix.commands.shared.session import rates
 from latentmix.compose import compose
 from latentmix.data import choose
 from latentmix.data.folder import Folder

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).with_name("uv")
 PROBE = """
 import latentmix
-from latentmix.compose import compose, config_folder
+from latentmix.compose import compose
+from latentmix.presets import config_folder
 from latentmix.models.pipeline import find
 made = compose(["experiment=demo"])
 print(latentmix.__file__, config_folder(), find(made.model), sep="\\n")

@@ -23,7 +23,8 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from latentmix import compose as compose_module
-from latentmix.commands import session, sweep
+from latentmix.commands import sweep
+from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.errors import Terminated, UserError
 from latentmix.experiment import stages

@@ -1,4 +1,4 @@
-"""The command line. Commands are declared in this folder and implemented in `latentmix.commands`.
+"""The command line. `latentmix X` is declared in X.py here, with its help, and implemented in commands/X.py.
 
 torch, Hydra and other slow imports are inside the functions of commands, so that `--help` answers at once.
 """
@@ -16,7 +16,9 @@ from latentmix.errors import Terminated, UserError, optional_imports, retry_lost
 
 # `--help` lists the commands in this order.
 # isort: off
-from latentmix.cli import sweep, images, analyses, runs, machine  # noqa: F401
+from latentmix.cli import invert, mix, generate, evaluate, sweep, augment, morph  # noqa: F401
+from latentmix.cli import diagnose, probe, reconstruct, check_inversion, figure  # noqa: F401
+from latentmix.cli import status, compare, report, doctor, bench, fetch, cache  # noqa: F401
 # isort: on
 
 

@@ -72,6 +72,9 @@ PushToHub = Annotated[
     str | None, Option(metavar="OWNER/NAME", help="Also upload tables, figures and page as a data set of the hub.")
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Show what would be done, and do nothing.")]
+Runs = Annotated[
+    list[str], Argument(metavar="RUN...", help="Runs: their folders, or their names. outputs=DIR says where they are.")
+]
 Outputs = Annotated[str | None, Option("--outputs", help="The folder of all runs; the same as outputs=DIR.")]
 ClassName = Annotated[str | None, Option("--class", help="The class; by default the run's first one.")]
 
@@ -139,7 +142,7 @@ def composed(overrides: list[str] | None) -> "Config":
 
 
 def prepared(overrides: list[str] | None) -> "Experiment":
-    from latentmix.commands.session import prepare
+    from latentmix.commands.shared.session import prepare
 
     return prepare(composed(overrides))
 
@@ -164,7 +167,7 @@ def use_outputs(*given: str | None) -> None:
 def each_run(command: str, overrides: list[str] | None, multirun: bool, run: "Callable[[Experiment], object]") -> None:
     """Run a command on one experiment, or on each of a grid."""
     if multirun:
-        from latentmix.commands import grid, session
+        from latentmix.commands.shared import grid, session
 
         grid.run(command, overrides or [], lambda one: run(session.prepare(one.config)))
     else:

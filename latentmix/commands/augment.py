@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from latentmix.cache import check_writable, key
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.config import differences
 from latentmix.errors import UserError

@@ -3,7 +3,7 @@
 import torch
 
 from latentmix import checks
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import pixels
 from latentmix.experiment.stages import INVERT

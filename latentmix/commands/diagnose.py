@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from latentmix.cache import write_json
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.diagnosis import Diagnosis, limit_text
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from latentmix import checks
 from latentmix.checks.finding import Finding
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from latentmix import evaluation
 from latentmix.cache import check_writable
-from latentmix.commands import session, sweep
+from latentmix.commands import sweep
+from latentmix.commands.shared import session
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES

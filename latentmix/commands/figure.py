@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentmix import checks
-from latentmix.commands import session, sweep
+from latentmix.commands import sweep
+from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 from latentmix.experiment.sweep import SWEEP

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latentmix.cache import file_name, write_atomic, write_checked_json
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, generation

@@ -1,6 +1,6 @@
 """`latentmix invert`: images -> latents at t = T, kept in the cache."""
 
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT
 from latentmix.experiment.synthesis import SYNTHESIZE

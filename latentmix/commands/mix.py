@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentmix.cache import LONGEST, file_name, key, load_tensors, save_tensors
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate

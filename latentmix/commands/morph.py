@@ -9,9 +9,9 @@ from torch import Tensor
 
 from latentmix.arguments import for_morph
 from latentmix.cache import check_writable
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.compose import compose
-from latentmix.data.pictures import picture_source
+from latentmix.data.caller_images import picture_source
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.morph import Morph, Weights, frame_path, generate_frames, invert_pictures

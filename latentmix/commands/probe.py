@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from latentmix.cache import file_name
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment import probe as probes
 from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment

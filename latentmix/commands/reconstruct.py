@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.reconstruction import QUANTITIES, RECONSTRUCT
 from latentmix.experiment.results import AVERAGE

@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from latentmix.compose import find_run
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import read_runs
+from latentmix.run_folders import find_run
 from latentmix.runner.status import Progress, Worker, progress, workers
 
 

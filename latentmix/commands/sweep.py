@@ -21,7 +21,7 @@ from rich.table import Table
 
 from latentmix import checks
 from latentmix.cache import key, read_json, write_checked_json, write_json
-from latentmix.commands import rounds, session, tracking
+from latentmix.commands.shared import rounds, session, tracking
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
@@ -31,7 +31,7 @@ from latentmix.experiment.sweep import SWEEP
 from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
-from latentmix.runner import local, scheduler, slurm
+from latentmix.runner import job_schedulers, local, slurm
 from latentmix.runner.claims import Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
 from latentmix.runner.progress import is_shown
@@ -43,7 +43,7 @@ METRICS_SHOWN = 2  # the first of a run's; metrics.csv has all
 
 def run(config: Config, arguments: Sequence[str], shard: Shard | None, dry_run: bool, profile: bool) -> None:
     """Run a sweep as its config says: here, by several processes of this machine, or by Slurm jobs."""
-    launch, config = config.launch, config if shard is None else on_own_gpu(config, scheduler.local_rank())
+    launch, config = config.launch, config if shard is None else on_own_gpu(config, job_schedulers.local_rank())
     tracking.require(config)
     if profile and (launch.name == "slurm" or launch.processes > 1):
         raise UserError("--profile measures one process; leave out launch=")
@@ -80,7 +80,7 @@ def parse_shard(text: str | None, static: bool) -> Shard | None:
         if static:
             raise UserError("--static needs --shard I/N, or --shard auto")
         return None
-    shard = scheduler.find_shard() if text == "auto" else Shard.parse(text)
+    shard = job_schedulers.find_shard() if text == "auto" else Shard.parse(text)
     return replace(shard, static=static)
 
 

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from latentmix.data.peculiarities import UNREADABLE, peculiarities, white
+from latentmix.data.odd_image_files import UNREADABLE, peculiarities, white
 from latentmix.settings import height_width
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from latentmix.data.decode import decode, fitted, misnamed_profile, names_a_profile
 from latentmix.data.decoded_images import DECODED, CheckedId, checked_ids
-from latentmix.data.peculiarities import has_fewer_bits
+from latentmix.data.odd_image_files import has_fewer_bits
 from latentmix.data.protocol import Source, first_few, one_line
 from latentmix.data.settings import MAX_MEGAPIXELS
 from latentmix.errors import UserError, warn_once

@@ -16,8 +16,8 @@ from functools import partial
 
 import numpy as np
 
-from latentmix.data.drawn_objects import Distance, disc, heart, ring, union, without
-from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, generator, pink
+from latentmix.data.drawn.objects import Distance, disc, heart, ring, union, without
+from latentmix.data.drawn.scenes import Colour, Drawn, Placed, Scene, generator, pink
 
 Array = np.ndarray
 SIZE = 64  # pixels, square

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentmix.data.drawn_objects import OBJECTS, Part
-from latentmix.data.drawn_scenes import Colour, Drawn, Placed, Scene, generator, pink
+from latentmix.data.drawn.objects import OBJECTS, Part
+from latentmix.data.drawn.scenes import Colour, Drawn, Placed, Scene, generator, pink
 
 Array = np.ndarray
 SIZE = 128  # pixels, square

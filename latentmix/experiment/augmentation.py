@@ -9,11 +9,11 @@ from torch import Tensor
 from latentmix.config import Config
 from latentmix.data import Source
 from latentmix.errors import UserError
+from latentmix.experiment.cached_method import cached_method
 from latentmix.experiment.cells import Cells
 from latentmix.experiment.data import RunData
 from latentmix.experiment.draws import NOISE, Cell
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.memo import cached_method
 from latentmix.experiment.random_mixtures import Mixture, count_mixtures, mixture_weights, random_mixtures
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.cache import TensorCache, file_name, key
+from latentmix.experiment.cached_method import cached_method
 from latentmix.experiment.draws import NOISE, Cell, draw_id
-from latentmix.experiment.memo import cached_method
 from latentmix.feature_networks import Network, Perceptual
 from latentmix.sampling import Schedule
 

@@ -8,7 +8,7 @@ from latentmix.data import Dataset, Source, choose
 from latentmix.data.prompts import Prompts
 from latentmix.data.synthetic import Synthetic
 from latentmix.errors import UserError
-from latentmix.experiment.memo import cached_method
+from latentmix.experiment.cached_method import cached_method
 
 
 class RunData:

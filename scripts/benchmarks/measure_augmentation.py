@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentmix.cache import read_json, write_json
-from latentmix.commands import augment, session
+from latentmix.commands import augment
+from latentmix.commands.shared import session
 from latentmix.data.shapes import SHAPES, draw
 from latentmix.errors import UserError
 from latentmix.experiment.augmentation import Augmentation

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentmix.commands import bench as benchmark
-from latentmix.commands.session import prepare
+from latentmix.commands.shared.session import prepare
 from latentmix.compose import compose
 from latentmix.experiment.experiment import Experiment
 

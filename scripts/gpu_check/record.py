@@ -130,7 +130,7 @@ class Check:
 
     def experiment(self, *overrides: str) -> Any:
         """Return an experiment of one class on the device, in a process that is set up as the command line does."""
-        from latentmix.commands.session import prepare
+        from latentmix.commands.shared.session import prepare
         from latentmix.compose import compose
 
         common = ("data.classes=[star]", f"outputs='{self.work / 'out'}'", f"device={self.device}")

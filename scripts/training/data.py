@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.data import drawn_scenes, things
+from latentmix.data import things
+from latentmix.data.drawn import scenes as drawn_scenes
 
 from .settings import Run
 

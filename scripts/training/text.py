@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from latentmix.data import drawn_scenes, things
+from latentmix.data import things
+from latentmix.data.drawn import scenes
 
 LONGEST = 24  # tokens of a prompt, with its start and its end
 
@@ -16,7 +17,7 @@ def vocabulary() -> list[str]:
     """Return all words that occur in prompts."""
     plurals = [f"{name}s" for name in things.CLASSES]
     plain = ["a", "an", "photo", "of", "on", "ground", "dark", "pale"]
-    return sorted({*plain, *drawn_scenes.HUES, *drawn_scenes.COUNTS.values(), *things.CLASSES, *plurals})
+    return sorted({*plain, *scenes.HUES, *scenes.COUNTS.values(), *things.CLASSES, *plurals})
 
 
 def tokenizer(folder: Path) -> Any:

@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from latentmix.cache import write_atomic
-from latentmix.commands import compare, rounds, session
-from latentmix.compose import GROUPS, NAMED_BY_SOURCE, compose, plain_name
+from latentmix.commands import compare
+from latentmix.commands.shared import rounds, session
+from latentmix.compose import NAMED_BY_SOURCE, compose, plain_name
 from latentmix.config import Config
 from latentmix.errors import Interrupted, UserError, retry_lost_rows
 from latentmix.overrides import grid
+from latentmix.presets import GROUPS
 
 
 @dataclass(frozen=True)

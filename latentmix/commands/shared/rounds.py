@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from latentmix.cache import read_checked_json
-from latentmix.commands import session
+from latentmix.commands.shared import session
 from latentmix.config import Config, result_settings
 from latentmix.errors import OutOfTime, UserError, retry_lost_rows
 from latentmix.experiment.draws import in_rounds

@@ -15,7 +15,6 @@ from latentmix import checks
 from latentmix.cache import key, read_checked_json, remove_partial_files, write_atomic, write_checked_json
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
-from latentmix.compose import remember_outputs
 from latentmix.config import Config, differences, result_settings
 from latentmix.data.settings import DataConfig
 from latentmix.errors import UserError
@@ -23,6 +22,7 @@ from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, finish_images, reads
 from latentmix.profiling import timed
+from latentmix.run_folders import remember_outputs
 from latentmix.runner.claims import Claims, Shard, StaticClaims
 from latentmix.runner.console import show_plan
 from latentmix.runner.executor import Executor

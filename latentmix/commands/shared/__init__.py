@@ -1,0 +1,1 @@
+"""What several commands share: a session of a run, rounds, grids of runs, trackers, uploads."""
