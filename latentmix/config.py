@@ -235,6 +235,11 @@ class Config:
         return self.outputs / "cache"
 
     @property
+    def own_networks(self) -> list[str]:
+        """Return the names of the feature networks that metrics need besides those of the model's settings."""
+        return sorted({network for name in self.metrics if (network := METRICS[name].own_network) is not None})
+
+    @property
     def measures_diversity(self) -> bool:
         """Return whether pairs of images are compared."""
         return "diversity" in self.metrics

@@ -14,7 +14,7 @@ from latentmix.data.caller_images import is_one, list_of, read_pictures
 from latentmix.data.image_files import digest, image_files
 from latentmix.data.protocol import first_few
 from latentmix.errors import UserError, no_such, warn_once
-from latentmix.feature_networks import Network, clip_network, frechet_network, perceptual_network
+from latentmix.feature_networks import Network, clip_network, frechet_network, is_clip, load, perceptual_network
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
@@ -82,6 +82,7 @@ def against(
         networks["frechet"] = frechet_network(features, place)
     if "clip" in kinds:
         networks["clip"] = clip_network(clip, place, texts=False)
+    networks |= {own: load(own, place) for metric in wanted.values() if (own := metric.own_network) is not None}
     labels = {kind: network.name for kind, network in networks.items()}
     items, others = _items(images, "images"), _items(reference, "reference")
     _warn_of_shared_files(items, others)
@@ -167,7 +168,9 @@ def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[st
             for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
                 pixels = torch.stack(list(group))
                 for kind, network in networks.items():
-                    found[kind].append(network.extract(_square(pixels) if kind == "clip" else pixels).cpu())
+                    found[kind].append(
+                        network.extract(_square(pixels) if kind == "clip" or is_clip(kind) else pixels).cpu()
+                    )
             moved.update(len(batch))
     return {kind: torch.cat(rows) for kind, rows in found.items()}
 

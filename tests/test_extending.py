@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from driver import Said, invoke
+from PIL import Image
 from pipelines import SD
 
 from latentmix.data import DATASETS
+from latentmix.feature_networks import FRECHET
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import METRICS
 from latentmix.mixing import MEANS, NORMS
@@ -21,7 +24,7 @@ from latentmix.models.family_table import FAMILIES
 from latentmix.plugins import Table
 
 ROOT = Path(__file__).parents[1]
-TABLES = (NORMS, MEANS, INVERSIONS, METRICS, DATASETS, FAMILIES)
+TABLES = (NORMS, MEANS, INVERSIONS, METRICS, FRECHET, DATASETS, FAMILIES)
 FILES = re.compile(r"^`([\w./-]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
@@ -87,9 +90,29 @@ def test_the_pages_package_runs_to_the_end(package: Path, tmp_path: Path) -> Non
     assert {(row["data"], row["inversion"]) for row in rows} == {("stripes", "heun")}
     assert {"fix/0", "fix/chm", "half/row"} <= {row["method"] for row in rows}
     assert any(row["metric"].startswith("feature_norm") for row in rows)
+    assert all(0 < float(row["value"]) < 1 for row in rows if row["metric"] == "colour_shift_colours")
+    assert {row["method"] for row in rows if row["metric"] == "colour_shift_colours"} >= {"fix/0", "half/row"}
     assert (folder / "done.json").exists() and (folder / "fig7.png").exists()
     assert report.code == 0, report.err
     assert "its norm halfway to that of the inputs" in (folder / "report.html").read_text()
+
+
+def test_metrics_in_networks_of_their_own_work_everywhere(package: Path, tmp_path: Path) -> None:
+    """They are looked for, planned and measured, in runs and between any two folders of images."""
+    sides = tmp_path / "a", tmp_path / "b"
+    for number, side in enumerate(sides):
+        side.mkdir()
+        for index in range(3):
+            Image.fromarray(np.full((16, 16, 3), 40 * index + number, np.uint8)).save(side / f"{index}.png")
+    own = (*SD, "data=stripes", "pool=4", "n=[2]", "data.reference=4", f"outputs={tmp_path}")
+    doctor = run(package, "doctor", *own, "metrics=[colour_shift]")
+    assert doctor.code == 0 and re.search(r"ok +colours +colours is in .*others.py", doctor.out), doctor.out
+    assert run(package, "sweep", "--dry-run", *own, "metrics=[colour_shift]").code == 0
+    folders = ("--images", str(sides[0]), "--reference", str(sides[1]))
+    measured = run(package, "evaluate", *folders, "--metrics", "colour_shift,fid", "--features", "colours")
+    assert measured.code == 0 and {"colour_shift_colours", "fd_colours"} <= set(measured.out.split()), measured.err
+    lost = run(package, "sweep", "--dry-run", *own, "metrics=[fid]", "model.features=colors")
+    assert lost.code == 2 and "there is no feature network 'colors'" in lost.err and "colours" in lost.err
 
 
 Broken = tuple[str, str, list[str], str]  # group, entry, what uses it, what is said

@@ -4,6 +4,7 @@ Local files are found without network access. Only for missing files a server is
 be downloaded, unless HF_HUB_OFFLINE is set.
 """
 
+import inspect
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.data.hub_errors import TIMEOUT, disk_is_full, hub_refusal
 from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
 from latentmix.errors import UserError
-from latentmix.feature_networks import dinov2_folder, perceptual_network
+from latentmix.feature_networks import FRECHET, dinov2_folder, is_clip, perceptual_network
 from latentmix.feature_networks.clip import clip_folder, pretrained_config
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
 from latentmix.feature_networks.embedded import classifier_folder
@@ -61,7 +62,7 @@ class Files:
 def look(part: str, config: ModelConfig) -> Finding:
     """Return a finding on the files of a part: here, to be downloaded, or missing."""
     try:
-        files = FILES[part](config)
+        files = files_of(part, config)
         path = files.look()
     except UserError as error:
         return Finding("missing", part, str(error))
@@ -139,16 +140,18 @@ def _model(config: ModelConfig) -> Files:
     )
 
 
-def _features(config: ModelConfig) -> Files:
-    if config.features in NETWORK_FOLDERS:
-        return _classifier(config.features)
-    if config.features == "inception":
+def _features(features: str) -> Files:
+    if features in NETWORK_FOLDERS:
+        return _classifier(features)
+    if features == "inception":
         return _torch_hub_file("Inception-v3", INCEPTION_URL)
-    if (folder := dinov2_folder(config.features)) is not None:
+    if (folder := dinov2_folder(features)) is not None:
         return Files(f"DINOv2 ({folder.name})", lambda: folder)
     from huggingface_hub import snapshot_download
 
-    name, wanted = dinov2_name(config.features), ["config.json", "model.safetensors"]
+    if dinov2_name(features) not in DINOV2:  # of another package, which brings its weights
+        return Files(features, lambda: Path(inspect.getfile(getattr(FRECHET[features], "func", FRECHET[features]))))
+    name, wanted = dinov2_name(features), ["config.json", "model.safetensors"]
     hub = DINOV2[name][0]
     return Files(
         f"{name} ({hub})",
@@ -175,18 +178,18 @@ def _perceptual(config: ModelConfig) -> Files:
     return _torch_hub_file(f"torchvision's {name} (for LPIPS)", get_model_weights(name).DEFAULT.url)
 
 
-def _clip(config: ModelConfig) -> Files:
+def _clip(clip: str) -> Files:
     """Return the files of an embedded CLIP, or those that open_clip looks for on the hub, safetensors first."""
-    if config.clip in NETWORK_FOLDERS:
-        return Files("the embedded CLIP", lambda: clip_folder(config.clip))
+    if clip in NETWORK_FOLDERS:
+        return Files("the embedded CLIP", lambda: clip_folder(clip))
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    about = pretrained_config(config.clip)
+    about = pretrained_config(clip)
     hub, _, file = about["hf_hub"].rpartition("/")
     safe = str(Path(file).with_suffix(".safetensors")) if file else HF_SAFE_WEIGHTS_NAME
     return Files(
-        f"open_clip's {config.clip} ({hub})",
+        f"open_clip's {clip} ({hub})",
         lambda: _cached(hub, safe) or _cached(hub, file or HF_WEIGHTS_NAME),
         lambda: hub_refusal(hub, safe),
         lambda: open_clip.download_pretrained(about),
@@ -195,7 +198,19 @@ def _clip(config: ModelConfig) -> Files:
     )
 
 
-FILES = {"model": _model, "features": _features, "clip": _clip, "pairs": _perceptual}
+FILES: dict[str, Callable[[ModelConfig], Files]] = {
+    "model": _model,
+    "features": lambda config: _features(config.features),
+    "clip": lambda config: _clip(config.clip),
+    "pairs": _perceptual,
+}
+
+
+def files_of(part: str, config: ModelConfig) -> Files:
+    """Return the files of a part of an experiment: a key of `FILES`, or the name of a feature network."""
+    if part in FILES:
+        return FILES[part](config)
+    return _clip(part) if is_clip(part) else _features(part)
 
 
 def _cached(hub: str, name: str) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from latentmix import checks
 from latentmix.checks.data import check_data, class_count
-from latentmix.checks.downloads import FILES, download, location
+from latentmix.checks.downloads import download, files_of, location
 from latentmix.checks.finding import row
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
@@ -15,7 +15,7 @@ def run(experiment: Experiment, stages: Sequence[StageType]) -> Iterator[str]:
     """Download everything that stages need and that is not here. Yield a line for each part when it is here."""
     config, needed = experiment.config, reads(stages)
     for part in ("model", *checks.measuring_parts(stages, experiment)):
-        files = FILES[part](config.model)
+        files = files_of(part, config.model)
         existing = files.look()
         if existing is None:
             download(files)

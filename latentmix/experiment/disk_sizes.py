@@ -3,7 +3,7 @@
 import math
 
 from latentmix.experiment.experiment import Experiment
-from latentmix.feature_networks import clip_width, frechet_width
+from latentmix.feature_networks import clip_width, frechet_width, network_width
 from latentmix.settings import height_width
 
 PNG_BYTES = 2  # per pixel of a photograph
@@ -29,5 +29,6 @@ def inverted(experiment: Experiment) -> int:
 
 def features(experiment: Experiment) -> int:
     """Return the size of the features of an image."""
-    model = experiment.config.model
-    return FLOAT_BYTES * (frechet_width(model.features) + clip_width(model.clip))
+    config = experiment.config
+    own = sum(map(network_width, config.own_networks))
+    return FLOAT_BYTES * (frechet_width(config.model.features) + clip_width(config.model.clip) + own)

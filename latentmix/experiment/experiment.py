@@ -20,7 +20,7 @@ from latentmix.experiment.data import RunData
 from latentmix.experiment.draws import random_latents
 from latentmix.experiment.latents import PoolLatents, Rows
 from latentmix.experiment.texts import Lock, Texts
-from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, perceptual_network
+from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, load, perceptual_network
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion
 from latentmix.metrics import METRICS
@@ -125,10 +125,11 @@ class Experiment:
     @cached_property
     @timed("loading weights")
     def networks(self) -> dict[str, Network]:
-        """Return the feature networks: `frechet` for Fréchet distances and the like, `clip` for CLIP metrics."""
-        model, texts = self.config.model, any(METRICS[name].of_prompt for name in self.config.metrics)
+        """Return the feature networks: `frechet` for Fréchet distances and the like, `clip`, and metrics' own ones."""
+        model, metrics = self.config.model, [METRICS[name] for name in self.config.metrics]
         frechet = {"frechet": frechet_network(model.features, self.device)} if "features" in self.measured_with else {}
-        return frechet | {"clip": clip_network(model.clip, self.device, texts)}
+        clip = clip_network(model.clip, self.device, any(metric.of_prompt for metric in metrics))
+        return frechet | {"clip": clip} | {name: load(name, self.device) for name in self.config.own_networks}
 
     @cached_property
     def perceptual(self) -> Perceptual:

@@ -4,8 +4,8 @@
     features = extract(images)  # uint8 [B, 3, H, W] -> float32 [B, 2048]
 
 `embedded` and `things` come with latentmix; `inception`, DINOv2, LPIPS and the models of open_clip have published
-weights, which are fetched if need be. Weights are loaded at the first use. A new network is a file beside this one, and
-an entry in one of the tables below.
+weights, which are fetched if need be. Weights are loaded at the first use. A new network is a file beside this one and
+an entry in one of the tables below, or an entry point `latentmix.feature_networks` of another package.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,17 +22,22 @@ from latentmix.feature_networks.clip import clip_network, clip_width
 from latentmix.feature_networks.dinov2 import DINOV2, dinov2_name
 from latentmix.feature_networks.embedded import Classifier, embedded_classifier
 from latentmix.feature_networks.lpips import LPIPS
+from latentmix.plugins import Table
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
 __all__ = ["FRECHET", "PERCEPTUAL", "Classifier", "Network", "Perceptual", "clip_network", "clip_width"]
-__all__ += ["dinov2_folder", "embedded_classifier", "frechet_network", "frechet_width", "load", "perceptual_network"]
+__all__ += ["dinov2_folder", "embedded_classifier", "frechet_network", "frechet_width", "is_clip", "load"]
+__all__ += ["network_width", "perceptual_network"]
 
-FRECHET: Mapping[str, Callable[[torch.device], Network]] = {
-    **{name: partial(embedded.frechet, name) for name in NETWORK_FOLDERS},
-    "inception": inception.frechet,
-    **{name: partial(dinov2.of_hub, name) for name in (*dinov2.SHORT, *DINOV2)},
-}
+FRECHET: Mapping[str, Callable[[torch.device], Network]] = Table(
+    "feature_networks",
+    {
+        **{name: partial(embedded.frechet, name) for name in NETWORK_FOLDERS},
+        "inception": inception.frechet,
+        **{name: partial(dinov2.of_hub, name) for name in (*dinov2.SHORT, *DINOV2)},
+    },
+)
 PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual]] = {
     **{name: partial(embedded.perceptual, name) for name in NETWORK_FOLDERS},
     **{name: partial(lpips.perceptual, name) for name in LPIPS},
@@ -44,9 +49,14 @@ def load(name: str, device: str | torch.device = "cpu") -> Network:
 
     Raises: UserError where there is no such network and, at the first use, where its weights can't be loaded.
     """
-    if name not in FRECHET and not Path(expand_home(name)).is_dir() and "/" in name:
+    if is_clip(name):
         return clip_network(name, torch.device(device))
     return frechet_network(name, torch.device(device))
+
+
+def is_clip(name: str) -> bool:
+    """Return whether a name is that of a CLIP of open_clip, ARCHITECTURE/PRETRAINED."""
+    return name not in FRECHET and not Path(expand_home(name)).is_dir() and "/" in name
 
 
 def frechet_network(name: str, device: torch.device) -> Network:
@@ -63,12 +73,19 @@ def perceptual_network(name: str, device: torch.device) -> Perceptual:
     return PERCEPTUAL[name](device)
 
 
+def network_width(name: str) -> int:
+    """Return the number of features of a network by name, as `load` takes it; no weights are read."""
+    return clip_width(name) if is_clip(name) else frechet_width(name)
+
+
 def frechet_width(name: str) -> int:
     """Return the number of features of a network of the Fréchet distance; no weights are read."""
     widths = dict.fromkeys(NETWORK_FOLDERS, Classifier.WIDTH) | {"inception": inception.WIDTH}
     widths |= {network: width for network, (_, width) in DINOV2.items()}
     if dinov2_name(name) in widths:
         return widths[dinov2_name(name)]
+    if name in FRECHET:  # of another package
+        return FRECHET[name](torch.device("cpu")).width or inception.WIDTH
     return read_config(_folder(name))["hidden_size"]
 
 

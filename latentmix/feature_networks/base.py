@@ -20,6 +20,7 @@ class Network:
     identity: dict[str, str]  # what features depend on, with a `version` to raise when code changes them
     extract: Callable[[Tensor], Tensor]
     embed_text: Callable[[str], Tensor] | None = None  # CLIP's: a text -> [1, D], comparable with images
+    width: int | None = None  # D, for estimates; only networks of other packages need to say it
 
     def __call__(self, images: Any) -> Tensor:
         """Return features of images, uint8 [B, 3, H, W]; networks from `lm.features` take other images, too."""

@@ -33,13 +33,14 @@ __all__ += ["frechet_infinity", "jackknifed", "mean", "mean_interval", "paired",
 class Metric:
     """A metric of a run: its label, the network whose features it takes, and the function of these features.
 
-    `sample` is given the features of generated images [n, D] and those of real images [m, D]. For the network `pairs`,
-    features are distances within pairs of images, [n, 1].
+    `network` is "frechet" or "clip", the run's networks of Fréchet and CLIP distances; "pairs"; or the name of any
+    other feature network, such as "dinov2". `sample` is given the features of generated images [n, D] and those of real
+    images [m, D]. For "pairs", features are distances within pairs of images, [n, 1].
     """
 
     label: str  # in figures and reports
     better: Literal["lower", "higher", "nearer"]  # "nearer": the nearer to the value of real images
-    network: str  # "frechet", the network of the Fréchet distance, "clip" or "pairs"
+    network: str
     sample: Callable[[Features, Others], Sample]
     other_networks: tuple[str, str] | None = None  # name and label with networks other than Inception
     of_prompt: bool = False  # compares with the embedding [1, D] of the prompt, not with real images
@@ -47,6 +48,11 @@ class Metric:
     limits: tuple[float, float] = (-math.inf, math.inf)  # of its values and intervals
     note: str = ""  # what captions and reports say about it
     down_to_real: bool = False  # lower is better, but not below the value of real images
+
+    @property
+    def own_network(self) -> str | None:
+        """Return the name of a network that the metric needs besides those of the run."""
+        return None if self.network in ("frechet", "clip", "pairs") else self.network
 
     @property
     def direction(self) -> str:
