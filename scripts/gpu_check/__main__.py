@@ -171,29 +171,29 @@ class Run:
                 self.tell(f"SKIPPED {name}: {left:.0f} s are left")
             return
         threads = max(1, (os.cpu_count() or 1) // len(names)) if len(names) > 1 else None
-        start, processes = time.monotonic(), {name: self.start(name, threads=threads) for name in names}
+        start, running = time.monotonic(), {name: self.start(name, threads=threads) for name in names}
         try:
-            for name in sorted(names, key=limits.__getitem__):
-                self.wait(name, processes[name], start, min(limits[name], left))
+            while running:
+                time.sleep(0.1)
+                for name, process in list(running.items()):
+                    code, took = process.poll(), time.monotonic() - start
+                    if code is not None or took >= min(limits[name], left):
+                        end(running.pop(name))
+                        ended = "FAIL, out of time" if code is None else f"FAIL, code {code}" if code else "0"
+                        self.report(name, f"ended with {ended} after {took:.0f} s", failed=code != 0)
         finally:
-            for process in processes.values():
+            for process in running.values():
                 end(process)
         self.write_log()
 
-    def wait(self, name: str, process: "subprocess.Popen[bytes]", start: float, limit: float) -> None:
-        """Wait for a stage until its limit, and tell how it ended and what it found."""
-        try:
-            code = process.wait(max(0, start + limit - time.monotonic()))
-            ended = f"FAIL, code {code}" if code else "0"
-        except subprocess.TimeoutExpired:
-            ended = "FAIL, out of time"
-        end(process)
+    def report(self, name: str, ended: str, failed: bool) -> None:
+        """Tell what a stage found and how it ended, and show the end of its log if it failed."""
         lines = (self.given.work / f"{name}.log").read_text(errors="replace").splitlines()
         for line in lines:
             if line.startswith("RESULT"):
                 self.tell(line)
-        self.tell(f"STAGE {name}: ended with {ended} after {time.monotonic() - start:.0f} s")
-        if ended != "0":
+        self.tell(f"STAGE {name}: {ended}")
+        if failed:
             print("\n".join(lines[-8:]), flush=True)
 
     def write_log(self) -> None:
