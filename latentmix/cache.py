@@ -205,7 +205,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        advice = "make it readable, or remove it, and it is made again"
+        raise UserError(f"{path} can't be read: {error.strerror or error}; {advice}") from error
     try:
         with safe_open(path, "pt") as file:
             own = json.loads(file.metadata()["latentmix"])
