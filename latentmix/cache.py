@@ -85,7 +85,8 @@ def explain_write_error(path: Path, error: OSError) -> UserError:
     if error.errno in FULL:
         advice = f"Free some space, or choose another place {place}, and give the same command again"
         return DiskFull(f"{FULL[error.errno]}: {path} could not be written. {advice}; what is finished is kept")
-    return UserError(f"{path} could not be written: {error.strerror}; choose another place {place}")
+    advice = "make its folder writable, or " if error.errno in (errno.EACCES, errno.EPERM) else ""
+    return UserError(f"{path} could not be written: {error.strerror}; {advice}choose another place {place}")
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -204,7 +205,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        advice = "make it readable, or remove it, and it is made again"
+        raise UserError(f"{path} can't be read: {error.strerror or error}; {advice}") from error
     try:
         with safe_open(path, "pt") as file:
             own = json.loads(file.metadata()["latentmix"])

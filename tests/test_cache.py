@@ -117,6 +117,19 @@ def test_what_a_library_could_not_write_is_said_in_a_line(monkeypatch: pytest.Mo
         assert f"{name or 'a temporary file'} could not be written: {os.strerror(number)}; free some space" in said
 
 
+def test_what_may_not_be_used_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outputs in a folder that only another user may look into. Root may use all, so errors are made here."""
+    denied = PermissionError(errno.EACCES, "Permission denied", "/private/outputs")
+    monkeypatch.setattr(cli, "retry_lost_rows", failing(denied))
+    assert "/private/outputs could not be used: Permission denied; give yourself permission" in refusal(
+        "doctor", code=1
+    )
+    monkeypatch.setattr(os, "fsync", failing(denied))
+    with pytest.raises(UserError, match="Permission denied; make its folder writable, or choose another place with"):
+        write_atomic(tmp_path / "new", b"new")
+    assert not names(tmp_path)
+
+
 def test_old_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the file system's clock, whatever this machine's says; none, where it is unknown."""
     ages = {

@@ -882,6 +882,15 @@ def test_an_analysis_is_not_written_beside_results_of_other_latents(copy: Run, c
     assert files(copy.folder)["metrics.csv"][0] == before["metrics.csv"][0]
 
 
+def test_results_of_unknown_settings_are_not_overwritten(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of another user; root may read all, so the answer of the system is made here."""
+    before, access = files(copy.folder), os.access
+    unreadable = copy.folder / "done.json"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != unreadable and access(path, mode))
+    assert f"{unreadable} can't be read" in refusal("sweep", *copy.arguments, "inversion.steps=3")
+    assert files(copy.folder) == before
+
+
 # Folders of images
 
 

@@ -536,6 +536,7 @@ def test_a_dinov2_of_the_hub_is_asked_for_by_its_name(
         return Dinov2Model(dino.config), {"missing_keys": set()}
 
     monkeypatch.setattr(Dinov2Model, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("latentmix.feature_networks.fetching.hub_refusal", lambda *_: None)
     network = frechet_network(name, CPU)
     called = "dinov2-vitl14" if name == "dinov2" else name
     assert (network.name, network.identity, asked) == (called, {"features": called, "version": "1"}, [])

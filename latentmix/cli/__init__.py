@@ -22,6 +22,14 @@ from latentmix.cli import status, compare, report, doctor, bench, fetch, cache  
 # isort: on
 
 
+ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS), ("written", "free some space, or set TMPDIR to another folder")
+)
+ADVICE |= dict.fromkeys(
+    (errno.EACCES, errno.EPERM), ("used", "give yourself permission to read and write it, or choose another place")
+)
+
+
 def main() -> None:
     """Run the command line; print a UserError in one line, and exit with its code."""
     warnings.showwarning = _show_warning
@@ -33,11 +41,11 @@ def main() -> None:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in ADVICE:
             raise
         place = error.filename or "a temporary file"  # of a library; latentmix's own files are explained above
-        advice = "free some space, or set TMPDIR to another folder, and give the same command again"
-        _complain(f"error: {place} could not be written: {error.strerror}; {advice}")
+        what, advice = ADVICE[error.errno]
+        _complain(f"error: {place} could not be {what}: {error.strerror}; {advice}, and give the same command again")
         sys.exit(1)
 
 

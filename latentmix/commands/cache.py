@@ -102,7 +102,9 @@ def run(outputs: Path, older_than: str | None, of_run: str | None, unused: bool,
         try:
             shutil.rmtree(entry.path)
         except OSError as error:
-            raise UserError(f"{entry.path} could not be removed: {error.strerror or error}") from error
+            raise UserError(
+                f"{entry.path} could not be removed: {error.strerror or error}; make it writable"
+            ) from error
     typer.echo(f"removed {_total(removed)}")
 
 

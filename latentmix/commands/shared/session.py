@@ -1,5 +1,6 @@
 """Functions of all commands that run stages: prepare, check, run, and report the plan."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -173,6 +174,10 @@ def _of_others(config: Config, command: str) -> dict[Path, tuple[str, ...]]:
 
 def _different(config: Config, note: Path, only: tuple[str, ...]) -> list[str]:
     """Return the differences of a config from that in a note which begin with one of `only`; none without a note."""
+    if note.exists() and not os.access(note, os.R_OK):
+        raise UserError(
+            f"{note} can't be read, so what it is of is not known; make it readable, or choose another name=..."
+        )
     existing = read_checked_json(note).get("config")
     if not isinstance(existing, dict):
         return []
