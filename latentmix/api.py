@@ -13,7 +13,7 @@ from latentmix.arguments import count_of
 from latentmix.data.caller_images import read_pictures
 from latentmix.diagnosis import Diagnosis
 from latentmix.errors import UserError, optional_imports, retry_lost_rows
-from latentmix.experiment.tables import number, read_rows
+from latentmix.experiment.csv_files import number, read_rows
 from latentmix.feature_networks import Network, load
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated

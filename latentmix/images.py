@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentmix.cache import key, load_tensors, save_tensors, write_atomic
 from latentmix.profiling import timed
+from latentmix.storage import key, load_tensors, save_tensors, write_atomic
 from latentmix.threads import on_all_threads
 
 PENDING = Path("work", "pending")  # folder of pending files

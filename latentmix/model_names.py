@@ -10,9 +10,9 @@ from latentmix.data.hub_errors import hub_refusal, refusal
 from latentmix.errors import UserError
 from latentmix.models import single_file
 from latentmix.models.architectures import ARCHITECTURES
-from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import read_index
 from latentmix.models.pipeline import check_index
+from latentmix.models.registry import FAMILIES
 from latentmix.presets import Presets
 from latentmix.settings import expand_home, refusal_of_url
 from latentmix.weight_files import read_config

@@ -3,10 +3,10 @@
 from contextlib import suppress
 from pathlib import Path
 
-from latentmix.cache import read_json, user_cache, write_json
 from latentmix.compose import compose
 from latentmix.errors import UserError
 from latentmix.settings import expand_home
+from latentmix.storage import read_json, user_cache, write_json
 
 
 def find_run(run: str) -> Path:

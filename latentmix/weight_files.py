@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import key, read_checked_json, read_json, user_cache, write_checked_json
 from latentmix.errors import UserError
 from latentmix.profiling import timed
+from latentmix.storage import key, read_checked_json, read_json, user_cache, write_checked_json
 
 STEMS = {  # stems of the files that each library opens: of safetensors, and of pickles
     "diffusers": ("diffusion_pytorch_model", "diffusion_pytorch_model"),

@@ -18,8 +18,8 @@ from latentmix.checks.finding import readable_size
 from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.experiment.batch_size import determine
+from latentmix.experiment.csv_files import read_rows
 from latentmix.experiment.sweep import SWEEP
-from latentmix.experiment.tables import read_rows
 
 FEW = ("methods=[fix/chm,nin/0,nin/pool]", "controls=[]")
 RUNS = {

@@ -11,10 +11,10 @@ import torch
 from driver import invoke, refusal
 from rich.prompt import Confirm
 
-from latentmix.cache import TensorCache, key, write_json
 from latentmix.commands import cache
 from latentmix.commands.cache import record_references, references
 from latentmix.runner.claims import Claims
+from latentmix.storage import TensorCache, key, write_json
 
 MODEL = {"weights": "0123456789abcdef", "precision": "float32"}
 LATENTS = {"model": MODEL, "prompt": "a photo of a star", "inversion": {"kind": "ddim"}}

@@ -31,11 +31,11 @@ from latentmix.cli.shared import figure_name
 from latentmix.commands.mix import _file
 from latentmix.compose import compose, validate
 from latentmix.data.shapes import Shapes
+from latentmix.experiment.csv_files import three_digits
 from latentmix.experiment.draws import NOISE, Cell, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate_plainly
 from latentmix.experiment.stages import mix_cell
-from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS, mean, paired
 from latentmix.mixing import Method, mix
 from latentmix.models.unet import UNetModel

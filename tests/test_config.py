@@ -15,7 +15,6 @@ from PIL import Image
 
 from latentmix import compose as composition
 from latentmix import presets
-from latentmix.cache import key, user_cache
 from latentmix.compose import compose, validate
 from latentmix.config import Config, differences, result_settings
 from latentmix.data import DATASETS
@@ -30,6 +29,7 @@ from latentmix.models.pipeline import find
 from latentmix.overrides import unwrapped
 from latentmix.presets import config_folder
 from latentmix.run_folders import find_run
+from latentmix.storage import key, user_cache
 
 GROUPS = ("model", "data", "inversion", "experiment", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_folder() / group).glob("*.yaml"))]

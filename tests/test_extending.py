@@ -20,7 +20,7 @@ from latentmix.feature_networks import FRECHET
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import METRICS
 from latentmix.mixing import MEANS, NORMS
-from latentmix.models.family_table import FAMILIES
+from latentmix.models.registry import FAMILIES
 from latentmix.plugins import Table
 
 ROOT = Path(__file__).parents[1]

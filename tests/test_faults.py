@@ -24,7 +24,7 @@ from PIL import Image
 from pipelines import SD
 from warm import ALONE, Ended, Run, Warm
 
-from latentmix import cache as store
+from latentmix import storage as store
 
 KILLS = int(os.environ.get("LATENTMIX_KILLS", "10"))
 SEED = int(os.environ.get("LATENTMIX_SEED", "0"))

@@ -22,7 +22,7 @@ from torch import Tensor
 from latentmix.compose import compose
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
-from latentmix.figures import grid, paper, toy
+from latentmix.figures import grid, registry, toy
 from latentmix.images import read_image
 from latentmix.mixing import Method
 from latentmix.models import denoiser
@@ -65,7 +65,7 @@ def make(outputs: Path, name: str, *more: str) -> Said:
 
 
 def experiments(outputs: Path, name: str) -> list[Experiment]:
-    return [Experiment(config) for config in paper.configs(name, [*SMALL, *FEW[name], f"outputs={outputs}"])]
+    return [Experiment(config) for config in registry.configs(name, [*SMALL, *FEW[name], f"outputs={outputs}"])]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_each_figure_is_made_from_nothing(outputs: Path, name: str, monkeypatch:
     caption = paths[2].read_text()
     assert caption.startswith(f"Fig. {name.removeprefix('fig')}. ") and "{" not in caption
     for model in (
-        experiment.config.model.name for experiment in experiments(outputs, name) if paper.FIGURES[name].families
+        experiment.config.model.name for experiment in experiments(outputs, name) if registry.FIGURES[name].families
     ):
         assert re.search(rf"\b{model}\b[,:]", caption)
 
@@ -98,7 +98,7 @@ def test_a_figure_is_not_made_twice(outputs: Path) -> None:
 @pytest.mark.parametrize(("name", "wanted"), PAPER.items())
 def test_settings_are_the_papers(name: str, wanted: tuple[Sequence[int], Sequence[str], int, Sequence[str]]) -> None:
     data = [] if name in ("fig3", "fig5") else ["data=imagenet", "data.path=/x"]
-    found = paper.configs(name, ["model=sd15", *data])
+    found = registry.configs(name, ["model=sd15", *data])
     for config in found:
         assert (config.n, tuple(map(str, config.methods)), config.inversion.steps) == wanted[:3]
         assert config.steps == wanted[2]
@@ -107,19 +107,19 @@ def test_settings_are_the_papers(name: str, wanted: tuple[Sequence[int], Sequenc
 
 def test_a_flow_model_stands_for_itself() -> None:
     for name in ("fig4", "fig5", "fig8"):
-        assert [config.model.name for config in paper.configs(name, ["model=tiny-sd3"])] == ["tiny-sd3"]
+        assert [config.model.name for config in registry.configs(name, ["model=tiny-sd3"])] == ["tiny-sd3"]
 
 
 def test_classes_of_other_images_do_not_reach_a_counterpart_that_does_not_know_them() -> None:
-    own, flow = paper.configs("fig10", ["model=tiny-128", "data=things", "data.classes=[cup]"])
+    own, flow = registry.configs("fig10", ["model=tiny-128", "data=things", "data.classes=[cup]"])
     assert (own.data.name, own.data.classes) == ("things", ("cup",))
     assert (flow.model.name, flow.data.name, flow.data.classes) == ("tiny-sd3", "shapes", ("triangle",))
-    own, flow = paper.configs("fig10", ["model=tiny", "data.classes=[star]"])
+    own, flow = registry.configs("fig10", ["model=tiny", "data.classes=[star]"])
     assert own.data.classes == flow.data.classes == ("star",)
 
 
 def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
-    own, flow = paper.configs("fig4", ["model=sd15", "model.path=/x", "data=folder", "data.path=/y", "seed=3"])
+    own, flow = registry.configs("fig4", ["model=sd15", "model.path=/x", "data=folder", "data.path=/y", "seed=3"])
     assert (own.model.path, flow.model.path) == ("/x", None)
     assert (own.seed, flow.seed) == (3, 3)
 
@@ -128,29 +128,29 @@ def test_overrides_of_a_model_do_not_reach_its_counterpart() -> None:
 @pytest.mark.parametrize("more", [["seed=1"], []])
 def test_naming_a_figures_own_experiment_changes_nothing(name: str, more: list[str]) -> None:
     for named in ([f"experiment={name}", *more], [*more, f"experiment={name}"]):
-        assert paper.configs(name, named) == paper.configs(name, more)
-        assert paper.stem(name, named) == paper.stem(name, more) == Path("outputs/figures-tiny-128") / name
+        assert registry.configs(name, named) == registry.configs(name, more)
+        assert registry.stem(name, named) == registry.stem(name, more) == Path("outputs/figures-tiny-128") / name
 
 
 def test_another_experiment_is_drawn_on_its_own_model_into_its_folder() -> None:
     given = ["experiment=demo", "model=tiny", "name=mine"]
-    assert paper.configs("fig4", given) == [compose(given)]
-    assert paper.stem("fig4", given) == Path("outputs/mine/fig4")
+    assert registry.configs("fig4", given) == [compose(given)]
+    assert registry.stem("fig4", given) == Path("outputs/mine/fig4")
 
 
 def test_every_figure_has_a_sentence_and_a_config() -> None:
-    assert list(paper.FIGURES) == [f"fig{k}" for k in range(1, 13)]
-    for name in paper.FIGURES:
+    assert list(registry.FIGURES) == [f"fig{k}" for k in range(1, 13)]
+    for name in registry.FIGURES:
         assert compose([f"experiment={name}"]).name == f"{name}-tiny-128"
 
 
 def test_figures_are_of_the_larger_embedded_model_unless_another_is_named() -> None:
-    for name, figure in paper.FIGURES.items():
+    for name, figure in registry.FIGURES.items():
         models = {"diffusion": ("tiny-128", "things"), "flow": ("tiny-sd3", "shapes")}
-        for config, family in zip(paper.configs(name, []), figure.families, strict=True):
+        for config, family in zip(registry.configs(name, []), figure.families, strict=True):
             data = "synthetic" if name in ("fig3", "fig5") else models[family][1]
             assert (config.model.name, config.data.name) == (models[family][0], data)
-    assert [config.model.name for config in paper.configs("fig4", ["model=tiny"])] == ["tiny", "tiny-sd3"]
+    assert [config.model.name for config in registry.configs("fig4", ["model=tiny"])] == ["tiny", "tiny-sd3"]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,15 @@ def test_figures_are_of_the_larger_embedded_model_unless_another_is_named() -> N
     ],
 )
 def test_captions_say_what_was_run(outputs: Path, name: str, more: list[str], expected: str) -> None:
-    runs = [Experiment(config) for config in paper.configs(name, [*SMALL, *FEW[name], *more, f"outputs={outputs}"])]
-    assert expected in paper.caption(name, runs)
+    runs = [Experiment(config) for config in registry.configs(name, [*SMALL, *FEW[name], *more, f"outputs={outputs}"])]
+    assert expected in registry.caption(name, runs)
 
 
 def test_captions_name_the_classes_of_each_model_where_they_differ() -> None:
-    runs = [Experiment(config) for config in paper.configs("fig10", [])]
-    assert "of N latents of fish (tiny-128) and triangle (tiny-sd3), by ddim500" in paper.caption("fig10", runs)
-    runs = [Experiment(config) for config in paper.configs("fig10", ["model=tiny"])]
-    assert "of N latents of triangle, by ddim500" in paper.caption("fig10", runs)
+    runs = [Experiment(config) for config in registry.configs("fig10", [])]
+    assert "of N latents of fish (tiny-128) and triangle (tiny-sd3), by ddim500" in registry.caption("fig10", runs)
+    runs = [Experiment(config) for config in registry.configs("fig10", ["model=tiny"])]
+    assert "of N latents of triangle, by ddim500" in registry.caption("fig10", runs)
 
 
 @pytest.fixture
@@ -297,4 +297,4 @@ def test_make_gives_a_folder_of_images_to_the_figures_that_read_one(figure: str,
     said = subprocess.run(command, cwd=root, env=outside, capture_output=True, text=True, check=True).stdout
     typed = shlex.split(said[said.index("latentmix figure") :].replace("\\\n", " "))[3:]
     assert ("data.path=/photos" in typed) == passed
-    assert {config.seed for config in paper.configs(figure, typed)} == {1}
+    assert {config.seed for config in registry.configs(figure, typed)} == {1}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pipelines import SD
 
-from latentmix.experiment.tables import read_rows
+from latentmix.experiment.csv_files import read_rows
 
 SPEC = spec_from_file_location("findings", Path(__file__).parents[1] / "scripts" / "findings.py")
 assert SPEC and SPEC.loader

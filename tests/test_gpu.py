@@ -23,7 +23,7 @@ from latentmix.config import differences
 from latentmix.errors import UserError
 from latentmix.experiment import batch_size
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import read_table
+from latentmix.experiment.results_table import read_table
 from latentmix.metrics import distances
 from latentmix.models import attention
 from latentmix.models import compile as compilation

@@ -15,13 +15,13 @@ from driver import Said, invoke, leave_out_pages
 from PIL import Image
 from pipelines import SD
 
-from latentmix.cache import write_checked_json
 from latentmix.commands import sweep
 from latentmix.compose import compose
 from latentmix.experiment.comparison import Run, differences, read_runs, settings_that_differ, share_draws
 from latentmix.experiment.experiment import Experiment
 from latentmix.metrics import mean, paired
 from latentmix.overrides import grid
+from latentmix.storage import write_checked_json
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 

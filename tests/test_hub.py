@@ -12,7 +12,6 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
-from latentmix.cache import DiskFull
 from latentmix.checks.data import check_data
 from latentmix.compose import compose
 from latentmix.data import NotFetched, hub, load_dataset
@@ -20,6 +19,7 @@ from latentmix.data.hub import Hub, PlannedHub
 from latentmix.data.imagenet_names import names, resolve
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
+from latentmix.storage import DiskFull
 
 IMAGENETTE_CLASSES = {  # as its authors name them
     resolve(name)

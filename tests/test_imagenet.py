@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from latentmix.cache import user_cache
 from latentmix.compose import compose
 from latentmix.data import Source, choose, decoded_images, image_files, imagenet_names, load_dataset
 from latentmix.data.folder import Folder
@@ -28,6 +27,7 @@ from latentmix.data.prompts import Prompts
 from latentmix.data.shapes import SHAPES, Shapes
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment.experiment import Experiment
+from latentmix.storage import user_cache
 
 FROG, BIRD, MACHINE, TENCH = "n01644373", "n02012849", "n03126707", "n01440764"
 SKIP = Rules(bad_images="skip")

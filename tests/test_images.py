@@ -8,10 +8,10 @@ import torch
 from driver import assert_same, invoke
 
 from latentmix import images
-from latentmix.cache import save_tensors
 from latentmix.errors import UserError
 from latentmix.experiment import stages
 from latentmix.images import PENDING, read_image, save_images, write_pending
+from latentmix.storage import save_tensors
 
 IMAGES = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
 

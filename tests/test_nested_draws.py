@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines import SD
 
 from latentmix.compose import validate
-from latentmix.experiment.tables import read_rows
+from latentmix.experiment.csv_files import read_rows
 
 POOL, DRAWS, NS = 8, 3, (1, 2, 4, 8)
 METHODS = ("lin/0", "fix/0", "nin/m", "nin/chm")

@@ -18,12 +18,12 @@ from pipelines import FLUX, FOLDER, SD, SD3, SDXL, SIZE
 from torch import Tensor
 
 import latentmix as lm
-from latentmix.cache import load_tensors
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.ddim import DDIM
 from latentmix.inversion.null_text import NullTextSettings
 from latentmix.models.loading import NETWORKS
 from latentmix.models.pipeline import diffusers_options
+from latentmix.storage import load_tensors
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 STEPS = 3

@@ -15,10 +15,10 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from latentmix.diagnosis import diagnose
-from latentmix.experiment.results import AVERAGE, Result
+from latentmix.experiment.results_table import AVERAGE, Result
 from latentmix.figures import style
-from latentmix.figures.curves import curves
 from latentmix.figures.diagnosis import growth, octaves
+from latentmix.figures.metric_curves import curves
 from latentmix.metrics import METRICS, Estimate, Metric, mean
 from latentmix.mixing import MEANS, NORMS, Mean, Norm
 from latentmix.octaves import Octave

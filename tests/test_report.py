@@ -24,7 +24,7 @@ from latentmix.compose import compose
 from latentmix.experiment.comparison import Run
 from latentmix.experiment.draws import Cell, subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import AVERAGE, Result
+from latentmix.experiment.results_table import AVERAGE, Result
 from latentmix.metrics import Estimate, mean
 from latentmix.mixing import Method
 from latentmix.report.contents import Contents, Images, find_experiment

@@ -16,14 +16,14 @@ import torch
 from driver import Said, assert_same, files, invoke, leave_out_pages, results
 from pipelines import SD
 
-from latentmix import cache as store
 from latentmix import images as pictures
+from latentmix import storage as store
 from latentmix.commands.shared.session import prepare
 from latentmix.compose import compose
 from latentmix.experiment import stages
 from latentmix.experiment.draws import Cell
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import evaluate, read_table
+from latentmix.experiment.results_table import evaluate, read_table
 from latentmix.mixing import Method
 from latentmix.models.unet import UNetModel
 from latentmix.runner.tasks import Task, WriteBack
@@ -115,7 +115,7 @@ def test_the_run_that_others_are_compared_with_is_whole(whole: Path, worked: lis
 # of its own: at the k-th write whose path has a word in it, before it, with half of the bytes written, or just after.
 DRIVER = """
 import json, os, signal, sys
-from latentmix import cache as store
+from latentmix import storage as store
 
 where, count, how, log = None, 0, "", None
 write, fsync = store.write_atomic, os.fsync

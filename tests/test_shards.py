@@ -25,7 +25,7 @@ from latentmix.errors import OutOfTime, UserError
 from latentmix.experiment import draws, stages
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import Loaded
-from latentmix.experiment.results import read_table
+from latentmix.experiment.results_table import read_table
 from latentmix.runner import claims as claiming
 from latentmix.runner.claims import Shard, StaticClaims
 from latentmix.runner.job_schedulers import find_shard, local_rank

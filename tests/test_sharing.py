@@ -15,7 +15,7 @@ from pipelines import SD
 
 from latentmix import figures
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import read_table
+from latentmix.experiment.results_table import read_table
 
 server = fake_hub.server
 pytestmark = pytest.mark.usefixtures("random_pipelines")

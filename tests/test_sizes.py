@@ -11,8 +11,8 @@ from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import load_model
 from latentmix.models.architectures import ARCHITECTURES, placeholder, random_network
-from latentmix.models.family_table import family_of
 from latentmix.models.protocol import Conditioning, Text
+from latentmix.models.registry import family_of
 
 
 @pytest.mark.parametrize(

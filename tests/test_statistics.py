@@ -12,7 +12,7 @@ import torch
 from scipy.special import bdtr, expit, stdtrit
 from torch import Generator
 
-from latentmix.experiment.results import LEAST_CLASSES, over_classes
+from latentmix.experiment.results_table import LEAST_CLASSES, over_classes
 from latentmix.metrics import Estimate, Sample, average, mean, paired
 from latentmix.metrics.bounded import bounded_interval
 from latentmix.metrics.intervals import share

@@ -22,7 +22,6 @@ from driver import invoke
 from PIL import Image
 from safetensors.torch import load_file
 
-from latentmix.cache import file_name
 from latentmix.commands.shared.session import rates
 from latentmix.compose import compose
 from latentmix.data import choose
@@ -38,6 +37,7 @@ from latentmix.experiment.experiment import Experiment
 from latentmix.models import load_model
 from latentmix.models.pipeline import find
 from latentmix.models.settings import ModelConfig
+from latentmix.storage import file_name
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

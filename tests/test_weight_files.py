@@ -18,8 +18,8 @@ from latentmix.compose import compose
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models import load_model
-from latentmix.models.family_table import family_of
 from latentmix.models.loading import opened_files
+from latentmix.models.registry import family_of
 from latentmix.models.unet import UNetModel
 from latentmix.weight_files import digest, file_digest, weight_files
 

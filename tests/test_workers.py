@@ -91,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # to get there, and a batch takes so long at least that nobody does all of them while others look away.
 DRIVER = """
 import json, multiprocessing, os, signal, sys, time
-from latentmix import cache as store
+from latentmix import storage as store
 
 where, count, write = "", 0, store.write_atomic
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from latentmix.cache import user_cache
 from latentmix.checks.downloads import elsewhere
 from latentmix.checks.finding import Finding
 from latentmix.data import Dataset, NotFetched
@@ -13,6 +12,7 @@ from latentmix.embedded import DRAWN
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import Read
+from latentmix.storage import user_cache
 
 NO_NAME = re.compile(r"n\d{8}|\d+")  # a WordNet id, or a number
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from latentmix.cache import DiskFull
 from latentmix.checks.finding import Finding, readable_size
 from latentmix.data.hub_errors import TIMEOUT, disk_is_full, hub_refusal
 from latentmix.embedded import NETWORK_FOLDERS, embedded_folder
@@ -26,6 +25,7 @@ from latentmix.feature_networks.embedded import classifier_folder
 from latentmix.feature_networks.lpips import LPIPS
 from latentmix.models.pipeline import check_weights, files_on_hub, find, is_on_hub, network_files, snapshot
 from latentmix.models.settings import ModelConfig
+from latentmix.storage import DiskFull
 from latentmix.weight_files import VARIANTS
 
 INCEPTION_URL = (  # torch-fidelity's; importing it takes seconds

@@ -15,8 +15,8 @@ from latentmix.checks.finding import Finding, readable_size
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
 from latentmix.models.architectures import ARCHITECTURES, denoiser_parameters
-from latentmix.models.family_table import family_of
 from latentmix.models.pipeline import find, network_files
+from latentmix.models.registry import family_of
 from latentmix.runner.console import duration
 from latentmix.runner.tasks import Stage
 from latentmix.threads import usable_cores

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.cache import check_writable, key
 from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.config import differences
@@ -19,6 +18,7 @@ from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.stages import GENERATE, INVERT, MEASURE_IF_COMPLETE, MEASURE_REFERENCES, generation
 from latentmix.experiment.training_set import CARD, TABLE, Counts, Options, similarities, write_training_set
 from latentmix.mixing import Method
+from latentmix.storage import check_writable, key
 
 STAGES = (INVERT, generation(copies=2))  # in the cache, and in the training set
 STAGES_WITH_CLIP = (MEASURE_REFERENCES, INVERT, MEASURE_IF_COMPLETE, GENERATE)

@@ -25,19 +25,19 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentmix.cache import write_json
 from latentmix.config import Config
 from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import generate_plainly
 from latentmix.gpu import is_out_of_memory
-from latentmix.models.family_table import family_of
 from latentmix.models.linear import AVAILABLE, FLOPS, product
 from latentmix.models.loading import dtype_of
 from latentmix.models.pipeline import diffusers_options, find
+from latentmix.models.registry import family_of
 from latentmix.runner.console import say
 from latentmix.settings import height_width
+from latentmix.storage import write_json
 
 USUAL_PIXELS = 16 * 512**2  # of a batch; diffusers' pipeline decodes all at once
 COMPILED = "diffusers, compiled"

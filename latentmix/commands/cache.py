@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from latentmix.cache import key, read_json, user_cache, write_json
 from latentmix.checks.finding import readable_size
 from latentmix.errors import UserError
 from latentmix.runner.claims import is_at_work
 from latentmix.settings import expand_home
+from latentmix.storage import key, read_json, user_cache, write_json
 
 REFERENCES = "cache.json"  # in a run's folder: command -> folders of the cache that it uses
 PER_CLASS = ("references",)  # kinds that have a folder for each class inside that of a key

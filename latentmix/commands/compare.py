@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from latentmix.cache import check_writable
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Difference, Run, differences, read_runs, settings_to_show, write_comparison
-from latentmix.experiment.results import AVERAGE
-from latentmix.experiment.tables import three_digits
+from latentmix.experiment.csv_files import three_digits
+from latentmix.experiment.results_table import AVERAGE
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import Estimate
+from latentmix.storage import check_writable
 
 METRICS_SHOWN = 2  # of the metrics that all runs have, the first; the file has all
 

@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from latentmix.cache import write_json
 from latentmix.commands.shared import session
 from latentmix.diagnosis import Diagnosis, limit_text
+from latentmix.experiment.csv_files import without_nan
 from latentmix.experiment.diagnosis import diagnose_class
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT
 from latentmix.experiment.synthesis import SYNTHESIZE
-from latentmix.experiment.tables import without_nan
 from latentmix.figures.diagnosis import draw_growth, draw_octaves
 from latentmix.octaves import shared_images
+from latentmix.storage import write_json
 
 STAGES = (SYNTHESIZE, INVERT)
 LEGEND = (

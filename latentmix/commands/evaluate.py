@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix import evaluation
-from latentmix.cache import check_writable
 from latentmix.commands import sweep
 from latentmix.commands.shared import session
+from latentmix.experiment.csv_files import interval, three_digits, write_table
 from latentmix.experiment.diversity import COMPARE_PAIRS
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import MEASURE, MEASURE_REFERENCES
 from latentmix.experiment.synthesis import SYNTHESIZE
-from latentmix.experiment.tables import interval, three_digits, write_table
+from latentmix.storage import check_writable
 
 COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count", "real")
 REAL = (

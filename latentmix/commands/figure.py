@@ -9,7 +9,7 @@ from latentmix.commands.shared import session
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType
 from latentmix.experiment.sweep import SWEEP
-from latentmix.figures import paper
+from latentmix.figures import registry
 
 
 def run(name: str, overrides: Sequence[str], arguments: Sequence[str], dry_run: bool) -> list[Path]:
@@ -30,10 +30,10 @@ def run(name: str, overrides: Sequence[str], arguments: Sequence[str], dry_run: 
             experiment.release()  # two models need not fit into memory
     if stages is SWEEP:
         sweep.finish(experiments[0], arguments)  # a whole run, which `latentmix report` takes too
-    return paper.draw(name, experiments, paper.stem(name, overrides))
+    return registry.draw(name, experiments, registry.stem(name, overrides))
 
 
 def needs(name: str, overrides: Sequence[str]) -> tuple[list[Experiment], Sequence[StageType]]:
     """Return the experiments of a figure, one for each model that it shows, and the stages that each must run."""
-    figure = paper.find(name)
-    return [session.prepare(config) for config in paper.configs(name, overrides)], figure.stages
+    figure = registry.find(name)
+    return [session.prepare(config) for config in registry.configs(name, overrides)], figure.stages

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentmix.cache import file_name, write_atomic, write_checked_json
 from latentmix.commands.shared import session
+from latentmix.experiment.csv_files import write_table
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import INVERT, generation
 from latentmix.experiment.synthesis import SYNTHESIZE
-from latentmix.experiment.tables import write_table
+from latentmix.storage import file_name, write_atomic, write_checked_json
 
 STAGES = (SYNTHESIZE, INVERT, generation(copies=2))  # in the cache, and under readable names
 FOLDER = "images"

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.cache import LONGEST, file_name, key, load_tensors, save_tensors
 from latentmix.commands.shared import session
 from latentmix.errors import UserError
 from latentmix.experiment.experiment import Experiment
@@ -17,6 +16,7 @@ from latentmix.experiment.synthesis import SYNTHESIZE
 from latentmix.images import write_image
 from latentmix.mixing import Method, mix
 from latentmix.settings import numbers
+from latentmix.storage import LONGEST, file_name, key, load_tensors, save_tensors
 
 STAGES = (SYNTHESIZE, INVERT, MIX)
 STAGES_OF_ONE = (SYNTHESIZE, INVERT)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from latentmix.arguments import for_morph
-from latentmix.cache import check_writable
 from latentmix.commands.shared import session
 from latentmix.compose import compose
 from latentmix.data.caller_images import picture_source
@@ -21,6 +20,7 @@ from latentmix.morphing.grid import Place, places, write_grid
 from latentmix.morphing.path import frame_weights
 from latentmix.runner.executor import Executor
 from latentmix.settings import expand_home
+from latentmix.storage import check_writable
 
 
 @dataclass(frozen=True)

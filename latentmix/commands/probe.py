@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from latentmix.cache import file_name
 from latentmix.commands.shared import session
 from latentmix.experiment import probe as probes
+from latentmix.experiment.csv_files import write_table
 from latentmix.experiment.draws import draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.probe import TIMES, Probe
-from latentmix.experiment.tables import write_table
 from latentmix.figures.grid import draw_offsets
 from latentmix.images import write_image
+from latentmix.storage import file_name
 
 COLUMNS = ("model", "class", "region", "share", "channels", "draw", "t", "b", "rmse_inside", "rmse_outside")
 Images = dict[tuple[str, int, float], Tensor]

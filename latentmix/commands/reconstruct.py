@@ -8,12 +8,12 @@ from rich.table import Table
 from torch import Tensor
 
 from latentmix.commands.shared import session
+from latentmix.experiment.csv_files import RUN, interval, run_names, write_table
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.reconstruction import QUANTITIES, RECONSTRUCT
-from latentmix.experiment.results import AVERAGE
+from latentmix.experiment.results_table import AVERAGE
 from latentmix.experiment.stages import INVERT
 from latentmix.experiment.synthesis import SYNTHESIZE
-from latentmix.experiment.tables import RUN, interval, run_names, write_table
 from latentmix.figures.grid import draw_grid
 from latentmix.metrics import Estimate, mean_interval
 

@@ -20,15 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from latentmix import checks
-from latentmix.cache import key, read_json, write_checked_json, write_json
 from latentmix.commands.shared import rounds, session, tracking
 from latentmix.compose import validate
 from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
+from latentmix.experiment.csv_files import three_digits
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.results import AVERAGE, Result, evaluate, labels
+from latentmix.experiment.results_table import AVERAGE, Result, evaluate, labels
 from latentmix.experiment.sweep import SWEEP
-from latentmix.experiment.tables import three_digits
 from latentmix.metrics import METRICS
 from latentmix.profiling import profiled, timed
 from latentmix.runner import job_schedulers, local, slurm
@@ -36,6 +35,7 @@ from latentmix.runner.claims import Claims, DoneLists, Shard
 from latentmix.runner.console import say, show_profile
 from latentmix.runner.progress import is_shown
 from latentmix.runner.records import write_record
+from latentmix.storage import key, read_json, write_checked_json, write_json
 
 RESULTS = "results"  # prefix of the task that writes them
 METRICS_SHOWN = 2  # the first of a run's; metrics.csv has all

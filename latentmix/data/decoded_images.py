@@ -12,8 +12,8 @@ from threading import Lock
 
 from PIL import Image
 
-from latentmix.cache import key, read_checked_json, user_cache, write_checked_json
 from latentmix.errors import UserError
+from latentmix.storage import key, read_checked_json, user_cache, write_checked_json
 
 WORTHWHILE = 0.25  # seconds of checking, summed over threads, below which no record is written
 SETTLED = 2e9  # ns since a file's last change, before which another change may leave its time of change the same

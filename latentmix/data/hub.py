@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 from latentmix.data import imagenet_names
 from latentmix.data.decode import suffix
 from latentmix.data.hub_errors import EXPORT, explain, is_local
@@ -23,6 +22,7 @@ from latentmix.data.protocol import Dataset, Source, unknown
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
 from latentmix.runner.progress import bar
+from latentmix.storage import DiskFull, key, read_checked_json, user_cache, write_atomic, write_checked_json
 
 IMAGENET = "ILSVRC/imagenet-1k"
 IMAGENETTE = "frgfm/imagenette"

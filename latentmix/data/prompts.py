@@ -9,9 +9,9 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from latentmix.cache import key
 from latentmix.data.protocol import Source, first_few
 from latentmix.errors import UserError, warn_once
+from latentmix.storage import key
 
 NAMES = ("file_name", "file", "image", "path")  # columns of the images' file names
 TEXTS = ("prompt", "text", "caption")  # and of their prompts

@@ -1,4 +1,4 @@
-"""The types of images and data sets: `Source` and `Dataset`."""
+"""The types of images and data sets: `Source` and `Dataset`. The data sets are listed in `registry.py`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

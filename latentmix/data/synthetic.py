@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latentmix.cache import key
 from latentmix.data.decode import fitted
 from latentmix.data.protocol import Dataset, Source
 from latentmix.data.settings import RANDOM, DataConfig
 from latentmix.errors import UserError
 from latentmix.rng import noise
+from latentmix.storage import key
 
 
 def load(config: DataConfig) -> Dataset:

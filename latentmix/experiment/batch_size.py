@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from latentmix.cache import key, read_json, write_json
 from latentmix.experiment.experiment import Experiment
 from latentmix.gpu import free_memory, is_out_of_memory
 from latentmix.models.compile import uncompiled
 from latentmix.runner.batch_agreement import BatchSize, agree
 from latentmix.runner.claims import Claims
 from latentmix.settings import height_width
+from latentmix.storage import key, read_json, write_json
 
 MAX_BATCH = 256  # images
 MAX_PIXELS = 64 * 512**2  # of a batch; no GPU gets faster beyond

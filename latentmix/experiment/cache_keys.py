@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import TensorCache, file_name, key
 from latentmix.experiment.cached_method import cached_method
 from latentmix.experiment.draws import NOISE, Cell, draw_id
 from latentmix.feature_networks import Network, Perceptual
 from latentmix.sampling import Schedule
+from latentmix.storage import TensorCache, file_name, key
 
 Identity = dict[str, Any]
 

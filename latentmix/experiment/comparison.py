@@ -7,15 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import read_json
 from latentmix.compose import compose, validate
 from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
+from latentmix.experiment.csv_files import grouped, read_rows, write_table
 from latentmix.experiment.pseudo_values import Key, read_draws, read_samples
-from latentmix.experiment.results import AVERAGE, DIFFERENCE, Result, average_comparison, difference_row, read_table
-from latentmix.experiment.tables import grouped, read_rows, write_table
+from latentmix.experiment.results_table import (
+    AVERAGE,
+    DIFFERENCE,
+    Result,
+    average_comparison,
+    difference_row,
+    read_table,
+)
 from latentmix.metrics import METRICS, Comparison, Sample, paired
 from latentmix.run_folders import find_run
+from latentmix.storage import read_json
 
 COLUMNS = ("run", "class", "n", "method", "metric", "value", "low", "high", "count", "over")
 PAIR_COLUMNS = ("run", "reference", *COLUMNS[1:5], *DIFFERENCE)

@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from latentmix.cache import TensorCache
 from latentmix.errors import UserError
 from latentmix.experiment.cells import MAX_PAIRS
 from latentmix.experiment.draws import Cell, draw_id
@@ -20,6 +19,7 @@ from latentmix.experiment.generation import Loaded, padded, pixels
 from latentmix.experiment.stages import StageType
 from latentmix.images import read_image
 from latentmix.runner.tasks import Stage
+from latentmix.storage import TensorCache
 
 Pair = tuple[str, str]  # ids of two images
 

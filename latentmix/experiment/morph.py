@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentmix.cache import key
 from latentmix.data import Source
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.experiment import Experiment
@@ -20,6 +19,7 @@ from latentmix.inversion.base import State
 from latentmix.mixing import Method, mixtures
 from latentmix.models.protocol import Conditioning, Model
 from latentmix.runner.tasks import Stage, WriteBack
+from latentmix.storage import key
 
 Weights = tuple[float, ...]  # of one mixture
 FRAMES_AT_ONCE = 8  # at most; rounds of spacing have few new frames, and a batch is padded to its full size

@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from latentmix.cache import TensorCache
 from latentmix.errors import UserError
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.cache_keys import schedule_key
@@ -23,6 +22,7 @@ from latentmix.experiment.stages import StageType
 from latentmix.inversion.base import cfg_factor
 from latentmix.runner.tasks import Stage
 from latentmix.settings import numbers
+from latentmix.storage import TensorCache
 
 TIMES = ("T", "0")  # when the offset is added
 SIDES: dict[str, Callable[[Tensor, int, int], Tensor]] = {  # [h, w] -> its first or last rows or columns

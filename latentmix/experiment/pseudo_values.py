@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from latentmix.cache import write_atomic
 from latentmix.errors import UserError
+from latentmix.experiment.csv_files import grouped
 from latentmix.experiment.draws import Cell
-from latentmix.experiment.tables import grouped
 from latentmix.metrics import METRICS, Sample
+from latentmix.storage import write_atomic
 
 AGAIN = "give the run's command again"  # it writes all results again from the cache
 Samples = dict[str, Sample]  # by metric

@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentmix.cache import TensorCache
 from latentmix.errors import UserError, warn_once
 from latentmix.experiment import disk_sizes
 from latentmix.experiment.draws import NOISE, Cell, draw_id, in_rounds
@@ -28,6 +27,7 @@ from latentmix.images import is_image, read_image, save_images, write_pending
 from latentmix.inversion.base import State
 from latentmix.profiling import timed
 from latentmix.runner.tasks import Stage, WriteBack
+from latentmix.storage import TensorCache
 
 Drawn = tuple[Cell, int]  # a draw of a cell: one image
 Read = Literal["pool", "references", "networks", "perceptual"]

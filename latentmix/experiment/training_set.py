@@ -11,12 +11,12 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from latentmix.cache import write_atomic
 from latentmix.experiment.augmentation import Augmentation
+from latentmix.experiment.csv_files import write_table
 from latentmix.experiment.draws import Cell, draw_id
-from latentmix.experiment.tables import write_table
 from latentmix.images import encoded
 from latentmix.metrics import cosine_distances
+from latentmix.storage import write_atomic
 from latentmix.threads import on_all_threads
 
 SUFFIXES = {".jfif": ".jpg", ".jpe": ".jpg"}  # JPEG suffixes that torchvision's ImageFolder does not read

@@ -1,10 +1,10 @@
-"""Figures of results, as PNG and PDF. Those of the paper are in `latentmix.figures.paper`."""
+"""Figures of results, as PNG and PDF. Those of the paper are in `latentmix.figures.registry`."""
 
 from pathlib import Path
 
 from latentmix.experiment.experiment import Experiment
-from latentmix.figures.curves import draw_curves
 from latentmix.figures.grid import draw_mixtures
+from latentmix.figures.metric_curves import draw_curves
 
 
 def draw_run(experiment: Experiment) -> list[Path]:

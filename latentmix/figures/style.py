@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import matplotlib
 from matplotlib.figure import Figure
 
-from latentmix.cache import write_atomic
 from latentmix.embedded import NETWORK_FOLDERS
 from latentmix.errors import UserError
 from latentmix.experiment.draws import GAUSS
 from latentmix.metrics import METRICS, Metric
 from latentmix.mixing.means import find_mean
 from latentmix.mixing.norms import NORMS
+from latentmix.storage import write_atomic
 
 T = TypeVar("T")
 Line = str | tuple[int, tuple[float, ...]]  # a line style of matplotlib

@@ -1,4 +1,7 @@
-"""What every inversion has: its settings and its functions, from clean latents to latents at t = T and back."""
+"""What every inversion has: its settings and its functions, from clean latents to latents at t = T and back.
+
+A new inversion is a file beside this one and a line in `registry.py`, or an entry point `latentmix.inversions`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields

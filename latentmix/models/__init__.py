@@ -26,8 +26,8 @@ def load_model(
     Raises: UserError where the model can't be read or fetched, or can't take images of the size.
     """
     from latentmix.models.denoiser import check_quantization
-    from latentmix.models.family_table import family_of
     from latentmix.models.pipeline import find, is_on_hub, snapshot
+    from latentmix.models.registry import family_of
 
     if only_planned and is_on_hub(config) and snapshot(config) is None:
         from latentmix.models.architectures import placeholder

@@ -16,9 +16,9 @@ import torch
 
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
-from latentmix.models.family_table import FAMILIES, family_of
 from latentmix.models.loading import DTYPES, read_index
 from latentmix.models.protocol import Model
+from latentmix.models.registry import FAMILIES, family_of
 from latentmix.models.settings import ModelConfig, SpeedConfig
 
 ARCHITECTURES = embedded_folder("architectures")  # pipeline folders of JSON files alone

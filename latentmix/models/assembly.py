@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from latentmix.cache import key, write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.models import lora, single_file
 from latentmix.models.architectures import ARCHITECTURES, architectures
 from latentmix.models.family import Family
-from latentmix.models.family_table import family_of
 from latentmix.models.loading import TOKENIZER_FILES
+from latentmix.models.registry import family_of
 from latentmix.models.settings import ModelConfig
+from latentmix.storage import key, write_atomic
 from latentmix.weight_files import SOURCE, STEMS, assembled_folder, read_config, variants
 
 COPIED = ("config.json", "scheduler_config.json", *TOKENIZER_FILES)

@@ -16,7 +16,7 @@ from latentmix.models.settings import ModelConfig, SpeedConfig
 class Family:
     """All models that one pipeline class of diffusers can hold.
 
-    To add a family, write a file with a `Model` and a `Family`, and name it in `family_table.py` or by an entry point
+    To add a family, write a file with a `Model` and a `Family`, and name it in `registry.py` or by an entry point
     `latentmix.models`.
     """
 

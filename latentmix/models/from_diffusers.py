@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from latentmix.errors import UserError
 from latentmix.models.family import Family
-from latentmix.models.family_table import FAMILIES
 from latentmix.models.loading import DTYPES, NETWORKS, TOKENIZERS
 from latentmix.models.protocol import Model
+from latentmix.models.registry import FAMILIES
 from latentmix.models.settings import ModelConfig, SpeedConfig
 
 AS_IT_IS = SpeedConfig(channels_last=False, shared_prefix=False, fused_norms=False)  # nothing that changes a module

@@ -5,16 +5,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import DiskFull, read_json
 from latentmix.data.hub_errors import TIMEOUT, disk_is_full, is_of_network, refusal
 from latentmix.data.protocol import one_line
 from latentmix.embedded import embedded_folder
 from latentmix.errors import UserError
 from latentmix.models.assembly import assembled
-from latentmix.models.family_table import FAMILIES, family_of, pipeline_class
 from latentmix.models.loading import TOKENIZER_FILES, has, present_parts, read_index
+from latentmix.models.registry import FAMILIES, family_of, pipeline_class
 from latentmix.models.settings import ModelConfig
 from latentmix.models.single_file import is_single_file
+from latentmix.storage import DiskFull, read_json
 from latentmix.weight_files import (
     STEMS,
     are_plain,

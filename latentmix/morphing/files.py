@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from torch import Tensor
 
-from latentmix.cache import write_atomic
 from latentmix.errors import UserError, optional_imports
 from latentmix.images import encoded, to_pil
+from latentmix.storage import write_atomic
 
 SLOWEST = 0.01  # frames per second
 RATES = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": math.inf}  # the most frames per second that a file can have

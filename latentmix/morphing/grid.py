@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from latentmix.cache import write_atomic
 from latentmix.errors import UserError
 from latentmix.images import encoded, to_pil
+from latentmix.storage import write_atomic
 
 GAP = 0.04  # between cells, as a share of a cell's width
 CORNERS = {3: ("top", "bottom left", "bottom right"), 4: ("top left", "top right", "bottom left", "bottom right")}

@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentmix.cache import write_atomic
 from latentmix.experiment.comparison import read_runs
 from latentmix.report.contents import read_contents
 from latentmix.report.page import render
 from latentmix.run_folders import find_run
+from latentmix.storage import write_atomic
 
 IMAGE = b"data:image/webp"
 

@@ -13,9 +13,9 @@ from PIL import Image
 from latentmix.config import OF_A_MACHINE, Config
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run
+from latentmix.experiment.csv_files import read_rows
 from latentmix.experiment.draws import subset
 from latentmix.experiment.experiment import Experiment
-from latentmix.experiment.tables import read_rows
 from latentmix.images import encoded
 from latentmix.runner.records import read_records
 from latentmix.threads import on_all_threads

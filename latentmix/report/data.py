@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from latentmix.experiment.comparison import differences
-from latentmix.experiment.results import AVERAGE
-from latentmix.experiment.tables import without_nan
+from latentmix.experiment.csv_files import without_nan
+from latentmix.experiment.results_table import AVERAGE
 from latentmix.figures.style import HUES, SHAPES, Line, method_styles, metric_label
 from latentmix.report import wording
 from latentmix.report.contents import Contents

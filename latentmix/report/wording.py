@@ -1,11 +1,14 @@
-"""The texts of a page: the best and worst methods, the settings, and where and when the run was computed."""
+"""The texts of a page: the best and worst methods, the settings, and where and when the run was computed.
+
+Other texts: what a metric means is its `note` in `metrics/registry.py`; which images are left out, `contents.py` says.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latentmix.experiment.results import AVERAGE, Result, average_comparison
-from latentmix.experiment.tables import three_digits
+from latentmix.experiment.csv_files import three_digits
+from latentmix.experiment.results_table import AVERAGE, Result, average_comparison
 from latentmix.figures.style import method_styles, metric_label
 from latentmix.metrics import METRICS, Comparison, Estimate, paired
 from latentmix.report.contents import Contents

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from latentmix.cache import write_json
 from latentmix.runner.claims import Claims
+from latentmix.storage import write_json
 
 
 class BatchSize:

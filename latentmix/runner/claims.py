@@ -31,9 +31,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import explain_write_error, file_system_time, key, read_json, write_json
 from latentmix.errors import UserError
 from latentmix.runner.tasks import Task
+from latentmix.storage import explain_write_error, file_system_time, key, read_json, write_json
 
 HEARTBEAT = 10.0  # seconds between two heartbeats
 LOST_AFTER = 120.0  # seconds without a heartbeat; NFS may show a file as it was a minute ago

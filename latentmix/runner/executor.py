@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from latentmix.cache import key
 from latentmix.errors import STOPPED, Interrupted, OutOfTime, UserError
 from latentmix.gpu import is_out_of_memory
 from latentmix.profiling import timed
@@ -15,6 +14,7 @@ from latentmix.runner.console import Show, say, stage_bar
 from latentmix.runner.prefetch import Prefetcher
 from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage, Task
+from latentmix.storage import key
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentmix.cache import key, read_json, write_json
 from latentmix.runner.tasks import Stage
+from latentmix.storage import key, read_json, write_json
 
 
 @dataclass

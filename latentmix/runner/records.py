@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latentmix.cache import read_checked_json, write_checked_json
+from latentmix.storage import read_checked_json, write_checked_json
 
 FOLDER = "records"
 

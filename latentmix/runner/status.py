@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentmix.cache import read_json
 from latentmix.runner.claims import LOST_AFTER, DoneLists, is_stuck, read_text
+from latentmix.storage import read_json
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentmix.cache import read_json, write_json
 from latentmix.commands import augment
 from latentmix.commands.shared import session
 from latentmix.data.shapes import SHAPES, draw
 from latentmix.errors import UserError
 from latentmix.experiment.augmentation import Augmentation
-from latentmix.experiment.tables import write_table
+from latentmix.experiment.csv_files import write_table
 from latentmix.experiment.training_set import Options
 from latentmix.figures.style import method_styles, save, styled
 from latentmix.metrics import mean_interval
 from latentmix.models.protocol import Model
+from latentmix.storage import read_json, write_json
 
 SHOTS = (2, 4, 8, 16)
 SEEDS = range(5)

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from latentmix.compose import compose
 from latentmix.models.architectures import ARCHITECTURES, placeholder, random_network
-from latentmix.models.family_table import family_of
 from latentmix.models.protocol import Conditioning, Text
+from latentmix.models.registry import family_of
 
 CARDS = (12, 16, 24, 48, 80)  # GB
 MODELS = ("sd15", "sd21", "sdxl", "sd35-medium", "sd35-large", "flux-schnell", "flux-dev")

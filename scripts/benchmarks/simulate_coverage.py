@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Generator, Tensor
 
-from latentmix.experiment.results import over_classes
+from latentmix.experiment.results_table import over_classes
 from latentmix.metrics import METRICS, Estimate, Sample, average, paired
 
 Draw = Callable[[int, Generator], Tensor]  # number and random numbers -> features [n, 8]

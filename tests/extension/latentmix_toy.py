@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from latentmix import sampling
-from latentmix.cache import key
 from latentmix.data import Dataset, Source
 from latentmix.data.settings import DataConfig
 from latentmix.inversion.base import Inversion, InversionSettings, State
@@ -26,6 +25,7 @@ from latentmix.models.protocol import Conditioning, Model, Text, guided, predict
 from latentmix.models.settings import ModelConfig, SpeedConfig
 from latentmix.sampling import Level, Schedule
 from latentmix.settings import STRICT, height_width
+from latentmix.storage import key
 
 # A norm and a mean: a line each.
 

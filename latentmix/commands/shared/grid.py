@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from latentmix.cache import write_atomic
 from latentmix.commands import compare
 from latentmix.commands.shared import rounds, session
 from latentmix.compose import NAMED_BY_SOURCE, compose, plain_name
@@ -19,6 +18,7 @@ from latentmix.config import Config
 from latentmix.errors import Interrupted, UserError, retry_lost_rows
 from latentmix.overrides import grid
 from latentmix.presets import GROUPS
+from latentmix.storage import write_atomic
 
 
 @dataclass(frozen=True)

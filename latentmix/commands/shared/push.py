@@ -9,8 +9,8 @@ from latentmix.data.hub_errors import is_of_network
 from latentmix.data.protocol import one_line
 from latentmix.errors import UserError
 from latentmix.experiment.comparison import Run, read_runs
-from latentmix.experiment.results import AVERAGE
-from latentmix.experiment.tables import interval, three_digits
+from latentmix.experiment.csv_files import interval, three_digits
+from latentmix.experiment.results_table import AVERAGE
 
 FILES = ("*.csv", "*.parquet", "*.png", "*.pdf", "*.svg", "config.yaml", "diagnosis.json", "report.html")
 METRICS_SHOWN = 2  # the first of a run's

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from latentmix.cache import read_checked_json
 from latentmix.commands.shared import session
 from latentmix.config import Config, result_settings
 from latentmix.errors import OutOfTime, UserError, retry_lost_rows
 from latentmix.experiment.draws import in_rounds
-from latentmix.experiment.results import AVERAGE, read_table
+from latentmix.experiment.results_table import AVERAGE, read_table
+from latentmix.storage import read_checked_json
 
 
 def run(config: Config, once: Callable[[Config, float], None], spent: float = 0.0) -> None:

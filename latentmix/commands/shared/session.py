@@ -13,7 +13,6 @@ import yaml
 from rich.console import Console
 
 from latentmix import checks
-from latentmix.cache import key, read_checked_json, remove_partial_files, write_atomic, write_checked_json
 from latentmix.checks.finding import readable_size
 from latentmix.commands.cache import record_references
 from latentmix.config import Config, differences, result_settings
@@ -31,6 +30,7 @@ from latentmix.runner.process import set_up_process
 from latentmix.runner.progress import is_shown
 from latentmix.runner.rates import Rates
 from latentmix.runner.tasks import Plan, Stage
+from latentmix.storage import key, read_checked_json, remove_partial_files, write_atomic, write_checked_json
 
 
 @timed("starting")

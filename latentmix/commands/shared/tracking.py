@@ -11,7 +11,7 @@ from typing import Any
 
 from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
-from latentmix.experiment.results import AVERAGE, Result
+from latentmix.experiment.results_table import AVERAGE, Result
 from latentmix.images import read_image
 
 PROJECT = "latentmix"

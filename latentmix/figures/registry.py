@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from latentmix.cache import write_atomic
 from latentmix.compose import compose
 from latentmix.config import Config
 from latentmix.errors import UserError
@@ -19,11 +18,12 @@ from latentmix.experiment.probe import PAPER, decode, probe_stage
 from latentmix.experiment.stages import INVERT, StageType, generation
 from latentmix.experiment.sweep import SWEEP
 from latentmix.experiment.synthesis import SYNTHESIZE
-from latentmix.figures.curves import draw_curves
 from latentmix.figures.diagnosis import draw_growth
 from latentmix.figures.grid import draw_mixtures, draw_offsets
+from latentmix.figures.metric_curves import draw_curves
 from latentmix.figures.style import CONTROLS
 from latentmix.figures.toy import draw_paths
+from latentmix.storage import write_atomic
 
 Family = Literal["diffusion", "flow"]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from latentmix.errors import UserError
+from latentmix.experiment.csv_files import RUN, grouped, interval, number, read_rows, run_names, write_table
 from latentmix.experiment.diversity import draw_pairs, real_pairs
 from latentmix.experiment.draws import Cell, draw_id
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.pseudo_values import AGAIN, Samples, write_parts
-from latentmix.experiment.tables import RUN, grouped, interval, number, read_rows, run_names, write_table
 from latentmix.metrics import METRICS, Comparison, Estimate, Metric, Sample, average, mean_interval, paired
 from latentmix.mixing import Method
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from latentmix.errors import UserError
 from latentmix.experiment.draws import GAUSS
-from latentmix.experiment.results import AVERAGE, Result, read_table
+from latentmix.experiment.results_table import AVERAGE, Result, read_table
 from latentmix.figures.style import GREY, MethodStyle, method_styles, metric_label, save, styled
 from latentmix.metrics import Estimate
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latentmix.cache import write_atomic
 from latentmix.config import Config
 from latentmix.metrics import Estimate
+from latentmix.storage import write_atomic
 
 Group = TypeVar("Group")
 Value = TypeVar("Value")

@@ -15,9 +15,9 @@ from driver import refusal
 from safetensors.torch import save
 from torch import Tensor
 
-from latentmix import cache, cli
-from latentmix.cache import DiskFull, TensorCache, key, load_tensors, read_about, save_tensors, write_atomic
+from latentmix import cli, storage
 from latentmix.errors import RETRIES, RowsLost, UserError, retry_lost_rows
+from latentmix.storage import DiskFull, TensorCache, key, load_tensors, read_about, save_tensors, write_atomic
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -53,9 +53,9 @@ def test_the_users_cache_is_where_the_environment_says(monkeypatch: pytest.Monke
     for name, value, folder in (("HOME", "/h", "/h/.cache/latentmix"), ("XDG_CACHE_HOME", "/x", "/x/latentmix")):
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setenv(name, value)
-        assert cache.user_cache() == Path(folder)
+        assert storage.user_cache() == Path(folder)
     monkeypatch.setenv("LATENTMIX_CACHE", "/y")
-    assert cache.user_cache() == Path("/y")
+    assert storage.user_cache() == Path("/y")
 
 
 # Atomic writes
@@ -133,8 +133,8 @@ def test_what_may_not_be_used_is_said_in_a_line(tmp_path: Path, monkeypatch: pyt
 def test_old_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the file system's clock, whatever this machine's says; none, where it is unknown."""
     ages = {
-        ".old.part": cache.ABANDONED + 60,
-        ".young.part": cache.ABANDONED - 60,
+        ".old.part": storage.ABANDONED + 60,
+        ".young.part": storage.ABANDONED - 60,
         ".future.part": -9e5,
         "users.part": 9e5,
     }
@@ -145,9 +145,9 @@ def test_old_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "time", lambda: 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "touch", failing(OSError(errno.EROFS, "")))
-        cache.remove_partial_files(tmp_path)
+        storage.remove_partial_files(tmp_path)
     assert len(names(tmp_path / "cells")) == 5
-    cache.remove_partial_files(tmp_path)
+    storage.remove_partial_files(tmp_path)
     assert names(tmp_path / "cells") == [".future.part", ".young.part", "file", "users.part"]  # others may write these
     assert names(tmp_path) == ["cells"]
 
@@ -158,15 +158,16 @@ def test_old_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.Mon
 def test_json_with_a_flipped_bit_in_any_byte_or_worse_counts_as_missing(tmp_path: Path) -> None:
     content, file = {"kept": {11: 1, 2: 3}, "row": 2.5, "names": ["a", "ü"]}, tmp_path / "file"
     plain = json.loads(json.dumps(content))
-    cache.write_checked_json(file, content)
+    storage.write_checked_json(file, content)
     intact = file.read_bytes()
-    assert cache.read_checked_json(file) == plain and list(cache.read_json(file)) == ["kept", "names", "row", "sha256"]
+    assert storage.read_checked_json(file) == plain
+    assert list(storage.read_json(file)) == ["kept", "names", "row", "sha256"]
     for flipped in flips(intact):
         file.write_bytes(flipped)
-        assert cache.read_checked_json(file) in ({}, plain)
+        assert storage.read_checked_json(file) in ({}, plain)
     for damaged in (b"", b"[1]", b"null", intact[:-5], b"\xff", b"[" * 100_000):
         file.write_bytes(damaged)
-        assert cache.read_json(file) == cache.read_checked_json(file) == cache.read_json(tmp_path / "gone") == {}
+        assert storage.read_json(file) == storage.read_checked_json(file) == storage.read_json(tmp_path / "gone") == {}
 
 
 def flips(content: bytes) -> Iterator[bytes]:
@@ -339,7 +340,7 @@ def test_a_file_replaced_since_its_damage_was_found_is_kept(kept: TensorCache, m
             kept.write(["a"], some_rows(1))
 
     with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(RowsLost):
-        patch.setattr(cache, "load_tensors", load_and_be_overtaken)
+        patch.setattr(storage, "load_tensors", load_and_be_overtaken)
         kept.read()
     assert kept.ids() == kept.read().keys() == {"a"}
 
