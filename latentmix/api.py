@@ -12,7 +12,7 @@ from latentmix import diagnosis
 from latentmix.arguments import count_of
 from latentmix.data.caller_images import read_pictures
 from latentmix.diagnosis import Diagnosis
-from latentmix.errors import UserError, optional_imports, retry_lost_rows
+from latentmix.errors import UserError, naming_arguments, optional_imports, retry_lost_rows
 from latentmix.experiment.csv_files import number, read_rows
 from latentmix.feature_networks import Network, load
 from latentmix.gpu import find_device
@@ -25,14 +25,15 @@ from latentmix.settings import expand_home
 NUMBERS: dict[str, Callable[[str], Any]] = {"n": int, "count": int, "value": number, "low": number, "high": number}
 
 
+@naming_arguments
 @isolated()
 def features(name: str | Path = "inception", device: str | torch.device | None = None) -> Network:
     """Return a feature network: images -> features, float32 [B, D].
 
-    `name` is "inception", "dinov2", "embedded", "things", a folder of a DINOv2, or a CLIP as ARCHITECTURE/PRETRAINED,
-    such as "ViT-L-14/openai". `device` is by default a GPU if there is one. The network takes uint8 tensors
-    [B, 3, H, W], and also PIL images, paths, arrays and lists of them, of one size. Weights are read, or fetched, at
-    the first call.
+    `name` is "inception", "dinov2", "embedded", "things", a folder of a DINOv2, a network of another package, or a CLIP
+    as ARCHITECTURE/PRETRAINED, such as "ViT-L-14/openai". `device` is by default a GPU if there is one. The network
+    takes uint8 tensors [B, 3, H, W], and also PIL images, paths, arrays and lists of them, of one size. Weights are
+    read, or fetched, at the first call.
 
         x = lm.features("inception")(images)
         lm.metrics.frechet_distance(x, y)
@@ -65,6 +66,7 @@ def diagnose(latents: Any) -> Diagnosis:
         return diagnosis.diagnose(z.detach().cpu())
 
 
+@naming_arguments
 @isolated()
 def augment(
     folder: str | Path,

@@ -4,8 +4,9 @@ Every error is one line for the user.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,16 @@ from latentmix.config import Config
 from latentmix.embedded import DRAWN
 from latentmix.errors import UserError
 from latentmix.isolation import LOCK
+from latentmix.models.settings import SpeedConfig
 from latentmix.overrides import for_hydra, mapping
 from latentmix.presets import Preset, Presets, config_folder
-from latentmix.setting_errors import describe, explain, key_of
+from latentmix.setting_errors import RENAMED, describe, explain, key_of, renamed
 from latentmix.settings import expand_home
 
 # Keys with which experiments choose settings by `model.domain`. They are no settings, and are removed.
 BY_DOMAIN = ("_classes", "_draws", "_steps", "_prompt")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's kinds of error
 DEFAULT_DATA = "shapes"  # of configs/config.yaml
-RENAMED = {  # old key -> what to say instead
-    "speed.offload": "model.offload",
-    "model.world": "model.domain",
-    "speed.shared_half": "speed.shared_prefix",
-    "speed.prompts_once": "gone, as it saved 1 to 2 % of the time; leave it out",
-}
 NAMED_BY_SOURCE = ("model", "data")  # groups whose `name` is that of the folder or repository that is read
 
 
@@ -41,8 +37,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) ->
     """
     presets = Presets(config_dirs)
     for override in overrides:
-        if (key := override.split("=")[0].lstrip("+~")) in RENAMED:
-            raise UserError(f"{key} is now {RENAMED[key]}")
+        if now := renamed(override.split("=")[0].lstrip("+~")):
+            raise UserError(now)
     return validate(_composed(overrides, presets), presets)
 
 
@@ -57,7 +53,7 @@ def in_one_list(settings: Iterable[str | Iterable[str]]) -> list[str]:
     return found
 
 
-def validate(plain: Any, presets: "Presets | None" = None) -> Config:
+def validate(plain: Any, presets: Presets | None = None) -> Config:
     """Return the config of plain values. Raises: UserError, which says of each wrong key what is wrong."""
     try:
         return TypeAdapter(Config).validate_python(plain)
@@ -69,6 +65,23 @@ def validate(plain: Any, presets: "Presets | None" = None) -> Config:
             needed = f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} needed"
             reasons.append(f"{needed}; give {missing[0]}=..., or choose a preset that has it")
         raise UserError("; ".join(dict.fromkeys(reasons))) from error
+
+
+def of_a_run(plain: Mapping[str, Any]) -> Config:
+    """Return the config that a run has kept, `Config.as_dict` of this or of an earlier release.
+
+    Renamed settings get their new names, techniques that are gone are left out, and new settings have their defaults.
+    Raises: UserError.
+    """
+    found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+    for old, new in RENAMED.items():
+        (group, name), (new_group, new_name) = old.split("."), new.split(".")
+        if name in found.get(group, {}):
+            found[new_group].setdefault(new_name, found[group].pop(name))
+    techniques = {field.name for field in fields(SpeedConfig)}
+    found["speed"] = {name: value for name, value in found.get("speed", {}).items() if name in techniques}
+    is_whole = {field.name for field in fields(Config)} <= found.keys()
+    return validate(found if is_whole else compose([]).as_dict() | found)
 
 
 def _composed(overrides: Sequence[str], presets: Presets) -> Preset:

@@ -5,8 +5,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from functools import cache
-from typing import TypeVar
+from functools import cache, wraps
+from inspect import signature
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
@@ -27,17 +31,26 @@ class UserError(Exception):
     exit_code = 2
 
 
-OPTION = re.compile(r"(?<![^\s(])-(?:-(?P<name>[a-z][a-z-]*)|o)\b(?: (?=\S))?")  # with the space before its value
+OPTION = re.compile(r"(?<![^\s(])-(?:-(?P<name>[a-z][a-z-]*)|o)\b(?: (?=\S))?=?")
 
 
-@contextmanager
-def naming_arguments() -> Iterator[None]:
-    """Let UserErrors that are raised within name arguments of Python: `per_class=500`, not `--per-class 500`."""
-    try:
-        yield
-    except UserError as error:
-        error.args = (OPTION.sub(lambda found: f"{(found['name'] or 'out').replace('-', '_')}=", str(error)),)
-        raise
+def naming_arguments(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Let UserErrors of a Python function name its own arguments: `per_class=500`, not `--per-class 500`."""
+    arguments = signature(function).parameters
+
+    def argument(option: re.Match[str]) -> str:
+        name = (option["name"] or "out").replace("-", "_")
+        return f"{name}=" if name in arguments else option[0]
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            error.args = (OPTION.sub(argument, str(error)),)
+            raise
+
+    return call
 
 
 class OutOfTime(UserError):
@@ -50,7 +63,6 @@ class RowsLost(UserError):
     """Rows that the cache listed are damaged or gone. A new plan counts them as missing."""
 
 
-Result = TypeVar("Result")
 RETRIES = 20  # each removes the damaged files that it finds
 
 

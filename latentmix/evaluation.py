@@ -13,7 +13,7 @@ from torch import Tensor
 from latentmix.data.caller_images import is_one, list_of, read_pictures
 from latentmix.data.image_files import digest, image_files
 from latentmix.data.protocol import first_few
-from latentmix.errors import UserError, no_such, warn_once
+from latentmix.errors import UserError, naming_arguments, no_such, warn_once
 from latentmix.feature_networks import Network, clip_network, frechet_network, is_clip, load, perceptual_network
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
@@ -28,6 +28,7 @@ PAIRS = 50  # of images, whose perceptual distance is the diversity
 DEFAULT = ("fid", "kid", "precision", "recall")
 
 
+@naming_arguments
 @isolated()
 def evaluate(
     images: Any,
@@ -54,7 +55,7 @@ def evaluate(
 
     Raises: UserError for an unknown metric or network, and for anything that is no image.
     """
-    return against(images, reference, metrics, str(features), clip, perceptual, device, progress)[0]
+    return against(images, reference, metrics, str(features), clip, perceptual, device, progress, halves=False)[0]
 
 
 def against(
@@ -66,10 +67,12 @@ def against(
     perceptual: str,
     device: str | torch.device | None = None,
     progress: Progress = True,
+    halves: bool = True,
 ) -> tuple[dict[str, Estimate], dict[str, float]]:
-    """Return what `evaluate` does, and each metric of one half of the reference images against the other half.
+    """Return what `evaluate` does and, if `halves`, each metric of reference images against reference images.
 
-    Of fewer than four reference images there are no halves. The diversity of reference images is not measured.
+    These are as many as there are images, but at most one half, against the other half. Of fewer than four reference
+    images there are no halves. The diversity of reference images is not measured.
     """
     names = metrics.split(",") if isinstance(metrics, str) else _names(metrics)
     wanted = {name.strip(): _metric(name.strip()) for name in names if name.strip()}
@@ -96,8 +99,10 @@ def against(
     for name, metric in wanted.items():
         of, column = y[metric.network], metric.column(name, labels[metric.network])
         found[column] = metric.sample(x[metric.network], of).interval()
-        if metric.network != "pairs" and len(of) >= 4:
-            real[column] = metric.sample(of[::2], of[1::2]).value
+        if halves and metric.network != "pairs" and len(of) >= 4:
+            half = of[::2]
+            spread = torch.linspace(0, len(half) - 1, min(len(half), len(x[metric.network]))).long()
+            real[column] = metric.sample(half[spread], of[1::2]).value
     return found, real
 
 

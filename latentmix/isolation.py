@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from latentmix.errors import naming_arguments
-
 LOCK = RLock()  # networks, torch's settings and Hydra belong to the process, so one thread at a time uses them
 
 
@@ -18,14 +16,13 @@ LOCK = RLock()  # networks, torch's settings and Hydra belong to the process, so
 def isolated() -> Iterator[None]:
     """Compute in this context as in a new process: in float32, without autocast or a default device.
 
-    Afterwards restore the default dtype, the number of threads, TF32, and the states of random numbers. Errors name
-    arguments in place of options.
+    Afterwards restore the default dtype, the number of threads, TF32, and the states of random numbers.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     states = torch.get_rng_state(), random.getstate()
     gpu = torch.accelerator.current_accelerator(check_available=True)
-    with naming_arguments(), ExitStack() as stack:
+    with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # inference mode would forbid gradients
         for kind in ("cpu", *([gpu.type] if gpu else [])):
             stack.enter_context(torch.autocast(kind, enabled=False))

@@ -1,12 +1,14 @@
 """Tables that other packages can extend through entry points, such as `[project.entry-points."latentmix.norms"]`.
 
-See docs/extending.md. The groups are norms, means, inversions, metrics, models and datasets.
+See docs/extending.md. The groups are norms, means, inversions, metrics, feature_networks, models and datasets.
 """
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from latentmix.errors import UserError
@@ -44,6 +46,11 @@ class Table(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._builtin) + len(self._entry_points)
+
+    def file(self, name: str) -> Path:
+        """Return the file of another package that has an entry. Raises as the look-up of the entry does."""
+        _ = self[name]
+        return Path(str(sys.modules[self._entry_points[name][0].module].__file__))
 
     @cached_property
     def _entry_points(self) -> dict[str, list[EntryPoint]]:

@@ -10,12 +10,25 @@ from latentmix.errors import nearest
 from latentmix.overrides import takes_fractions
 from latentmix.presets import Presets
 
+RENAMED = {  # old key -> new key
+    "speed.offload": "model.offload",
+    "speed.shared_half": "speed.shared_prefix",
+    "model.world": "model.domain",
+}
+GONE = {"speed.prompts_once": "it saved 1 to 2 % of the time"}  # key -> why
 FUNCTION = re.compile(r"([\w.+]+)=(\[?)(\w+\(.*\))\]?")  # functions of Hydra's sweeps, such as KEY=range(0,3)
 
 
 def key_of(error: Any) -> str:
     """Return the key that one of pydantic's errors is about."""
     return ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal", "constrained", "int")))
+
+
+def renamed(key: str) -> str:
+    """Return what to write instead of a key of an earlier release; "" for any other."""
+    if key in GONE:
+        return f"{key} is gone, as {GONE[key]}; leave it out"
+    return f"{key} is now {RENAMED[key]}" if key in RENAMED else ""
 
 
 def describe(error: Any, presets: Presets) -> str:
@@ -70,6 +83,9 @@ def explain(error: Exception, overrides: Sequence[str], presets: Presets) -> str
             return f"{override}: leave out the +, as there is a setting {key}"
         if f"'{key.split('.')[-1]}'" in first or f"'{key}'" in first:
             return _no_key(key, presets)
+    for old, new in RENAMED.items():
+        if f"'{old}'" in first:
+            return f"a preset or experiment uses {old}, which is now {new}"
     if first.startswith("Missing mandatory value"):
         needed = str(cause).split("full_key: ")[1].split()[0]
         return f"{needed} is needed here; give it as {needed}=..."
@@ -91,6 +107,8 @@ def _template(key: str, value: str) -> str:
 def _no_key(key: str, presets: Presets) -> str:
     """Return the message for a missing key; it names the presets that have it, the nearest key, or all keys."""
     group, _, setting = key.partition(".")
+    if now := renamed(key):
+        return now
     if key == "experiment":
         return "an experiment's file must begin with the line `# @package _global_`, as those of latentmix do"
     if group == "launch" and (own := SBATCH.get(setting.replace("_", "-"))):

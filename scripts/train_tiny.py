@@ -632,7 +632,7 @@ class Gate:
 
 @torch.no_grad()
 def gates(setting: Setting) -> None:
-    """Measure what the embedded world has to show before anybody uses it."""
+    """Measure what the embedded networks have to show before anybody uses it."""
     from latentmix.feature_networks import embedded_classifier
 
     network = embedded_classifier(setting.to / "classifier").to(setting.device)

@@ -18,10 +18,21 @@ from pipelines import SD
 
 import latentmix as lm
 from latentmix.compose import compose
+from latentmix.errors import UserError, naming_arguments
 from latentmix.feature_networks import load
 
 pytestmark = pytest.mark.usefixtures("random_pipelines")
 SETTINGS = (*SD, "data.classes=[star]", "n=[2]", "methods=[fix/0]", "pool=4", "draws=4", "data.reference=4", "steps=2")
+
+
+def test_errors_name_the_arguments_of_the_function_and_nothing_else() -> None:
+    @naming_arguments
+    def grow(per_class: int, out: str) -> None:
+        raise UserError("--per-class 5 and -o, not --fast x; pip install --upgrade x, then --per-class=4 --out")
+
+    with pytest.raises(UserError) as caught:
+        grow(5, "")
+    assert str(caught.value) == "per_class=5 and out=, not --fast x; pip install --upgrade x, then per_class=4 out="
 
 
 def test_a_sweep_returns_the_rows_of_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

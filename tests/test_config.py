@@ -13,8 +13,7 @@ import yaml
 from driver import invoke
 from PIL import Image
 
-from latentmix import compose as composition
-from latentmix import presets
+from latentmix import presets, setting_errors
 from latentmix.compose import compose, validate
 from latentmix.config import Config, differences, result_settings
 from latentmix.data import DATASETS
@@ -366,6 +365,15 @@ def test_a_faulty_preset_does_not_hide_what_is_wrong_with_another_key(own: Path)
         compose(["inversion.iterations=3"], [own])
 
 
+def test_a_renamed_setting_in_a_file_is_called_by_its_new_name(own: Path) -> None:
+    (own / "model" / "old.yaml").write_text("defaults: [tiny, _self_]\nworld: shapes\n")
+    (own / "experiment" / "old.yaml").write_text("# @package _global_\ndata:\n  classes: ${_classes.${model.world}}\n")
+    with pytest.raises(UserError, match=r"model\.world is now model\.domain"):
+        compose(["model=old"], [own])
+    with pytest.raises(UserError, match=r"uses model\.world, which is now model\.domain"):
+        compose(["experiment=old"], [own])
+
+
 def test_an_experiment_without_its_first_line_is_told_to_have_it(own: Path) -> None:
     (own / "experiment" / "plain.yaml").write_text("draws: 3\n")
     with pytest.raises(UserError, match="must begin with the line `# @package _global_`"):
@@ -524,7 +532,7 @@ def test_what_is_wrong_is_named_in_one_line(override: str, parts: list[str]) -> 
 
 
 def test_a_renamed_setting_is_refused_with_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(composition.RENAMED, "speed.old", "speed.new")
+    monkeypatch.setitem(setting_errors.RENAMED, "speed.old", "speed.new")
     assert refusal("speed.old=true") == refusal("+speed.old=true") == "speed.old is now speed.new"
 
 

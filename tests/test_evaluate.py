@@ -18,6 +18,7 @@ import latentmix as lm
 from latentmix.cli import evaluate as options
 from latentmix.data.shapes import draw
 from latentmix.errors import UserError
+from latentmix.evaluation import against
 from latentmix.feature_networks import FRECHET, PERCEPTUAL, frechet_network
 from latentmix.metrics import METRICS
 
@@ -143,6 +144,14 @@ def test_the_command_writes_what_python_returns(folders: tuple[Path, Path], tmp_
             assert not rows[name]["real"]
         else:
             assert float(rows[name]["real"]) == pytest.approx(estimate.value)
+
+
+def test_reference_images_are_compared_with_their_own_kind_at_the_number_of_images(folders: tuple[Path, Path]) -> None:
+    made, real = (sorted(folder.rglob("*.png")) for folder in folders)
+    _, found = against(made[:4], real, "kid", "embedded", "embedded", "embedded")
+    one = lm.evaluate([real[2 * place] for place in (0, 13, 26, 39)], real[1::2], "kid", **NETWORKS)  # type: ignore[arg-type]
+    assert found == {"kd_embedded": pytest.approx(one["kd_embedded"].value)}
+    assert against(made[:4], real, "kid", "embedded", "embedded", "embedded", halves=False)[1] == {}
 
 
 def test_folders_arrays_tensors_and_pictures_are_the_same(folders: tuple[Path, Path]) -> None:

@@ -5,6 +5,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentmix.compose import compose
+from latentmix.experiment.augmentation import Augmentation
 from latentmix.experiment.draws import Cell, dirichlet_weights, distinct_draws, subset, uniform_weights
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.generation import padded
 from latentmix.experiment.latents import PoolLatents
 from latentmix.feature_networks import Network
+from latentmix.metrics import METRICS
 from latentmix.mixing import Method, mixtures
 from latentmix.runner.tasks import split
 
@@ -40,6 +43,15 @@ def experiment(*overrides: str) -> Experiment:
 @pytest.fixture(scope="module")
 def usual() -> Experiment:
     return experiment()
+
+
+def test_two_metrics_networks_that_are_one_extract_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = replace(METRICS["fid"], network="embedded")
+    monkeypatch.setitem(vars(METRICS)["_builtin"], "again", again)
+    both = experiment("metrics=[fid,again]", "model.features=embedded", "model.clip=things")
+    assert [*both.networks] == ["frechet", "clip", "embedded"]
+    assert [network.name for network in both.distinct_networks] == ["embedded", "things"]
+    assert Augmentation(both.config).own_networks == []
 
 
 def test_extras_of_many_steps_are_mixed_a_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

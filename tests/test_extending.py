@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from driver import Said, invoke
 from PIL import Image
 from pipelines import SD
 
 from latentmix.data import DATASETS
-from latentmix.feature_networks import FRECHET
+from latentmix.feature_networks import FRECHET, Network, network_width, registry
 from latentmix.inversion import INVERSIONS
 from latentmix.metrics import METRICS
 from latentmix.mixing import MEANS, NORMS
@@ -113,6 +114,20 @@ def test_metrics_in_networks_of_their_own_work_everywhere(package: Path, tmp_pat
     assert measured.code == 0 and {"colour_shift_colours", "fd_colours"} <= set(measured.out.split()), measured.err
     lost = run(package, "sweep", "--dry-run", *own, "metrics=[fid]", "model.features=colors")
     assert lost.code == 2 and "there is no feature network 'colors'" in lost.err and "colours" in lost.err
+
+
+def test_a_network_of_another_package_is_asked_once_for_its_width(package: Path) -> None:
+    asked = 0
+
+    def counted(device: torch.device) -> Network:
+        nonlocal asked
+        asked += 1
+        return Network("counted", {}, lambda images: images.float().flatten(1), width=6)
+
+    registry._width_elsewhere.cache_clear()
+    with installed(package), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(FRECHET)["_loaded"], "colours", counted)
+        assert [network_width("colours") for _ in range(3)] == [6, 6, 6] and asked == 1
 
 
 Broken = tuple[str, str, list[str], str]  # group, entry, what uses it, what is said

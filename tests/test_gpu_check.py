@@ -207,7 +207,8 @@ def test_a_stage_is_run_within_its_time_and_skipped_without(tmp_path: Path) -> N
 def test_stages_that_time_nothing_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main, started = part("__main__"), list[str]()
     assert main.grouped(["vae", "tests", "unet", "agree"]) == [["vae"], ["tests", "agree"], ["unet"]]
-    assert main.grouped(["vae"]) == [["vae"]]
+    assert main.grouped(["vae", "vae"]) == [["vae"]]
+    assert main.grouped(["demo", "demo"]) == [["demo"]]
 
     def start(run: Any, name: str, **_: object) -> Any:
         started.append(name)

@@ -303,9 +303,11 @@ def with_value(value: float, *methods: str) -> Contents:
     return with_results(invented(), results)
 
 
-def test_a_run_of_an_older_release_has_the_defaults_of_later_settings_and_loses_techniques_that_went() -> None:
+def test_a_run_of_an_older_release_has_later_settings_by_default_and_others_by_their_new_names() -> None:
+    """And techniques that went are left out."""
     run = invented().run
     older = {key: value for key, value in run.config.items() if key != "controls"} | {"speed": {"prompts_twice": True}}
+    older["model"] = {"world" if key == "domain" else key: value for key, value in run.config["model"].items()}
     assert replace(run, about={**run.about, "config": older}).settings == run.settings
 
 

@@ -28,7 +28,7 @@ PACKAGES = ("latentmix", "torch", "diffusers", "transformers", "open_clip_torch"
 def measuring_parts(stages: Sequence[StageType], experiment: Experiment) -> tuple[str, ...]:
     """Return the networks that the stages measure with: keys of `downloads.FILES`, and names of metrics' own."""
     needed, config = reads(stages), experiment.config
-    parts: tuple[str, ...] = (*experiment.measured_with, *config.own_networks) if "networks" in needed else ()
+    parts: tuple[str, ...] = (*experiment.measured_with, *experiment.own_networks) if "networks" in needed else ()
     return (*parts, "pairs") if "perceptual" in needed and config.measures_diversity else parts
 
 

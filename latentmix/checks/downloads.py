@@ -4,7 +4,6 @@ Local files are found without network access. Only for missing files a server is
 be downloaded, unless HF_HUB_OFFLINE is set.
 """
 
-import inspect
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -150,7 +149,7 @@ def _features(features: str) -> Files:
     from huggingface_hub import snapshot_download
 
     if dinov2_name(features) not in DINOV2:  # of another package, which brings its weights
-        return Files(features, lambda: Path(inspect.getfile(getattr(FRECHET[features], "func", FRECHET[features]))))
+        return Files(features, lambda: FRECHET.file(features))
     name, wanted = dinov2_name(features), ["config.json", "model.safetensors"]
     hub = DINOV2[name][0]
     return Files(

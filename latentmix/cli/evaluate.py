@@ -35,4 +35,4 @@ def evaluate(
     if images is None or reference is None or overrides or dry_run:
         raise UserError("give both --images and --reference, and no KEY=VALUE and no --dry-run beside them")
     networks = {"features": features, "clip": clip, "perceptual": perceptual}
-    say_all(evaluate.run_folders(images, reference, metrics, networks, out))
+    say_all(evaluate.measure_folders(images, reference, metrics, networks, out))

@@ -19,8 +19,8 @@ from latentmix.storage import check_writable
 
 COLUMNS = ("images", "reference", "metric", "value", "low", "high", "count", "real")
 REAL = (
-    "real: one half of the reference images against the other half; these are fewer images, which makes Fréchet "
-    "distances larger"
+    "real: as many reference images, but at most one half, against the other half; fewer images make Fréchet distances "
+    "larger"
 )
 STAGES = (SYNTHESIZE, MEASURE_REFERENCES, MEASURE, COMPARE_PAIRS)
 
@@ -33,7 +33,7 @@ def run(experiment: Experiment, arguments: Sequence[str], dry_run: bool) -> None
         sweep.finish(experiment, arguments)
 
 
-def run_folders(
+def measure_folders(
     images: Path, reference: Path, metrics: str, networks: Mapping[str, Any], out: Path | None
 ) -> list[Path]:
     """Measure the images of a folder against those of another. Show a table, and write it to `out`."""

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from latentmix import checks
 from latentmix.commands.shared import rounds, session, tracking
-from latentmix.compose import validate
+from latentmix.compose import of_a_run
 from latentmix.config import Config, result_settings
 from latentmix.errors import UserError
 from latentmix.experiment.csv_files import three_digits
@@ -212,7 +212,7 @@ def work(frozen: Path, shard: str, results: bool = True) -> None:
     def once(config: Config, deadline: float) -> None:
         run_worker(session.prepare(config), content["arguments"], Shard.parse(shard), results, deadline)
 
-    config = validate(content["config"])
+    config = of_a_run(content["config"])
     rounds.run(config, once, _time_spent(config.work) if config.launch.name == "slurm" else 0.0)
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from latentmix.compose import compose, validate
+from latentmix.compose import of_a_run
 from latentmix.config import Config, flat_settings
 from latentmix.errors import UserError
 from latentmix.experiment.csv_files import grouped, read_rows, write_table
@@ -49,11 +49,9 @@ class Run:
 
     @cached_property
     def settings(self) -> Config:
-        """Return the settings, with defaults for those that are newer than the run. Raises: UserError."""
+        """Return the settings; see `of_a_run`. Raises: UserError."""
         try:
-            defaults, found = compose([]).as_dict(), self.config
-            speed = {key: value for key, value in found.get("speed", {}).items() if key in defaults["speed"]}
-            return validate(defaults | found | {"speed": speed})
+            return of_a_run(self.config)
         except (UserError, TypeError, ValueError) as error:
             raise UserError(f"the run in {self.folder} can't be read: {error}") from error
 

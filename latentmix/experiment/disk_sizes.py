@@ -30,5 +30,5 @@ def inverted(experiment: Experiment) -> int:
 def features(experiment: Experiment) -> int:
     """Return the size of the features of an image."""
     config = experiment.config
-    own = sum(map(network_width, config.own_networks))
+    own = sum(map(network_width, experiment.own_networks))
     return FLOAT_BYTES * (frechet_width(config.model.features) + clip_width(config.model.clip) + own)

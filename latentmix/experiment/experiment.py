@@ -30,6 +30,7 @@ from latentmix.models.protocol import Model
 from latentmix.profiling import timed
 from latentmix.sampling import Schedule
 from latentmix.settings import height_width
+from latentmix.storage import key
 
 
 class Experiment:
@@ -129,7 +130,17 @@ class Experiment:
         model, metrics = self.config.model, [METRICS[name] for name in self.config.metrics]
         frechet = {"frechet": frechet_network(model.features, self.device)} if "features" in self.measured_with else {}
         clip = clip_network(model.clip, self.device, any(metric.of_prompt for metric in metrics))
-        return frechet | {"clip": clip} | {name: load(name, self.device) for name in self.config.own_networks}
+        return frechet | {"clip": clip} | {name: load(name, self.device) for name in self.own_networks}
+
+    @property
+    def own_networks(self) -> list[str]:
+        """Return the names of the networks that metrics need besides `frechet` and `clip`."""
+        return self.config.own_networks if "features" in self.measured_with else []
+
+    @property
+    def distinct_networks(self) -> list[Network]:
+        """Return the feature networks, each once: two of the same identity have the same features."""
+        return list({key(network.identity): network for network in self.networks.values()}.values())
 
     @cached_property
     def perceptual(self) -> Perceptual:

@@ -82,7 +82,7 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
     """Plan real images -> features, to compare generated images with."""
     stage = Stage("real images")
     for class_id in experiment.classes:
-        kept = (experiment.layout.references(class_id, network) for network in experiment.networks.values())
+        kept = (experiment.layout.references(class_id, network) for network in experiment.distinct_networks)
         sources, finished = experiment.data.references(class_id), _in_all(kept)
         missing = {source for source in sources if source.id not in finished}
         compute, each = partial(_measure_real, experiment, class_id), disk_sizes.features(experiment)
@@ -91,7 +91,7 @@ def _plan_references(experiment: Experiment, batch_size: int) -> Stage:
 
 
 def _measure_real(experiment: Experiment, class_id: str, images: Loaded[str], size: int) -> None:
-    for network in experiment.networks.values():
+    for network in experiment.distinct_networks:
         features = _extract(network, images.pixels, size)
         experiment.layout.references(class_id, network).write(images.ids, {"features": features})
 
@@ -254,7 +254,7 @@ def _extract(network: Network, images: Tensor, size: int) -> Tensor:
 
 def _save_features(experiment: Experiment, drawn: Sequence[Drawn], images: Tensor, unmeasured: set[Drawn]) -> None:
     """Write the features of a batch of images, a file for each cell that has an unmeasured draw."""
-    for network in experiment.networks.values():
+    for network in experiment.distinct_networks:
         rows = iter(_extract(network, images, len(images)))
         for cell, draws in _by_cell(drawn):
             features = torch.stack([next(rows) for _ in draws])
@@ -287,7 +287,7 @@ def _without_image(experiment: Experiment, cell: Cell, draws: Sequence[int]) -> 
 
 
 def _unmeasured(experiment: Experiment, cell: Cell) -> set[int]:
-    finished = _in_all(experiment.layout.features(cell, network) for network in experiment.networks.values())
+    finished = _in_all(experiment.layout.features(cell, network) for network in experiment.distinct_networks)
     return {draw for draw in experiment.cells.draws(cell) if draw_id(draw) not in finished}
 
 

@@ -18,7 +18,7 @@ def fetching(what: str, instead: str, hub: str = "") -> Iterator[None]:
     from huggingface_hub import constants
 
     if instead in ("features", "clip", "perceptual"):
-        instead = f"model.{instead}=embedded (--{instead} embedded beside --images)"
+        instead = f"another network, such as model.{instead}=embedded or --{instead} embedded"
     advice = f"fetch them on a machine that is online, or measure with {instead}"
     here = Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
     if hub and not here.exists() and (refused := hub_refusal(hub, "config.json")) is not None:

@@ -3,7 +3,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from latentmix.plugins import Table
 from latentmix.settings import expand_home
 from latentmix.weight_files import read_config
 
-FRECHET: Mapping[str, Callable[[torch.device], Network]] = Table(
+FRECHET: Table[Callable[[torch.device], Network]] = Table(
     "feature_networks",
     {
         **{name: partial(embedded.frechet, name) for name in NETWORK_FOLDERS},
@@ -75,8 +75,14 @@ def frechet_width(name: str) -> int:
     if dinov2_name(name) in widths:
         return widths[dinov2_name(name)]
     if name in FRECHET:  # of another package
-        return FRECHET[name](torch.device("cpu")).width or inception.WIDTH
+        return _width_elsewhere(name)
     return read_config(_folder(name))["hidden_size"]
+
+
+@cache
+def _width_elsewhere(name: str) -> int:
+    """Return the number of features of another package's network; that of Inception where it does not say it."""
+    return FRECHET[name](torch.device("cpu")).width or inception.WIDTH
 
 
 def dinov2_folder(name: str) -> Path | None:

@@ -81,7 +81,7 @@ def frechet_infinity(x: Features, y: Others, parts: int = PARTS) -> float:
 
     The distances of n, n/2, … n/`parts` rows of x to all of y are extrapolated to 1/n = 0. The bias that comes from m
     is not removed. The bias is linear in 1/n only if n is well above D, so if n/`parts` is smaller than D, the result
-    is no better than the plain distance. NaN for fewer than four rows.
+    is no better than the plain distance. NaN for fewer than four rows of x.
     """
     return extrapolated(frechet_distance_to(y), x, parts)
 

@@ -17,7 +17,7 @@ class ModelConfig:
     guidance: Guidance  # of generation
     spacing: str  # of the time steps, unless a run says otherwise
     prompt: str
-    features: LocalPath  # "embedded", "things", "inception", or a DINOv2 of the hub or in a folder
+    features: LocalPath  # "embedded", "things", "inception", a DINOv2 of the hub or in a folder, or one of a package
     clip: str  # "embedded", "things" or "ARCHITECTURE/PRETRAINED" of open_clip
     domain: Literal["shapes", "things", "imagenet"]  # what it was trained to draw; decides the default data and classes
     perceptual: str = "alex"  # "embedded", "things", or a network of LPIPS

@@ -76,8 +76,9 @@ def main() -> int:
 
 def grouped(stages: Sequence[str]) -> list[list[str]]:
     """Return the stages in their order, but those that run side by side as one group, where the first of them was."""
-    together = [stage for stage in stages if stage in TOGETHER]
-    return [together if [stage] == together[:1] else [stage] for stage in stages if stage not in together[1:]]
+    once = list(dict.fromkeys(stages))
+    together = [stage for stage in once if stage in TOGETHER]
+    return [together if [stage] == together[:1] else [stage] for stage in once if stage not in together[1:]]
 
 
 def arguments() -> argparse.Namespace:

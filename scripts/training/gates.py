@@ -1,4 +1,4 @@
-"""What the embedded world has to show before anybody uses it, measured on images that no network was trained on."""
+"""What the embedded networks have to show before anybody uses it, measured on images that no network was trained on."""
 
 import json
 import math

@@ -21,6 +21,7 @@ from latentmix.errors import UserError
 from latentmix.experiment.batch_size import determine, shared_batch_size
 from latentmix.experiment.experiment import Experiment
 from latentmix.experiment.stages import StageType, finish_images, reads
+from latentmix.models.settings import ModelConfig
 from latentmix.profiling import timed
 from latentmix.run_folders import remember_outputs
 from latentmix.runner.claims import Claims, Shard, StaticClaims
@@ -134,11 +135,15 @@ def rates(experiment: Experiment) -> Rates:
     return Rates(config.cache / "rates.json", context)
 
 
-# Beginnings of the settings that inverted latents depend on. Classes are not among them, as each has its own latents.
-OF_IMAGES = [f.name for f in fields(DataConfig) if f.name not in ("name", "reference", "classes", "limit", "titles")]
-OF_LATENTS = ("model.", "inversion.", "seed=", "pool=", *(f"data.{name}=" for name in OF_IMAGES))
-
-
+# The settings that images and a model's latents do not depend on. Each class has latents of its own.
+NOT_OF_IMAGES = ("name", "reference", "classes", "limit", "titles")
+NOT_OF_MODEL = ("name", "guidance", "spacing", "features", "clip", "domain", "perceptual", "counterpart")
+# Beginnings of the settings that inverted latents depend on
+OF_LATENTS = (
+    *("inversion.", "seed=", "pool="),
+    *(f"data.{field.name}=" for field in fields(DataConfig) if field.name not in NOT_OF_IMAGES),
+    *(f"model.{field.name}=" for field in fields(ModelConfig) if field.name not in NOT_OF_MODEL),
+)
 # Commands -> where they note their settings, and what they write, in a run's folder.
 WRITTEN = {
     "sweep": ("done.json", ("metrics.csv", "pairs.csv", "*.parquet", "fig1.*", "fig7.*", "config.yaml", "report.html")),
