@@ -1,4 +1,7 @@
-"""The data sets by `data.kind`. A new one is a file beside this one and a line below, or an entry point elsewhere."""
+"""The data sets by `data.kind`. A new one is a file beside this one and a line below, or an entry point elsewhere.
+
+Its preset is in configs/data/, and `settings.py` says which settings it reads.
+"""
 
 from collections.abc import Callable, Mapping
 

@@ -2,6 +2,7 @@
 
 A folder is named by a key: a hash of everything that its contents depend on, and of nothing else. So results of
 different settings are never mixed up, and runs share the results that their settings have in common.
+In a folder, results are found by an image's own identity (`image_id` in data/image_files.py) or the number of a draw.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""The inversions by name. A new one is a file beside this one and a line below, or an entry point elsewhere."""
+"""The inversions by name. A new one is a file beside this one and a line below, or an entry point of another package.
+
+Its preset is in configs/inversion/.
+"""
 
 from collections.abc import Mapping
 

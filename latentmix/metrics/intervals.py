@@ -1,7 +1,8 @@
 """95 % intervals over draws, images or classes, and paired comparisons of methods.
 
 Most intervals are computed from pseudo-values: what each draw, or group of draws, contributes to a statistic. They are
-Student's, or those of `bounded` where the values of draws are bounded. docs/statistics.md has their coverage.
+Student's, or those of `bounded` where the values of draws are bounded. KID and CMMD have a bootstrap of their own in
+`distances.py`. docs/statistics.md has the coverage of all.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 The names of weights are converted by diffusers' own tables. Files of Stable Diffusion 1, 2 and XL hold all networks,
 and their configs come from latentmix/embedded/architectures. Those of Stable Diffusion 3 and FLUX.1 hold the
-transformer, and some the VAE; a pipeline folder has the rest.
+transformer, and some the VAE; a pipeline folder has the rest. `assembly.py` makes a pipeline of both.
 """
 
 from collections.abc import Callable, Mapping
