@@ -58,11 +58,8 @@ SCRIPTS: dict[str, list[list[str]]] = {  # commands that follow one another in t
 DRAWN = "pictures first"  # the one whose figures are drawn
 SHARES = dict.fromkeys(SCRIPTS, 1) | {"a sweep": 3}  # of the kills
 STAGES = {  # in each of which a full suite kills
-    *(
-        f"experiment.stages.{name}"
-        for name in ("_synthesize", "_measure_real", "_invert", "_mix", "_generate", "_measure_images")
-    ),
-    *("experiment.reconstruction._reconstruct", "experiment.probe._generate"),
+    *(f"experiment.stages.{name}" for name in ("_measure_real", "_invert", "_mix", "_generate", "_measure_images")),
+    *("experiment.synthesis._synthesize", "experiment.reconstruction._reconstruct", "experiment.probe._generate"),
 }
 
 

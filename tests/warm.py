@@ -129,7 +129,7 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
     """Log whatever happens, and let happen what is to."""
     from latentmix import figures
     from latentmix.data import decoded_images
-    from latentmix.experiment import probe, reconstruction, stages
+    from latentmix.experiment import probe, reconstruction, stages, synthesis
 
     decoded_images.DECODED.budget = 0  # as in a run over more images than memory holds: each use reads the file again
     if not order["figures"]:
@@ -153,7 +153,9 @@ def _watch(order: dict[str, Any], log: IO[str], started: float) -> None:
 
         setattr(module, name, count)
 
-    for module in (stages, reconstruction, probe):
+    modules = (stages, synthesis, reconstruction, probe)
+    assert all(any(hasattr(module, name) for module in modules) for name in WORKERS)
+    for module in modules:
         for name in WORKERS:
             if hasattr(module, name):
                 counted(module, name)
