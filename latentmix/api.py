@@ -1,4 +1,4 @@
-"""`lm.features`, and `lm.augment` and `lm.sweep`, which run the commands of these names."""
+"""`lm.features` and `lm.diagnose`, and `lm.augment` and `lm.sweep`, which run the commands of these names."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -15,6 +15,7 @@ from latentmix.data.image_files import digest, image_files
 from latentmix.data.protocol import first_few
 from latentmix.errors import UserError, naming_arguments, no_such, warn_once
 from latentmix.feature_networks import Network, clip_network, frechet_network, is_clip, load, perceptual_network
+from latentmix.feature_networks.base import distinct
 from latentmix.gpu import find_device
 from latentmix.isolation import isolated
 from latentmix.metrics import METRICS, Estimate, Metric
@@ -166,18 +167,19 @@ def _read(item: Item) -> Tensor:
 
 
 def _features(items: Sequence[Item], networks: Mapping[str, Network]) -> dict[str, Tensor]:
-    """Return the features [N, D] of images by each network."""
-    found: dict[str, list[Tensor]] = {kind: [] for kind in networks}
+    """Return the features [N, D] of images by each network; one that has two names extracts once."""
+    first = distinct(networks)
+    found: dict[str, list[Tensor]] = {kind: [] for kind in first.values()}
     with bar("images", len(items), unit="image", disable=None, leave=False) as moved:
         for batch in split(items, BATCH) if networks else []:
             for _, group in groupby(on_all_threads(_read, batch), key=lambda image: image.shape):
                 pixels = torch.stack(list(group))
-                for kind, network in networks.items():
-                    found[kind].append(
-                        network.extract(_square(pixels) if kind == "clip" or is_clip(kind) else pixels).cpu()
-                    )
+                for kind, rows in found.items():
+                    seen = _square(pixels) if kind == "clip" or is_clip(kind) else pixels
+                    rows.append(networks[kind].extract(seen).cpu())
             moved.update(len(batch))
-    return {kind: torch.cat(rows) for kind, rows in found.items()}
+    features = {kind: torch.cat(rows) for kind, rows in found.items()}
+    return {kind: features[first[kind]] for kind in networks}
 
 
 def _square(pixels: Tensor) -> Tensor:

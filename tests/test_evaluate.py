@@ -4,6 +4,7 @@ import csv
 import inspect
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,23 @@ def test_reference_images_are_compared_with_their_own_kind_at_the_number_of_imag
     one = lm.evaluate([real[2 * place] for place in (0, 13, 26, 39)], real[1::2], "kid", **NETWORKS)  # type: ignore[arg-type]
     assert found == {"kd_embedded": pytest.approx(one["kd_embedded"].value)}
     assert against(made[:4], real, "kid", "embedded", "embedded", "embedded", halves=False)[1] == {}
+
+
+def test_a_network_that_two_metrics_name_extracts_once(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(METRICS)["_builtin"], "again", replace(METRICS["kid"], network="embedded"))
+    images, seen = sorted(folders[0].rglob("*.png"))[:6], 0
+    plain = FRECHET["embedded"](torch.device("cpu"))
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += len(pixels)
+        return plain.extract(pixels)
+
+    monkeypatch.setitem(vars(FRECHET)["_builtin"], "embedded", lambda device: replace(plain, extract=counted))
+    found = lm.evaluate(images[:3], images[3:], ["kid", "again"], **NETWORKS)  # type: ignore[arg-type]
+    assert seen == 6 and len(set(found.values())) == 1
 
 
 def test_folders_arrays_tensors_and_pictures_are_the_same(folders: tuple[Path, Path]) -> None:

@@ -21,6 +21,7 @@ from latentmix.experiment.draws import random_latents
 from latentmix.experiment.latents import PoolLatents, Rows
 from latentmix.experiment.texts import Lock, Texts
 from latentmix.feature_networks import Network, Perceptual, clip_network, frechet_network, load, perceptual_network
+from latentmix.feature_networks.base import distinct
 from latentmix.inversion import INVERSIONS
 from latentmix.inversion.base import Inversion
 from latentmix.metrics import METRICS
@@ -30,7 +31,6 @@ from latentmix.models.protocol import Model
 from latentmix.profiling import timed
 from latentmix.sampling import Schedule
 from latentmix.settings import height_width
-from latentmix.storage import key
 
 
 class Experiment:
@@ -139,8 +139,8 @@ class Experiment:
 
     @property
     def distinct_networks(self) -> list[Network]:
-        """Return the feature networks, each once: two of the same identity have the same features."""
-        return list({key(network.identity): network for network in self.networks.values()}.values())
+        """Return the feature networks, each once."""
+        return [self.networks[name] for name in dict.fromkeys(distinct(self.networks).values())]
 
     @cached_property
     def perceptual(self) -> Perceptual:

@@ -1,6 +1,6 @@
 """What every feature network provides, and how its weights are loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -34,6 +34,12 @@ class Perceptual:
     name: str
     identity: dict[str, str]
     between: Callable[[Tensor, Tensor], Tensor]
+
+
+def distinct(networks: Mapping[str, Network]) -> dict[str, str]:
+    """Return for each network's name the first name of the same network, by identity: they have the same features."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(repr(sorted(one.identity.items())), name) for name, one in networks.items()}
 
 
 def lazy(load: Callable[[], Encoder]) -> Encoder:
